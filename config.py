@@ -1,0 +1,10 @@
+"""pyinfra's project configuration: read by every pyinfra command in this directory, before the inventory."""
+
+from pyinfra import config
+
+# redoubt.cli wraps private names of exactly this series.
+config.REQUIRE_PYINFRA_VERSION = "~=3.10.0"
+
+from redoubt.cli import install  # noqa: E402 - only once the version is known to be right
+
+install()

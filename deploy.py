@@ -1,0 +1,22 @@
+"""Deploy Redis to the hosts of an inventory: pyinfra inventory/production.py deploy.py"""
+
+from tasks.access import access
+from tasks.config import config
+from tasks.directories import directories
+from tasks.engine import engine
+from tasks.image import image
+from tasks.logs import logs
+from tasks.preflight import preflight_all
+from tasks.secrets import secrets
+from tasks.service import service
+
+instance = preflight_all()
+
+engine(instance)
+directories(instance)
+image(instance)
+secrets(instance)
+access(instance)
+config(instance)
+logs(instance)
+service(instance)

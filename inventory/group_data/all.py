@@ -1,0 +1,222 @@
+"""Settings of all hosts. Uncomment a line to change it; what it costs on a running host is in brackets.
+
+A group's own file (group_data/<group>.py) and a host's data in the inventory come before this file.
+docs/settings.md has the same list as a table. 'make settings' writes both from redoubt/settings.py.
+"""
+
+from redoubt.ssh import transport
+
+# Halves the time of a deploy: paramiko leaves Nagle's algorithm on.
+ssh_paramiko_connect_kwargs = {"transport_factory": transport}
+
+# -- Instance
+
+# Name of the instance. The container, the Compose project, the networks and the host paths derive from it.
+# [makes a new instance beside the old one]
+# redis_name = "redis"
+
+# Directory on the host that holds config, data, backups, logs and secrets. Default: /srv/<redis_name>. [makes
+# a new instance beside the old one]
+# redis_root = "/srv/redis"
+
+# Name of the web application: its sessions are the keys <redis_app>:session:<id>. [restarts Redis]
+# redis_app = "app"
+
+# -- Image
+
+# Image with a pinned version, and a digest where you know it (name:tag@sha256:...). [restarts Redis]
+# redis_image = "docker.io/library/redis:8.10.2"
+
+# registry: the host pulls the image. archive: a file made by 'docker save' is pushed over SSH and loaded; the
+# host needs no registry. [restarts Redis]
+# redis_image_source = "registry"
+
+# With source archive: path of the archive on the machine that deploys. [restarts Redis]
+# redis_image_archive = "images/redis-8.10.2.tar"
+
+# -- Memory and eviction
+
+# Memory for data; what you size the instance by. Redis notation: 1gb is 1024^3 bytes. [restarts Redis]
+# redis_maxmemory = "1gb"
+
+# What goes when memory is full. volatile-*: only keys with a TTL (sessions), never RQ's queues and jobs.
+# [restarts Redis]
+# redis_maxmemory_policy = "volatile-lru"
+
+# Keys compared for each eviction; more is closer to true LRU. [restarts Redis]
+# redis_maxmemory_samples = 10
+
+# A hash of up to this many fields is stored compactly. [restarts Redis]
+# redis_hash_max_listpack_entries = 1024
+
+# ... when none of its values is longer than this (bytes). [restarts Redis]
+# redis_hash_max_listpack_value = 256
+
+# Size of a list's nodes: -1 is 4 KiB, -2 is 8 KiB, up to -5; a positive number counts elements. [restarts
+# Redis]
+# redis_list_max_listpack_size = -1
+
+# Free memory of evicted, expired and deleted keys in a background thread. [restarts Redis]
+# redis_lazyfree = True
+
+# Defragment memory while running. auto: on where the image's build supports it; yes on a build that does not
+# is refused before Redis is touched. [restarts Redis]
+# redis_activedefrag = "auto"
+
+# -- Persistence
+
+# RDB snapshots, as '<seconds> <changes>' pairs. '' turns them off. [restarts Redis]
+# redis_save = "900 1 300 10 60 10000 30 100000"
+
+# Log every write (AOF). [restarts Redis]
+# redis_appendonly = True
+
+# When the AOF is flushed to disk. everysec: a power cut loses about one second at most. [restarts Redis]
+# redis_appendfsync = "everysec"
+
+# Rewrite the AOF when it has grown by this much (percent, 0: never). [restarts Redis]
+# redis_auto_aof_rewrite_percentage = 100
+
+# ... and is at least this big. [restarts Redis]
+# redis_auto_aof_rewrite_min_size = "64mb"
+
+# Flush RDB and AOF rewrites to disk in small portions, so that clients see no latency spike. [restarts Redis]
+# redis_incremental_fsync = True
+
+# -- Clients
+
+# Connections at a time. [restarts Redis]
+# redis_maxclients = 10000
+
+# Close a connection that was idle for this long (0: never). Subscribers and blocked workers are exempt.
+# [restarts Redis]
+# redis_timeout = 300
+
+# Seconds between TCP keepalive probes; finds dead peers. [restarts Redis]
+# redis_tcp_keepalive = 60
+
+# Connections that may wait to be accepted. [restarts Redis]
+# redis_tcp_backlog = 511
+
+# Number of databases. [restarts Redis]
+# redis_databases = 16
+
+# Events that Redis publishes. Ex: the expiry of keys, on __keyevent@<db>__:expired. [restarts Redis]
+# redis_notify_keyspace_events = "Ex"
+
+# -- Access
+
+# Turn the default user on, with a generated password and the rights of the session and queue users together,
+# for clients that know only a password. [restarts Redis]
+# redis_default_user = False
+
+# Commands that nobody can call. [restarts Redis]
+# redis_disabled_commands = ["FLUSHDB", "FLUSHALL", "DEBUG", "EVAL"]
+
+# Commands that get a name generated once for this instance; the name is kept with the secrets. [restarts
+# Redis]
+# redis_renamed_commands = ["CONFIG", "SHUTDOWN"]
+
+# Directory on the machine that deploys where passwords are kept: one file for each host and instance, mode
+# 0600. [no restart]
+# redis_secrets_dir = "secrets"
+
+# -- Network
+
+# Port published on the host. [restarts Redis]
+# redis_port = 6379
+
+# Addresses of the host on which the port is published. () publishes nothing: only containers on the network
+# <redis_name>_backend reach Redis. A published port bypasses ufw. [restarts Redis]
+# redis_bind = ["127.0.0.1"]
+
+# -- Container limits
+
+# Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation
+# (measured, see docs/sizing.md). [restarts Redis]
+# redis_container_memory = "1536M"
+
+# Memory the kernel tries to leave to Redis when the host runs short. [restarts Redis]
+# redis_container_memory_reservation = "512M"
+
+# CPU limit, in cores. [restarts Redis]
+# redis_container_cpus = 1.0
+
+# CPU share kept under contention, in cores. Docker has no hard reservation: it becomes a weight (1.0 is
+# 1024). [restarts Redis]
+# redis_container_cpu_reservation = 0.5
+
+# Processes and threads: Redis's own, a saving child and health checks. [restarts Redis]
+# redis_container_pids = 128
+
+# Open files. Default: redis_maxclients + 1024 (Redis needs 32 more than clients; the rest is files and
+# forks). [restarts Redis]
+# redis_container_nofile = 11024
+
+# Seconds that a stopping Redis has to save before it is killed. Default: 30 + 1 for each 50 MiB of
+# redis_maxmemory (a slow cloud volume writes 50 MiB/s). [restarts Redis]
+# redis_stop_grace_period = 51
+
+# Docker's restart policy. [restarts Redis]
+# redis_restart = "unless-stopped"
+
+# -- Health check
+
+# Seconds between checks. [restarts Redis]
+# redis_health_interval = 30
+
+# Seconds after which a check has failed. [restarts Redis]
+# redis_health_timeout = 10
+
+# Failed checks in a row that make Redis unhealthy. [restarts Redis]
+# redis_health_retries = 5
+
+# Seconds after a start in which failures do not count. [restarts Redis]
+# redis_health_start_period = 10
+
+# -- Logs
+
+# How much Redis logs. [restarts Redis]
+# redis_loglevel = "notice"
+
+# Redis's log file is rotated daily, and at this size. [no restart]
+# redis_logfile_max_size = "10M"
+
+# Rotated log files kept. [no restart]
+# redis_logfile_keep = 14
+
+# Size of a file of the container's own output (json-file). [restarts Redis]
+# redis_container_log_max_size = "10M"
+
+# Files of it kept. [restarts Redis]
+# redis_container_log_max_file = 3
+
+# Commands slower than this go to the slow log (microseconds; -1: none, 0: all). [restarts Redis]
+# redis_slowlog_log_slower_than = 10000
+
+# Entries of the slow log. [restarts Redis]
+# redis_slowlog_max_len = 256
+
+# Events slower than this are kept by the latency monitor (milliseconds; 0: off). [restarts Redis]
+# redis_latency_monitor_threshold = 100
+
+# -- Application
+
+# Compose services of your own, as in a Compose file. They join Redis's network and start when Redis is
+# healthy. [no restart]
+# redis_app_services = {}
+
+# -- Host
+
+# Where the container engine comes from on a host that has none. distribution: docker.io and Compose v2 of the
+# system; docker: Docker's own apt repository; none: refuse. auto: distribution, or docker where the system
+# has no Compose v2 (Debian 12). [no restart]
+# redis_docker_source = "auto"
+
+# Deploy to a system that is not in the list of supported ones. [no restart]
+# redis_allow_unsupported_system = False
+
+# -- Further directives
+
+# Further redis.conf directives that have no setting of their own here. [restarts Redis]
+# redis_extra_config = {}

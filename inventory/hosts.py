@@ -1,0 +1,21 @@
+"""The disposable hosts that are running on this machine ('make deploy' starts one, 'make clean' removes all).
+
+Your own hosts belong in production.py beside this file.
+"""
+
+from sandbox import hosts as _sandbox
+from sandbox import images as _images
+
+disposable = [
+    (
+        host.name,
+        {
+            **host.ssh_data(),
+            # A machine without a registry: the image is built from Debian's packages and pushed over SSH.
+            "redis_image_source": "archive",
+            "redis_image": _images.redis_reference(),
+            "redis_image_archive": str(_images.redis_archive()),
+        },
+    )
+    for host in _sandbox.load()
+]

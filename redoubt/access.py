@@ -1,0 +1,96 @@
+"""Access control: the ACL users of an instance and what each may do.
+
+The rules were run against the real clients (RQ, Flask-Session, redis-py, redis-cli) with no entry in ACL LOG;
+the suite in tests/host runs them again. A rule that names a subcommand unknown to the server is an error that
+rejects the whole file, so each rule states the version it exists since.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redoubt.settings import Settings
+
+HEALTH_KEYS = "redoubt:health:*"
+
+# What every client library sends when it connects. HELLO is RESP3's login, AUTH is RESP2's.
+_LOGIN = (
+    "+hello +auth +ping +reset +quit +select +client|setname +client|getname +client|setinfo +client|id +client|info"
+)
+_TRANSACTION = "+multi +exec +discard +watch +unwatch"
+_SUBSCRIBE = "+subscribe +unsubscribe +psubscribe +punsubscribe"
+
+ROLES: Mapping[str, str] = {
+    # Flask-Session and its like: one value per key, always with a TTL, and the event of its expiry.
+    "session": f"-@all {_LOGIN} {_TRANSACTION} {_SUBSCRIBE} "
+    "+get +set +setex +psetex +getex +del +unlink +exists "
+    "+expire +pexpire +expireat +pexpireat +persist +ttl +pttl +type +touch",
+    # RQ: workers, scheduler, registries and redis-py's locks, whose scripts run by SCRIPT LOAD and EVALSHA.
+    "queue": f"-@all {_LOGIN} {_TRANSACTION} {_SUBSCRIBE} +publish +echo +info +client|list "
+    "+evalsha +script|load +script|exists "
+    "+get +set +setnx +setex +psetex +getset +getdel +getex +mget +mset +incr +decr +incrby +decrby +append +strlen "
+    "+del +unlink +exists +persist +ttl +pttl +type +touch "
+    "+expire +pexpire +expireat +pexpireat +expiretime +pexpiretime "
+    "+rename +sort +sort_ro +scan +@hash +@list +@set +@sortedset +@stream",
+    # The container's health check: write, read and delete a key of its own, the role, the state of persistence.
+    "health": "-@all +hello +auth +ping +quit +info +role +set +get +del",
+    # People and tools that look after the instance: any key, configuration, users, saving, stopping.
+    # Not: scripts, modules, DEBUG, MONITOR, replication, MIGRATE and RESTORE, KEYS, flushing.
+    "admin": "+@all -@dangerous -@scripting "
+    "+info +role +config +acl +client +slowlog +latency +memory +lastsave +save +bgsave +bgrewriteaof +shutdown",
+}
+
+# Rules that older servers do not know, by the version that brought them.
+_SINCE: Mapping[str, tuple[int, int]] = {"+client|setinfo": (7, 2)}
+
+
+@dataclass(frozen=True)
+class User:
+    """An ACL user: its role's commands on some keys and channels (patterns)."""
+
+    name: str
+    role: str
+    keys: tuple[str, ...]
+    channels: tuple[str, ...] = ()
+
+    def rules(self, version: tuple[int, int]) -> str:
+        """The user's rules for a server of this version, without its password."""
+        commands = [rule for rule in ROLES[self.role].split() if version >= _SINCE.get(rule, (0, 0))]
+        keys = [f"~{pattern}" for pattern in self.keys]
+        channels = [f"&{pattern}" for pattern in self.channels]
+        return " ".join([*keys, "resetchannels", *channels, *commands])
+
+
+def users(settings: Settings) -> tuple[User, ...]:
+    """The instance's users. ``default`` is among them only when the settings turn it on."""
+    sessions = User("sessions", "session", keys=(settings.session_keys,), channels=("__keyevent@*__:expired",))
+    queues = User("queues", "queue", keys=("rq:*",), channels=("rq:*",))
+    named = (
+        sessions,
+        queues,
+        User("health", "health", keys=(HEALTH_KEYS,)),
+        User("admin", "admin", keys=("*",), channels=("*",)),
+    )
+    if not settings.redis_default_user:
+        return named
+    both = User("default", "queue", keys=sessions.keys + queues.keys, channels=sessions.channels + queues.channels)
+    return (*named, both)
+
+
+def acl_file(settings: Settings, passwords: Mapping[str, str]) -> str:
+    """The ACL file: passwords as SHA-256, the default user off unless it is among the users.
+
+    No comments: Redis reads them in ACL files only from 8.8 on.
+    """
+    lines = [
+        f"user {user.name} on #{password_hash(passwords[user.name])} {user.rules(settings.server_version)}"
+        for user in users(settings)
+    ]
+    if not settings.redis_default_user:
+        lines.append("user default off sanitize-payload resetkeys resetchannels -@all")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def password_hash(password: str) -> str:
+    """A password as an ACL file holds it. Plain SHA-256 is enough for the generated ones (256 random bits)."""
+    return hashlib.sha256(password.encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""What the ``pyinfra`` command line lacks, put in place by the project's ``config.py``.
+
+pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError; it ends with exit code 0
+when the inventory is misspelt, when --limit matches nothing and when it is interrupted. ``config.py`` runs
+before the inventory is loaded, so the gaps are closed from there. Two of pyinfra's private names are wrapped
+(``make_inventory`` and ``_get_inventory_pattern_matches`` in ``pyinfra_cli.cli``), which is why ``config.py``
+pins the version; ``tests/lifecycle/test_command_line.py`` runs the real commands.
+"""
+
+import atexit
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyinfra_cli.cli
+from pyinfra import logger
+from pyinfra.api import BaseStateCallback, Host, State
+from pyinfra.api.output import echo
+from pyinfra.context import ctx_state
+from pyinfra_cli.exceptions import CliError
+
+from redoubt import ssh
+
+DEFAULT_INVENTORY = "hosts.py"
+
+
+def install() -> None:
+    """Wrap the running pyinfra command. Call it once, from ``config.py``."""
+    _map_directory_to_inventory()
+    _refuse_empty_selections()
+    _end_in_words()
+
+
+def _map_directory_to_inventory() -> None:
+    make_inventory = pyinfra_cli.cli.make_inventory
+
+    def from_directory(inventory: str, **kwargs: Any) -> Any:
+        path = Path(inventory)
+        if path.is_dir():
+            inventory = str(path / DEFAULT_INVENTORY)
+        if (path.suffix == ".py" or "/" in inventory) and not Path(inventory).exists() and "@" not in inventory:
+            raise CliError(f"there is no inventory {inventory}")
+        made = make_inventory(inventory, **kwargs)
+        if not len(made):
+            raise CliError(_no_hosts(inventory))
+        return made
+
+    pyinfra_cli.cli.make_inventory = from_directory
+
+
+def _no_hosts(inventory: str) -> str:
+    if Path(inventory).name == DEFAULT_INVENTORY:
+        return f"{inventory} names no host: no disposable host is running; 'make deploy' starts one"
+    if Path(inventory).exists():
+        return f"{inventory} names no host: add yours to the list in it"
+    return f"{inventory} is neither an inventory file nor a host that can be resolved"
+
+
+def _refuse_empty_selections() -> None:
+    matches = pyinfra_cli.cli._get_inventory_pattern_matches
+
+    def every_pattern_matches(inventory: Any, patterns: Any, option_name: str) -> list[Host]:
+        for pattern in patterns:
+            if not matches(inventory, [pattern], option_name):
+                names = ", ".join(sorted(host.name for host in inventory))
+                raise CliError(f"{option_name} {pattern} matches no host or group; the hosts are: {names}")
+        found: list[Host] = matches(inventory, patterns, option_name)
+        return found
+
+    pyinfra_cli.cli._get_inventory_pattern_matches = every_pattern_matches
+
+    state = ctx_state.get()
+    init = state.init
+
+    def init_with_hosts(inventory: Any, config: Any, initial_limit: Any = None) -> None:
+        if initial_limit is not None and not initial_limit:
+            raise CliError("--limit and --exclude together leave no host")
+        init(inventory, config, initial_limit=initial_limit)
+        state.add_callback_handler(_Progress())
+
+    state.init = init_with_hosts
+
+
+class _Progress(BaseStateCallback):
+    """Says what a failure leaves behind."""
+
+    @staticmethod
+    def operation_host_error(
+        state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
+    ) -> None:
+        done = state.get_results_for_host(host).success_ops
+        what = f"{done} operations before it changed the host" if done else "nothing was changed before it"
+        logger.error(
+            f"{host.print_prefix}the deploy stopped here: {what}. "
+            "Mend the cause and run the same command again; what is done needs no undoing"
+        )
+
+
+def _end_in_words() -> None:
+    started = time.monotonic()
+
+    def report() -> None:
+        seconds = time.monotonic() - started
+        echo(f"--> {ssh.commands_sent} SSH commands, {seconds:.1f} s", err=True)
+
+    def interrupted(signum: int, frame: FrameType | None) -> None:
+        echo("--> interrupted: hosts may be changed in part; run the same command again to finish", err=True)
+        sys.exit(128 + signum)
+
+    atexit.register(report)
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)

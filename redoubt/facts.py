@@ -1,0 +1,106 @@
+"""Facts: what a host answers, in one SSH command each. The scripts are in files/, the reading is pure."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from redoubt import preflight, service
+from redoubt.tree import Present
+
+_FILES = Path(__file__).resolve().parent.parent / "files"
+
+
+def _script(filename: str, **variables: str) -> str:
+    assignments = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    return f"{assignments}\n{(_FILES / filename).read_text()}"
+
+
+class HostProbe(FactBase[preflight.HostFacts]):
+    """What must be known of a host before a deploy: system, room, engine, who listens where."""
+
+    def command(self, instance: str, root: str) -> str:
+        return _script("probe.sh", NAME=instance, ROOT=root)
+
+    def process(self, output: list[str]) -> preflight.HostFacts:
+        try:
+            return preflight.read(output)
+        except ValueError as error:
+            raise FactProcessError(str(error)) from error
+
+
+class Paths(FactBase[dict[str, Present]]):
+    """Kind, mode, owner and digest of paths; those that do not exist are left out."""
+
+    @staticmethod
+    def default() -> dict[str, Present]:
+        return {}
+
+    def command(self, paths: Iterable[str]) -> str:
+        names = " ".join(map(shlex.quote, paths))
+        # A digest of what is no regular file is refused on standard error, as is a path that is not there.
+        return f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; sha256sum -- {names} 2>/dev/null; true"
+
+    def process(self, output: list[str]) -> dict[str, Present]:
+        found: dict[str, Present] = {}
+        digests: dict[str, str] = {}
+        for line in output:
+            first, rest = line.split(" ", 1)
+            if len(first) == 64:
+                digests[rest.strip()] = first
+            else:
+                uid, gid, path = rest.split(" ", 2)
+                found[path] = Present(int(first, 16), int(uid), int(gid))
+        return {
+            path: Present(there.st_mode, there.uid, there.gid, digests.get(path, "")) for path, there in found.items()
+        }
+
+
+class FileText(FactBase[str]):
+    """The text of a file, for ``--diff``; empty when there is none."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self, path: str) -> str:
+        return f"cat -- {shlex.quote(path)} 2>/dev/null; true"
+
+    def process(self, output: list[str]) -> str:
+        return "".join(f"{line}\n" for line in output)
+
+
+class Image(FactBase[dict[str, Any]]):
+    """What the host's engine knows of an image; empty when it does not have it, or when there is no engine."""
+
+    @staticmethod
+    def default() -> dict[str, Any]:
+        return {}
+
+    def command(self, reference: str) -> str:
+        return f"docker image inspect {shlex.quote(reference)} 2>/dev/null; true"
+
+    def process(self, output: list[str]) -> dict[str, Any]:
+        found = json.loads("".join(output))
+        return found[0] if found else {}
+
+
+class ServiceState(FactBase[service.ServiceState]):
+    """The Compose service: definition, containers, image, files and running configuration."""
+
+    @staticmethod
+    def default() -> service.ServiceState:
+        return service.read([])
+
+    def command(self, instance: str, root: str, reference: str) -> str:
+        return _script("service-state.sh", NAME=instance, ROOT=root, IMAGE=reference)
+
+    def process(self, output: list[str]) -> service.ServiceState:
+        try:
+            return service.read(output)
+        except (ValueError, KeyError) as error:
+            raise FactProcessError(f"unexpected answer of the engine: {error!r}") from error

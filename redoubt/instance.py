@@ -1,0 +1,16 @@
+"""One Redis instance on one host: everything that the tasks need to know of it."""
+
+from dataclasses import dataclass
+
+from redoubt.preflight import HostFacts
+from redoubt.secretstore import Secrets
+from redoubt.settings import Settings
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Valid settings, the instance's secrets, and what the host looked like before the deploy."""
+
+    settings: Settings
+    secrets: Secrets
+    facts: HostFacts

@@ -1,0 +1,157 @@
+"""Operations: each compares one part of a host with what is wanted and mends the difference.
+
+All are no-ops when nothing differs, and say why they change what they change.
+"""
+
+import difflib
+import shlex
+from collections.abc import Generator, Iterable, Sequence
+
+from pyinfra import host, logger, state
+from pyinfra.api import FileUploadCommand, StringCommand, operation
+from pyinfra.api.exceptions import OperationError
+
+from redoubt import facts, image, service
+from redoubt.settings import REDIS_GID, REDIS_UID, Settings
+from redoubt.tree import Directory, File, Obstacle, plan
+
+Commands = Generator[StringCommand | FileUploadCommand, None, None]
+
+
+@operation()
+def tree(entries: Sequence[Directory | File]) -> Commands:
+    """Make directories and files exist with their owner (by number), mode and contents.
+
+    Replaces a file whole or not at all. Never removes anything; what is of another kind is an error.
+    ``--diff`` shows what changes in files that are not secret.
+    """
+    present = host.get_fact(facts.Paths, paths=[entry.path for entry in entries])
+    try:
+        steps = plan(entries, present)
+    except Obstacle as error:
+        raise OperationError(str(error)) from error
+    if not steps:
+        host.noop("as wanted")
+    files = {entry.path: entry for entry in entries if isinstance(entry, File)}
+    for step in steps:
+        _say(f"{step.path}: {step.why}")
+        if step.stdin is not None and state.config.DIFF:
+            _show_diff(files[step.path])
+        if step.stdin is None:
+            yield StringCommand(step.command)
+        else:
+            yield StringCommand(step.command, _stdin=step.stdin)
+
+
+@operation()
+def image_loaded(reference: str, archive: str, upload_dir: str) -> Commands:
+    """Load an image from an archive on this machine, unless the host has that very image already.
+
+    Pushes the archive to a file in ``upload_dir`` on the host, loads it into the engine and removes the file.
+    """
+    wanted = image.in_archive(archive, reference)
+    there = host.get_fact(facts.Image, reference=reference)
+    if there and image.of_inspect(there) == wanted:
+        host.noop(f"{reference} is loaded")
+        return
+    _say(f"{reference}: {'another image has its name' if there else 'missing'}")
+    upload = f"{upload_dir}/.image.tar"
+    yield FileUploadCommand(archive, upload)
+    quoted = shlex.quote(upload)
+    yield StringCommand(f"docker load --quiet --input {quoted}; status=$?; rm -f {quoted}; exit $status")
+
+
+@operation()
+def image_pulled(reference: str) -> Commands:
+    """Pull an image, unless the host has it. A pinned reference is not pulled again."""
+    if host.get_fact(facts.Image, reference=reference):
+        host.noop(f"{reference} is there")
+        return
+    _say(f"{reference}: missing")
+    yield StringCommand(f"docker pull --quiet {shlex.quote(reference)}")
+
+
+@operation()
+def activedefrag_detected(reference: str, path: str, *, required: bool) -> Commands:
+    """Write the included file that turns active defragmentation on where the image's build supports it.
+
+    Asks the image itself, in a container without network that ends at once: the server reads directives in
+    order, so an unknown one behind ``activedefrag yes`` is what it complains of only when the build supports it.
+    Debian's builds do not, though their version line names jemalloc. The answer is kept with the image's id.
+    Fails when it is ``required`` and the build does not support it, which Redis would refuse to start with.
+    """
+    there = host.get_fact(facts.Image, reference=reference)
+    marker = f"# Found out by asking image {there.get('Id', 'not loaded yet')}."
+    if marker in host.get_fact(facts.FileText, path=path):
+        host.noop("known for this image")
+        return
+    _say(f"{path}: not known for this image")
+    run = (
+        f"docker run --rm --network none --read-only --cap-drop ALL --user {REDIS_UID}:{REDIS_GID} "
+        f"--entrypoint redis-server {shlex.quote(reference)} --activedefrag yes --redoubt-asks yes"
+    )
+    target = shlex.quote(path)
+    message = f"redis_activedefrag = 'yes', but the build in {reference} cannot defragment: use auto or no"
+    unsupported = f'if [ "$value" = no ]; then echo {shlex.quote(message)} >&2; exit 1; fi &&' if required else ""
+    yield StringCommand(
+        f"answer=$({run} 2>&1); id=$(docker image inspect --format '{{{{.Id}}}}' {shlex.quote(reference)}) && "
+        'case "$answer" in *redoubt-asks*) value=yes ;; *activedefrag*|*efragmentation*) value=no ;; '
+        '*) echo "the image does not start: $answer" >&2; exit 1 ;; esac && '
+        f"{unsupported} umask 077 && "
+        f"t=$(mktemp {target}.XXXXXX) && trap 'rm -f \"$t\"' EXIT && "
+        'printf \'%s\\n\' "# Found out by asking image $id." "activedefrag $value" > "$t" && '
+        f'chown {REDIS_UID}:{REDIS_GID} "$t" && chmod 0640 "$t" && mv -fT "$t" {target}'
+    )
+
+
+@operation()
+def compose_up(settings: Settings) -> Commands:
+    """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
+
+    Does nothing when what runs is what the settings say. When Redis does not become healthy the operation
+    fails and shows the containers and the last lines of their logs.
+    """
+    current = host.get_fact(
+        facts.ServiceState, instance=settings.redis_name, root=settings.root, reference=settings.redis_image
+    )
+    drift = service.drift(settings, current)
+    if not drift:
+        host.noop("healthy, and made from these files")
+        return
+    for reason in drift.reasons:
+        _say(reason)
+    compose = f"docker compose --ansi never --progress plain --project-directory {shlex.quote(settings.root)}"
+    name = shlex.quote(settings.redis_name)
+    up = f"{compose} up --detach --remove-orphans --wait --wait-timeout {service.wait_timeout(settings)}"
+    if drift.recreate:
+        up = f"{up} --force-recreate --no-deps {name} && {up}"
+    log = shlex.quote(f"{settings.root}/logs/redis.log")
+    yield StringCommand(
+        f"{{ {up}; }} || {{ {compose} ps --all; "
+        f"docker inspect --format '{{{{range .State.Health.Log}}}}{{{{.Output}}}}{{{{end}}}}' {name}; "
+        f"{compose} logs --tail 20; tail -n 20 {log}; exit 1; }}"
+    )
+
+
+def _say(why: str) -> None:
+    """Tell the operator why something changes, beside pyinfra's own line for the operation."""
+    logger.info(f"{host.print_prefix}{why}")
+
+
+def _show_diff(file: File) -> None:
+    if file.secret:
+        _say(f"{file.path}: secret, contents not shown")
+        return
+    before = host.get_fact(facts.FileText, path=file.path)
+    for line in _diff(before, file.content, file.path):
+        logger.info(f"    {line}")
+
+
+def _diff(before: str, after: str, path: str) -> Iterable[str]:
+    return difflib.unified_diff(
+        before.splitlines(),
+        after.splitlines(),
+        fromfile=f"{path} (host)",
+        tofile=f"{path} (settings)",
+        lineterm="",
+    )

@@ -1,0 +1,227 @@
+"""What must be true of a host before anything on it is changed.
+
+``read`` turns the output of ``files/probe.sh`` into ``HostFacts``; ``problems`` compares them with the settings.
+Both are pure: the probe is run by ``redoubt.facts.HostProbe``.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from redoubt.settings import Settings
+from redoubt.sizes import MIB, format_size
+
+Version = tuple[int, ...]
+
+# The oldest engine with start_interval, by which a deploy knows within a second that Redis is healthy
+# (Engine API 1.44), and the oldest Compose that passes it on with deploy limits as run here.
+MIN_ENGINE: Version = (25, 0)
+MIN_COMPOSE: Version = (2, 24)
+
+# id and version of systems that a deploy may change, and whether their archive has an engine and Compose v2
+# that are new enough.
+SUPPORTED: dict[tuple[str, str], bool] = {
+    ("debian", "13"): True,
+    ("debian", "12"): False,
+    ("ubuntu", "22.04"): True,
+    ("ubuntu", "24.04"): True,
+}
+
+# Data, one AOF rewrite and one RDB snapshot beside it, each up to the size of maxmemory.
+DISK_FACTOR = 3
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A TCP socket that listens on the host; ``process`` is empty where the kernel does not tell."""
+
+    address: str
+    port: int
+    process: str = ""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What the probe saw. Sizes are bytes; a version is None where the program is missing."""
+
+    uid: int
+    system: str
+    system_id: tuple[str, str]
+    memory: int
+    disk_free: int
+    disk_used_by_data: int
+    engine: Version | None
+    engine_answers: bool
+    compose: Version | None
+    selinux: bool
+    published: frozenset[tuple[str, int]]
+    listeners: tuple[Listener, ...]
+    has_logrotate: bool
+
+
+def read(lines: Iterable[str]) -> HostFacts:
+    """The probe's output (``key value`` lines) as facts. Raises ValueError when a key is missing."""
+    values: dict[str, str] = {}
+    listeners = []
+    for line in lines:
+        key, _, value = line.partition(" ")
+        if key == "listener":
+            listeners.append(_listener(value))
+        else:
+            values[key] = value.strip()
+    try:
+        return HostFacts(
+            uid=int(values["uid"]),
+            system=values["system"],
+            system_id=(values["id"], values["version"]),
+            memory=int(values["memory_kib"]) * 1024,
+            disk_free=int(values["disk_free_kib"]) * 1024,
+            disk_used_by_data=int(values["data_kib"]) * 1024,
+            engine=_version(values["engine_client"]),
+            engine_answers=bool(values["engine_server"]),
+            compose=_version(values["compose"]),
+            selinux=values["selinux"] in ("Enforcing", "Permissive"),
+            published=_published(values["published"]),
+            listeners=tuple(listeners),
+            has_logrotate=bool(values["logrotate"]),
+        )
+    except KeyError as missing:
+        raise ValueError(f"the probe did not answer {missing}") from None
+
+
+def docker_source(settings: Settings, facts: HostFacts) -> str:
+    """Where the engine comes from on this host: ``present``, ``distribution``, ``docker`` or ``none``."""
+    if facts.engine is not None and facts.compose is not None:
+        return "present"
+    if settings.redis_docker_source != "auto":
+        return settings.redis_docker_source
+    return "distribution" if SUPPORTED.get(facts.system_id, True) else "docker"
+
+
+def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) -> list[str]:
+    """Everything about the host that stands against a deploy, in words; empty when nothing does.
+
+    ``wrong`` names settings that are known to be bad by themselves: what depends on them is left out.
+    """
+    if facts.uid != 0:
+        return [
+            f"the deploy runs as uid {facts.uid} on the host and needs root: "
+            "set _sudo = True in the inventory or use --sudo"
+        ]
+    checks: tuple[tuple[tuple[str, ...], Callable[[Settings, HostFacts], list[str]]], ...] = (
+        (("redis_allow_unsupported_system",), _system),
+        (("redis_docker_source",), _engine),
+        (("redis_maxmemory", "redis_container_memory"), _memory),
+        (("redis_maxmemory", "redis_root", "redis_name"), _disk),
+        (("redis_port", "redis_bind"), _ports),
+    )
+    return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
+
+
+def _system(settings: Settings, facts: HostFacts) -> list[str]:
+    if facts.system_id in SUPPORTED or settings.redis_allow_unsupported_system:
+        return []
+    names = ", ".join(f"{name.capitalize()} {version}" for name, version in SUPPORTED)
+    return [
+        f"{facts.system} is not supported (supported: {names}). "
+        "redis_allow_unsupported_system = True deploys to it at your own risk"
+    ]
+
+
+def _engine(settings: Settings, facts: HostFacts) -> list[str]:
+    source = docker_source(settings, facts)
+    if source == "none":
+        return ["there is no container engine with Compose v2, and redis_docker_source = 'none' forbids to install one"]
+    if source != "present":
+        if source == "distribution" and not SUPPORTED.get(facts.system_id, True):
+            return [
+                f"{facts.system} has no package of Compose v2: redis_docker_source = 'distribution' cannot work there; "
+                "use 'docker'"
+            ]
+        return []
+    assert facts.engine is not None
+    assert facts.compose is not None
+    if facts.engine < MIN_ENGINE or facts.compose < MIN_COMPOSE:
+        return [
+            f"Docker {_dotted(facts.engine)} with Compose {_dotted(facts.compose)} is too old: "
+            f"{_dotted(MIN_ENGINE)} and {_dotted(MIN_COMPOSE)} are needed. Upgrade them on the host"
+        ]
+    return []
+
+
+def _memory(settings: Settings, facts: HostFacts) -> list[str]:
+    if settings.memory_limit <= facts.memory:
+        return []
+    return [
+        f"the container may use {format_size(settings.memory_limit)} (redis_maxmemory = "
+        f"{format_size(settings.redis_maxmemory)}), but the host has {facts.memory // MIB} MiB "
+        "of RAM: lower redis_maxmemory"
+    ]
+
+
+def _disk(settings: Settings, facts: HostFacts) -> list[str]:
+    need = DISK_FACTOR * settings.redis_maxmemory
+    room = facts.disk_free + facts.disk_used_by_data
+    if room >= need:
+        return []
+    return [
+        f"{settings.root} has room for {room // MIB} MiB, and {need // MIB} MiB are needed: data, an AOF rewrite and a "
+        f"snapshot beside it ({DISK_FACTOR} x redis_maxmemory). Free some, set redis_root "
+        "to a bigger disk, or lower redis_maxmemory"
+    ]
+
+
+def _ports(settings: Settings, facts: HostFacts) -> list[str]:
+    return [
+        f"{address}:{settings.redis_port} is in use by {other.process or 'another process'}: "
+        "stop that, or choose another redis_port or redis_bind"
+        for address in settings.redis_bind
+        for other in facts.listeners
+        if other.port == settings.redis_port
+        and (other.address, other.port) not in facts.published
+        and _overlap(address, other.address)
+    ]
+
+
+def _overlap(wanted: str, taken: str) -> bool:
+    """Whether a socket on ``taken`` keeps one from ``wanted``. A listener on :: takes IPv4 as well."""
+    ours, theirs = ipaddress.ip_address(wanted), ipaddress.ip_address(taken)
+    if ours == theirs:
+        return True
+    if theirs.is_unspecified:
+        return theirs.version == 6 or ours.version == 4
+    return ours.is_unspecified and (ours.version == 6 or theirs.version == 4)
+
+
+def _listener(value: str) -> Listener:
+    """A line of ``ss -Hltnp``: state, queues, local address, peer, users."""
+    fields = value.split()
+    address, _, port = fields[3].rpartition(":")
+    address = address.strip("[]").partition("%")[0]
+    process = re.search(r'users:\(\("([^"]*)",pid=(\d+)', value)
+    return Listener(
+        "::" if address == "*" else address,
+        int(port),
+        f"{process[1]} (pid {process[2]})" if process else "",
+    )
+
+
+def _published(value: str) -> frozenset[tuple[str, int]]:
+    """Addresses and ports on the host that the instance's own container publishes, from docker inspect."""
+    bindings = json.loads(value or "{}") or {}
+    return frozenset(
+        (binding["HostIp"] or "0.0.0.0", int(binding["HostPort"]))
+        for port in bindings.values()
+        for binding in port or ()
+    )
+
+
+def _version(text: str) -> Version | None:
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part) for part in match.groups() if part is not None) if match else None
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

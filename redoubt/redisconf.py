@@ -1,0 +1,141 @@
+"""redis.conf as directives: what the settings mean to Redis, and what a running Redis should answer.
+
+The file is rendered from ``directives`` by ``templates/redis.conf.j2``. ``runtime`` gives the same values as
+``CONFIG GET`` prints them, so that drift can be seen on the running server and not only in the file.
+"""
+
+from redoubt.settings import Settings
+
+# Paths inside the container.
+CONFIG_DIR = "/etc/redis"
+DATA_DIR = "/data"
+LOG_FILE = "/var/log/redis/redis.log"
+SECRETS_DIR = "/run/secrets"
+
+# Redis's own default: a stopping primary waits this long for its replicas.
+SHUTDOWN_TIMEOUT = 10
+
+Sections = dict[str, dict[str, str]]
+
+
+def directives(settings: Settings) -> Sections:
+    """The directives of redis.conf with their values as Redis reports them, by section.
+
+    Sizes are in bytes and booleans are yes or no: the notation of CONFIG GET, which the file may use as well.
+    """
+    s = settings
+    return {
+        "Network": {
+            # The container's own interfaces: who may reach them is decided by the published addresses.
+            "bind": "* -::*",
+            "port": "6379",
+            "protected-mode": "yes",
+            "tcp-backlog": str(s.redis_tcp_backlog),
+            "timeout": str(s.redis_timeout),
+            "tcp-keepalive": str(s.redis_tcp_keepalive),
+            "maxclients": str(s.redis_maxclients),
+            "databases": str(s.redis_databases),
+        },
+        "Memory and eviction": {
+            "maxmemory": str(s.redis_maxmemory),
+            "maxmemory-policy": s.redis_maxmemory_policy,
+            "maxmemory-samples": str(s.redis_maxmemory_samples),
+            "hash-max-listpack-entries": str(s.redis_hash_max_listpack_entries),
+            "hash-max-listpack-value": str(s.redis_hash_max_listpack_value),
+            "list-max-listpack-size": str(s.redis_list_max_listpack_size),
+            "lazyfree-lazy-eviction": _yes(s.redis_lazyfree),
+            "lazyfree-lazy-expire": _yes(s.redis_lazyfree),
+            "lazyfree-lazy-server-del": _yes(s.redis_lazyfree),
+            "lazyfree-lazy-user-del": _yes(s.redis_lazyfree),
+            "replica-lazy-flush": _yes(s.redis_lazyfree),
+        },
+        "Persistence": {
+            "dir": DATA_DIR,
+            "save": s.redis_save,
+            "stop-writes-on-bgsave-error": "yes",
+            "rdb-save-incremental-fsync": _yes(s.redis_incremental_fsync),
+            "appendonly": _yes(s.redis_appendonly),
+            "appendfsync": s.redis_appendfsync,
+            "aof-rewrite-incremental-fsync": _yes(s.redis_incremental_fsync),
+            "auto-aof-rewrite-percentage": str(s.redis_auto_aof_rewrite_percentage),
+            "auto-aof-rewrite-min-size": str(s.redis_auto_aof_rewrite_min_size),
+            "shutdown-timeout": str(SHUTDOWN_TIMEOUT),
+        },
+        "Events": {
+            "notify-keyspace-events": s.redis_notify_keyspace_events,
+        },
+        "Logs": {
+            "loglevel": s.redis_loglevel,
+            "logfile": LOG_FILE,
+            "slowlog-log-slower-than": str(s.redis_slowlog_log_slower_than),
+            "slowlog-max-len": str(s.redis_slowlog_max_len),
+            "latency-monitor-threshold": str(s.redis_latency_monitor_threshold),
+        },
+        "Access": {
+            "aclfile": f"{CONFIG_DIR}/users.acl",
+        },
+        "Further directives": dict(s.redis_extra_config),
+    }
+
+
+def includes(settings: Settings) -> list[str]:
+    """Files that redis.conf includes: the command names, which are secret, and what was detected."""
+    return [f"{SECRETS_DIR}/commands.conf", f"{CONFIG_DIR}/activedefrag.conf"]
+
+
+def command_names(settings: Settings, renamed: dict[str, str]) -> str:
+    """The included file that disables and renames commands; ``renamed`` maps a command to its new name."""
+    lines = [f'rename-command {command} ""' for command in settings.redis_disabled_commands]
+    lines += [f"rename-command {command} {renamed[command]}" for command in settings.redis_renamed_commands]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def managed_directives(settings: Settings) -> set[str]:
+    """Names of directives that have a setting of their own, which redis_extra_config must not repeat."""
+    own = {
+        name for section, values in directives(settings).items() if section != "Further directives" for name in values
+    }
+    return own | {
+        "include",
+        "rename-command",
+        "activedefrag",
+        "requirepass",
+        "user",
+        "masteruser",
+        "daemonize",
+    }
+
+
+def runtime(settings: Settings) -> dict[str, str]:
+    """What ``CONFIG GET`` should answer, for each directive whose answer is the value that was written.
+
+    Left out are the file's further directives (their notation is the user's) and ``notify-keyspace-events``,
+    whose letters Redis reorders: that one is compared as a set by ``differences``.
+    """
+    return {
+        name: value
+        for section, values in directives(settings).items()
+        if section != "Further directives"
+        for name, value in values.items()
+    }
+
+
+def differences(settings: Settings, running: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Directives that run otherwise than the settings say: name to (running, wanted)."""
+    wanted = runtime(settings)
+    return {
+        name: (running.get(name, "(unknown)"), value)
+        for name, value in wanted.items()
+        if _canonical(name, running.get(name, "(unknown)")) != _canonical(name, value)
+    }
+
+
+def _canonical(name: str, value: str) -> str:
+    if name == "notify-keyspace-events":
+        # CONFIG GET reorders the letters and prints A for the classes that it stands for.
+        return "".join(sorted(set(value)))
+    return value
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,120 @@
+"""The files of an instance: settings and secrets in, text out."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from redoubt import access, redisconf
+from redoubt.secretstore import Secrets
+from redoubt.settings import REDIS_GID, REDIS_UID, Settings
+from redoubt.tree import Directory, File
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Directories below the root, and where the container sees them. Configuration is read-only for Redis:
+# a taken-over server cannot change how it starts next time.
+MOUNTS = (
+    ("config", redisconf.CONFIG_DIR, "ro"),
+    ("data", redisconf.DATA_DIR, "rw"),
+    ("backups", "/backups", "rw"),
+    ("logs", "/var/log/redis", "rw"),
+)
+
+
+def directories(settings: Settings) -> list[Directory]:
+    """The instance's directories. The secrets' is for uid 999 alone."""
+    private = Directory(f"{settings.root}/secrets", mode=0o700)
+    return [
+        Directory(settings.root, mode=0o755, uid=0, gid=0),
+        *(Directory(f"{settings.root}/{name}") for name, _, _ in MOUNTS),
+        private,
+    ]
+
+
+def secret_files(settings: Settings, secrets: Secrets) -> list[File]:
+    """Every user's password in a file of its own, and the file that names commands."""
+    passwords = {user.name: f"{secrets.passwords[user.name]}\n" for user in access.users(settings)}
+    contents = {**passwords, "commands.conf": redisconf.command_names(settings, secrets.commands)}
+    return [
+        File(f"{settings.root}/secrets/{name}", content, mode=0o400, secret=True) for name, content in contents.items()
+    ]
+
+
+def acl_file(settings: Settings, secrets: Secrets) -> File:
+    """The users of Redis. It holds hashes; they are kept from other users of the host all the same."""
+    content = access.acl_file(settings, secrets.passwords)
+    return File(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True)
+
+
+def config_files(settings: Settings) -> list[File]:
+    """redis.conf and the health check."""
+    conf = _template(
+        "redis.conf.j2",
+        settings=settings,
+        sections=redisconf.directives(settings),
+        includes=redisconf.includes(settings),
+    )
+    check = (PROJECT / "files" / "healthcheck.sh").read_text()
+    return [
+        File(f"{settings.root}/config/redis.conf", conf),
+        File(f"{settings.root}/config/healthcheck.sh", check, mode=0o550),
+    ]
+
+
+def compose_file(settings: Settings, *, selinux: bool) -> File:
+    """The Compose project. It names secrets by file, so it can be shown to anyone."""
+    names = ["commands.conf", *(user.name for user in access.users(settings))]
+    text = _template(
+        "compose.yml.j2",
+        s=settings,
+        mounts=MOUNTS,
+        config_dir=redisconf.CONFIG_DIR,
+        data_dir=redisconf.DATA_DIR,
+        uid=REDIS_UID,
+        gid=REDIS_GID,
+        secrets=names,
+        selinux=selinux,
+        app_services={name: _app_service(settings, service) for name, service in settings.redis_app_services.items()},
+    )
+    return File(f"{settings.root}/compose.yml", text, mode=0o644, uid=0, gid=0)
+
+
+def logrotate_file(settings: Settings) -> File:
+    """Rotation of Redis's log file."""
+    text = _template("logrotate.j2", s=settings, uid=REDIS_UID, gid=REDIS_GID)
+    return File(f"/etc/logrotate.d/{settings.redis_name}", text, mode=0o644, uid=0, gid=0)
+
+
+def _app_service(settings: Settings, service: dict[str, Any]) -> dict[str, Any]:
+    """A user's service with what makes it wait for Redis and reach it."""
+    depends = service.get("depends_on", {})
+    if isinstance(depends, list):
+        depends = {name: {"condition": "service_started"} for name in depends}
+    networks = service.get("networks", ["default"])
+    extra: Any = {"backend": None} if isinstance(networks, dict) else ["backend"]
+    return {
+        **service,
+        "depends_on": {**depends, settings.redis_name: {"condition": "service_healthy"}},
+        "networks": {**networks, **extra} if isinstance(networks, dict) else [*networks, *extra],
+    }
+
+
+def _template(name: str, **values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(PROJECT / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["quoted"] = _quoted
+    environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False)
+    return environment.get_template(name).render(**values)
+
+
+def _quoted(value: str) -> str:
+    """A value of redis.conf: an empty one in quotes; several words are several arguments and stay as they are."""
+    return value or '""'

@@ -1,0 +1,720 @@
+"""Every setting of a Redis instance: its type, default, bounds, relations and what it costs to change.
+
+The inventory's data is flat (``redis_*`` keys). ``load`` turns it into one frozen ``Settings`` or
+raises ``SettingsError`` with every problem found, so that an operator mends them in one go.
+The settings file ``inventory/group_data/all.py`` and the table in ``docs/settings.md`` are printed from
+this model (``python -m redoubt.settings``); a unit test keeps them equal.
+"""
+
+import ipaddress
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from redoubt.sizes import KIB, MIB, format_size, parse_docker_size, parse_redis_size
+
+PREFIX = "redis_"
+
+# uid and gid of the redis user in the official image (Debian variant). The directories on the host
+# are owned by these numbers, whatever the host calls them.
+REDIS_UID = REDIS_GID = 999
+
+Cost = Literal["nothing", "restart", "new instance"]
+COSTS: dict[Cost, str] = {
+    "nothing": "no restart",
+    "restart": "restarts Redis",
+    "new instance": "makes a new instance beside the old one",
+}
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\r" in value:
+        raise ValueError("a line break is not possible here")
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]", value) or ".." in value.split("/"):
+        raise ValueError(f"{value!r} is not an absolute path of letters, digits, '.', '_' and '-' (no '..')")
+    return value
+
+
+def _address(value: object) -> str:
+    try:
+        return str(ipaddress.ip_address(str(value)))
+    except ValueError:
+        raise ValueError(f"{value!r} is not an IP address, such as 127.0.0.1 or ::1") from None
+
+
+def _save_points(value: str) -> str:
+    numbers = value.split()
+    if len(numbers) % 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
+        raise ValueError(
+            f"{value!r} is not a list of '<seconds> <changes>' pairs, such as '900 1 300 10' ('' turns it off)"
+        )
+    return " ".join(numbers)
+
+
+def _keyspace_events(value: str) -> str:
+    unknown = set(value) - set("KEg$lshzxetdmnocrA")
+    if unknown:
+        raise ValueError(f"{value!r} holds {''.join(sorted(unknown))!r}, which is no class of event")
+    if value and not set(value) & set("KE"):
+        raise ValueError(f"{value!r} publishes nothing: it needs K (keyspace) or E (keyevent)")
+    return value
+
+
+def _image(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._:/-]*?(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?", value):
+        raise ValueError(f"{value!r} is not an image reference, such as docker.io/library/redis:8.10.2")
+    name, _, digest = value.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    if not digest and tag in ("", "latest"):
+        raise ValueError(
+            f"{value!r} names no version: pin a tag or a digest, or the next deploy may bring another Redis"
+        )
+    return value
+
+
+def _command_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]+", value):
+        raise ValueError(f"{value!r} is not the name of a Redis command")
+    return value.upper()
+
+
+RedisSize = Annotated[int, BeforeValidator(parse_redis_size)]
+DockerSize = Annotated[int, BeforeValidator(parse_docker_size)]
+Int = Annotated[int, BeforeValidator(_not_bool)]
+Float = Annotated[float, BeforeValidator(_not_bool)]
+Line = Annotated[str, AfterValidator(_one_line)]
+HostPath = Annotated[str, AfterValidator(_absolute)]
+Address = Annotated[str, BeforeValidator(_address)]
+Command = Annotated[str, BeforeValidator(_command_name)]
+
+
+def setting(default: Any, why: str, *, cost: Cost = "restart", section: str, example: Any = None, **bounds: Any) -> Any:
+    """A field of the model: default, meaning, what a change costs, and pydantic's bounds."""
+    return Field(
+        default,
+        description=why,
+        json_schema_extra={"cost": cost, "section": section, "example": example},
+        **bounds,
+    )
+
+
+class Settings(BaseModel):
+    """The settings of one Redis instance on one host, valid and complete.
+
+    Sizes are bytes, times are seconds unless a description says otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # -- Instance
+    redis_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] = setting(
+        "redis",
+        "Name of the instance. The container, the Compose project, the networks and the host paths derive from it.",
+        cost="new instance",
+        section="Instance",
+    )
+    redis_root: HostPath | None = setting(
+        None,
+        "Directory on the host that holds config, data, backups, logs and secrets. Default: /srv/<redis_name>.",
+        cost="new instance",
+        section="Instance",
+        example="/srv/redis",
+    )
+    redis_app: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = setting(
+        "app",
+        "Name of the web application: its sessions are the keys <redis_app>:session:<id>.",
+        section="Instance",
+    )
+
+    # -- Image
+    redis_image: Annotated[str, AfterValidator(_image)] = setting(
+        "docker.io/library/redis:8.10.2",
+        "Image with a pinned version, and a digest where you know it (name:tag@sha256:...).",
+        section="Image",
+    )
+    redis_image_source: Literal["registry", "archive"] = setting(
+        "registry",
+        "registry: the host pulls the image. archive: a file made by 'docker save' is pushed over SSH and loaded; "
+        "the host needs no registry.",
+        section="Image",
+    )
+    redis_image_archive: str | None = setting(
+        None,
+        "With source archive: path of the archive on the machine that deploys.",
+        section="Image",
+        example="images/redis-8.10.2.tar",
+    )
+
+    # -- Memory and eviction
+    redis_maxmemory: RedisSize = setting(
+        "1gb",
+        "Memory for data; what you size the instance by. Redis notation: 1gb is 1024^3 bytes.",
+        section="Memory and eviction",
+        ge=16 * MIB,
+    )
+    redis_maxmemory_policy: Literal[
+        "volatile-lru",
+        "volatile-lfu",
+        "volatile-ttl",
+        "volatile-random",
+        "allkeys-lru",
+        "allkeys-lfu",
+        "allkeys-random",
+        "noeviction",
+    ] = setting(
+        "volatile-lru",
+        "What goes when memory is full. volatile-*: only keys with a TTL (sessions), never RQ's queues and jobs.",
+        section="Memory and eviction",
+    )
+    redis_maxmemory_samples: Int = setting(
+        10,
+        "Keys compared for each eviction; more is closer to true LRU.",
+        section="Memory and eviction",
+        ge=1,
+        le=64,
+    )
+    redis_hash_max_listpack_entries: Int = setting(
+        1024,
+        "A hash of up to this many fields is stored compactly.",
+        section="Memory and eviction",
+        ge=0,
+        le=65536,
+    )
+    redis_hash_max_listpack_value: Int = setting(
+        256,
+        "... when none of its values is longer than this (bytes).",
+        section="Memory and eviction",
+        ge=0,
+        le=65536,
+    )
+    redis_list_max_listpack_size: Int = setting(
+        -1,
+        "Size of a list's nodes: -1 is 4 KiB, -2 is 8 KiB, up to -5; a positive number counts elements.",
+        section="Memory and eviction",
+        ge=-5,
+        le=65536,
+    )
+    redis_lazyfree: bool = setting(
+        True,
+        "Free memory of evicted, expired and deleted keys in a background thread.",
+        section="Memory and eviction",
+    )
+    redis_activedefrag: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "Defragment memory while running. auto: on where the image's build supports it; "
+        "yes on a build that does not is refused before Redis is touched.",
+        section="Memory and eviction",
+    )
+
+    # -- Persistence
+    redis_save: Annotated[str, AfterValidator(_save_points)] = setting(
+        "900 1 300 10 60 10000 30 100000",
+        "RDB snapshots, as '<seconds> <changes>' pairs. '' turns them off.",
+        section="Persistence",
+    )
+    redis_appendonly: bool = setting(True, "Log every write (AOF).", section="Persistence")
+    redis_appendfsync: Literal["always", "everysec", "no"] = setting(
+        "everysec",
+        "When the AOF is flushed to disk. everysec: a power cut loses about one second at most.",
+        section="Persistence",
+    )
+    redis_auto_aof_rewrite_percentage: Int = setting(
+        100,
+        "Rewrite the AOF when it has grown by this much (percent, 0: never).",
+        section="Persistence",
+        ge=0,
+        le=10000,
+    )
+    redis_auto_aof_rewrite_min_size: RedisSize = setting(
+        "64mb", "... and is at least this big.", section="Persistence", ge=MIB
+    )
+    redis_incremental_fsync: bool = setting(
+        True,
+        "Flush RDB and AOF rewrites to disk in small portions, so that clients see no latency spike.",
+        section="Persistence",
+    )
+
+    # -- Clients
+    redis_maxclients: Int = setting(10000, "Connections at a time.", section="Clients", ge=10, le=1_000_000)
+    redis_timeout: Int = setting(
+        300,
+        "Close a connection that was idle for this long (0: never). Subscribers and blocked workers are exempt.",
+        section="Clients",
+        ge=0,
+        le=86400,
+    )
+    redis_tcp_keepalive: Int = setting(
+        60, "Seconds between TCP keepalive probes; finds dead peers.", section="Clients", ge=0, le=86400
+    )
+    redis_tcp_backlog: Int = setting(
+        511, "Connections that may wait to be accepted.", section="Clients", ge=1, le=65535
+    )
+    redis_databases: Int = setting(16, "Number of databases.", section="Clients", ge=1, le=1024)
+    redis_notify_keyspace_events: Annotated[str, AfterValidator(_keyspace_events)] = setting(
+        "Ex",
+        "Events that Redis publishes. Ex: the expiry of keys, on __keyevent@<db>__:expired.",
+        section="Clients",
+    )
+
+    # -- Access
+    redis_default_user: bool = setting(
+        False,
+        "Turn the default user on, with a generated password and the rights of the session and queue users "
+        "together, for clients that know only a password.",
+        section="Access",
+    )
+    redis_disabled_commands: tuple[Command, ...] = setting(
+        ("FLUSHDB", "FLUSHALL", "DEBUG", "EVAL"), "Commands that nobody can call.", section="Access"
+    )
+    redis_renamed_commands: tuple[Command, ...] = setting(
+        ("CONFIG", "SHUTDOWN"),
+        "Commands that get a name generated once for this instance; the name is kept with the secrets.",
+        section="Access",
+    )
+    redis_secrets_dir: str = setting(
+        "secrets",
+        "Directory on the machine that deploys where passwords are kept: one file for each host and instance.",
+        cost="nothing",
+        section="Access",
+    )
+
+    # -- Network
+    redis_port: Int = setting(6379, "Port published on the host.", section="Network", ge=1, le=65535)
+    redis_bind: tuple[Address, ...] = setting(
+        ("127.0.0.1",),
+        "Addresses of the host on which the port is published. () publishes nothing: only containers on the "
+        "network <redis_name>_backend reach Redis. A published port bypasses ufw.",
+        section="Network",
+    )
+
+    # -- Container limits
+    redis_container_memory: DockerSize | None = setting(
+        None,
+        "Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation "
+        "(measured, see docs/sizing.md).",
+        section="Container limits",
+        example="1536M",
+        ge=64 * MIB,
+    )
+    redis_container_memory_reservation: DockerSize = setting(
+        "512M",
+        "Memory the kernel tries to leave to Redis when the host runs short.",
+        section="Container limits",
+        ge=6 * MIB,
+    )
+    redis_container_cpus: Float = setting(1.0, "CPU limit, in cores.", section="Container limits", ge=0.1, le=1024)
+    redis_container_cpu_reservation: Float = setting(
+        0.5,
+        "CPU share kept under contention, in cores. Docker has no hard reservation: it becomes a weight (1.0 is 1024).",
+        section="Container limits",
+        ge=0.01,
+        le=1024,
+    )
+    redis_container_pids: Int = setting(
+        128,
+        "Processes and threads: Redis's own, a saving child and health checks.",
+        section="Container limits",
+        ge=32,
+        le=65536,
+    )
+    redis_container_nofile: Int | None = setting(
+        None,
+        "Open files. Default: redis_maxclients + 1024 (Redis needs 32 more than clients; the rest is files and forks).",
+        section="Container limits",
+        example=11024,
+        ge=64,
+        le=1_048_576,
+    )
+    redis_stop_grace_period: Int | None = setting(
+        None,
+        "Seconds that a stopping Redis has to save before it is killed. Default: 30 + 1 for each 50 MiB of "
+        "redis_maxmemory (a slow cloud volume writes 50 MiB/s).",
+        section="Container limits",
+        example=51,
+        ge=10,
+        le=3600,
+    )
+    redis_restart: Literal["unless-stopped", "always", "on-failure", "no"] = setting(
+        "unless-stopped", "Docker's restart policy.", section="Container limits"
+    )
+
+    # -- Health check
+    redis_health_interval: Int = setting(30, "Seconds between checks.", section="Health check", ge=1, le=3600)
+    redis_health_timeout: Int = setting(
+        10, "Seconds after which a check has failed.", section="Health check", ge=1, le=300
+    )
+    redis_health_retries: Int = setting(
+        5, "Failed checks in a row that make Redis unhealthy.", section="Health check", ge=1, le=100
+    )
+    redis_health_start_period: Int = setting(
+        10, "Seconds after a start in which failures do not count.", section="Health check", ge=0, le=86400
+    )
+
+    # -- Logs
+    redis_loglevel: Literal["debug", "verbose", "notice", "warning"] = setting(
+        "notice", "How much Redis logs.", section="Logs"
+    )
+    redis_logfile_max_size: DockerSize = setting(
+        "10M",
+        "Redis's log file is rotated daily, and at this size.",
+        cost="nothing",
+        section="Logs",
+        ge=64 * KIB,
+    )
+    redis_logfile_keep: Int = setting(14, "Rotated log files kept.", cost="nothing", section="Logs", ge=1, le=3650)
+    redis_container_log_max_size: DockerSize = setting(
+        "10M", "Size of a file of the container's own output (json-file).", section="Logs", ge=64 * KIB
+    )
+    redis_container_log_max_file: Int = setting(3, "Files of it kept.", section="Logs", ge=1, le=100)
+    redis_slowlog_log_slower_than: Int = setting(
+        10000,
+        "Commands slower than this go to the slow log (microseconds; -1: none, 0: all).",
+        section="Logs",
+        ge=-1,
+        le=3_600_000_000,
+    )
+    redis_slowlog_max_len: Int = setting(256, "Entries of the slow log.", section="Logs", ge=0, le=1_000_000)
+    redis_latency_monitor_threshold: Int = setting(
+        100,
+        "Events slower than this are kept by the latency monitor (milliseconds; 0: off).",
+        section="Logs",
+        ge=0,
+        le=3_600_000,
+    )
+
+    # -- Application
+    redis_app_services: dict[str, dict[str, Any]] = setting(
+        {},
+        "Compose services of your own, as in a Compose file; they join Redis's network and wait until it is healthy.",
+        cost="nothing",
+        section="Application",
+        example={"web": {"image": "registry.example.com/web:1.4.2"}},
+    )
+
+    # -- Host
+    redis_docker_source: Literal["auto", "distribution", "docker", "none"] = setting(
+        "auto",
+        "Where the container engine comes from on a host that has none. distribution: docker.io and Compose v2 of the "
+        "system; docker: Docker's own apt repository; none: refuse. auto: distribution, or docker where the system "
+        "has no Compose v2 (Debian 12).",
+        cost="nothing",
+        section="Host",
+    )
+    redis_allow_unsupported_system: bool = setting(
+        False, "Deploy to a system that is not in the list of supported ones.", cost="nothing", section="Host"
+    )
+
+    # -- Escape hatch
+    redis_extra_config: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Line] = setting(
+        {},
+        "Further redis.conf directives that have no setting of their own here.",
+        section="Further directives",
+        example={"io-threads": "2"},
+    )
+
+    # -- What follows from the settings
+    @property
+    def root(self) -> str:
+        """Directory of the instance on the host."""
+        return self.redis_root or f"/srv/{self.redis_name}"
+
+    @property
+    def memory_limit(self) -> int:
+        """Memory limit of the container in bytes, given or derived from maxmemory."""
+        return self.redis_container_memory or default_memory_limit(self.redis_maxmemory)
+
+    @property
+    def memory_reservation(self) -> int:
+        """Soft memory limit in bytes; never above the hard one, which Docker refuses."""
+        return min(self.redis_container_memory_reservation, self.memory_limit)
+
+    @property
+    def nofile(self) -> int:
+        """Open-file limit of the container."""
+        return self.redis_container_nofile or self.redis_maxclients + 1024
+
+    @property
+    def stop_grace_period(self) -> int:
+        """Seconds between SIGTERM and SIGKILL."""
+        return self.redis_stop_grace_period or 30 + math.ceil(self.redis_maxmemory / (50 * MIB))
+
+    @property
+    def session_keys(self) -> str:
+        """Pattern of the application's session keys."""
+        return f"{self.redis_app}:session:*"
+
+    @property
+    def server_version(self) -> tuple[int, int]:
+        """Major and minor version that the image's tag promises; the newest known when it names none."""
+        tag = self.redis_image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+        match = re.match(r"(\d+)\.(\d+)", tag)
+        return (int(match[1]), int(match[2])) if match else (99, 0)
+
+
+def default_memory_limit(maxmemory: int) -> int:
+    """Container limit in bytes that suits a maxmemory, in whole MiB.
+
+    1.5 x maxmemory: at 1 GiB Redis survived saves under write load in 1536 MiB with a peak of 1281 MiB.
+    """
+    return _mib(max(maxmemory * 1.5, smallest_memory_limit(maxmemory)))
+
+
+def smallest_memory_limit(maxmemory: int) -> int:
+    """Smallest container limit in bytes that is accepted for a maxmemory, in whole MiB.
+
+    Measured peaks (AOF everysec, RDB, rewrite and save under write load): 1281 MiB at maxmemory 1 GiB, 873 MiB
+    at 640 MiB; 1.25 x maxmemory + 128 MiB lies above both. At maxmemory 1 GiB in 1 GiB the kernel killed Redis.
+    """
+    return _mib(maxmemory * 1.25 + 128 * MIB)
+
+
+def _mib(size: float) -> int:
+    return math.ceil(size / MIB) * MIB
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be deployed.
+
+    ``problems`` lists each in words. ``partial`` has what is right, the rest at its default; ``wrong`` names the
+    rest, so that the host can be checked against what is known all the same.
+    """
+
+    def __init__(self, problems: Iterable[str], partial: "Settings", wrong: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        self.partial = partial
+        self.wrong = frozenset(wrong)
+        super().__init__("\n".join(self.problems))
+
+
+# -- Relations between settings. Each names the fields it reads: it is left out when one of them is wrong
+# by itself, so that one mistake is reported once.
+Relation = tuple[tuple[str, ...], Callable[[Settings], str | None]]
+
+
+def _memory_fits(s: Settings) -> str | None:
+    smallest = smallest_memory_limit(s.redis_maxmemory)
+    if s.memory_limit >= smallest:
+        return None
+    return (
+        f"redis_container_memory = {format_size(s.memory_limit)} leaves no room beside redis_maxmemory = "
+        f"{format_size(s.redis_maxmemory)}: forks, buffers and fragmentation need more, and the kernel would kill "
+        f"Redis. The smallest limit that works is {format_size(smallest)}; leave it out for "
+        f"{format_size(default_memory_limit(s.redis_maxmemory))}"
+    )
+
+
+def _nofile_fits(s: Settings) -> str | None:
+    if s.nofile >= s.redis_maxclients + 32:
+        return None
+    return (
+        f"redis_container_nofile = {s.nofile} is too low for redis_maxclients = {s.redis_maxclients}: "
+        f"Redis needs at least {s.redis_maxclients + 32} and would lower maxclients by itself"
+    )
+
+
+def _archive_named(s: Settings) -> str | None:
+    if s.redis_image_source == "archive":
+        if not s.redis_image_archive:
+            return "redis_image_source = 'archive' needs redis_image_archive, the path of a file made by 'docker save'"
+        if not Path(s.redis_image_archive).is_file():
+            return f"redis_image_archive = {s.redis_image_archive!r}: there is no such file on this machine"
+        if "@" in s.redis_image:
+            return "redis_image names a digest, which an archive cannot carry: name the tag alone"
+    elif s.redis_image_archive:
+        return "redis_image_archive is set, but redis_image_source = 'registry' does not use it"
+    return None
+
+
+def _commands_distinct(s: Settings) -> str | None:
+    both = sorted(set(s.redis_disabled_commands) & set(s.redis_renamed_commands))
+    return f"{', '.join(both)}: in redis_disabled_commands and in redis_renamed_commands; choose one" if both else None
+
+
+def _commands_usable(s: Settings) -> str | None:
+    # What the health check, clients' logins and RQ cannot do without.
+    needed = {
+        "AUTH",
+        "HELLO",
+        "PING",
+        "GET",
+        "SET",
+        "DEL",
+        "INFO",
+        "ROLE",
+        "EVALSHA",
+        "SCRIPT",
+        "ACL",
+        "CLIENT",
+    }
+    lost = sorted(needed & {*s.redis_disabled_commands, *s.redis_renamed_commands})
+    return f"{', '.join(lost)}: cannot be disabled or renamed; logins, the health check or RQ call it" if lost else None
+
+
+def _persistence_kept(s: Settings) -> str | None:
+    if not s.redis_appendonly and not s.redis_save:
+        return "redis_appendonly = False and redis_save = '': nothing would survive a restart; keep one of them"
+    return None
+
+
+def _app_services_named(s: Settings) -> str | None:
+    wrong = [name for name in s.redis_app_services if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name)]
+    if wrong:
+        return f"redis_app_services: {', '.join(map(repr, wrong))} is not a name for a Compose service"
+    if s.redis_name in s.redis_app_services:
+        return f"redis_app_services: {s.redis_name!r} is the name of the Redis service itself"
+    return None
+
+
+def _extra_config_is_extra(s: Settings) -> str | None:
+    from redoubt.redisconf import managed_directives  # redisconf reads this model
+
+    clash = sorted(set(s.redis_extra_config) & managed_directives(s))
+    return f"redis_extra_config: {', '.join(clash)} is set by Redoubt; use its own setting" if clash else None
+
+
+RELATIONS: tuple[Relation, ...] = (
+    (("redis_maxmemory", "redis_container_memory"), _memory_fits),
+    (("redis_maxclients", "redis_container_nofile"), _nofile_fits),
+    (("redis_image", "redis_image_source", "redis_image_archive"), _archive_named),
+    (("redis_disabled_commands", "redis_renamed_commands"), _commands_distinct),
+    (("redis_disabled_commands", "redis_renamed_commands"), _commands_usable),
+    (("redis_appendonly", "redis_save"), _persistence_kept),
+    (("redis_app_services", "redis_name"), _app_services_named),
+    (("redis_extra_config",), _extra_config_is_extra),
+)
+
+
+def load(data: Mapping[str, Any]) -> Settings:
+    """The settings in an inventory's data, checked as a whole.
+
+    Keys without the prefix ``redis_`` belong to pyinfra or to the user and are left alone, unless one is
+    nearly the name of a setting. Raises SettingsError with every problem: unknown keys (with the nearest
+    known one), wrong types, bounds and relations.
+    """
+    known = Settings.model_fields
+    given = {key: value for key, value in data.items() if key.startswith(PREFIX)}
+    problems = [_unknown(key) for key in given if key not in known]
+    problems += [
+        f"{key}: unknown setting; did you mean {near[0]}?"
+        for key in data
+        if not key.startswith((PREFIX, "ssh_", "_")) and (near := get_close_matches(key, known, n=1, cutoff=0.85))
+    ]
+
+    values = {key: value for key, value in given.items() if key in known}
+    wrong: set[str] = set()
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        for detail in error.errors():
+            wrong.add(str(detail["loc"][0]))
+            problems.append(_explain(detail))
+        # What is right still takes part in the relations; a wrong one stands at its default.
+        settings = Settings(**{key: value for key, value in values.items() if key not in wrong})
+    problems += [
+        problem
+        for fields, relation in RELATIONS
+        if not wrong & set(fields)
+        if (problem := relation(settings)) is not None
+    ]
+    if problems:
+        raise SettingsError(problems, settings, wrong)
+    return settings
+
+
+def _unknown(key: str) -> str:
+    near = get_close_matches(key, Settings.model_fields, n=1, cutoff=0.6)
+    return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "; docs/settings.md lists all")
+
+
+def _explain(detail: Any) -> str:
+    """One of pydantic's complaints in the operator's words."""
+    key, *inner = detail["loc"]
+    where = key + "".join(f"[{part!r}]" for part in inner if part != "[key]")
+    message = detail["msg"].removeprefix("Value error, ")
+    for bound, words in (("ge", "at least"), ("le", "at most")):
+        if bound in (context := detail.get("ctx", {})):
+            field = Settings.model_fields[key]
+            size = "_size" in f"{field.annotation!r}{field.metadata!r}"
+            message = f"must be {words} {format_size(context[bound]) if size else context[bound]}"
+    return f"{where} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+# -- Printing the model: the settings file and the table in the docs.
+
+
+def _details(field: FieldInfo) -> dict[str, Any]:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    return extra
+
+
+def _shown(name: str, field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value is PydanticUndefined:
+        value = _details(field)["example"]
+    if isinstance(value, tuple):
+        value = list(value)
+    return repr(value).replace("'", '"')
+
+
+def _sections() -> dict[str, list[tuple[str, FieldInfo]]]:
+    sections: dict[str, list[tuple[str, FieldInfo]]] = {}
+    for name, field in Settings.model_fields.items():
+        sections.setdefault(str(_details(field)["section"]), []).append((name, field))
+    return sections
+
+
+def settings_file() -> str:
+    """The text of ``inventory/group_data/all.py``: every setting with its default, commented out."""
+    from textwrap import wrap
+
+    lines = []
+    for section, fields in _sections().items():
+        lines += ["", f"# -- {section}"]
+        for name, field in fields:
+            cost = COSTS[_details(field)["cost"]]
+            lines += ["", *wrap(f"# {field.description} [{cost}]", 110, subsequent_indent="# ")]
+            lines += [f"# {name} = {_shown(name, field)}"]
+    return "\n".join(lines).strip() + "\n"
+
+
+def settings_table() -> str:
+    """The settings as Markdown tables, a section each."""
+    lines = []
+    for section, fields in _sections().items():
+        lines += ["", f"## {section}", "", "| setting | default | meaning | a change |", "|---|---|---|---|"]
+        for name, field in fields:
+            default = "derived" if field.default is None else f"`{_shown(name, field)}`"
+            if field.default is None and name == "redis_image_archive":
+                default = "none"
+            lines.append(f"| `{name}` | {default} | {field.description} | {COSTS[_details(field)['cost']]} |")
+    return "\n".join(lines).strip() + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write({"file": settings_file, "table": settings_table}[sys.argv[1]]())

@@ -1,0 +1,144 @@
+"""Directories and files as they should be on a host, and the steps from what is there to that.
+
+Owners are numbers: the host may call uid 999 anything or nothing. Contents travel on standard input, so that
+they appear in no command line and no temporary file that others can read.
+"""
+
+import hashlib
+import shlex
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from redoubt.settings import REDIS_GID, REDIS_UID
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory that should exist."""
+
+    path: str
+    mode: int = 0o750
+    uid: int = REDIS_UID
+    gid: int = REDIS_GID
+
+
+@dataclass(frozen=True)
+class File:
+    """A regular file that should exist with exactly this text, which must end with a line break.
+
+    ``secret`` keeps its contents out of ``--diff``.
+    """
+
+    path: str
+    content: str = field(repr=False)
+    mode: int = 0o640
+    uid: int = REDIS_UID
+    gid: int = REDIS_GID
+    secret: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Present:
+    """What a path is on the host now. ``digest`` is the SHA-256 of a regular file, else empty."""
+
+    st_mode: int
+    uid: int
+    gid: int
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command that mends one path, what it reads on standard input, and why it is needed."""
+
+    path: str
+    why: str
+    command: str
+    stdin: str | None = field(default=None, repr=False)
+
+
+class Obstacle(ValueError):
+    """Something of another kind is where a file or directory should be; it is never removed."""
+
+
+def plan(wanted: Iterable[Directory | File], present: Mapping[str, Present]) -> list[Step]:
+    """The steps that make the host as wanted; none when it is already. Raises Obstacle."""
+    steps = []
+    for entry in wanted:
+        there = present.get(entry.path)
+        if there is not None:
+            _refuse_other_kind(entry, there)
+        if isinstance(entry, File):
+            if there is None or there.digest != entry.digest:
+                steps.append(_write(entry, "missing" if there is None else "content differs"))
+                continue
+        elif there is None:
+            path = shlex.quote(entry.path)
+            steps.append(
+                Step(
+                    entry.path,
+                    "missing",
+                    f"install -d -m {entry.mode:04o} -o {entry.uid} -g {entry.gid} {path}",
+                )
+            )
+            continue
+        assert there is not None
+        steps += _attributes(entry, there)
+    return steps
+
+
+def _refuse_other_kind(entry: Directory | File, there: Present) -> None:
+    kind, right = (
+        ("regular file", stat.S_ISREG(there.st_mode))
+        if isinstance(entry, File)
+        else ("directory", stat.S_ISDIR(there.st_mode))
+    )
+    if not right:
+        what = (
+            "symbolic link" if stat.S_ISLNK(there.st_mode) else "directory" if stat.S_ISDIR(there.st_mode) else "file"
+        )
+        raise Obstacle(
+            f"{entry.path} is a {what}; a {kind} is needed there. Look what it is, move it away and deploy again"
+        )
+
+
+def _attributes(entry: Directory | File, there: Present) -> list[Step]:
+    path = shlex.quote(entry.path)
+    steps = []
+    if (there.uid, there.gid) != (entry.uid, entry.gid):
+        why = f"owner {there.uid}:{there.gid}, should be {entry.uid}:{entry.gid}"
+        steps.append(Step(entry.path, why, f"chown {entry.uid}:{entry.gid} {path}"))
+    if stat.S_IMODE(there.st_mode) != entry.mode:
+        why = f"mode {stat.S_IMODE(there.st_mode):04o}, should be {entry.mode:04o}"
+        steps.append(Step(entry.path, why, f"chmod {entry.mode:04o} {path}"))
+    return steps
+
+
+def _write(entry: File, why: str) -> Step:
+    """Write beside the target under a name nobody can guess, with nobody else able to read it, then rename.
+
+    A lost connection ends standard input early: the length is compared before the rename, so that the target
+    is either the old file or the whole new one.
+    """
+    assert entry.content.endswith("\n"), entry.path
+    directory, _, name = entry.path.rpartition("/")
+    size = len(entry.content.encode())
+    target, temporary = shlex.quote(entry.path), shlex.quote(f"{directory}/.{name}.XXXXXX")
+    command = " && ".join(
+        (
+            f"umask 077; t=$(mktemp {temporary})",
+            "trap 'rm -f \"$t\"' EXIT HUP INT TERM",
+            'cat > "$t"',
+            f'[ "$(wc -c < "$t")" -eq {size} ]',
+            f'chown {entry.uid}:{entry.gid} "$t"',
+            f'chmod {entry.mode:04o} "$t"',
+            f'mv -fT "$t" {target}',
+        )
+    )
+    return Step(entry.path, why, command, stdin=entry.content)

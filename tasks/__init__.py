@@ -1,0 +1,1 @@
+"""The tasks of a deploy, a file for each concern."""

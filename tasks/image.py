@@ -1,0 +1,21 @@
+"""Image: have it on the host before anything is stopped or started."""
+
+from pyinfra.api import deploy
+
+from redoubt import operations
+from redoubt.instance import Instance
+
+
+@deploy("Image")
+def image(instance: Instance) -> None:
+    """Pull the image from its registry, or push an archive over SSH and load it."""
+    settings = instance.settings
+    if settings.redis_image_source == "archive":
+        operations.image_loaded(
+            name="Load the image from its archive",
+            reference=settings.redis_image,
+            archive=str(settings.redis_image_archive),
+            upload_dir=settings.root,
+        )
+    else:
+        operations.image_pulled(name="Pull the image", reference=settings.redis_image)
