@@ -1,0 +1,17 @@
+"""Disposable hosts on one machine, and everything it takes to make them.
+
+`python -m sandbox up` turns a bare Debian machine into one that runs a host to
+deploy to; `python -m sandbox clean` turns it back. Nothing is installed on the
+machine: what is missing is unpacked under `.sandbox/`, where all state lives.
+
+A reader finds the parts in the order in which they are used:
+
+    toolbox.py     Debian packages, unpacked instead of installed
+    engine.py      the Docker engine: the one that answers, or one of our own
+    network.py     the fleet network, on which hosts see each other
+    images.py      what is built: the hosts' images, the Redis archive
+    hosts.py       hosts: the interface for tests and for the inventory
+    container.py   the kind of host that is a system container
+    ssh.py         keys, known hosts, the generated ssh_config
+    cleaning.py    the way back
+"""

@@ -1,0 +1,140 @@
+"""The command line of the sandbox: `python -m sandbox --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from sandbox import cleaning, engine, hosts, images, ssh, toolbox
+from sandbox.common import ROOT, SandboxError, say
+
+
+def main() -> int:
+    """Run one verb; return its exit code."""
+    arguments, rest = _parse(sys.argv[1:])
+    try:
+        code: int = arguments.verb(arguments, rest)
+    except SandboxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    own, rest = argv, []
+    if "--" in argv:
+        cut = argv.index("--")
+        own, rest = argv[:cut], argv[cut + 1 :]
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Disposable hosts.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    verb = verbs.add_parser("up", help="make or start a host, and whatever that needs")
+    verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
+    verb.add_argument("--image", default="host", choices=["host", "bare"])
+    verb.set_defaults(verb=_up)
+
+    verb = verbs.add_parser("down", help="remove a host")
+    verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
+    verb.set_defaults(verb=_down)
+
+    verb = verbs.add_parser("ssh", help="a shell on a host, or one command there: ssh NAME -- CMD")
+    verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
+    verb.set_defaults(verb=_ssh)
+
+    verb = verbs.add_parser("list", help="all hosts")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(verb=_list)
+
+    verb = verbs.add_parser("run", help="run a command with the default host up: run -- CMD")
+    verb.set_defaults(verb=_run)
+
+    verb = verbs.add_parser("howto", help="how to go on from here")
+    verb.set_defaults(verb=_howto)
+
+    verb = verbs.add_parser("clean", help="remove everything that the sandbox made")
+    verb.set_defaults(verb=_clean)
+    return parser.parse_args(own), rest
+
+
+def _up(arguments: argparse.Namespace, _: list[str]) -> int:
+    host = hosts.up(arguments.name, image=arguments.image)
+    images.ensure_redis(engine.ensure())
+    say(host.name, f"is up: {host.address}, SSH on 127.0.0.1:{host.ssh_port}")
+    return 0
+
+
+def _down(arguments: argparse.Namespace, _: list[str]) -> int:
+    hosts.get(arguments.name).down()
+    return 0
+
+
+def _ssh(arguments: argparse.Namespace, command: list[str]) -> int:
+    host = hosts.get(arguments.name)
+    terminal = ["-t"] if sys.stdin.isatty() else []
+    line = ssh.command(host.name, *terminal, *(["--", *command] if command else []))
+    return subprocess.run(line, env=toolbox.environment(), check=False).returncode
+
+
+def _list(arguments: argparse.Namespace, _: list[str]) -> int:
+    found = [{**asdict(host), "running": host.is_running()} for host in hosts.load()]
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for host in found:
+        state = "running" if host["running"] else "stopped"
+        print("{name:<16} {kind:<10} {image:<5}".format(**host), state, end="  ")
+        print("{address:<15}  SSH 127.0.0.1:{ssh_port}".format(**host))
+    if not found:
+        print("no hosts; `make deploy` or `python -m sandbox up` makes one", file=sys.stderr)
+    return 0
+
+
+def _run(_: argparse.Namespace, command: list[str]) -> int:
+    """Run a command against the default host; afterwards stop what did not run before."""
+    if not command:
+        raise SandboxError("nothing to run: python -m sandbox run -- COMMAND")
+    engine_ran = engine.is_running()
+    ran = {host.name for host in hosts.load() if host.is_running()}
+    try:
+        hosts.up()
+        images.ensure_redis(engine.ensure())
+        environment = toolbox.environment()
+        # The programs of this environment come first, whether or not it was activated.
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    finally:
+        for host in hosts.load():
+            if host.name not in ran and host.is_running():
+                host.stop()
+        if not engine_ran:
+            engine.stop()
+
+
+def _howto(_: argparse.Namespace, __: list[str]) -> int:
+    host = hosts.get(hosts.DEFAULT)
+    print(f"""
+{host.name} is up at {host.address}, reachable from this machine only.
+
+  make ssh                    a root shell there
+  make ssh CMD='docker ps'    one command there
+  make test                   all tests, the ones that change hosts too
+  pytest tests/host           only look whether it is as it should be
+  make clean                  remove it, and everything else that was made here
+""")
+    return 0
+
+
+def _clean(_: argparse.Namespace, __: list[str]) -> int:
+    cleaning.clean()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

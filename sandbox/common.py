@@ -1,0 +1,106 @@
+"""What every module of the sandbox needs: where things lie, how to speak, how to wait."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / ".sandbox"
+
+# Two checkouts on one machine must not meet: whatever has a machine-wide name carries this.
+ID = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+PREFIX = f"redoubt-{ID}"
+LABEL = "redoubt.sandbox"
+LABELS = {LABEL: ID}
+
+# Sockets live here and not under the checkout: their paths are limited to 108 bytes.
+RUNTIME = Path("/run", PREFIX) if os.geteuid() == 0 else Path("/tmp", f"{PREFIX}-{os.geteuid()}")
+
+HEARTBEAT = 5.0
+
+
+class SandboxError(Exception):
+    """Something a person has to know: what failed, where, and what to do about it."""
+
+
+def say(topic: str, text: str) -> None:
+    """Print one line of progress, on stderr: stdout belongs to results."""
+    print(f"  {topic:<8} {text}", file=sys.stderr, flush=True)
+
+
+def runtime_dir() -> Path:
+    """Make the private directory for sockets, and return it."""
+    RUNTIME.mkdir(mode=0o700, exist_ok=True)
+    owner = RUNTIME.stat().st_uid
+    if owner != os.geteuid():
+        raise SandboxError(f"{RUNTIME} belongs to uid {owner}, not to you: remove it and try again")
+    return RUNTIME
+
+
+@contextmanager
+def lock() -> Iterator[None]:
+    """Let one process at a time change the sandbox; the others wait for it."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("sandbox", "another command is changing it; waiting for that to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def wait_until(topic: str, text: str, ready: Callable[[], bool], timeout: float) -> bool:
+    """Ask `ready` until it says yes or `timeout` seconds have passed; say so while waiting."""
+    start = spoken = time.monotonic()
+    while not ready():
+        now = time.monotonic()
+        if now - start > timeout:
+            return False
+        if now - spoken > HEARTBEAT:
+            spoken = now
+            say(topic, f"{text} ({now - start:.0f} s)")
+        time.sleep(0.1)
+    return True
+
+
+def run_logged(
+    topic: str,
+    text: str,
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a long command with its output in a log; show the log's end if it fails."""
+    say(topic, text)
+    log = STATE / "log" / f"{topic}-{Path(command[0]).name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env
+        )
+        try:
+            done = wait_until(topic, text, lambda: process.poll() is not None, timeout)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if not done:
+        raise SandboxError(f"{text}: not done after {timeout:.0f} s\n{tail(log)}")
+    if process.returncode != 0:
+        raise SandboxError(f"{text}: exit code {process.returncode}\n{tail(log)}")
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The end of a log file, indented, under its name."""
+    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join([f"the end of {log}:", *(f"  | {line}" for line in text[-lines:])])

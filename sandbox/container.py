@@ -1,0 +1,216 @@
+"""Hosts as system containers: systemd as the first process, and an engine of their own inside.
+
+They boot in seconds at native speed, and share the machine's kernel: what a deploy sets
+there (vm.* sysctls, transparent huge pages) is the machine's, and shows on all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+from docker.models.containers import Container
+
+from sandbox import engine, images, network
+from sandbox.common import LABEL, ID, LABELS, PREFIX, SandboxError
+from sandbox.hosts import Host
+from sandbox.ssh import KeyPair
+
+# A runaway in a host must not take the machine with it.
+_MEMORY = "3g"
+_PIDS = 4096
+_SHUTDOWN = 30
+
+# By number, as the kernel counts them (linux/capability.h).
+_CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
+    "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
+    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
+    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+).split()
+
+
+def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
+    """Make the container and its volume; engine, network and image are made if need be."""
+    client = engine.ensure()
+    fleet = network.ensure(client, own_engine=engine.is_running())
+    image = images.ensure_host(client, host.image)
+    address = network.free_address(network.subnet_of(fleet), _addresses(client))
+    client.volumes.create(_volume(host), labels=LABELS)
+    api = client.api
+    host_config = api.create_host_config(
+        # Not --privileged: that fails where the machine itself lacks a capability.
+        cap_add=["ALL"],
+        cap_drop=missing_capabilities(_bounding_set()),
+        security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+        device_cgroup_rules=["a *:* rwm"],
+        tmpfs={"/run": "", "/run/lock": ""},
+        binds=[
+            "/sys/fs/cgroup:/sys/fs/cgroup:rw",
+            # Layers on layers do not work: the inner engine's have to lie on the disk itself.
+            f"{_volume(host)}:/var/lib/docker",
+        ],
+        mem_limit=_MEMORY,
+        memswap_limit=_MEMORY,
+        pids_limit=_PIDS,
+        port_bindings={22: ("127.0.0.1", host.ssh_port)},
+        network_mode=PREFIX,
+    )
+    # What `--security-opt systempaths=unconfined` does; the engine inside needs all of /proc.
+    host_config["MaskedPaths"] = []
+    host_config["ReadonlyPaths"] = []
+    # A private cgroup namespace breaks journald and nested containers on cgroup v1.
+    host_config["CgroupnsMode"] = "host"
+    legacy = client.info().get("CgroupVersion", "1") == "1"
+    created = api.create_container(
+        image,
+        # systemd refuses cgroup v1 unless told twice.
+        command=[
+            "/sbin/init",
+            "systemd.unified_cgroup_hierarchy=0",
+            "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
+        ]
+        if legacy
+        else ["/sbin/init"],
+        name=_container_name(host),
+        hostname=host.name,
+        environment={"container": "docker"},
+        labels=LABELS,
+        ports=[22],
+        host_config=host_config,
+        networking_config=api.create_networking_config(
+            {PREFIX: api.create_endpoint_config(ipv4_address=address, aliases=[host.name])}  # type: ignore[arg-type]
+        ),
+    )
+    files = identity_files(host_key, authorized_key)
+    api.put_archive(created["Id"], "/", files)
+    return dataclasses.replace(host, address=address)
+
+
+def start(host: Host) -> None:
+    """Start the container, and the engine and network if they are down."""
+    client = engine.ensure()
+    network.ensure(client, own_engine=engine.is_running())
+    try:
+        _container(host).start()
+    except docker.errors.APIError as error:
+        raise SandboxError(
+            f"the engine cannot start {host.name}: {error.explanation}\n"
+            f"If its port was taken meanwhile, `python -m sandbox down {host.name}` and `up` again."
+        ) from error
+
+
+def stop(host: Host) -> None:
+    """Have systemd shut everything down, then stop the container."""
+    _container(host).stop(timeout=_SHUTDOWN)
+
+
+def kill(host: Host) -> None:
+    """Kill the container's first process, and so all others."""
+    _container(host).kill()
+
+
+def remove(host: Host) -> None:
+    """Remove the container and its volume."""
+    client = engine.ensure()
+    try:
+        client.containers.get(_container_name(host)).remove(force=True, v=True)
+    except docker.errors.NotFound:
+        pass
+    try:
+        client.volumes.get(_volume(host)).remove()
+    except docker.errors.NotFound:
+        pass
+
+
+def is_running(host: Host) -> bool:
+    """Whether the container runs; without an engine, none does."""
+    client = engine.answering()
+    if client is None:
+        return False
+    try:
+        return client.containers.get(_container_name(host)).status == "running"
+    except docker.errors.NotFound:
+        return False
+
+
+def diagnose(host: Host) -> str:
+    """The end of the journal and the units that failed, read through the engine."""
+    container = _container(host)
+    if container.status != "running":
+        code = container.attrs["State"]["ExitCode"]
+        return f"the container is {container.status} (exit code {code}):\n{_text(container.logs(tail=20))}"
+    commands = ("systemctl --failed --no-pager", "journalctl --no-pager -n 25 -p notice")
+    return "\n".join(_text(container.exec_run(command).output) for command in commands)
+
+
+def missing_capabilities(bounding_set: int) -> list[str]:
+    """The capabilities that a bounding set lacks, by name."""
+    return [name for bit, name in enumerate(_CAPABILITIES) if not bounding_set >> bit & 1]
+
+
+def _bounding_set() -> int:
+    """The capabilities that exist on this machine. An engine in a VM of its own has them all."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("CapBnd:"):
+                return int(line.split()[1], 16)
+    return ~0
+
+
+def identity_files(host_key: KeyPair, authorized_key: str) -> bytes:
+    """A tar archive of the files that make a host this one: keys and a machine-id."""
+    files = [
+        ("etc/ssh/ssh_host_ed25519_key", host_key.private, 0o600, 0),
+        ("etc/ssh/ssh_host_ed25519_key.pub", f"{host_key.public}\n", 0o644, 0),
+        ("etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444, 0),
+        ("root/.ssh/authorized_keys", authorized_key, 0o600, 0),
+        ("home/operator/.ssh/authorized_keys", authorized_key, 0o600, 1000),
+    ]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text, mode, owner in files:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.uid, info.gid = len(text), mode, owner, 0
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def _text(output: bytes | Iterator[bytes]) -> str:
+    whole = output if isinstance(output, bytes) else b"".join(output)
+    return whole.decode(errors="replace").strip()
+
+
+def _container(host: Host) -> Container:
+    try:
+        return engine.ensure().containers.get(_container_name(host))
+    except docker.errors.NotFound:
+        raise SandboxError(
+            f"{host.name} has lost its container: `python -m sandbox down {host.name}`, then `up`"
+        ) from None
+
+
+def _container_name(host: Host) -> str:
+    return f"{PREFIX}-{host.name}"
+
+
+def _volume(host: Host) -> str:
+    return f"{PREFIX}-{host.name}-docker"
+
+
+def _addresses(client: docker.DockerClient) -> list[str | None]:
+    """The addresses that the hosts have, stopped ones too."""
+    found = client.containers.list(all=True, filters={"label": f"{LABEL}={ID}"})
+    settings = [container.attrs["NetworkSettings"]["Networks"] for container in found]
+    return [
+        (networks[PREFIX].get("IPAMConfig") or {}).get("IPv4Address")
+        for networks in settings
+        if PREFIX in networks
+    ]

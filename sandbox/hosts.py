@@ -1,0 +1,248 @@
+"""Disposable hosts, whatever they are made of.
+
+A host is known by its name. `up` makes one and `load` finds those that were made; what a
+kind of host has of its own is behind `Kind`, so that a system container and a virtual
+machine are named, started, reached, listed and removed alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from sandbox import ssh, toolbox
+from sandbox.common import ID, STATE, SandboxError, lock, say, wait_until
+
+DEFAULT = "redoubt-1"
+_DIRECTORY = STATE / "hosts"
+_BOOT_TIMEOUT = {"container": 90.0}
+
+
+class Kind(Protocol):
+    """What a kind of host has to be able to do. Implemented by a module of that name."""
+
+    def create(self, host: Host, *, host_key: ssh.KeyPair, authorized_key: str) -> Host:
+        """Make the host, not yet started; return it with what became known of it."""
+
+    def start(self, host: Host) -> None:
+        """Start a host that is made or stopped."""
+
+    def stop(self, host: Host) -> None:
+        """Shut the host down in good order."""
+
+    def kill(self, host: Host) -> None:
+        """Stop the host at once, as a power failure would."""
+
+    def remove(self, host: Host) -> None:
+        """Remove the host and its disks, running or not."""
+
+    def is_running(self, host: Host) -> bool:
+        """Whether the host is started."""
+
+    def diagnose(self, host: Host) -> str:
+        """The host's own last words, got without SSH."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A disposable host. Reached over SSH on a port of 127.0.0.1, as root or as `operator`."""
+
+    name: str
+    kind: str
+    image: str
+    ssh_port: int
+    address: str | None = None
+    """Where other hosts reach it and, on Linux, the machine too."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        user: str = "root",
+        check: bool = False,
+        input: str | None = None,
+        timeout: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell command on the host. With `check`, a failure raises and shows its output."""
+        done = subprocess.run(
+            ssh.command(self.name, "--", command, user=user),
+            env=toolbox.environment(),
+            stdin=subprocess.DEVNULL if input is None else None,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise SandboxError(
+                f"{self.name}: exit code {done.returncode} from: {command}\n"
+                f"{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def ssh_data(self) -> dict[str, str | int]:
+        """The host's data for pyinfra's SSH connector."""
+        return {
+            "ssh_hostname": "127.0.0.1",
+            "ssh_port": self.ssh_port,
+            "ssh_user": "root",
+            "ssh_key": str(ssh.KEY),
+            "ssh_known_hosts_file": str(self.known_hosts),
+            "ssh_strict_host_key_checking": "yes",
+            # Else the operator's own ~/.ssh/config has a say in how 127.0.0.1 is reached.
+            "ssh_config_file": str(ssh.CONFIG),
+        }
+
+    @property
+    def known_hosts(self) -> Path:
+        """The file that holds this host's key."""
+        return _DIRECTORY / self.name / "known_hosts"
+
+    def is_running(self) -> bool:
+        """Whether the host is started. Asks the engine."""
+        return _kind(self.kind).is_running(self)
+
+    def start(self) -> None:
+        """Start the host if it is stopped, and wait until it can be worked with."""
+        kind = _kind(self.kind)
+        if not kind.is_running(self):
+            say(self.name, "starting")
+            kind.start(self)
+        self._wait()
+
+    def stop(self) -> None:
+        """Shut the host down in good order; what is on its disks stays."""
+        say(self.name, "stopping")
+        ssh.hang_up(self.name)
+        _kind(self.kind).stop(self)
+
+    def restart(self) -> None:
+        """Reboot the host, and wait until it can be worked with."""
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """Cut the host's power. It stays down until `start`."""
+        ssh.hang_up(self.name)
+        _kind(self.kind).kill(self)
+
+    def down(self) -> None:
+        """Remove the host: its disks, its keys and its entry in ssh_config too."""
+        with lock():
+            say(self.name, "removing")
+            ssh.hang_up(self.name)
+            _kind(self.kind).remove(self)
+            shutil.rmtree(_DIRECTORY / self.name, ignore_errors=True)
+            _write_ssh_config()
+
+    def _wait(self) -> None:
+        """Wait for SSH, for systemd to have started everything, and for the engine if any."""
+
+        def answers() -> bool:
+            return self.run("true", timeout=20).returncode == 0
+
+        timeout = _BOOT_TIMEOUT[self.kind]
+        if not wait_until(self.name, "waiting for SSH", answers, timeout):
+            self._give_up(f"no SSH on 127.0.0.1:{self.ssh_port} within {timeout:.0f} s")
+        booted = self.run(
+            # "degraded" is up, too: it says that some unit failed, which is worth a line.
+            f"timeout {timeout:.0f} systemctl is-system-running --wait; "
+            "systemctl list-units --failed --plain --no-legend; "
+            "! command -v docker >/dev/null"
+            f" || timeout {timeout:.0f} sh -c 'until docker info >/dev/null; do sleep 0.2; done'",
+            timeout=2 * timeout + 10,
+        )
+        state, *failed = booted.stdout.split("\n")
+        if booted.returncode != 0:
+            self._give_up(f"its container engine is not ready after {timeout:.0f} s")
+        if state not in ("running", "degraded"):
+            self._give_up(f"systemd is `{state}` after {timeout:.0f} s")
+        for unit in filter(None, failed):
+            say(self.name, f"a unit failed: {unit}")
+
+    def _give_up(self, reason: str) -> None:
+        raise SandboxError(
+            f"{self.name} did not come up: {reason}\n{_kind(self.kind).diagnose(self)}\n"
+            f"Look at it with `make ssh HOST={self.name}`, or start over with `make clean`."
+        )
+
+
+def load() -> list[Host]:
+    """All hosts that were made, running or not, by name. Reads files; asks no engine."""
+    records = sorted(_DIRECTORY.glob("*/host.json"))
+    return [Host(**json.loads(record.read_text())) for record in records]
+
+
+def get(name: str) -> Host:
+    """The host of this name; an error says which there are."""
+    found = load()
+    for host in found:
+        if host.name == name:
+            return host
+    there = ", ".join(host.name for host in found) or "none"
+    raise SandboxError(
+        f"there is no host {name} (there are: {there}); `python -m sandbox up {name}`"
+    )
+
+
+def up(name: str = DEFAULT, *, kind: str = "container", image: str = "host") -> Host:
+    """Make the host if there is none of this name, start it if it is stopped; wait for it.
+
+    `image` is `host`, or `bare` for one without a container engine; a host that is there
+    already keeps what it has.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
+        raise SandboxError(
+            f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens"
+        )
+    with lock():
+        host = next((host for host in load() if host.name == name), None)
+        if host is None:
+            host = _create(name, kind, image)
+    host.start()
+    return host
+
+
+def _create(name: str, kind: str, image: str) -> Host:
+    pair = ssh.generate()
+    host = Host(name, kind, image, ssh_port=_free_port(host.ssh_port for host in load()))
+    say(name, f"making a {kind} from image `{image}`")
+    host = _kind(kind).create(host, host_key=pair, authorized_key=ssh.public_key())
+    directory = _DIRECTORY / name
+    directory.mkdir(parents=True)
+    host.known_hosts.write_text(ssh.known_hosts_line(host.ssh_port, pair.public))
+    (directory / "host.json").write_text(json.dumps(asdict(host), indent=2) + "\n")
+    _write_ssh_config()
+    return host
+
+
+def _write_ssh_config() -> None:
+    ssh.write_config(ssh.Entry(host.name, host.ssh_port, host.known_hosts) for host in load())
+
+
+def _kind(name: str) -> Kind:
+    # Loaded when needed: whoever only reads the list of hosts does not wait for an engine's SDK.
+    return cast(Kind, importlib.import_module(f"sandbox.{name}"))
+
+
+def _free_port(taken: Iterable[int]) -> int:
+    """A free port below those that the kernel gives to outgoing connections.
+
+    It has to stay free while its host is stopped.
+    """
+    used = set(taken)
+    start = 22000 + int(ID, 16) % 500
+    for port in range(start, start + 500):
+        with socket.socket() as probe:
+            if port not in used and probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise SandboxError(f"no port is free between {start} and {start + 500}")

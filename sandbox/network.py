@@ -1,0 +1,139 @@
+"""The fleet network: where hosts see each other, and reach the archives.
+
+Its subnet collides neither with the machine's own networks nor with the pools from which
+the engines *inside* the hosts take theirs (172.16.0.0/12 and 192.168.0.0/16).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import docker
+from docker.models.networks import Network
+
+from sandbox import toolbox
+from sandbox.common import ID, LABELS, PREFIX, STATE, SandboxError, say
+
+# A linux interface name has at most 15 characters.
+BRIDGE = f"rd-{ID}"
+_POOL = IPv4Network("10.201.0.0/16")
+_RULES = STATE / "engine" / "rules.json"
+
+
+def ensure(client: docker.DockerClient, *, own_engine: bool) -> Network:
+    """Make the fleet network if there is none. For our own engine, route it to the outside."""
+    found = client.networks.list(names=[PREFIX])
+    network = found[0] if found else _create(client)
+    if own_engine:
+        _route(subnet_of(network))
+    return network
+
+
+def subnet_of(network: Network) -> IPv4Network:
+    """The network's IPv4 subnet."""
+    return ipaddress.IPv4Network(network.attrs["IPAM"]["Config"][0]["Subnet"])
+
+
+def free_subnet(used: Iterable[IPv4Network], start: int) -> IPv4Network:
+    """The first /24 of the pool, counted from number `start`, that overlaps nothing in use."""
+    taken = list(used)
+    subnets: list[IPv4Network] = list(_POOL.subnets(new_prefix=24))
+    for number in range(len(subnets)):
+        subnet = subnets[(start + number) % len(subnets)]
+        if not any(subnet.overlaps(other) for other in taken):
+            return subnet
+    raise SandboxError(f"no /24 of {_POOL} is free for the fleet network: this machine uses it all")
+
+
+def free_address(subnet: IPv4Network, taken: Iterable[str | None]) -> str:
+    """The first address for a host; .1 is the bridge, and below .10 is left to the engine."""
+    used = set(taken)
+    for address in list(subnet.hosts())[9:]:
+        if str(address) not in used:
+            return str(address)
+    raise SandboxError(f"no address left in {subnet}: remove hosts with `make clean`")
+
+
+def parse_routes(table: str) -> list[tuple[str, IPv4Network]]:
+    """Device and destination of every route in the format of /proc/net/route."""
+    routes = []
+    for line in table.splitlines()[1:]:
+        device, destination, _, _, _, _, _, mask = line.split()[:8]
+        address, bits = (
+            IPv4Address(int.from_bytes(bytes.fromhex(field), "little"))
+            for field in (destination, mask)
+        )
+        routes.append((device, IPv4Network(f"{address}/{bits}")))
+    return routes
+
+
+def _routes() -> list[tuple[str, IPv4Network]]:
+    table = Path("/proc/net/route")
+    return parse_routes(table.read_text()) if table.exists() else []
+
+
+def _mtu() -> str | None:
+    """The mtu towards the outside: a larger one on the bridge would lose big packets."""
+    for device, destination in _routes():
+        if destination.prefixlen == 0:
+            return Path(f"/sys/class/net/{device}/mtu").read_text().strip()
+    return None
+
+
+def _create(client: docker.DockerClient) -> Network:
+    used = [network for _, network in _routes() if network.prefixlen > 0]
+    for other in client.networks.list():
+        for config in (other.attrs["IPAM"] or {}).get("Config") or []:
+            subnet = ipaddress.ip_network(config["Subnet"])
+            if isinstance(subnet, IPv4Network):
+                used.append(subnet)
+    subnet = free_subnet(used, start=int(ID, 16) % 256)
+    options = {"com.docker.network.bridge.name": BRIDGE}
+    mtu = _mtu()
+    if mtu:
+        options["com.docker.network.driver.mtu"] = mtu
+    say("network", f"making {subnet} on {BRIDGE}, mtu {mtu or 'as the engine has it'}")
+    network = client.networks.create(
+        PREFIX,
+        driver="bridge",
+        options=options,
+        labels=LABELS,
+        ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(subnet))]),
+    )
+    network.reload()
+    return network
+
+
+def _route(subnet: IPv4Network) -> None:
+    """Let the hosts out through the machine. Our engine is told to leave the firewall alone."""
+    rules = [
+        ["nat", "POSTROUTING", "-s", str(subnet), "!", "-o", BRIDGE, "-j", "MASQUERADE"],
+        ["filter", "FORWARD", "-i", BRIDGE, "-j", "ACCEPT"],
+        ["filter", "FORWARD", "-o", BRIDGE, "-j", "ACCEPT"],
+    ]
+    _RULES.write_text(json.dumps(rules))
+    for table, chain, *match in rules:
+        if _iptables("-t", table, "-C", chain, *match) != 0:
+            # First, not last: a rule of the machine's own firewall must not come before it.
+            if _iptables("-t", table, "-I", chain, *match) != 0:
+                raise SandboxError(f"iptables refuses the rule: {table} {chain} {' '.join(match)}")
+
+
+def unroute() -> None:
+    """Take the fleet network's firewall rules away again."""
+    if _RULES.exists():
+        for table, chain, *match in json.loads(_RULES.read_text()):
+            _iptables("-t", table, "-D", chain, *match)
+        _RULES.unlink()
+
+
+def _iptables(*arguments: str) -> int:
+    command = [toolbox.find("iptables") or "iptables", "-w", "10", *arguments]
+    return subprocess.run(
+        command, env=toolbox.environment(), capture_output=True, check=False
+    ).returncode

@@ -1,0 +1,128 @@
+"""SSH to the hosts: one key pair, host keys known before the first connection, one ssh_config."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sandbox import toolbox
+from sandbox.common import RUNTIME, STATE, runtime_dir
+
+KEY = STATE / "ssh" / "id_ed25519"
+CONFIG = STATE / "ssh_config"
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An ed25519 key pair in OpenSSH's formats."""
+
+    private: str
+    public: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What ssh_config says of one host."""
+
+    name: str
+    port: int
+    known_hosts: Path
+
+
+def generate() -> KeyPair:
+    """Make a new key pair."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return KeyPair(private.decode(), public.decode())
+
+
+def public_key() -> str:
+    """The key that hosts shall accept; the pair is made at the first call."""
+    public = KEY.with_suffix(".pub")
+    if not public.exists():
+        pair = generate()
+        KEY.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        KEY.touch(mode=0o600)
+        KEY.write_text(pair.private)
+        public.write_text(f"{pair.public} redoubt sandbox\n")
+    return public.read_text()
+
+
+def known_hosts_line(port: int, host_key: str) -> str:
+    """The line that makes a host on a loopback port known by its public key."""
+    return f"[127.0.0.1]:{port} {host_key}\n"
+
+
+def render_config(entries: Iterable[Entry], *, key: Path, sockets: Path) -> str:
+    """The text of an ssh_config in which every host goes by its name."""
+    blocks = [
+        f"""\
+Host {entry.name}
+  HostName 127.0.0.1
+  Port {entry.port}
+  User root
+  UserKnownHostsFile "{entry.known_hosts}"
+"""
+        for entry in entries
+    ]
+    common = f"""\
+Host *
+  IdentityFile "{key}"
+  IdentitiesOnly yes
+  StrictHostKeyChecking yes
+  ConnectTimeout 10
+  ServerAliveInterval 5
+  # One connection for many commands; testinfra sets the first of these and no path.
+  ControlMaster auto
+  ControlPath {sockets}/%n@%r
+  ControlPersist 60
+  LogLevel ERROR
+"""
+    return "\n".join(["# Written by `python -m sandbox`; changes here are lost.", *blocks, common])
+
+
+def write_config(entries: Iterable[Entry]) -> None:
+    """Write `.sandbox/ssh_config`, for `ssh -F .sandbox/ssh_config NAME`."""
+    text = render_config(entries, key=KEY, sockets=runtime_dir())
+    unfinished = CONFIG.with_suffix(".partial")
+    unfinished.write_text(text)
+    unfinished.replace(CONFIG)
+
+
+def command(name: str, *arguments: str, user: str = "root") -> list[str]:
+    """The ssh command line for a host; arguments are options, then the remote command."""
+    return [program(), "-F", str(CONFIG), "-l", user, name, *arguments]
+
+
+def program() -> str:
+    """Where ssh is; unpacked on a machine that lacks it."""
+    found = toolbox.find("ssh")
+    if found is None:
+        toolbox.provide({"ssh": "openssh-client"})
+        found = toolbox.find("ssh")
+    return found or "ssh"
+
+
+def hang_up(name: str) -> None:
+    """End the shared connections to a host: they outlive the commands that opened them."""
+    for socket in RUNTIME.glob(f"{name}@*"):
+        subprocess.run(
+            [program(), "-F", os.devnull, "-o", f"ControlPath={socket}", "-O", "exit", name],
+            env=toolbox.environment(),
+            capture_output=True,
+            check=False,
+        )
+        socket.unlink(missing_ok=True)
