@@ -1,5 +1,5 @@
 # Looks at a host before a deploy and changes nothing. Prints "key value" lines; redoubt/preflight.py reads them.
-# NAME (instance) and ROOT (its directory) come from the caller. POSIX sh, and only what a bare Debian has.
+# INSTANCE (its name) and ROOT (its directory) come from the caller. POSIX sh, and only what a bare Debian has.
 . /etc/os-release
 echo "uid $(id -u)"
 echo "system $PRETTY_NAME"
@@ -16,7 +16,7 @@ echo "data_kib $(du -sk "$ROOT/data" 2>/dev/null | awk '{ kib = $1 } END { print
 echo "engine_client $(docker --version 2>/dev/null)"
 echo "engine_server $(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null)"
 echo "compose $(docker compose version --short 2>/dev/null)"
-echo "published $(docker inspect --format '{{json .HostConfig.PortBindings}}' "$NAME" 2>/dev/null)"
+echo "published $(docker inspect --format '{{json .HostConfig.PortBindings}}' "$INSTANCE" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 ss -Hltnp 2>/dev/null | sed 's/^/listener /'

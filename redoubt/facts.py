@@ -24,7 +24,7 @@ class HostProbe(FactBase[preflight.HostFacts]):
     """What must be known of a host before a deploy: system, room, engine, who listens where."""
 
     def command(self, instance: str, root: str) -> str:
-        return _script("probe.sh", NAME=instance, ROOT=root)
+        return _script("probe.sh", INSTANCE=instance, ROOT=root)
 
     def process(self, output: list[str]) -> preflight.HostFacts:
         try:
@@ -97,7 +97,7 @@ class ServiceState(FactBase[service.ServiceState]):
         return service.read([])
 
     def command(self, instance: str, root: str, reference: str) -> str:
-        return _script("service-state.sh", NAME=instance, ROOT=root, IMAGE=reference)
+        return _script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference)
 
     def process(self, output: list[str]) -> service.ServiceState:
         try:

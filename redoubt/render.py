@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from redoubt import access, redisconf
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
+from redoubt.sizes import format_size
 from redoubt.tree import Directory, File
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -111,6 +112,7 @@ def _template(name: str, **values: Any) -> str:
         autoescape=False,
     )
     environment.filters["quoted"] = _quoted
+    environment.filters["size"] = format_size
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False)
     return environment.get_template(name).render(**values)
 

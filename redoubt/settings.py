@@ -9,10 +9,10 @@ this model (``python -m redoubt.settings``); a unit test keeps them equal.
 import ipaddress
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -689,10 +689,29 @@ def _sections() -> dict[str, list[tuple[str, FieldInfo]]]:
     return sections
 
 
+_FILE_HEADER = '''\
+"""Settings of all hosts. Uncomment a line to change it; what it costs on a running host is in brackets.
+
+A group's own file (group_data/<group>.py) and a host's data in the inventory come before this file.
+docs/settings.md has the same list as a table. 'make settings' writes both from redoubt/settings.py.
+"""
+
+from redoubt.ssh import transport
+
+# Halves the time of a deploy: paramiko leaves Nagle's algorithm on.
+ssh_paramiko_connect_kwargs = {"transport_factory": transport}
+'''
+
+_TABLE_HEADER = """\
+# Settings
+
+Written from `redoubt/settings.py` by `make settings`. Set them in `inventory/group_data/` or beside a host in the
+inventory. Sizes of Redis are in its own notation (`1gb` is 1024^3 bytes, `1g` is 10^9), sizes of Docker in Docker's.
+"""
+
+
 def settings_file() -> str:
     """The text of ``inventory/group_data/all.py``: every setting with its default, commented out."""
-    from textwrap import wrap
-
     lines = []
     for section, fields in _sections().items():
         lines += ["", f"# -- {section}"]
@@ -700,7 +719,7 @@ def settings_file() -> str:
             cost = COSTS[_details(field)["cost"]]
             lines += ["", *wrap(f"# {field.description} [{cost}]", 110, subsequent_indent="# ")]
             lines += [f"# {name} = {_shown(name, field)}"]
-    return "\n".join(lines).strip() + "\n"
+    return _FILE_HEADER + "\n".join(lines) + "\n"
 
 
 def settings_table() -> str:
@@ -713,8 +732,11 @@ def settings_table() -> str:
             if field.default is None and name == "redis_image_archive":
                 default = "none"
             lines.append(f"| `{name}` | {default} | {field.description} | {COSTS[_details(field)['cost']]} |")
-    return "\n".join(lines).strip() + "\n"
+    return _TABLE_HEADER + "\n".join(lines) + "\n"
 
+
+PRINTED = {"inventory/group_data/all.py": settings_file, "docs/settings.md": settings_table}
 
 if __name__ == "__main__":
-    sys.stdout.write({"file": settings_file, "table": settings_table}[sys.argv[1]]())
+    for path, text in PRINTED.items():
+        Path(path).write_text(text())

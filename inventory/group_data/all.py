@@ -117,8 +117,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Redis]
 # redis_renamed_commands = ["CONFIG", "SHUTDOWN"]
 
-# Directory on the machine that deploys where passwords are kept: one file for each host and instance, mode
-# 0600. [no restart]
+# Directory on the machine that deploys where passwords are kept: one file for each host and instance. [no
+# restart]
 # redis_secrets_dir = "secrets"
 
 # -- Network
@@ -202,8 +202,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Application
 
-# Compose services of your own, as in a Compose file. They join Redis's network and start when Redis is
-# healthy. [no restart]
+# Compose services of your own, as in a Compose file; they join Redis's network and wait until it is healthy.
+# [no restart]
 # redis_app_services = {}
 
 # -- Host

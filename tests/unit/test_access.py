@@ -1,0 +1,58 @@
+"""Access: each user gets its own keys and channels, and the file is one that every supported server accepts."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from redoubt import access
+from redoubt.settings import load
+
+PASSWORDS = {name: f"password-of-{name}-is-long" for name in ("sessions", "queues", "health", "admin", "default")}
+
+
+def lines(**data: Any) -> dict[str, str]:
+    text = access.acl_file(load(data), PASSWORDS)
+    return {line.split()[1]: line for line in text.splitlines()}
+
+
+def test_passwords_are_hashed() -> None:
+    for name, line in lines(redis_default_user=True).items():
+        assert f"#{hashlib.sha256(PASSWORDS[name].encode()).hexdigest()} " in line
+        assert PASSWORDS[name] not in line
+
+
+def test_the_default_user_is_off_unless_asked_for() -> None:
+    assert lines()["default"].startswith("user default off ")
+    assert lines(redis_default_user=True)["default"].startswith("user default on #")
+
+
+@pytest.mark.parametrize(
+    ("user", "keys", "channels"),
+    [
+        ("sessions", ["~shop:session:*"], ["&__keyevent@*__:expired"]),
+        ("queues", ["~rq:*"], ["&rq:*"]),
+        ("health", ["~redoubt:health:*"], []),
+        ("admin", ["~*"], ["&*"]),
+        ("default", ["~shop:session:*", "~rq:*"], ["&__keyevent@*__:expired", "&rq:*"]),
+    ],
+)
+def test_each_user_has_its_own_keys_and_channels(user: str, keys: list[str], channels: list[str]) -> None:
+    words = lines(redis_app="shop", redis_default_user=True)[user].split()
+    assert [word for word in words if word.startswith("~")] == keys
+    assert [word for word in words if word.startswith("&")] == channels
+
+
+def test_only_the_administrator_begins_with_all_commands() -> None:
+    assert [name for name, line in lines(redis_default_user=True).items() if "+@all" in line] == ["admin"]
+
+
+def test_a_server_that_does_not_know_a_subcommand_is_not_told_of_it() -> None:
+    """Redis 7.0 rejects the whole file for +client|setinfo."""
+    assert "+client|setinfo" not in "".join(lines(redis_image="redis:7.0.15").values())
+    assert "+client|setinfo" in "".join(lines(redis_image="redis:7.2.0").values())
+
+
+def test_the_file_has_no_comments() -> None:
+    """Redis reads them in ACL files only from 8.8 on."""
+    assert "# " not in access.acl_file(load({}), PASSWORDS)

@@ -1,0 +1,152 @@
+"""Preflight: what a host says is read right, and what stands against a deploy is said in words."""
+
+from dataclasses import replace
+
+import pytest
+
+from redoubt import preflight
+from redoubt.preflight import HostFacts, Listener, docker_source, problems, read
+from redoubt.settings import load
+from redoubt.sizes import GIB
+
+PROBE = """\
+uid 0
+system Debian GNU/Linux 13 (trixie)
+id debian
+version 13
+memory_kib 4015012
+disk_free_kib 20971520
+data_kib 0
+engine_client Docker version 26.1.5+dfsg1, build a72d7cd
+engine_server 26.1.5+dfsg1
+compose 2.26.1-4
+published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
+selinux
+logrotate /usr/sbin/logrotate
+listener LISTEN 0 4096 127.0.0.1:6379 0.0.0.0:* users:(("docker-proxy",pid=812,fd=4))
+listener LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=401,fd=3))
+listener LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=401,fd=4))
+listener LISTEN 0 128 [fe80::1%eth0]:546 [::]:*
+listener LISTEN 0 128 *:8080 *:*
+"""
+FACTS = read(PROBE.splitlines())
+
+
+def test_the_probe_is_read() -> None:
+    assert HostFacts(
+        uid=0,
+        system="Debian GNU/Linux 13 (trixie)",
+        system_id=("debian", "13"),
+        memory=4015012 * 1024,
+        disk_free=20 * GIB,
+        disk_used_by_data=0,
+        engine=(26, 1, 5),
+        engine_answers=True,
+        compose=(2, 26, 1),
+        selinux=False,
+        published=frozenset({("127.0.0.1", 6379)}),
+        listeners=(
+            Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
+            Listener("0.0.0.0", 22, "sshd (pid 401)"),
+            Listener("::", 22, "sshd (pid 401)"),
+            Listener("fe80::1", 546),
+            Listener("::", 8080),
+        ),
+        has_logrotate=True,
+    ) == FACTS
+
+
+def test_a_probe_cut_short_is_an_error_and_not_a_guess() -> None:
+    with pytest.raises(ValueError, match="compose"):
+        read([line for line in PROBE.splitlines() if not line.startswith("compose")])
+
+
+def test_a_good_host_has_no_problems() -> None:
+    assert problems(load({}), FACTS) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "word"),
+    [
+        ({"uid": 1000}, {}, "needs root"),
+        ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
+        ({"engine": (20, 10, 24)}, {}, "is too old"),
+        ({"compose": (2, 20, 0)}, {}, "is too old"),
+        ({"engine": None}, {"redis_docker_source": "none"}, "forbids"),
+        (
+            {"engine": None, "system_id": ("debian", "12"), "system": "Debian 12"},
+            {"redis_docker_source": "distribution"},
+            "no package of Compose v2",
+        ),
+        ({"memory": GIB}, {}, "1024 MiB of RAM"),
+        ({"disk_free": GIB}, {}, "has room for 1024 MiB, and 3072 MiB"),
+        ({"published": frozenset()}, {}, "127.0.0.1:6379 is in use by docker-proxy (pid 812)"),
+        ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
+        ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
+    ],
+)
+def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: dict[str, object], word: str) -> None:
+    found = problems(load(data), replace(FACTS, **change))  # type: ignore[arg-type]
+    assert found
+    assert word in found[0]
+
+
+def test_all_of_them_at_once() -> None:
+    bad = replace(FACTS, memory=1, disk_free=1, engine=(1, 0), system_id=("x", "1"), published=frozenset())
+    assert len(problems(load({}), bad)) == 5
+
+
+def test_a_setting_known_to_be_wrong_is_not_compared_with_the_host() -> None:
+    assert problems(load({}), replace(FACTS, memory=1, disk_free=1), wrong={"redis_maxmemory"}) == []
+
+
+def test_the_data_that_is_there_already_counts_as_room() -> None:
+    assert problems(load({}), replace(FACTS, disk_free=GIB, disk_used_by_data=2 * GIB)) == []
+
+
+def test_an_unsupported_system_may_be_allowed() -> None:
+    facts = replace(FACTS, system_id=("fedora", "43"))
+    assert problems(load({"redis_allow_unsupported_system": True}), facts) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "conflict"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "::", True),
+        ("::1", "0.0.0.0", False),
+        ("::1", "::", True),
+        ("0.0.0.0", "10.0.0.1", True),
+        ("0.0.0.0", "::1", False),
+        ("::", "10.0.0.1", True),
+    ],
+)
+def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bool) -> None:
+    facts = replace(FACTS, listeners=(Listener(taken, 7000),))
+    assert bool(problems(load({"redis_port": 7000, "redis_bind": [wanted]}), facts)) is conflict
+
+
+@pytest.mark.parametrize(
+    ("change", "setting", "source"),
+    [
+        ({}, "auto", "present"),
+        ({}, "docker", "present"),
+        ({"engine": None}, "auto", "distribution"),
+        ({"compose": None}, "auto", "distribution"),
+        ({"engine": None, "system_id": ("debian", "12")}, "auto", "docker"),
+        ({"engine": None, "system_id": ("ubuntu", "24.04")}, "auto", "distribution"),
+        ({"engine": None}, "docker", "docker"),
+        ({"engine": None}, "none", "none"),
+    ],
+)
+def test_where_the_engine_comes_from(change: dict[str, object], setting: str, source: str) -> None:
+    facts = replace(FACTS, **change)  # type: ignore[arg-type]
+    assert docker_source(load({"redis_docker_source": setting}), facts) == source
+
+
+def test_every_supported_system_is_named_in_the_refusal() -> None:
+    (message,) = problems(load({}), replace(FACTS, system_id=("x", "1")))
+    for name, version in preflight.SUPPORTED:
+        assert f"{name.capitalize()} {version}" in message

@@ -1,0 +1,77 @@
+"""The Compose project as Compose will read it, and the files beside it."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from redoubt import access, render
+from redoubt.secretstore import Secrets
+from redoubt.settings import load
+
+SECRETS = Secrets(
+    {name: f"password-of-{name}-0123456789" for name in ("sessions", "queues", "health", "admin", "default")},
+    {"CONFIG": "config-0123456789abcdef", "SHUTDOWN": "shutdown-0123456789abcdef"},
+)
+
+
+def compose(*, selinux: bool = False, **data: Any) -> dict[str, Any]:
+    document = yaml.safe_load(render.compose_file(load(data), selinux=selinux).content)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_names_and_paths_derive_from_the_instance() -> None:
+    document = compose(redis_name="queue")
+    assert document["name"] == "queue"
+    assert list(document["services"]) == ["queue"]
+    assert document["services"]["queue"]["container_name"] == "queue"
+    assert [network["name"] for network in document["networks"].values()] == ["queue_backend", "queue_edge"]
+    assert all(secret["file"].startswith("/srv/queue/secrets/") for secret in document["secrets"].values())
+
+
+@pytest.mark.parametrize(
+    ("bind", "published"),
+    [([], None), (["127.0.0.1"], ["127.0.0.1"]), (["10.0.0.5", "::1"], ["10.0.0.5", "::1"])],
+)
+def test_the_port_is_published_on_the_given_addresses_only(bind: list[str], published: list[str] | None) -> None:
+    ports = compose(redis_bind=bind)["services"]["redis"].get("ports")
+    assert (ports and [port["host_ip"] for port in ports]) == published
+
+
+def test_selinux_hosts_get_labels_on_every_mount() -> None:
+    assert all(mount.endswith(",Z") for mount in compose(selinux=True)["services"]["redis"]["volumes"])
+    assert not [mount for mount in compose()["services"]["redis"]["volumes"] if "Z" in mount]
+
+
+def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
+    web = {"image": "web:1", "depends_on": ["db"], "networks": ["front"]}
+    document = compose(redis_app_services={"web": web, "worker": {"image": "web:1"}})
+    assert document["services"]["web"]["depends_on"] == {
+        "db": {"condition": "service_started"},
+        "redis": {"condition": "service_healthy"},
+    }
+    assert document["services"]["web"]["networks"] == ["front", "backend"]
+    assert document["services"]["worker"]["networks"] == ["default", "backend"]
+    assert document["networks"]["backend"]["internal"] is True
+
+
+def test_the_memory_reservation_never_exceeds_the_limit() -> None:
+    """Docker refuses such a container."""
+    resources = compose(redis_maxmemory="64mb")["services"]["redis"]["deploy"]["resources"]
+    assert resources["reservations"]["memory"] == resources["limits"]["memory"] == "208mb"
+
+
+def test_every_secret_is_a_file_of_its_own_for_uid_999_alone() -> None:
+    settings = load({"redis_default_user": True})
+    files = render.secret_files(settings, SECRETS)
+    names = {user.name for user in access.users(settings)} | {"commands.conf"}
+    assert {file.path.rpartition("/")[2] for file in files} == names
+    assert all((file.mode, file.uid, file.gid, file.secret) == (0o400, 999, 999, True) for file in files)
+
+
+def test_files_for_everybody_hold_no_secret() -> None:
+    settings = load({})
+    texts = [file.content for file in (*render.config_files(settings), render.compose_file(settings, selinux=False))]
+    for value in (*SECRETS.passwords.values(), *SECRETS.commands.values()):
+        assert not [text for text in texts if value in text]

@@ -1,0 +1,102 @@
+"""The secret store: made once, private, and refused in words when it is not as it should be."""
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redoubt import secretstore
+from redoubt.secretstore import SecretsError
+from redoubt.settings import Settings, load
+
+
+def settings(tmp_path: Path, **data: Any) -> Settings:
+    return load({"redis_secrets_dir": str(tmp_path / "secrets"), **data})
+
+
+def test_secrets_are_made_once_and_stay(tmp_path: Path) -> None:
+    first = secretstore.ensure(settings(tmp_path), "host")
+    assert secretstore.ensure(settings(tmp_path), "host") == first == secretstore.load(settings(tmp_path), "host")
+    assert set(first.passwords) == {"sessions", "queues", "health", "admin"}
+    assert set(first.commands) == {"CONFIG", "SHUTDOWN"}
+
+
+def test_hosts_and_instances_share_nothing(tmp_path: Path) -> None:
+    made = [
+        secretstore.ensure(settings(tmp_path, redis_name=name), host)
+        for host in ("a", "b", "@local")
+        for name in ("redis", "queue")
+    ]
+    everything = [value for one in made for value in (*one.passwords.values(), *one.commands.values())]
+    assert len(everything) == len(set(everything)) == 6 * 6
+
+
+def test_what_is_added_later_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
+    before = secretstore.ensure(settings(tmp_path), "host")
+    after = secretstore.ensure(
+        settings(tmp_path, redis_default_user=True, redis_renamed_commands=["CONFIG", "SHUTDOWN", "KEYS"]), "host"
+    )
+    assert after.passwords.items() > before.passwords.items()
+    assert after.commands.items() > before.commands.items()
+    assert set(after.passwords) - set(before.passwords) == {"default"}
+
+
+def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
+    before = os.umask(0o000)
+    try:
+        secretstore.ensure(settings(tmp_path), "host")
+    finally:
+        os.umask(before)
+    path = secretstore.path_for(settings(tmp_path), "host")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_deploys_at_once_make_one_set(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: secretstore.ensure(settings(tmp_path), "host"), range(16)))
+    assert all(one == made[0] for one in made)
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    made = secretstore.ensure(settings(tmp_path), "host")
+    assert not [value for value in (*made.passwords.values(), *made.commands.values()) if value in repr(made)]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("passwords: {admin: changeme}\ncommands: {}\n", "password of admin is too short"),
+        (f"passwords: {{admin: 'a password of {'many ' * 9}words'}}\ncommands: {{}}\n", "holds spaces"),
+        ("passwords: {}\ncommands: {CONFIG: x}\n", "new name of CONFIG"),
+        ("passwords: [\n", "not a file of passwords"),
+        ("- s3cr3t-s3cr3t-s3cr3t-s3cr3t\n", "not a file of passwords"),
+        ("", "not a file of passwords"),
+    ],
+)
+def test_a_bad_store_is_refused_without_quoting_it(tmp_path: Path, text: str, word: str) -> None:
+    path = secretstore.path_for(settings(tmp_path), "host")
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
+    with pytest.raises(SecretsError, match=word) as caught:
+        secretstore.ensure(settings(tmp_path), "host")
+    assert "s3cr3t" not in str(caught.value)
+    assert path.read_text() == text
+
+
+def test_a_store_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    secretstore.ensure(settings(tmp_path), "host")
+    path = secretstore.path_for(settings(tmp_path), "host")
+    path.chmod(0o640)
+    with pytest.raises(SecretsError, match="chmod 600"):
+        secretstore.ensure(settings(tmp_path), "host")
+
+
+def test_reading_before_the_first_deploy_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SecretsError, match="deploy redis to host first"):
+        secretstore.load(settings(tmp_path), "host")

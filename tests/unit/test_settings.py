@@ -1,0 +1,143 @@
+"""Settings are refused in words, all at once, and before anything else happens."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redoubt import settings as model
+from redoubt.settings import Settings, SettingsError, load
+from redoubt.sizes import GIB, MIB
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def problems(**data: Any) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(data)
+    return list(caught.value.problems)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = load({})
+    assert (settings.redis_maxmemory, settings.memory_limit) == (GIB, 1536 * MIB)
+    assert settings.root == "/srv/redis"
+
+
+def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
+    assert load({"ssh_user": "ops", "_sudo": True, "owner": "team", "redis_port": 6380}).redis_port == 6380
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        ({"redis_maxmemry": "1gb"}, "did you mean redis_maxmemory?"),
+        ({"redis_something": 1}, "unknown setting"),
+        ({"reids_maxmemory": "1gb"}, "did you mean redis_maxmemory?"),
+        ({"redis_maxmemory": "1zb"}, "is not a size"),
+        ({"redis_maxmemory": "1mb"}, "at least 16mb"),
+        ({"redis_container_memory": "1M"}, "at least 64mb"),
+        ({"redis_port": 0}, "at least 1"),
+        ({"redis_port": 65536}, "at most 65535"),
+        ({"redis_port": True}, "is not a number"),
+        ({"redis_bind": ["127.0.0.1", "localhost"]}, "redis_bind[1] = 'localhost'"),
+        ({"redis_name": "Redis!"}, "redis_name = 'Redis!'"),
+        ({"redis_root": "srv"}, "absolute path"),
+        ({"redis_root": "/srv/../etc"}, "absolute path"),
+        ({"redis_root": "/"}, "absolute path"),
+        ({"redis_image": "redis"}, "names no version"),
+        ({"redis_image": "redis:latest"}, "names no version"),
+        ({"redis_image": "redis 8"}, "not an image reference"),
+        ({"redis_save": "900"}, "pairs"),
+        ({"redis_notify_keyspace_events": "x"}, "publishes nothing"),
+        ({"redis_notify_keyspace_events": "E?"}, "no class of event"),
+        ({"redis_maxmemory_policy": "lru"}, "input should be 'volatile-lru'"),
+        ({"redis_disabled_commands": ["FLUSH ALL"]}, "not the name of a Redis command"),
+        ({"redis_extra_config": {"io-threads": "2\nrequirepass x"}}, "line break"),
+        ({"redis_extra_config": {"maxmemory": "2gb"}}, "use its own setting"),
+        ({"redis_container_memory": "1G"}, "The smallest limit that works is 1408mb"),
+        ({"redis_container_nofile": 10000}, "at least 10032"),
+        ({"redis_image_source": "archive"}, "needs redis_image_archive"),
+        ({"redis_image_source": "archive", "redis_image_archive": "/nowhere.tar"}, "no such file"),
+        ({"redis_image_archive": "/nowhere.tar"}, "does not use it"),
+        ({"redis_renamed_commands": ["CONFIG", "EVAL"]}, "EVAL: in redis_disabled_commands and"),
+        ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
+        ({"redis_appendonly": False, "redis_save": ""}, "nothing would survive"),
+        ({"redis_app_services": {"redis": {}}}, "the Redis service itself"),
+        ({"redis_app_services": {"Web App": {}}}, "not a name"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_words(data: dict[str, Any], word: str) -> None:
+    found = problems(**data)
+    assert len(found) == 1
+    assert word in found[0]
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    found = problems(
+        redis_maxmemry="1gb", redis_port="x", redis_maxclients=3, redis_container_memory="1G", redis_appendonly=False,
+        redis_save="",
+    )  # fmt: skip
+    assert len(found) == 5
+
+
+def test_one_mistake_is_reported_once() -> None:
+    """A maxmemory that cannot be read is not also compared with the container's limit."""
+    assert len(problems(redis_maxmemory="much", redis_container_memory="64M")) == 1
+
+
+def test_what_is_right_is_still_known_when_something_is_wrong() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({"redis_maxmemory": "2gb", "redis_port": "x"})
+    assert caught.value.partial.redis_maxmemory == 2 * GIB
+    assert caught.value.wrong == {"redis_port"}
+
+
+@pytest.mark.parametrize("maxmemory", ["16mb", "64mb", "640mb", "1gb", "8gb"])
+def test_the_derived_memory_limit_is_always_accepted(maxmemory: str) -> None:
+    derived = load({"redis_maxmemory": maxmemory})
+    smallest = model.smallest_memory_limit(derived.redis_maxmemory)
+    assert derived.memory_limit >= smallest
+    assert load({"redis_maxmemory": maxmemory, "redis_container_memory": smallest}).memory_limit == smallest
+    problems(redis_maxmemory=maxmemory, redis_container_memory=smallest - MIB)
+
+
+@pytest.mark.parametrize(("maxmemory", "peak"), [("1gb", 1281 * MIB), ("640mb", 873 * MIB)])
+def test_no_limit_below_a_measured_peak_is_accepted(maxmemory: str, peak: int) -> None:
+    assert model.smallest_memory_limit(load({"redis_maxmemory": maxmemory}).redis_maxmemory) > peak
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        ("docker.io/library/redis:8.10.2", (8, 10)),
+        ("redis:7.0.15-bookworm", (7, 0)),
+        ("127.0.0.1:5000/redis:8.0.2@sha256:" + "0" * 64, (8, 0)),
+        ("127.0.0.1:5000/redis@sha256:" + "0" * 64, (99, 0)),
+    ],
+)
+def test_the_version_is_read_from_the_tag(image: str, version: tuple[int, int]) -> None:
+    assert load({"redis_image": image}).server_version == version
+
+
+def test_every_setting_says_what_it_means_and_what_a_change_costs() -> None:
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        assert field.description, name
+        assert extra["cost"] in model.COSTS, name
+
+
+@pytest.mark.parametrize("path", model.PRINTED)
+def test_the_printed_settings_are_those_of_the_model(path: str) -> None:
+    assert (ROOT / path).read_text() == model.PRINTED[path](), "run: make settings"
+
+
+def test_the_defaults_in_the_settings_file_are_accepted_when_uncommented() -> None:
+    lines = model.settings_file().splitlines()
+    values: dict[str, Any] = {}
+    for line in lines:
+        if line.startswith("# redis_") and " = " in line and not line.startswith("# redis_image_archive"):
+            exec(line.removeprefix("# "), {}, values)
+    assert set(values) == set(Settings.model_fields) - {"redis_image_archive"}
+    load(values)

@@ -1,0 +1,90 @@
+"""The plan for directories and files: nothing when all is right, one reasoned step for each difference."""
+
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from redoubt.tree import Directory, File, Obstacle, Present, plan
+
+DIRECTORY = Directory("/srv/redis/data")
+FILE = File("/srv/redis/config/redis.conf", "port 6379\n")
+RIGHT = {
+    DIRECTORY.path: Present(stat.S_IFDIR | 0o750, 999, 999),
+    FILE.path: Present(stat.S_IFREG | 0o640, 999, 999, FILE.digest),
+}
+
+
+def test_nothing_is_done_when_all_is_right() -> None:
+    assert plan([DIRECTORY, FILE], RIGHT) == []
+
+
+def test_what_is_missing_is_made() -> None:
+    steps = plan([DIRECTORY, FILE], {})
+    assert [(step.path, step.why) for step in steps] == [(DIRECTORY.path, "missing"), (FILE.path, "missing")]
+
+
+@pytest.mark.parametrize(
+    ("there", "why", "command"),
+    [
+        (Present(stat.S_IFDIR | 0o755, 999, 999), "mode 0755, should be 0750", "chmod 0750 /srv/redis/data"),
+        (Present(stat.S_IFDIR | 0o750, 0, 999), "owner 0:999, should be 999:999", "chown 999:999 /srv/redis/data"),
+        (Present(stat.S_IFDIR | 0o750, 999, 0), "owner 999:0, should be 999:999", "chown 999:999 /srv/redis/data"),
+        (Present(stat.S_IFDIR | 0o4750, 999, 999), "mode 4750, should be 0750", "chmod 0750 /srv/redis/data"),
+    ],
+)
+def test_owner_and_mode_are_mended_by_number(there: Present, why: str, command: str) -> None:
+    (step,) = plan([DIRECTORY], {DIRECTORY.path: there})
+    assert (step.why, step.command) == (why, command)
+
+
+def test_other_contents_are_replaced_whole() -> None:
+    (step,) = plan([FILE], {FILE.path: Present(stat.S_IFREG | 0o640, 999, 999, "0" * 64)})
+    assert step.why == "content differs"
+    assert step.stdin == FILE.content
+
+
+def test_contents_are_in_no_command_line_and_no_repr() -> None:
+    secret = File("/srv/redis/secrets/admin", "hunter2-hunter2\n", secret=True)
+    (step,) = plan([secret], {})
+    assert "hunter2" not in step.command
+    assert "hunter2" not in repr(step) + repr(secret)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFREG, stat.S_IFSOCK])
+def test_what_stands_in_the_place_of_a_directory_is_never_removed(kind: int) -> None:
+    with pytest.raises(Obstacle, match="move it away"):
+        plan([DIRECTORY], {DIRECTORY.path: Present(kind | 0o644, 0, 0)})
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO])
+def test_what_stands_in_the_place_of_a_file_is_never_removed(kind: int) -> None:
+    with pytest.raises(Obstacle, match="move it away"):
+        plan([FILE], {FILE.path: Present(kind | 0o644, 0, 0)})
+
+
+def _write(tmp_path: Path, received: str) -> tuple[int, Path]:
+    target = tmp_path / "a file"
+    owner = tmp_path.stat()
+    target.write_text("old\n")
+    (step,) = plan(
+        [File(str(target), "new contents\n", mode=0o400, uid=owner.st_uid, gid=owner.st_gid)],
+        {str(target): Present(stat.S_IFREG | 0o400, owner.st_uid, owner.st_gid, "")},
+    )
+    done = subprocess.run(["sh", "-c", step.command], input=received, text=True, check=False)
+    return done.returncode, target
+
+
+def test_a_file_is_written_with_its_mode(tmp_path: Path) -> None:
+    status, target = _write(tmp_path, "new contents\n")
+    assert (status, target.read_text(), stat.S_IMODE(target.stat().st_mode)) == (0, "new contents\n", 0o400)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_lost_connection_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """The end of a connection ends standard input early; a file cut short must not replace the old one."""
+    status, target = _write(tmp_path, "new con")
+    assert status != 0
+    assert target.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [target]
