@@ -9,6 +9,7 @@ from tasks.logs import logs
 from tasks.preflight import preflight_all
 from tasks.secrets import secrets
 from tasks.service import service
+from tasks.summary import summary
 
 instance = preflight_all()
 
@@ -20,3 +21,4 @@ access(instance)
 config(instance)
 logs(instance)
 service(instance)
+summary(instance)

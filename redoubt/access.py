@@ -40,6 +40,9 @@ ROLES: Mapping[str, str] = {
     "+info +role +config +acl +client +slowlog +latency +memory +lastsave +save +bgsave +bgrewriteaof +shutdown",
 }
 
+# Roles of users that applications log in as.
+APPLICATION_ROLES = ("session", "queue")
+
 # Rules that older servers do not know, by the version that brought them.
 _SINCE: Mapping[str, tuple[int, int]] = {"+client|setinfo": (7, 2)}
 
@@ -75,6 +78,19 @@ def users(settings: Settings) -> tuple[User, ...]:
         return named
     both = User("default", "queue", keys=sessions.keys + queues.keys, channels=sessions.channels + queues.channels)
     return (*named, both)
+
+
+def url(settings: Settings, user: User) -> str:
+    """The URL by which a client on the host reaches Redis as this user; PASSWORD stands for the password.
+
+    When no port is published it is the URL for a container on the instance's network.
+    """
+    name = "" if user.name == "default" else user.name
+    if not settings.redis_bind:
+        return f"redis://{name}:PASSWORD@{settings.redis_name}:6379/0"
+    address = settings.redis_bind[0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
+    return f"redis://{name}:PASSWORD@{host}:{settings.redis_port}/0"
 
 
 def acl_file(settings: Settings, passwords: Mapping[str, str]) -> str:

@@ -56,3 +56,18 @@ def test_a_server_that_does_not_know_a_subcommand_is_not_told_of_it() -> None:
 def test_the_file_has_no_comments() -> None:
     """Redis reads them in ACL files only from 8.8 on."""
     assert "# " not in access.acl_file(load({}), PASSWORDS)
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        (["127.0.0.1"], "redis://sessions:PASSWORD@127.0.0.1:6380/0"),
+        (["10.0.0.5", "127.0.0.1"], "redis://sessions:PASSWORD@10.0.0.5:6380/0"),
+        (["0.0.0.0"], "redis://sessions:PASSWORD@127.0.0.1:6380/0"),
+        (["::1"], "redis://sessions:PASSWORD@[::1]:6380/0"),
+        ([], "redis://sessions:PASSWORD@redis:6379/0"),
+    ],
+)
+def test_the_url_is_the_one_that_works_on_the_host(bind: list[str], url: str) -> None:
+    settings = load({"redis_bind": bind, "redis_port": 6380})
+    assert access.url(settings, access.users(settings)[0]) == url

@@ -33,27 +33,30 @@ FACTS = read(PROBE.splitlines())
 
 
 def test_the_probe_is_read() -> None:
-    assert HostFacts(
-        uid=0,
-        system="Debian GNU/Linux 13 (trixie)",
-        system_id=("debian", "13"),
-        memory=4015012 * 1024,
-        disk_free=20 * GIB,
-        disk_used_by_data=0,
-        engine=(26, 1, 5),
-        engine_answers=True,
-        compose=(2, 26, 1),
-        selinux=False,
-        published=frozenset({("127.0.0.1", 6379)}),
-        listeners=(
-            Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
-            Listener("0.0.0.0", 22, "sshd (pid 401)"),
-            Listener("::", 22, "sshd (pid 401)"),
-            Listener("fe80::1", 546),
-            Listener("::", 8080),
-        ),
-        has_logrotate=True,
-    ) == FACTS
+    assert (
+        HostFacts(
+            uid=0,
+            system="Debian GNU/Linux 13 (trixie)",
+            system_id=("debian", "13"),
+            memory=4015012 * 1024,
+            disk_free=20 * GIB,
+            disk_used_by_data=0,
+            engine=(26, 1, 5),
+            engine_answers=True,
+            compose=(2, 26, 1),
+            selinux=False,
+            published=frozenset({("127.0.0.1", 6379)}),
+            listeners=(
+                Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
+                Listener("0.0.0.0", 22, "sshd (pid 401)"),
+                Listener("::", 22, "sshd (pid 401)"),
+                Listener("fe80::1", 546),
+                Listener("::", 8080),
+            ),
+            has_logrotate=True,
+        )
+        == FACTS
+    )
 
 
 def test_a_probe_cut_short_is_an_error_and_not_a_guess() -> None:

@@ -1,0 +1,34 @@
+"""Summary: at the end of a deploy, how applications reach Redis and where the passwords are."""
+
+from pyinfra import host, logger, state
+from pyinfra.api import BaseStateCallback, Host, State
+
+from redoubt import access, secretstore
+from redoubt.instance import Instance
+
+
+def summary(instance: Instance) -> None:
+    """Print the instance's URLs, without passwords, when the host was deployed without an error."""
+    settings = instance.settings
+    lines = [
+        f"{settings.redis_name} is up. For applications:",
+        *(
+            f"  {user.name:9} {access.url(settings, user)}  keys: {' '.join(user.keys)}"
+            for user in access.users(settings)
+            if user.role in access.APPLICATION_ROLES
+        ),
+        f"  PASSWORD is in {secretstore.path_for(settings, host.name)} on this machine",
+    ]
+    state.add_callback_handler(_AtTheEnd(host.name, lines))
+
+
+class _AtTheEnd(BaseStateCallback):
+    def __init__(self, name: str, lines: list[str]) -> None:
+        self.name = name
+        self.lines = lines
+
+    # pyinfra calls a handler's methods by name, on an object as well as on a class.
+    def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]
+        if host.name == self.name and state.is_executing and host not in state.failed_hosts:
+            for line in self.lines:
+                logger.info(f"{host.print_prefix}{line}")
