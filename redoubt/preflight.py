@@ -174,7 +174,7 @@ def _disk(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _ports(settings: Settings, facts: HostFacts) -> list[str]:
-    return [
+    taken = [
         f"{address}:{settings.redis_port} is in use by {other.process or 'another process'}: "
         "stop that, or choose another redis_port or redis_bind"
         for address in settings.redis_bind
@@ -183,6 +183,8 @@ def _ports(settings: Settings, facts: HostFacts) -> list[str]:
         and (other.address, other.port) not in facts.published
         and _overlap(address, other.address)
     ]
+    # One process may listen on 0.0.0.0 and on [::] and is named once.
+    return list(dict.fromkeys(taken))
 
 
 def _overlap(wanted: str, taken: str) -> bool:

@@ -94,6 +94,10 @@ def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: d
     assert word in found[0]
 
 
+def test_a_process_on_both_families_is_named_once() -> None:
+    assert len(problems(load({"redis_port": 22}), FACTS)) == 1
+
+
 def test_all_of_them_at_once() -> None:
     bad = replace(FACTS, memory=1, disk_free=1, engine=(1, 0), system_id=("x", "1"), published=frozenset())
     assert len(problems(load({}), bad)) == 5
