@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from sandbox import cleaning, engine, hosts, images, ssh, toolbox
-from sandbox.common import ROOT, SandboxError, say
+from sandbox import cleaning, engine, hosts, images, ssh
+from sandbox.common import ROOT, SandboxError, lock, say
 
 
 def main() -> int:
     """Run one verb; return its exit code."""
     arguments, rest = _parse(sys.argv[1:])
+    # Also when a CI job is called off, `run` has to put things back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code: int = arguments.verb(arguments, rest)
     except SandboxError as error:
@@ -65,7 +67,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _up(arguments: argparse.Namespace, _: list[str]) -> int:
     host = hosts.up(arguments.name, image=arguments.image)
-    images.ensure_redis(engine.ensure())
+    with lock():
+        images.ensure_redis(engine.ensure())
     say(host.name, f"is up: {host.address}, SSH on 127.0.0.1:{host.ssh_port}")
     return 0
 
@@ -79,7 +82,7 @@ def _ssh(arguments: argparse.Namespace, command: list[str]) -> int:
     host = hosts.get(arguments.name)
     terminal = ["-t"] if sys.stdin.isatty() else []
     line = ssh.command(host.name, *terminal, *(["--", *command] if command else []))
-    return subprocess.run(line, env=toolbox.environment(), check=False).returncode
+    return subprocess.run(line, env=ssh.environment(), check=False).returncode
 
 
 def _list(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -104,8 +107,9 @@ def _run(_: argparse.Namespace, command: list[str]) -> int:
     ran = {host.name for host in hosts.load() if host.is_running()}
     try:
         hosts.up()
-        images.ensure_redis(engine.ensure())
-        environment = toolbox.environment()
+        with lock():
+            images.ensure_redis(engine.ensure())
+        environment = ssh.environment()
         # The programs of this environment come first, whether or not it was activated.
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

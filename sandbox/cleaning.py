@@ -15,7 +15,7 @@ def clean() -> None:
     with lock():
         for host in hosts.load():
             ssh.hang_up(host.name)
-        own = engine.exists()
+        own = engine.was_started()
         # An engine of our own that was killed is started again: nobody knows better than
         # itself what it left lying about.
         client = engine.ensure() if own else engine.answering()

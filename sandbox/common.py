@@ -85,9 +85,7 @@ def run_logged(
     log = STATE / "log" / f"{topic}-{Path(command[0]).name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env)
         try:
             done = wait_until(topic, text, lambda: process.poll() is not None, timeout)
         finally:

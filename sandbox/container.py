@@ -11,15 +11,18 @@ import io
 import tarfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import docker
 from docker.models.containers import Container
 
 from sandbox import engine, images, network
-from sandbox.common import LABEL, ID, LABELS, PREFIX, SandboxError
+from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError
 from sandbox.hosts import Host
 from sandbox.ssh import KeyPair
+
+BOOT_TIMEOUT = 90.0
 
 # A runaway in a host must not take the machine with it.
 _MEMORY = "3g"
@@ -27,13 +30,12 @@ _PIDS = 4096
 _SHUTDOWN = 30
 
 # By number, as the kernel counts them (linux/capability.h).
-_CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
-    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
-    "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
-    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
-    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+_CAPABILITIES = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT
+    SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP
+    MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+""".split()  # noqa: SIM905 - a list of them is a page long
 
 
 def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
@@ -42,6 +44,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     fleet = network.ensure(client, own_engine=engine.is_running())
     image = images.ensure_host(client, host.image)
     address = network.free_address(network.subnet_of(fleet), _addresses(client))
+    remove(host)  # what an interrupted attempt may have left
     client.volumes.create(_volume(host), labels=LABELS)
     api = client.api
     host_config = api.create_host_config(
@@ -119,14 +122,10 @@ def kill(host: Host) -> None:
 def remove(host: Host) -> None:
     """Remove the container and its volume."""
     client = engine.ensure()
-    try:
+    with suppress(docker.errors.NotFound):
         client.containers.get(_container_name(host)).remove(force=True, v=True)
-    except docker.errors.NotFound:
-        pass
-    try:
+    with suppress(docker.errors.NotFound):
         client.volumes.get(_volume(host)).remove()
-    except docker.errors.NotFound:
-        pass
 
 
 def is_running(host: Host) -> bool:
@@ -210,7 +209,5 @@ def _addresses(client: docker.DockerClient) -> list[str | None]:
     found = client.containers.list(all=True, filters={"label": f"{LABEL}={ID}"})
     settings = [container.attrs["NetworkSettings"]["Networks"] for container in found]
     return [
-        (networks[PREFIX].get("IPAMConfig") or {}).get("IPv4Address")
-        for networks in settings
-        if PREFIX in networks
+        (networks[PREFIX].get("IPAMConfig") or {}).get("IPv4Address") for networks in settings if PREFIX in networks
     ]

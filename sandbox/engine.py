@@ -1,7 +1,7 @@
 """The Docker engine: the one that answers here, or one of our own.
 
-An engine that the operator has is used as it is. On a bare machine a dockerd is started
-for this checkout alone, with its socket, data and log apart from any other engine's, so
+An engine that the operator has is used as it is. On a bare machine a dockerd is started for
+this checkout alone, with its socket, data, cgroups and log apart from any other engine's, so
 that it can be taken away again without a trace.
 """
 
@@ -14,49 +14,37 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import docker
 import requests
 
 from sandbox import network, toolbox
-from sandbox.common import (
-    PREFIX,
-    RUNTIME,
-    STATE,
-    SandboxError,
-    run_logged,
-    runtime_dir,
-    say,
-    tail,
-    wait_until,
-)
+from sandbox.common import PREFIX, RUNTIME, STATE, SandboxError, run_logged, runtime_dir, say, tail, wait_until
 
 SOCKET = RUNTIME / "docker.sock"
-CGROUP = f"/{PREFIX}"
 _PIDFILE = RUNTIME / "dockerd.pid"
 _HOME = STATE / "engine"
 _LOG = STATE / "log" / "dockerd.log"
-_RECORD = _HOME / "before.json"
-
-# What a dockerd makes outside the directories that it is given.
-_FOOTPRINT = tuple(
-    map(
-        Path,
-        (
-            "/etc/docker/key.json",
-            "/etc/docker",
-            "/opt/containerd/bin",
-            "/opt/containerd/lib",
-            "/opt/containerd",
-            "/run/docker/plugins",
-            "/run/docker",
-            "/run/containerd/s",
-            "/run/containerd",
-        ),
-    )
-)
+_BEFORE = _HOME / "before.json"
+_CGROUPS = Path("/sys/fs/cgroup")
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+# What a dockerd makes outside the directories that it is given, innermost first.
+_FOOTPRINT = (
+    "/etc/docker/key.json",
+    "/etc/docker",
+    "/opt/containerd/bin",
+    "/opt/containerd/lib",
+    "/opt/containerd",
+    "/run/docker/plugins",
+    "/run/docker",
+    "/run/containerd/s",
+    "/run/containerd",
+)
 
 
 def answering() -> docker.DockerClient | None:
@@ -77,6 +65,11 @@ def is_running() -> bool:
     return _pid() is not None
 
 
+def was_started() -> bool:
+    """Whether this checkout ever started an engine of its own, running now or not."""
+    return _BEFORE.exists()
+
+
 def ensure() -> docker.DockerClient:
     """Return an engine that answers; start one of our own if there is none."""
     client = answering()
@@ -90,79 +83,73 @@ def ensure() -> docker.DockerClient:
 
 def stop() -> None:
     """Stop our own engine, with the containers in it. Another engine is left alone."""
+    network.unroute()
     pid = _pid()
     if pid is None:
         return
     say("engine", "stopping")
-    network.unroute()
     os.kill(pid, signal.SIGTERM)
-    if not wait_until("engine", "waiting for it to end", lambda: not _alive(pid), 60):
+    if not wait_until("engine", "waiting for it to end", lambda: _pid() != pid, 60):
         raise SandboxError(f"dockerd (pid {pid}) did not end within 60 s\n{tail(_LOG)}")
 
 
 def remove() -> None:
-    """Take our own engine off the machine: process, mounts, data, whatever else it made."""
+    """Take our own engine off the machine: processes, mounts, data, whatever else it made."""
     stop()
-    if RUNTIME.exists() or _HOME.exists():
-        _unmount_below(RUNTIME, _HOME)
-    before = json.loads(_RECORD.read_text()) if _RECORD.exists() else {}
-    for path in _FOOTPRINT:
-        if str(path) not in before.get("absent", []):
-            continue
-        try:
+    if not was_started():
+        return
+    before = json.loads(_BEFORE.read_text())
+    _end_leftovers()
+    _unmount_below(RUNTIME, Path(before["data"]))
+    for path in map(Path, before["absent"]):
+        with suppress(OSError):  # not there, or not empty: another engine came to use it
             path.unlink() if path.is_file() else path.rmdir()
-        except OSError:
-            pass  # not there, or not empty: another engine came to use it
     others = [path for path in Path("/run").glob("redoubt-*/docker.sock") if path != SOCKET]
-    if before.get("ip_forward") == "0" and not others and not Path("/run/docker.sock").exists():
+    if before["ip_forward"] == "0" and not others and not Path("/run/docker.sock").exists():
         _IP_FORWARD.write_text("0")
-    _remove_cgroups()
-    if before.get("mounted_cgroups"):
-        subprocess.run(["umount", "/sys/fs/cgroup"], check=False)
-    shutil.rmtree(before.get("data", _HOME), ignore_errors=True)
-    shutil.rmtree(_HOME, ignore_errors=True)
-    shutil.rmtree(RUNTIME, ignore_errors=True)
+    _remove_cgroups(before["cgroups"], mounted=before["mounted_cgroups"])
+    for directory in (Path(before["data"]), _HOME, RUNTIME):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _pid() -> int | None:
     """The process id of our own dockerd, None if it does not run."""
     try:
         pid = int(_PIDFILE.read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
     # A pid alone proves nothing: after a crash it may be somebody else's.
-    return pid if f"--pidfile={_PIDFILE}".encode() in command else None
+    return pid if f"--pidfile={_PIDFILE}" in _command(pid) else None
 
 
-def _alive(pid: int) -> bool:
+def _command(pid: int | str) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return False
+        return []
 
 
 def _start() -> None:
     _refuse_if_impossible()
     env = toolbox.provide({"dockerd": "docker.io", "iptables": "iptables"})
-    _HOME.mkdir(parents=True, exist_ok=True)
     _LOG.parent.mkdir(exist_ok=True)
-    record = _remember(_data_root())
     runtime_dir()
-    say("engine", "starting")
-    start = time.monotonic()
     options = {
         "host": f"unix://{SOCKET}",
         "pidfile": _PIDFILE,
-        "data-root": record["data"],
+        "data-root": _remember_machine()["data"],
         "exec-root": RUNTIME / "exec",
-        "cgroup-parent": CGROUP,
+        # Its own place in the cgroup tree, also where it would ask systemd for one.
+        "exec-opt": "native.cgroupdriver=cgroupfs",
+        "cgroup-parent": f"/{PREFIX}",
         # No docker0, no firewall chains: both have names that a second engine would share.
         # The fleet network has its own bridge and its own rules, see network.py.
         "bridge": "none",
         "iptables": "false",
         "ip6tables": "false",
     }
+    say("engine", "starting")
+    start = time.monotonic()
     with _LOG.open("wb") as log:
         dockerd = subprocess.Popen(
             ["dockerd", *(f"--{name}={value}" for name, value in options.items())],
@@ -182,10 +169,7 @@ def _start() -> None:
         dockerd.terminate()
         raise SandboxError(f"the engine did not answer within 60 s\n{tail(_LOG)}")
     if dockerd.poll() is not None:
-        raise SandboxError(
-            f"the engine ended at once (exit code {dockerd.returncode})\n{tail(_LOG)}\n"
-            "Inside an unprivileged container no engine can run; on a machine, the log says why."
-        )
+        raise SandboxError(f"the engine ended at once (exit code {dockerd.returncode})\n{tail(_LOG)}")
     say("engine", f"answers after {time.monotonic() - start:.1f} s")
 
 
@@ -196,49 +180,45 @@ def _refuse_if_impossible() -> None:
             "DOCKER_HOST to have the sandbox start one of its own"
         )
     if not Path("/proc/self/ns").exists():
-        raise SandboxError("no Docker engine answers: start it (Docker Desktop, for one)")
+        raise SandboxError("no Docker engine answers: start it (Docker Desktop, for one) and try again")
     if os.geteuid() != 0:
         raise SandboxError(
             "no Docker engine answers, and only root can start one: run this as root, or "
             "start Docker and make yourself a member of the group `docker`"
         )
     with tempfile.TemporaryDirectory() as where:
-        probe = subprocess.run(
-            ["mount", "-t", "tmpfs", "tmpfs", where], capture_output=True, text=True, check=False
-        )
+        probe = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", where], capture_output=True, text=True, check=False)
         if probe.returncode != 0:
             raise SandboxError(
-                "root may not mount here, so no engine can run: this seems to be an unprivileged "
-                f"container. Use a machine, or a container with --privileged.\n{probe.stderr}"
+                "no Docker engine answers, and none can be started: root may not mount here, so this "
+                "is an unprivileged container. Use a machine, or a container with --privileged.\n"
+                f"{probe.stderr.strip()}"
             )
         subprocess.run(["umount", where], check=True)
 
 
-def _remember(data: Path) -> dict[str, object]:
+def _remember_machine() -> dict[str, Any]:
     """Write down how the machine was before our first engine; later starts change nothing."""
-    if not _RECORD.exists():
-        record = {
-            "data": str(data),
-            "absent": [str(path) for path in _FOOTPRINT if not path.exists()],
+    if not _BEFORE.exists():
+        _HOME.mkdir(parents=True, exist_ok=True)
+        before = {
+            "data": str(_data_root()),
+            "absent": [path for path in _FOOTPRINT if not Path(path).exists()],
             "ip_forward": _IP_FORWARD.read_text().strip(),
             "mounted_cgroups": _mount_cgroups(),
+            "cgroups": [path.name for path in _CGROUPS.iterdir()],
         }
-        _RECORD.write_text(json.dumps(record, indent=2))
-    loaded: dict[str, object] = json.loads(_RECORD.read_text())
+        _BEFORE.write_text(json.dumps(before, indent=2))
+    loaded: dict[str, Any] = json.loads(_BEFORE.read_text())
     return loaded
-
-
-def exists() -> bool:
-    """Whether this checkout ever started an engine of its own."""
-    return _RECORD.exists()
 
 
 def _mount_cgroups() -> bool:
     """Mount the cgroup tree if the machine has none; return whether that was done."""
-    if any(Path("/sys/fs/cgroup").iterdir()):
+    if any(_CGROUPS.iterdir()):
         return False
-    mount = ["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]
-    run_logged("engine", "mounting /sys/fs/cgroup, which is empty", mount, timeout=10)
+    mount = ["mount", "-t", "cgroup2", "cgroup2", str(_CGROUPS)]
+    run_logged("engine", f"mounting the cgroup tree: {_CGROUPS} is empty", mount, timeout=10)
     return True
 
 
@@ -251,7 +231,7 @@ def _data_root() -> Path:
         path.rmdir()
     raise SandboxError(
         f"neither {STATE} nor /var/lib is on a filesystem that can hold overlay layers "
-        "(ext4 or xfs can): put the checkout on one that can"
+        "(ext4 and xfs can): put the checkout on one that can"
     )
 
 
@@ -268,6 +248,34 @@ def _holds_overlays(path: Path) -> bool:
         return True
 
 
+def _own_cgroups() -> Iterator[Path]:
+    """The tops of our engine's cgroups: one on cgroup v2, one in each hierarchy on v1."""
+    for pattern in (PREFIX, f"*/{PREFIX}"):
+        yield from _CGROUPS.glob(pattern)
+
+
+def _end_leftovers() -> None:
+    """Kill what survives an engine that was killed itself: containers and their keepers."""
+
+    def leftovers() -> set[int]:
+        pids = {
+            int(pid) for top in _own_cgroups() for file in top.rglob("cgroup.procs") for pid in file.read_text().split()
+        }
+        for process in Path("/proc").glob("[0-9]*"):
+            if any(str(RUNTIME / "exec") in word for word in _command(process.name)):
+                pids.add(int(process.name))
+        return pids
+
+    def all_ended() -> bool:
+        found = leftovers()
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return not found
+
+    if not wait_until("engine", "ending what it left running", all_ended, 30):
+        raise SandboxError(f"these processes of ours cannot be ended: {sorted(leftovers())}")
+
+
 def _unmount_below(*roots: Path) -> None:
     """Unmount what a killed engine left mounted, innermost first."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
@@ -276,11 +284,14 @@ def _unmount_below(*roots: Path) -> None:
             subprocess.run(["umount", "--lazy", point], check=False)
 
 
-def _remove_cgroups() -> None:
-    """Remove the empty cgroups that the engine leaves where its containers were."""
-    for top in Path("/sys/fs/cgroup").glob(f"**{CGROUP}"):
+def _remove_cgroups(before: list[str], *, mounted: bool) -> None:
+    """Remove the empty cgroups that our engine and the hosts' systemd leave."""
+    for top in _own_cgroups():
         for directory, _, _ in os.walk(top, topdown=False):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                return
+            os.rmdir(directory)
+    for path in _CGROUPS.iterdir():
+        # On cgroup v1 this is a plain directory, where systemd puts what it misses.
+        if path.name not in before and (path.is_symlink() or path.is_dir()):
+            path.unlink() if path.is_symlink() else path.rmdir()
+    if mounted:
+        subprocess.run(["umount", _CGROUPS], check=False)

@@ -7,7 +7,6 @@ machine are named, started, reached, listed and removed alike.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -15,19 +14,22 @@ import socket
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
-from sandbox import ssh, toolbox
+from sandbox import ssh
 from sandbox.common import ID, STATE, SandboxError, lock, say, wait_until
 
 DEFAULT = "redoubt-1"
 _DIRECTORY = STATE / "hosts"
-_BOOT_TIMEOUT = {"container": 90.0}
 
 
 class Kind(Protocol):
-    """What a kind of host has to be able to do. Implemented by a module of that name."""
+    """What a kind of host has to be able to do. Implemented by modules: container.py is one."""
+
+    BOOT_TIMEOUT: float
+    """How many seconds a host of this kind may take from its start until SSH answers."""
 
     def create(self, host: Host, *, host_key: ssh.KeyPair, authorized_key: str) -> Host:
         """Make the host, not yet started; return it with what became known of it."""
@@ -74,7 +76,7 @@ class Host:
         """Run a shell command on the host. With `check`, a failure raises and shows its output."""
         done = subprocess.run(
             ssh.command(self.name, "--", command, user=user),
-            env=toolbox.environment(),
+            env=ssh.environment(),
             stdin=subprocess.DEVNULL if input is None else None,
             input=input,
             capture_output=True,
@@ -83,10 +85,7 @@ class Host:
             check=False,
         )
         if check and done.returncode != 0:
-            raise SandboxError(
-                f"{self.name}: exit code {done.returncode} from: {command}\n"
-                f"{done.stdout}{done.stderr}"
-            )
+            raise SandboxError(f"{self.name}: exit code {done.returncode} from: {command}\n{done.stdout}{done.stderr}")
         return done
 
     def ssh_data(self) -> dict[str, str | int]:
@@ -114,10 +113,11 @@ class Host:
     def start(self) -> None:
         """Start the host if it is stopped, and wait until it can be worked with."""
         kind = _kind(self.kind)
-        if not kind.is_running(self):
-            say(self.name, "starting")
-            kind.start(self)
-        self._wait()
+        with lock():
+            if not kind.is_running(self):
+                say(self.name, "starting")
+                kind.start(self)
+        self._wait(kind.BOOT_TIMEOUT)
 
     def stop(self) -> None:
         """Shut the host down in good order; what is on its disks stays."""
@@ -144,30 +144,23 @@ class Host:
             shutil.rmtree(_DIRECTORY / self.name, ignore_errors=True)
             _write_ssh_config()
 
-    def _wait(self) -> None:
+    def _wait(self, timeout: float) -> None:
         """Wait for SSH, for systemd to have started everything, and for the engine if any."""
 
-        def answers() -> bool:
-            return self.run("true", timeout=20).returncode == 0
+        for what, test in (
+            ("SSH", "true"),
+            # "degraded" is up, too: some unit failed, which is for the tests to judge.
+            ("systemd", "systemctl is-system-running | grep -qE 'running|degraded'"),
+            ("its container engine", "! command -v docker || docker info"),
+        ):
+            if not wait_until(self.name, f"waiting for {what}", partial(self._succeeds, test), timeout):
+                self._give_up(f"{what} is not ready after {timeout:.0f} s")
 
-        timeout = _BOOT_TIMEOUT[self.kind]
-        if not wait_until(self.name, "waiting for SSH", answers, timeout):
-            self._give_up(f"no SSH on 127.0.0.1:{self.ssh_port} within {timeout:.0f} s")
-        booted = self.run(
-            # "degraded" is up, too: it says that some unit failed, which is worth a line.
-            f"timeout {timeout:.0f} systemctl is-system-running --wait; "
-            "systemctl list-units --failed --plain --no-legend; "
-            "! command -v docker >/dev/null"
-            f" || timeout {timeout:.0f} sh -c 'until docker info >/dev/null; do sleep 0.2; done'",
-            timeout=2 * timeout + 10,
-        )
-        state, *failed = booted.stdout.split("\n")
-        if booted.returncode != 0:
-            self._give_up(f"its container engine is not ready after {timeout:.0f} s")
-        if state not in ("running", "degraded"):
-            self._give_up(f"systemd is `{state}` after {timeout:.0f} s")
-        for unit in filter(None, failed):
-            say(self.name, f"a unit failed: {unit}")
+    def _succeeds(self, command: str) -> bool:
+        try:
+            return self.run(command, timeout=20).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def _give_up(self, reason: str) -> None:
         raise SandboxError(
@@ -189,9 +182,7 @@ def get(name: str) -> Host:
         if host.name == name:
             return host
     there = ", ".join(host.name for host in found) or "none"
-    raise SandboxError(
-        f"there is no host {name} (there are: {there}); `python -m sandbox up {name}`"
-    )
+    raise SandboxError(f"there is no host {name} (there are: {there}); `python -m sandbox up {name}`")
 
 
 def up(name: str = DEFAULT, *, kind: str = "container", image: str = "host") -> Host:
@@ -201,9 +192,7 @@ def up(name: str = DEFAULT, *, kind: str = "container", image: str = "host") -> 
     already keeps what it has.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
-        raise SandboxError(
-            f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens"
-        )
+        raise SandboxError(f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens")
     with lock():
         host = next((host for host in load() if host.name == name), None)
         if host is None:
@@ -230,8 +219,13 @@ def _write_ssh_config() -> None:
 
 
 def _kind(name: str) -> Kind:
-    # Loaded when needed: whoever only reads the list of hosts does not wait for an engine's SDK.
-    return cast(Kind, importlib.import_module(f"sandbox.{name}"))
+    # Not at the top: whoever only reads the list of hosts does not wait for an engine's SDK.
+    from sandbox import container
+
+    kinds: dict[str, Kind] = {"container": container}
+    if name not in kinds:
+        raise SandboxError(f"there are no hosts of kind {name!r}, only: {', '.join(kinds)}")
+    return kinds[name]
 
 
 def _free_port(taken: Iterable[int]) -> int:

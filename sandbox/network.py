@@ -64,10 +64,7 @@ def parse_routes(table: str) -> list[tuple[str, IPv4Network]]:
     routes = []
     for line in table.splitlines()[1:]:
         device, destination, _, _, _, _, _, mask = line.split()[:8]
-        address, bits = (
-            IPv4Address(int.from_bytes(bytes.fromhex(field), "little"))
-            for field in (destination, mask)
-        )
+        address, bits = (IPv4Address(int.from_bytes(bytes.fromhex(field), "little")) for field in (destination, mask))
         routes.append((device, IPv4Network(f"{address}/{bits}")))
     return routes
 
@@ -118,10 +115,10 @@ def _route(subnet: IPv4Network) -> None:
     ]
     _RULES.write_text(json.dumps(rules))
     for table, chain, *match in rules:
-        if _iptables("-t", table, "-C", chain, *match) != 0:
-            # First, not last: a rule of the machine's own firewall must not come before it.
-            if _iptables("-t", table, "-I", chain, *match) != 0:
-                raise SandboxError(f"iptables refuses the rule: {table} {chain} {' '.join(match)}")
+        there = _iptables("-t", table, "-C", chain, *match) == 0
+        # First, not last: a rule of the machine's own firewall must not come before it.
+        if not there and _iptables("-t", table, "-I", chain, *match) != 0:
+            raise SandboxError(f"iptables refuses the rule: {table} {chain} {' '.join(match)}")
 
 
 def unroute() -> None:
@@ -134,6 +131,4 @@ def unroute() -> None:
 
 def _iptables(*arguments: str) -> int:
     command = [toolbox.find("iptables") or "iptables", "-w", "10", *arguments]
-    return subprocess.run(
-        command, env=toolbox.environment(), capture_output=True, check=False
-    ).returncode
+    return subprocess.run(command, env=toolbox.environment(), capture_output=True, check=False).returncode

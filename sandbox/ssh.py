@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,9 +44,7 @@ def generate() -> KeyPair:
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return KeyPair(private.decode(), public.decode())
 
 
@@ -104,24 +103,20 @@ def write_config(entries: Iterable[Entry]) -> None:
 
 def command(name: str, *arguments: str, user: str = "root") -> list[str]:
     """The ssh command line for a host; arguments are options, then the remote command."""
-    return [program(), "-F", str(CONFIG), "-l", user, name, *arguments]
+    return ["ssh", "-F", str(CONFIG), "-l", user, name, *arguments]
 
 
-def program() -> str:
-    """Where ssh is; unpacked on a machine that lacks it."""
-    found = toolbox.find("ssh")
-    if found is None:
-        toolbox.provide({"ssh": "openssh-client"})
-        found = toolbox.find("ssh")
-    return found or "ssh"
+def environment() -> dict[str, str]:
+    """The environment in which there is an ssh; it is unpacked on a machine that lacks it."""
+    return dict(os.environ) if shutil.which("ssh") else toolbox.provide({"ssh": "openssh-client"})
 
 
 def hang_up(name: str) -> None:
     """End the shared connections to a host: they outlive the commands that opened them."""
     for socket in RUNTIME.glob(f"{name}@*"):
         subprocess.run(
-            [program(), "-F", os.devnull, "-o", f"ControlPath={socket}", "-O", "exit", name],
-            env=toolbox.environment(),
+            ["ssh", "-F", os.devnull, "-o", f"ControlPath={socket}", "-O", "exit", name],
+            env=environment(),
             capture_output=True,
             check=False,
         )

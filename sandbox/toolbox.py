@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
     # `lib` beside `usr/lib`: packages from before the merge of /usr still ship files there.
     libraries = [_TREE / top / sysconfig.get_config_var("MULTIARCH") for top in ("usr/lib", "lib")]
     own = [str(_TREE / path) for path in ("usr/sbin", "usr/bin", "sbin", "bin")]
-    path = [*own, *os.environ.get("PATH", "").split(":"), *_SYSTEM_PATH]
+    path = [*os.environ.get("PATH", "").split(":"), *_SYSTEM_PATH, *own]
     env = dict(os.environ, PATH=":".join(dict.fromkeys(filter(None, path))))
     if _TREE.exists():
         env["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
@@ -82,8 +82,7 @@ def _unpack(packages: list[str], *, with_dependencies: bool) -> None:
         *("-o", "Debug::NoLocking=true", "-o", "APT::Sandbox::User="),
         *("-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20"),
     ]
-    if not any(_LISTS.glob("*Packages*")):
-        run_logged("packages", "reading Debian's package lists", [*apt, "update"], timeout=300)
+    run_logged("packages", "reading Debian's package lists", [*apt, "update"], timeout=300)
     fetch = ["install", "--download-only", "--no-install-recommends"]
     if with_dependencies:
         run_logged("packages", f"fetching {names}", [*apt, *fetch, *packages], timeout=600)

@@ -1,0 +1,59 @@
+# The front door. `make help` says what is behind it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+HOST ?= redoubt-1
+BIN := .venv/bin
+SANDBOX := $(BIN)/python -m sandbox
+STAMP := .venv/.complete
+
+# A value given on the command line, as one word of the shell: $ and quotes in it stay as they are.
+quoted = '$(subst ','\'',$(value $(1)))'
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(STAMP) ## install what the project itself needs, into .venv
+$(STAMP): requirements.txt
+	@$(PYTHON) -m sandbox.venv
+	@touch $@
+
+.PHONY: deploy
+deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
+	@$(SANDBOX) up
+	$(BIN)/pyinfra -y inventory deploy.py
+	@$(SANDBOX) howto
+
+.PHONY: test
+test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
+	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest tests/ "$$@"' pytest $(ARGS)
+
+.PHONY: ssh
+ssh: $(STAMP) ## a root shell on the disposable host, or CMD='a command'; HOST=name for another
+	@$(SANDBOX) ssh $(HOST) $(if $(value CMD),-- $(call quoted,CMD))
+
+.PHONY: hosts
+hosts: $(STAMP) ## list the disposable hosts
+	@$(SANDBOX) list
+
+.PHONY: lint
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: requirements
+requirements: $(STAMP) ## lock requirements.in into requirements.txt, at the newest versions
+	$(BIN)/uv pip compile --quiet --upgrade --no-config --no-cache --no-emit-index-url --no-emit-find-links \
+	  --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command 'make requirements' --output-file requirements.txt requirements.in
+
+.PHONY: clean
+clean: ## remove disposable hosts, images, engine and .venv: everything that was made here
+	@if [ -d .sandbox ]; then $(MAKE) --no-print-directory venv && $(SANDBOX) clean; fi
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
