@@ -54,6 +54,6 @@ requirements: $(STAMP) ## lock requirements.in into requirements.txt, at the new
 
 .PHONY: clean
 clean: ## remove disposable hosts, images, engine and .venv: everything that was made here
-	@if [ -d .sandbox ]; then $(MAKE) --no-print-directory venv && $(SANDBOX) clean; fi
+	@if [ -d .sandbox ]; then $(MAKE) --silent venv && $(SANDBOX) clean; fi
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

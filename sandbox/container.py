@@ -43,6 +43,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     client = engine.ensure()
     fleet = network.ensure(client, own_engine=engine.is_running())
     image = images.ensure_host(client, host.image)
+    legacy = client.info().get("CgroupVersion", "1") == "1"
     address = network.free_address(network.subnet_of(fleet), _addresses(client))
     remove(host)  # what an interrupted attempt may have left
     client.volumes.create(_volume(host), labels=LABELS)
@@ -53,9 +54,9 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
         cap_drop=missing_capabilities(_bounding_set()),
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         device_cgroup_rules=["a *:* rwm"],
-        tmpfs={"/run": "", "/run/lock": ""},
+        tmpfs={"/run": "", "/run/lock": "", **({"/sys/fs/cgroup": "mode=755"} if legacy else {})},
         binds=[
-            "/sys/fs/cgroup:/sys/fs/cgroup:rw",
+            *(f"{path}:{path}:rw" for path in _cgroup_mounts(legacy)),
             # Layers on layers do not work: the inner engine's have to lie on the disk itself.
             f"{_volume(host)}:/var/lib/docker",
         ],
@@ -70,7 +71,6 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     host_config["ReadonlyPaths"] = []
     # A private cgroup namespace breaks journald and nested containers on cgroup v1.
     host_config["CgroupnsMode"] = "host"
-    legacy = client.info().get("CgroupVersion", "1") == "1"
     created = api.create_container(
         image,
         # systemd refuses cgroup v1 unless told twice.
@@ -162,6 +162,19 @@ def _bounding_set() -> int:
             if line.startswith("CapBnd:"):
                 return int(line.split()[1], 16)
     return ~0
+
+
+def _cgroup_mounts(legacy: bool) -> list[str]:
+    """What a host has to see of the machine's cgroup tree.
+
+    On cgroup v1 that is each hierarchy, but not the tmpfs that holds them: systemd adds
+    directories there and remounts it read-only, which would happen to the machine's.
+    """
+    top = "/sys/fs/cgroup"
+    if not legacy:
+        return [top]
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [path for path in mounted if path.startswith(f"{top}/")]
 
 
 def identity_files(host_key: KeyPair, authorized_key: str) -> bytes:

@@ -107,7 +107,11 @@ def remove() -> None:
     others = [path for path in Path("/run").glob("redoubt-*/docker.sock") if path != SOCKET]
     if before["ip_forward"] == "0" and not others and not Path("/run/docker.sock").exists():
         _IP_FORWARD.write_text("0")
-    _remove_cgroups(before["cgroups"], mounted=before["mounted_cgroups"])
+    for top in _own_cgroups():
+        for group, _, _ in os.walk(top, topdown=False):
+            os.rmdir(group)
+    if before["mounted_cgroups"]:
+        subprocess.run(["umount", _CGROUPS], check=False)
     for directory in (Path(before["data"]), _HOME, RUNTIME):
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -206,7 +210,6 @@ def _remember_machine() -> dict[str, Any]:
             "absent": [path for path in _FOOTPRINT if not Path(path).exists()],
             "ip_forward": _IP_FORWARD.read_text().strip(),
             "mounted_cgroups": _mount_cgroups(),
-            "cgroups": [path.name for path in _CGROUPS.iterdir()],
         }
         _BEFORE.write_text(json.dumps(before, indent=2))
     loaded: dict[str, Any] = json.loads(_BEFORE.read_text())
@@ -282,16 +285,3 @@ def _unmount_below(*roots: Path) -> None:
     for point in reversed(mounted):
         if any(Path(point).is_relative_to(root) for root in roots):
             subprocess.run(["umount", "--lazy", point], check=False)
-
-
-def _remove_cgroups(before: list[str], *, mounted: bool) -> None:
-    """Remove the empty cgroups that our engine and the hosts' systemd leave."""
-    for top in _own_cgroups():
-        for directory, _, _ in os.walk(top, topdown=False):
-            os.rmdir(directory)
-    for path in _CGROUPS.iterdir():
-        # On cgroup v1 this is a plain directory, where systemd puts what it misses.
-        if path.name not in before and (path.is_symlink() or path.is_dir()):
-            path.unlink() if path.is_symlink() else path.rmdir()
-    if mounted:
-        subprocess.run(["umount", _CGROUPS], check=False)
