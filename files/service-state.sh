@@ -12,7 +12,7 @@ ids=$(docker ps -aq --filter "label=com.docker.compose.project=$INSTANCE")
 echo "@@image"
 docker image inspect --format '{{.Id}}' "$IMAGE" 2>/dev/null
 echo "@@files"
-stat -c '%.6Y %n' config/redis.conf config/users.acl config/activedefrag.conf secrets/commands.conf 2>/dev/null
+stat -c '%.6Y %n' config/redis.conf config/users.acl config/activedefrag.conf secrets/* 2>/dev/null
 
 # The password and the new name of CONFIG go in on standard input: arguments are visible in ps.
 if [ "$(docker inspect --format '{{.State.Running}}' "$INSTANCE" 2>/dev/null)" = true ]; then

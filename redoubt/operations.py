@@ -123,8 +123,8 @@ def compose_up(settings: Settings) -> Commands:
     compose = f"docker compose --ansi never --progress plain --project-directory {shlex.quote(settings.root)}"
     name = shlex.quote(settings.redis_name)
     up = f"{compose} up --detach --remove-orphans --wait --wait-timeout {service.wait_timeout(settings)}"
-    if drift.recreate:
-        up = f"{up} --force-recreate --no-deps {name} && {up}"
+    if drift.replace:
+        up = f"{up} --force-recreate --no-deps {' '.join(map(shlex.quote, drift.replace))} && {up}"
     log = shlex.quote(f"{settings.root}/logs/redis.log")
     yield StringCommand(
         f"{{ {up}; }} || {{ {compose} ps --all; "

@@ -12,6 +12,9 @@ from redoubt.settings import Settings
 _HASH_LABEL = "com.docker.compose.config-hash"
 _SERVICE_LABEL = "com.docker.compose.service"
 
+# A container sees the secrets as they were when it started: each is a file mounted by itself.
+_REDIS_SECRETS = ("secrets/health", "secrets/commands.conf")
+
 
 @dataclass(frozen=True)
 class Container:
@@ -64,23 +67,23 @@ def read(lines: Iterable[str]) -> ServiceState:
 
 @dataclass(frozen=True)
 class Drift:
-    """Why a service must be brought up, and whether its container has to be replaced to mend it."""
+    """Why a project must be brought up, and the services whose containers have to be replaced to mend it."""
 
     reasons: tuple[str, ...]
-    recreate: bool
+    replace: tuple[str, ...]
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
 
 
 def drift(settings: Settings, state: ServiceState) -> Drift:
-    """What differs between the running service and the settings.
+    """What differs between the running project and the settings.
 
     Compose itself replaces a container whose definition changed. It does not look into mounted files or into
     Redis: a file newer than the container, or a running value that is not the file's, needs a new container.
     """
     reasons = []
-    recreate = False
+    replace = []
     by_service = {container.service: container for container in state.containers}
     if not state.hashes:
         reasons.append("Compose does not accept compose.yml, or there is none yet")
@@ -88,30 +91,42 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
         container = by_service.get(service)
         if container is None:
             reasons.append(f"{service} has no container")
-        elif container.config_hash != wanted:
+            continue
+        if container.config_hash != wanted:
             reasons.append(f"the container of {service} was made from another definition")
         elif container.status != "running":
             reasons.append(f"{service} is {container.status}")
         elif container.health not in (None, "healthy"):
             reasons.append(f"{service} is {container.health}")
+        if container.status == "running" and (inside := _outdated(settings, state, container)):
+            reasons += [f"{service} {reason}" for reason in inside]
+            replace.append(service)
     reasons += [f"{service} is no longer wanted" for service in sorted(set(by_service) - set(state.hashes))]
+    return Drift(tuple(reasons), tuple(replace))
 
-    redis = by_service.get(settings.redis_name)
-    if redis is not None and redis.status == "running":
-        inside = []
-        if state.image_id and redis.image_id != state.image_id:
-            inside.append(f"runs another image than {settings.redis_image} is now")
-        newer = sorted(name for name, mtime in state.files.items() if mtime > redis.started)
-        if newer:
-            inside.append(f"started before {', '.join(newer)} changed")
-        if state.config:
-            inside += [
-                f"{name} runs as {running!r}, the settings say {wanted!r}"
-                for name, (running, wanted) in redisconf.differences(settings, state.config).items()
-            ]
-        recreate = bool(inside)
-        reasons += [f"{settings.redis_name}: {reason}" for reason in inside]
-    return Drift(tuple(reasons), recreate)
+
+def _outdated(settings: Settings, state: ServiceState, container: Container) -> list[str]:
+    """Why a running container is not what a new one would be, where Compose cannot see it."""
+    is_redis = container.service == settings.redis_name
+    # Services of the user's read passwords only; Redis reads its configuration and two of the secrets.
+    read = {
+        name: mtime
+        for name, mtime in state.files.items()
+        if is_redis == (name.startswith("config/") or name in _REDIS_SECRETS)
+    }
+    found = []
+    if newer := sorted(name for name, mtime in read.items() if mtime > container.started):
+        found.append(f"started before {', '.join(newer)} changed")
+    if not is_redis:
+        return found
+    if state.image_id and container.image_id != state.image_id:
+        found.append(f"runs another image than {settings.redis_image} is now")
+    if state.config:
+        found += [
+            f"runs with {name} = {running!r}, the settings say {wanted!r}"
+            for name, (running, wanted) in redisconf.differences(settings, state.config).items()
+        ]
+    return found
 
 
 def wait_timeout(settings: Settings) -> int:

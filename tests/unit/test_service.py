@@ -26,37 +26,45 @@ def state(**container: Any) -> ServiceState:
 
 
 def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
-    assert drift(SETTINGS, RIGHT) == Drift((), recreate=False)
+    assert drift(SETTINGS, RIGHT) == Drift((), ())
 
 
 @pytest.mark.parametrize(
-    ("current", "reason", "recreate"),
+    ("current", "reason", "replaced"),
     [
-        (replace(RIGHT, hashes={}, containers=()), "Compose does not accept compose.yml", False),
-        (replace(RIGHT, containers=()), "redis has no container", False),
-        (state(config_hash="other"), "was made from another definition", False),
-        (state(config_hash=""), "was made from another definition", False),
-        (state(status="exited"), "redis is exited", False),
-        (state(health="unhealthy"), "redis is unhealthy", False),
-        (state(health="starting"), "redis is starting", False),
-        (state(image_id="sha256:2"), "runs another image", True),
-        (replace(RIGHT, files={"config/redis.conf": 1001.0}), "started before config/redis.conf changed", True),
+        (replace(RIGHT, hashes={}, containers=()), "Compose does not accept compose.yml", ()),
+        (replace(RIGHT, containers=()), "redis has no container", ()),
+        (state(config_hash="other"), "was made from another definition", ()),
+        (state(config_hash=""), "was made from another definition", ()),
+        (state(status="exited"), "redis is exited", ()),
+        (state(health="unhealthy"), "redis is unhealthy", ()),
+        (state(health="starting"), "redis is starting", ()),
+        (state(image_id="sha256:2"), "runs another image", (\"redis\",)),
+        (replace(RIGHT, files={"config/redis.conf": 1001.0}), "started before config/redis.conf changed", (\"redis\",)),
+        (replace(RIGHT, files={"secrets/health": 1001.0}), "started before secrets/health changed", ("redis",)),
         (
             replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
-            "maxmemory runs as '5', the settings say '1073741824'",
-            True,
+            "runs with maxmemory = '5', the settings say '1073741824'",
+            ("redis",),
         ),
         (
             replace(RIGHT, containers=(CONTAINER, replace(CONTAINER, service="old"))),
             "old is no longer wanted",
-            False,
+            (),
         ),
     ],
 )
-def test_every_kind_of_drift_has_a_reason(current: ServiceState, reason: str, recreate: bool) -> None:
+def test_every_kind_of_drift_has_a_reason(current: ServiceState, reason: str, replaced: tuple[str, ...]) -> None:
     found = drift(SETTINGS, current)
     assert any(reason in text for text in found.reasons)
-    assert found.recreate is recreate
+    assert found.replace == replaced
+
+
+def test_an_application_is_replaced_for_its_own_secrets_only() -> None:
+    web = replace(CONTAINER, service="web", health=None)
+    both = replace(RIGHT, hashes={"redis": "abc", "web": "abc"}, containers=(CONTAINER, web))
+    assert drift(SETTINGS, replace(both, files={"config/redis.conf": 1001.0})).replace == ("redis",)
+    assert drift(SETTINGS, replace(both, files={"secrets/sessions": 1001.0})).replace == ("web",)
 
 
 def test_a_redis_that_does_not_answer_is_not_called_drifted() -> None:
