@@ -39,8 +39,8 @@ def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
         (state(status="exited"), "redis is exited", ()),
         (state(health="unhealthy"), "redis is unhealthy", ()),
         (state(health="starting"), "redis is starting", ()),
-        (state(image_id="sha256:2"), "runs another image", (\"redis\",)),
-        (replace(RIGHT, files={"config/redis.conf": 1001.0}), "started before config/redis.conf changed", (\"redis\",)),
+        (state(image_id="sha256:2"), "runs another image", ("redis",)),
+        (replace(RIGHT, files={"config/redis.conf": 1001.0}), "started before config/redis.conf changed", ("redis",)),
         (replace(RIGHT, files={"secrets/health": 1001.0}), "started before secrets/health changed", ("redis",)),
         (
             replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
