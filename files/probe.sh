@@ -13,8 +13,8 @@ while [ ! -d "$at" ]; do at=$(dirname "$at"); done
 echo "disk_free_kib $(df -Pk "$at" | awk 'NR == 2 { print $4 }')"
 echo "data_kib $(du -sk "$ROOT/data" 2>/dev/null | awk '{ kib = $1 } END { print kib + 0 }')"
 
-echo "engine_client $(docker --version 2>/dev/null)"
-echo "engine_server $(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null)"
+echo "engine_installed $(dockerd --version 2>/dev/null)"
+echo "engine_answers $(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null)"
 echo "compose $(docker compose version --short 2>/dev/null)"
 echo "published $(docker inspect --format '{{json .HostConfig.PortBindings}}' "$INSTANCE" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"

@@ -79,8 +79,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             memory=int(values["memory_kib"]) * 1024,
             disk_free=int(values["disk_free_kib"]) * 1024,
             disk_used_by_data=int(values["data_kib"]) * 1024,
-            engine=_version(values["engine_client"]),
-            engine_answers=bool(values["engine_server"]),
+            engine=_version(values["engine_answers"]) or _version(values["engine_installed"]),
+            engine_answers=bool(values["engine_answers"]),
             compose=_version(values["compose"]),
             selinux=values["selinux"] in ("Enforcing", "Permissive"),
             published=_published(values["published"]),
@@ -93,7 +93,7 @@ def read(lines: Iterable[str]) -> HostFacts:
 
 def docker_source(settings: Settings, facts: HostFacts) -> str:
     """Where the engine comes from on this host: ``present``, ``distribution``, ``docker`` or ``none``."""
-    if facts.engine is not None and facts.compose is not None:
+    if facts.engine is not None:
         return "present"
     if settings.redis_docker_source != "auto":
         return settings.redis_docker_source
@@ -133,7 +133,7 @@ def _system(settings: Settings, facts: HostFacts) -> list[str]:
 def _engine(settings: Settings, facts: HostFacts) -> list[str]:
     source = docker_source(settings, facts)
     if source == "none":
-        return ["there is no container engine with Compose v2, and redis_docker_source = 'none' forbids to install one"]
+        return ["there is no container engine, and redis_docker_source = 'none' forbids to install one"]
     if source != "present":
         if source == "distribution" and not SUPPORTED.get(facts.system_id, True):
             return [
@@ -142,7 +142,12 @@ def _engine(settings: Settings, facts: HostFacts) -> list[str]:
             ]
         return []
     assert facts.engine is not None
-    assert facts.compose is not None
+    if facts.compose is None:
+        # Which package it is depends on where the engine came from; the wrong one would replace the engine.
+        return [
+            f"Docker {_dotted(facts.engine)} has no Compose v2: install docker-compose-plugin where the engine is "
+            "Docker's own, docker-compose on Debian 13, docker-compose-v2 on Ubuntu"
+        ]
     if facts.engine < MIN_ENGINE or facts.compose < MIN_COMPOSE:
         return [
             f"Docker {_dotted(facts.engine)} with Compose {_dotted(facts.compose)} is too old: "

@@ -17,8 +17,8 @@ version 13
 memory_kib 4015012
 disk_free_kib 20971520
 data_kib 0
-engine_client Docker version 26.1.5+dfsg1, build a72d7cd
-engine_server 26.1.5+dfsg1
+engine_installed Docker version 26.1.5+dfsg1, build a72d7cd
+engine_answers 26.1.5+dfsg1
 compose 2.26.1-4
 published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
 selinux
@@ -75,6 +75,7 @@ def test_a_good_host_has_no_problems() -> None:
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
         ({"engine": (20, 10, 24)}, {}, "is too old"),
         ({"compose": (2, 20, 0)}, {}, "is too old"),
+        ({"compose": None}, {}, "has no Compose v2"),
         ({"engine": None}, {"redis_docker_source": "none"}, "forbids"),
         (
             {"engine": None, "system_id": ("debian", "12"), "system": "Debian 12"},
@@ -141,7 +142,6 @@ def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bo
         ({}, "auto", "present"),
         ({}, "docker", "present"),
         ({"engine": None}, "auto", "distribution"),
-        ({"compose": None}, "auto", "distribution"),
         ({"engine": None, "system_id": ("debian", "12")}, "auto", "docker"),
         ({"engine": None, "system_id": ("ubuntu", "24.04")}, "auto", "distribution"),
         ({"engine": None}, "docker", "docker"),
