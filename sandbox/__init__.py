@@ -9,7 +9,9 @@ A reader finds the parts in the order in which they are used:
     toolbox.py     Debian packages, unpacked instead of installed
     engine.py      the Docker engine: the one that answers, or one of our own
     network.py     the fleet network, on which hosts see each other
-    images.py      what is built: the hosts' images, the Redis archive
+    base.py        the image that all others start from
+    building.py    the hosts' images and the Redis archive
+    images.py      what was built, for whoever uses it
     hosts.py       hosts: the interface for tests and for the inventory
     container.py   the kind of host that is a system container
     ssh.py         keys, known hosts, the generated ssh_config

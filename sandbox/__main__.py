@@ -10,7 +10,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from sandbox import cleaning, engine, hosts, images, ssh
+import docker
+import requests
+
+from sandbox import building, cleaning, engine, hosts, ssh
 from sandbox.common import ROOT, SandboxError, lock, say
 
 
@@ -23,6 +26,9 @@ def main() -> int:
         code: int = arguments.verb(arguments, rest)
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        print(f"error: the Docker engine: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -68,7 +74,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _up(arguments: argparse.Namespace, _: list[str]) -> int:
     host = hosts.up(arguments.name, image=arguments.image)
     with lock():
-        images.ensure_redis(engine.ensure())
+        building.ensure_redis(engine.ensure())
     say(host.name, f"is up: {host.address}, SSH on 127.0.0.1:{host.ssh_port}")
     return 0
 
@@ -108,7 +114,7 @@ def _run(_: argparse.Namespace, command: list[str]) -> int:
     try:
         hosts.up()
         with lock():
-            images.ensure_redis(engine.ensure())
+            building.ensure_redis(engine.ensure())
         environment = ssh.environment()
         # The programs of this environment come first, whether or not it was activated.
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"

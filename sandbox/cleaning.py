@@ -6,7 +6,7 @@ import shutil
 
 import docker
 
-from sandbox import engine, hosts, images, ssh
+from sandbox import building, engine, hosts, ssh
 from sandbox.common import ID, LABEL, ROOT, RUNTIME, STATE, SandboxError, lock, say
 
 
@@ -40,4 +40,4 @@ def _remove_objects(client: docker.DockerClient) -> None:
         volume.remove()
     for network in client.networks.list(filters=ours):
         network.remove()
-    images.remove(client)
+    building.remove(client)

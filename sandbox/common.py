@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".sandbox"
@@ -102,3 +105,45 @@ def tail(log: Path, lines: int = 15) -> str:
     """The end of a log file, indented, under its name."""
     text = log.read_text(errors="replace").splitlines() if log.exists() else []
     return "\n".join([f"the end of {log}:", *(f"  | {line}" for line in text[-lines:])])
+
+
+def shorten(text: str, width: int = 90) -> str:
+    """One line of at most `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
+def events(
+    call: Callable[..., Iterable[dict[str, Any]]], *, silence: float, **arguments: Any
+) -> Iterator[dict[str, Any]]:
+    """The events of a streaming call to the engine, and an empty one for every quiet second.
+
+    Raises SandboxError if the engine says nothing for `silence` seconds.
+    """
+    heard: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
+
+    def listen() -> None:
+        try:
+            for event in call(decode=True, **arguments):
+                heard.put(event)
+            heard.put(None)
+        except Exception as error:  # raised again below, where it belongs
+            heard.put(error)
+
+    threading.Thread(target=listen, daemon=True).start()
+    quiet = 0
+    while True:
+        try:
+            event = heard.get(timeout=1)
+        except queue.Empty:
+            quiet += 1
+            if quiet >= silence:
+                raise SandboxError(f"the engine said nothing for {silence:.0f} s") from None
+            yield {}
+            continue
+        quiet = 0
+        if event is None:
+            return
+        if isinstance(event, Exception):
+            raise event
+        yield event

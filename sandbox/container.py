@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from sandbox import engine, images, network
+from sandbox import building, engine, network
 from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError
 from sandbox.hosts import Host
 from sandbox.ssh import KeyPair
@@ -42,7 +42,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     """Make the container and its volume; engine, network and image are made if need be."""
     client = engine.ensure()
     fleet = network.ensure(client, own_engine=engine.is_running())
-    image = images.ensure_host(client, host.image)
+    image = building.ensure_host(client, host.image)
     legacy = client.info().get("CgroupVersion", "1") == "1"
     address = network.free_address(network.subnet_of(fleet), _addresses(client))
     remove(host)  # what an interrupted attempt may have left

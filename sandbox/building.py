@@ -1,0 +1,144 @@
+"""Builds images from Debian's packages: those that hosts are made of, and Redis.
+
+Recipes are Dockerfiles under `images/`. An image is built again when its recipe or its base
+has changed, and at no other time; `make clean` forgets them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import docker
+from docker.models.images import Image
+
+from sandbox import base, images
+from sandbox.common import HEARTBEAT, LABELS, PREFIX, STATE, SandboxError, events, say, shorten, tail
+from sandbox.images import Archive
+
+_RECIPES = Path(__file__).parent / "images"
+_RECIPE_LABEL = "redoubt.recipe"
+
+
+def upstream_version(package_version: str) -> str:
+    """The upstream part of a Debian version: 5:8.0.2-3+deb13u3 gives 8.0.2."""
+    return package_version.rpartition(":")[2].rpartition("-")[0] or package_version
+
+
+def ensure_host(client: docker.DockerClient, image: str) -> str:
+    """Build the image of a host (`host` or `bare`) if need be; return its reference."""
+    reference = f"{PREFIX}/{image}:{base.SUITE}"
+    recipe = _recipe(client, "host")
+    if not _is_current(client, reference, recipe):
+        _build(client, "host", reference, recipe, target=image)
+    return reference
+
+
+def ensure_redis(client: docker.DockerClient) -> Archive:
+    """Build the Redis image and save it as an archive, if need be."""
+    reference = f"{PREFIX}/redis:{base.SUITE}"
+    recipe = _recipe(client, "redis")
+    if not _is_current(client, reference, recipe):
+        unnamed = f"{PREFIX}/redis:unnamed"
+        _build(client, "redis", unnamed, recipe)
+        query = ["dpkg-query", "--showformat=${Version}", "--show", "redis-server"]
+        output = client.containers.run(unnamed, query, network_mode="none", labels=LABELS, remove=True)
+        version = output.decode().strip()
+        names = {"PACKAGE": f"redis-server={version}", "VERSION": upstream_version(version)}
+        _build(client, "redis", reference, recipe, buildargs=names)
+        client.images.remove(unnamed)
+    return _save(client, client.images.get(reference))
+
+
+def _save(client: docker.DockerClient, image: Image) -> Archive:
+    package = image.labels["redoubt.package"]
+    reference = f"redoubt/redis:{image.labels['org.opencontainers.image.version']}"
+    archive = Archive(reference, package, f"redis-{package.rpartition(':')[2]}.tar", str(image.id))
+    with suppress(SandboxError):
+        if images.load("redis") == archive and archive.path.exists():
+            return archive
+    say("images", f"saving {reference} ({package})")
+    images.BUILT.mkdir(exist_ok=True)
+    # The public name is needed in the file only: on a shared engine it is not ours to keep.
+    ours = not client.images.list(reference)
+    image.tag(reference)
+    unfinished = archive.path.with_suffix(".partial")
+    with unfinished.open("wb") as file:
+        for chunk in client.api.get_image(reference):
+            file.write(chunk)
+    if ours:
+        client.images.remove(reference)
+    unfinished.rename(archive.path)
+    images.save("redis", archive)
+    return archive
+
+
+def remove(client: docker.DockerClient) -> None:
+    """Remove every image that was built or fetched for this checkout."""
+    for image in client.images.list():
+        for tag in image.tags:
+            if tag.startswith(f"{PREFIX}/"):
+                client.images.remove(tag)
+
+
+def _is_current(client: docker.DockerClient, reference: str, recipe: str) -> bool:
+    try:
+        return client.images.get(reference).labels.get(_RECIPE_LABEL) == recipe
+    except docker.errors.ImageNotFound:
+        return False
+
+
+def _recipe(client: docker.DockerClient, name: str) -> str:
+    """A digest of all that goes into an image: its recipe, and the base it starts from."""
+    digest = hashlib.sha256(str(base.ensure(client).id).encode())
+    for path in sorted((_RECIPES / name).rglob("*")):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(
+    client: docker.DockerClient,
+    name: str,
+    reference: str,
+    recipe: str,
+    *,
+    target: str | None = None,
+    buildargs: Mapping[str, str] | None = None,
+) -> None:
+    label = reference.rpartition("/")[2]
+    say("images", f"building {label}")
+    start = time.monotonic()
+    steps = events(
+        client.api.build,
+        silence=600,
+        path=str(_RECIPES / name),
+        tag=reference,
+        target=target,
+        buildargs={"BASE": base.REFERENCE, **base.mirrors(), **(buildargs or {})},
+        labels={_RECIPE_LABEL: recipe},
+        # The machine's own network: its name servers, proxies and mtu hold without translation.
+        network_mode="host",
+        rm=True,
+        forcerm=True,
+    )
+    log = STATE / "log" / f"build-{label.replace(':', '-')}.log"
+    log.parent.mkdir(exist_ok=True)
+    spoken, last = start, ""
+    with log.open("w") as file:
+        for event in steps:
+            text = str(event.get("stream", event.get("error", "")))
+            file.write(text)
+            last = shorten(text) or last
+            # The steps that take time, and a sign of life within them.
+            step = text.startswith("Step ") and " : RUN " in text
+            if step or time.monotonic() - spoken > HEARTBEAT:
+                spoken = time.monotonic()
+                say("images", last if step else f"  {last}")
+            if "error" in event:
+                file.flush()
+                raise SandboxError(f"building {label} failed\n{tail(log)}")
+    say("images", f"built {label} in {time.monotonic() - start:.0f} s")
