@@ -19,7 +19,7 @@ from sandbox.common import ROOT, SandboxError, lock, say
 
 def main() -> int:
     """Run one verb; return its exit code."""
-    arguments, rest = _parse(sys.argv[1:])
+    arguments, rest = parse(sys.argv[1:])
     # Also when a CI job is called off, `run` has to put things back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -35,7 +35,8 @@ def main() -> int:
     return code
 
 
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split a command line into the verb with its arguments and what follows the first `--`."""
     own, rest = argv, []
     if "--" in argv:
         cut = argv.index("--")

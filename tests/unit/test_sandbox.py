@@ -1,0 +1,256 @@
+"""The sandbox's own decisions: those that can be judged without a host, an engine or root."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from sandbox import __main__ as command_line
+from sandbox import base, building, common, container, hosts, images, network, ssh
+from sandbox.common import SandboxError
+
+# /proc/net/route of a machine with one network card: a default route, then the card's own subnet.
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+"""
+
+
+class TestNetwork:
+    def test_routes_are_read_with_their_devices(self) -> None:
+        assert network.parse_routes(ROUTES) == [
+            ("eth0", IPv4Network("0.0.0.0/0")),
+            ("eth0", IPv4Network("192.0.2.0/24")),
+        ]
+
+    def test_the_fleet_gets_a_subnet_that_nothing_else_uses(self) -> None:
+        used = [IPv4Network("10.201.7.0/24"), IPv4Network("10.201.8.0/23")]
+        assert network.free_subnet(used, start=7) == IPv4Network("10.201.10.0/24")
+
+    def test_the_search_for_a_subnet_goes_round(self) -> None:
+        used = [IPv4Network("10.201.255.0/24")]
+        assert network.free_subnet(used, start=255) == IPv4Network("10.201.0.0/24")
+
+    def test_a_machine_that_uses_the_whole_pool_is_told_so(self) -> None:
+        with pytest.raises(SandboxError, match=r"10\.201\.0\.0/16"):
+            network.free_subnet([IPv4Network("10.0.0.0/8")], start=0)
+
+    @pytest.mark.parametrize("inner", ["172.17.0.0/16", "172.31.0.0/16", "192.168.0.0/16"])
+    def test_no_fleet_subnet_meets_the_networks_inside_the_hosts(self, inner: str) -> None:
+        assert not network.free_subnet([], start=0).supernet(new_prefix=16).overlaps(IPv4Network(inner))
+
+    def test_two_hosts_never_share_an_address(self) -> None:
+        subnet = IPv4Network("10.201.3.0/24")
+        assert network.free_address(subnet, []) == "10.201.3.10"
+        assert network.free_address(subnet, ["10.201.3.10", None, "10.201.3.12"]) == "10.201.3.11"
+
+    def test_the_bridge_has_a_name_that_the_kernel_takes(self) -> None:
+        assert len(network.BRIDGE) <= 15
+
+
+class TestSsh:
+    ENTRIES = (
+        ssh.Entry("redoubt-1", 22001, Path("/some where/hosts/redoubt-1/known_hosts")),
+        ssh.Entry("redoubt-10", 22002, Path("/some where/hosts/redoubt-10/known_hosts")),
+    )
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Path:
+        path = tmp_path / "ssh_config"
+        path.write_text(ssh.render_config(self.ENTRIES, key=Path("/some where/key"), sockets=Path("/run/x")))
+        return path
+
+    @pytest.mark.skipif(shutil.which("ssh") is None, reason="asks ssh itself")
+    def test_ssh_takes_from_the_config_what_was_meant(self, config: Path) -> None:
+        answer = subprocess.run(["ssh", "-G", "-F", config, "redoubt-10"], capture_output=True, text=True, check=True)
+        settings = dict(line.split(" ", 1) for line in answer.stdout.splitlines())
+        assert settings["hostname"] == "127.0.0.1"
+        assert settings["port"] == "22002"
+        assert settings["user"] == "root"
+        assert settings["identityfile"] == "/some where/key"
+        assert settings["identitiesonly"] == "yes"
+        assert settings["userknownhostsfile"] == "/some where/hosts/redoubt-10/known_hosts"
+        assert settings["stricthostkeychecking"] in ("true", "yes")
+        assert settings["controlpath"] == "/run/x/redoubt-10@root"
+
+    def test_paramiko_reads_the_config_alike(self, config: Path) -> None:
+        settings = paramiko.SSHConfig.from_path(str(config)).lookup("redoubt-1")
+        assert (settings["hostname"], settings["port"], settings["user"]) == ("127.0.0.1", "22001", "root")
+
+    def test_a_host_is_known_by_its_key_on_its_port_and_by_no_other(self, tmp_path: Path) -> None:
+        pair, other = ssh.generate(), ssh.generate()
+        known = tmp_path / "known_hosts"
+        known.write_text(ssh.known_hosts_line(22001, pair.public))
+        keys = paramiko.HostKeys(str(known))
+
+        def key(pair: ssh.KeyPair) -> paramiko.PKey:
+            return paramiko.Ed25519Key.from_private_key(io.StringIO(pair.private))
+
+        assert keys.check("[127.0.0.1]:22001", key(pair))
+        assert not keys.check("[127.0.0.1]:22001", key(other))
+        assert not keys.check("[127.0.0.1]:22002", key(pair))
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("package", "upstream"),
+        [("5:8.0.2-3+deb13u3", "8.0.2"), ("8.1.1+dfsg1-3+deb13u1", "8.1.1+dfsg1"), ("1.2", "1.2")],
+    )
+    def test_the_upstream_version_is_found_in_the_packages(self, package: str, upstream: str) -> None:
+        assert building.upstream_version(package) == upstream
+
+    def test_the_mirror_of_this_machine_is_used(self) -> None:
+        targets = "\n".join(
+            [
+                "nodistro https://deb.nodesource.example/node_20.x/",
+                "bookworm cdrom://Debian/",
+                "bookworm http://mirror.example/debian/",
+                "bookworm http://second.example/debian/",
+                "bookworm-updates http://mirror.example/updates/",
+                "bookworm-security https://mirror.example/security/",
+            ]
+        )
+        assert base.parse_mirrors(targets, "bookworm") == {
+            "MIRROR": "http://mirror.example/debian",
+            "SECURITY_MIRROR": "https://mirror.example/security",
+        }
+
+    def test_without_a_mirror_of_its_own_nothing_is_replaced(self) -> None:
+        assert base.parse_mirrors("", "bookworm") == {}
+
+    def test_an_archive_that_is_not_built_is_an_error_with_a_way_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(images, "BUILT", tmp_path)
+        with pytest.raises(SandboxError, match="make deploy"):
+            images.redis_archive()
+
+    def test_an_archive_is_found_as_it_was_recorded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(images, "BUILT", tmp_path)
+        images.save("redis", images.Archive("redoubt/redis:8.0.2", "redis-server=5:8.0.2-3", "redis.tar", "sha256:1"))
+        assert images.redis_archive() == tmp_path / "redis.tar"
+        assert images.redis_reference() == "redoubt/redis:8.0.2"
+
+
+class TestContainer:
+    def test_only_capabilities_that_the_machine_lacks_are_dropped(self) -> None:
+        everything = (1 << 41) - 1
+        assert container.missing_capabilities(everything) == []
+        assert container.missing_capabilities(everything & ~(1 << 24)) == ["SYS_RESOURCE"]
+
+    def test_a_host_gets_keys_that_nobody_else_can_read(self) -> None:
+        pair = ssh.generate()
+        with tarfile.open(fileobj=io.BytesIO(container.identity_files(pair, "ssh-ed25519 AAAA\n"))) as archive:
+            files = {member.name: member for member in archive}
+            assert files["etc/ssh/ssh_host_ed25519_key"].mode == 0o600
+            assert files["root/.ssh/authorized_keys"].uid == 0
+            assert files["home/operator/.ssh/authorized_keys"].uid == 1000
+            key = archive.extractfile("etc/ssh/ssh_host_ed25519_key")
+            assert key is not None
+            assert key.read().decode() == pair.private
+
+    def test_no_two_hosts_are_the_same_machine(self) -> None:
+        def machine_id() -> bytes:
+            with tarfile.open(fileobj=io.BytesIO(container.identity_files(ssh.generate(), ""))) as archive:
+                file = archive.extractfile("etc/machine-id")
+                assert file is not None
+                return file.read()
+
+        assert machine_id() != machine_id()
+
+
+class TestHosts:
+    @pytest.fixture
+    def directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(hosts, "_DIRECTORY", tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize("name", ["", "-x", "Redoubt", "a b", "a/../b", "x" * 41])
+    def test_a_name_that_would_break_something_is_refused(self, name: str) -> None:
+        with pytest.raises(SandboxError, match="cannot name a host"):
+            hosts.up(name)
+
+    def test_asking_for_a_host_that_is_not_there_says_which_are(self, directory: Path) -> None:
+        (directory / "redoubt-1").mkdir()
+        (directory / "redoubt-1" / "host.json").write_text(
+            '{"name": "redoubt-1", "kind": "container", "image": "host", "ssh_port": 22001, "address": "10.201.3.10"}'
+        )
+        assert hosts.load() == [hosts.Host("redoubt-1", "container", "host", 22001, "10.201.3.10")]
+        with pytest.raises(SandboxError, match="redoubt-1"):
+            hosts.get("redoubt-2")
+
+    def test_pyinfra_is_told_to_know_the_host_before_it_connects(self) -> None:
+        data = hosts.Host("redoubt-1", "container", "host", 22001).ssh_data()
+        assert data["ssh_strict_host_key_checking"] == "yes"
+        assert str(data["ssh_known_hosts_file"]).endswith("redoubt-1/known_hosts")
+
+
+class TestWaiting:
+    def test_it_ends_as_soon_as_the_answer_is_yes(self) -> None:
+        answers = iter([False, True])
+        assert common.wait_until("test", "waiting", lambda: next(answers), timeout=5)
+
+    def test_it_gives_up_in_time(self) -> None:
+        assert not common.wait_until("test", "waiting", lambda: False, timeout=0.2)
+
+    def test_an_engine_that_falls_silent_is_not_waited_for_forever(self) -> None:
+        def call(**_: Any) -> Iterator[dict[str, Any]]:
+            yield {"stream": "one"}
+            over.wait(10)
+
+        over = threading.Event()
+        with pytest.raises(SandboxError, match="said nothing for 1 s"):
+            list(common.events(call, silence=1))
+        over.set()
+
+    def test_an_error_of_the_engine_is_raised_where_it_is_waited_for(self) -> None:
+        def call(**_: Any) -> Iterator[dict[str, Any]]:
+            yield {"stream": "one"}
+            raise ConnectionError("gone")
+
+        with pytest.raises(ConnectionError, match="gone"):
+            list(common.events(call, silence=5))
+
+    def test_a_command_that_fails_shows_the_end_of_its_output(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        with pytest.raises(SandboxError, match=r"(?s)exit code 3.*\| the reason"):
+            common.run_logged("test", "trying", ["sh", "-c", "echo the reason; exit 3"], timeout=10)
+
+    def test_a_command_that_hangs_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        with pytest.raises(SandboxError, match="not done after 0 s"):
+            common.run_logged("test", "trying", ["sleep", "60"], timeout=0.2)
+
+
+class TestFrontDoor:
+    @pytest.mark.parametrize(
+        "remote", ["echo $HOME", "echo 'two  words'", 'docker ps --format "{{.Names}}"', "a && b || c; d | e"]
+    )
+    @pytest.mark.skipif(shutil.which("make") is None, reason="asks make itself")
+    def test_make_ssh_passes_the_command_on_as_it_was_typed(self, remote: str) -> None:
+        shown = subprocess.run(
+            ["make", "--dry-run", "--assume-old=.venv/.complete", "ssh", f"CMD={remote}"],
+            cwd=common.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.replace(".venv/bin/python", "printf '%s\\n'")
+        words = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert words == ["-m", "sandbox", "ssh", "redoubt-1", "--", remote]
+
+    def test_what_follows_the_dashes_is_the_remote_command(self) -> None:
+        arguments, command = command_line.parse(["ssh", "redoubt-2", "--", "ls", "--", "-l"])
+        assert (arguments.name, command) == ("redoubt-2", ["ls", "--", "-l"])
