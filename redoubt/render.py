@@ -84,7 +84,7 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
 
 def logrotate_file(settings: Settings) -> File:
     """Rotation of Redis's log file."""
-    text = _template("logrotate.j2", s=settings, uid=REDIS_UID, gid=REDIS_GID)
+    text = _template("logrotate.j2", s=settings, uid=REDIS_UID)
     return File(f"/etc/logrotate.d/{settings.redis_name}", text, mode=0o644, uid=0, gid=0)
 
 
