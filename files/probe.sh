@@ -5,6 +5,7 @@ echo "uid $(id -u)"
 echo "system $PRETTY_NAME"
 echo "id $ID"
 echo "version $VERSION_ID"
+echo "codename ${UBUNTU_CODENAME:-$VERSION_CODENAME}"
 echo "memory_kib $(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)"
 
 # The nearest directory that exists is on the disk that the root will be on.
@@ -15,6 +16,9 @@ echo "data_kib $(du -sk "$ROOT/data" 2>/dev/null | awk '{ kib = $1 } END { print
 
 echo "engine_installed $(dockerd --version 2>/dev/null)"
 echo "engine_answers $(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null)"
+echo "engine_enabled $(systemctl is-enabled docker.service 2>/dev/null)"
+echo "engine_package $(dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' docker.io docker-ce 2>/dev/null |
+    sed '/^not-installed /d; /^config-files /d; s/.* //')"
 echo "compose $(docker compose version --short 2>/dev/null)"
 echo "published $(docker inspect --format '{{json .HostConfig.PortBindings}}' "$INSTANCE" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"

@@ -15,7 +15,8 @@ from redoubt.tree import Present
 _FILES = Path(__file__).resolve().parent.parent / "files"
 
 
-def _script(filename: str, **variables: str) -> str:
+def script(filename: str, **variables: str) -> str:
+    """A script of files/ with values for the variables that it expects."""
     assignments = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     return f"{assignments}\n{(_FILES / filename).read_text()}"
 
@@ -24,7 +25,7 @@ class HostProbe(FactBase[preflight.HostFacts]):
     """What must be known of a host before a deploy: system, room, engine, who listens where."""
 
     def command(self, instance: str, root: str) -> str:
-        return _script("probe.sh", INSTANCE=instance, ROOT=root)
+        return script("probe.sh", INSTANCE=instance, ROOT=root)
 
     def process(self, output: list[str]) -> preflight.HostFacts:
         try:
@@ -74,6 +75,23 @@ class FileText(FactBase[str]):
         return "".join(f"{line}\n" for line in output)
 
 
+class InstalledPackages(FactBase[set[str]]):
+    """Which of some Debian packages are installed."""
+
+    @staticmethod
+    def default() -> set[str]:
+        return set()
+
+    def command(self, names: Iterable[str]) -> str:
+        # A name that dpkg never heard of is an error on standard error.
+        packages = " ".join(map(shlex.quote, names))
+        return f"dpkg-query --show --showformat '${{db:Status-Status}} ${{Package}}\\n' {packages} 2>/dev/null; true"
+
+    def process(self, output: list[str]) -> set[str]:
+        found = [line.split(" ", 1) for line in output]
+        return {name for status, name in found if status == "installed"}
+
+
 class Image(FactBase[dict[str, Any]]):
     """What the host's engine knows of an image; empty when it does not have it, or when there is no engine."""
 
@@ -97,7 +115,7 @@ class ServiceState(FactBase[service.ServiceState]):
         return service.read([])
 
     def command(self, instance: str, root: str, reference: str) -> str:
-        return _script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference)
+        return script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference)
 
     def process(self, output: list[str]) -> service.ServiceState:
         try:

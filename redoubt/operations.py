@@ -15,6 +15,9 @@ from redoubt import facts, image, service
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Directory, File, Obstacle, plan
 
+# How long to wait for another apt: unattended upgrades of a fresh server take some minutes.
+APT_LOCK_SECONDS = 300
+
 Commands = Generator[StringCommand | FileUploadCommand, None, None]
 
 
@@ -41,6 +44,23 @@ def tree(entries: Sequence[Directory | File]) -> Commands:
             yield StringCommand(step.command)
         else:
             yield StringCommand(step.command, _stdin=step.stdin)
+
+
+@operation()
+def packages(names: Sequence[str]) -> Commands:
+    """Install Debian packages that are missing, from lists fetched just then. Those that are there stay as they are.
+
+    pyinfra's own apt.packages fails where another apt is at work, as on a server that was just made.
+    """
+    installed: set[str] = host.get_fact(facts.InstalledPackages, names=list(names))
+    missing = sorted(set(names) - installed)
+    if not missing:
+        host.noop("installed")
+        return
+    _say(f"missing: {', '.join(missing)}")
+    yield StringCommand(
+        facts.script("install-packages.sh", PACKAGES=" ".join(missing), LOCK_SECONDS=str(APT_LOCK_SECONDS))
+    )
 
 
 @operation()

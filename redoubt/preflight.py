@@ -29,6 +29,9 @@ SUPPORTED: dict[tuple[str, str], bool] = {
     ("ubuntu", "24.04"): True,
 }
 
+# Systems whose packages a deploy knows.
+INSTALLABLE = ("debian", "ubuntu")
+
 # Data, one AOF rewrite and one RDB snapshot beside it, each up to the size of maxmemory.
 DISK_FACTOR = 3
 
@@ -49,11 +52,15 @@ class HostFacts:
     uid: int
     system: str
     system_id: tuple[str, str]
+    codename: str
     memory: int
     disk_free: int
     disk_used_by_data: int
     engine: Version | None
     engine_answers: bool
+    engine_at_boot: bool
+    # docker.io is the distribution's engine and docker-ce Docker's own, both perhaps installed in part.
+    engine_package: str
     compose: Version | None
     selinux: bool
     published: frozenset[tuple[str, int]]
@@ -76,11 +83,15 @@ def read(lines: Iterable[str]) -> HostFacts:
             uid=int(values["uid"]),
             system=values["system"],
             system_id=(values["id"], values["version"]),
+            codename=values["codename"],
             memory=int(values["memory_kib"]) * 1024,
             disk_free=int(values["disk_free_kib"]) * 1024,
             disk_used_by_data=int(values["data_kib"]) * 1024,
             engine=_version(values["engine_answers"]) or _version(values["engine_installed"]),
             engine_answers=bool(values["engine_answers"]),
+            # An engine that is no unit of this name is started by something else.
+            engine_at_boot=values["engine_enabled"] != "disabled",
+            engine_package=values["engine_package"],
             compose=_version(values["compose"]),
             selinux=values["selinux"] in ("Enforcing", "Permissive"),
             published=_published(values["published"]),
@@ -92,12 +103,18 @@ def read(lines: Iterable[str]) -> HostFacts:
 
 
 def docker_source(settings: Settings, facts: HostFacts) -> str:
-    """Where the engine comes from on this host: ``present``, ``distribution``, ``docker`` or ``none``."""
+    """Where the engine comes from on this host: ``present``, ``distribution``, ``docker`` or ``none``.
+
+    An engine of the distribution without Compose v2 is completed from the distribution, whether somebody left it
+    so or an interrupted deploy. Another one is never added to: the wrong package would replace it.
+    """
+    has_packages = SUPPORTED.get(facts.system_id, True)
     if facts.engine is not None:
-        return "present"
+        completed = facts.compose is None and facts.engine_package == "docker.io" and has_packages
+        return "distribution" if completed and settings.redis_docker_source != "none" else "present"
     if settings.redis_docker_source != "auto":
         return settings.redis_docker_source
-    return "distribution" if SUPPORTED.get(facts.system_id, True) else "docker"
+    return "distribution" if has_packages else "docker"
 
 
 def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) -> list[str]:
@@ -132,26 +149,32 @@ def _system(settings: Settings, facts: HostFacts) -> list[str]:
 
 def _engine(settings: Settings, facts: HostFacts) -> list[str]:
     source = docker_source(settings, facts)
+    if facts.engine is None:
+        return _installation(source, facts)
+    if facts.engine < MIN_ENGINE or (facts.compose and facts.compose < MIN_COMPOSE):
+        compose = f" with Compose {_dotted(facts.compose)}" if facts.compose else ""
+        return [
+            f"Docker {_dotted(facts.engine)}{compose} is too old: {_dotted(MIN_ENGINE)} and {_dotted(MIN_COMPOSE)} "
+            "are needed. Upgrade them on the host, or remove them and a deploy installs newer ones"
+        ]
+    if facts.compose is None and source == "present":
+        where = {
+            "docker-ce": "docker-compose-plugin from Docker's repository",
+            "docker.io": "docker-compose (Debian 13) or docker-compose-v2 (Ubuntu)",
+        }.get(facts.engine_package, "Compose v2 from where the engine came from")
+        return [f"Docker {_dotted(facts.engine)} has no Compose v2: install {where}"]
+    return []
+
+
+def _installation(source: str, facts: HostFacts) -> list[str]:
     if source == "none":
         return ["there is no container engine, and redis_docker_source = 'none' forbids to install one"]
-    if source != "present":
-        if source == "distribution" and not SUPPORTED.get(facts.system_id, True):
-            return [
-                f"{facts.system} has no package of Compose v2: redis_docker_source = 'distribution' cannot work there; "
-                "use 'docker'"
-            ]
-        return []
-    assert facts.engine is not None
-    if facts.compose is None:
-        # Which package it is depends on where the engine came from; the wrong one would replace the engine.
+    if facts.system_id[0] not in INSTALLABLE:
+        return [f"there is no container engine, and a deploy cannot install one on {facts.system}: do it first"]
+    if source == "distribution" and not SUPPORTED.get(facts.system_id, True):
         return [
-            f"Docker {_dotted(facts.engine)} has no Compose v2: install docker-compose-plugin where the engine is "
-            "Docker's own, docker-compose on Debian 13, docker-compose-v2 on Ubuntu"
-        ]
-    if facts.engine < MIN_ENGINE or facts.compose < MIN_COMPOSE:
-        return [
-            f"Docker {_dotted(facts.engine)} with Compose {_dotted(facts.compose)} is too old: "
-            f"{_dotted(MIN_ENGINE)} and {_dotted(MIN_COMPOSE)} are needed. Upgrade them on the host"
+            f"{facts.system} has no package of Compose v2: redis_docker_source = 'distribution' cannot work there; "
+            "use 'docker'"
         ]
     return []
 

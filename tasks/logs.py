@@ -1,7 +1,6 @@
 """Logs: rotation of Redis's log file by the host's logrotate."""
 
 from pyinfra.api import deploy
-from pyinfra.operations import apt
 
 from redoubt import operations, render
 from redoubt.instance import Instance
@@ -11,5 +10,5 @@ from redoubt.instance import Instance
 def logs(instance: Instance) -> None:
     """Install logrotate where it is missing, and tell it about the log file."""
     if not instance.facts.has_logrotate:
-        apt.packages(name="Install logrotate", packages=["logrotate"], update=True, no_recommends=True)
+        operations.packages(name="Install logrotate", names=["logrotate"])
     operations.tree(name="Rotate the log file", entries=[render.logrotate_file(instance.settings)])

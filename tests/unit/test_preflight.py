@@ -14,11 +14,14 @@ uid 0
 system Debian GNU/Linux 13 (trixie)
 id debian
 version 13
+codename trixie
 memory_kib 4015012
 disk_free_kib 20971520
 data_kib 0
 engine_installed Docker version 26.1.5+dfsg1, build a72d7cd
 engine_answers 26.1.5+dfsg1
+engine_enabled enabled
+engine_package docker.io
 compose 2.26.1-4
 published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
 selinux
@@ -38,11 +41,14 @@ def test_the_probe_is_read() -> None:
             uid=0,
             system="Debian GNU/Linux 13 (trixie)",
             system_id=("debian", "13"),
+            codename="trixie",
             memory=4015012 * 1024,
             disk_free=20 * GIB,
             disk_used_by_data=0,
             engine=(26, 1, 5),
             engine_answers=True,
+            engine_at_boot=True,
+            engine_package="docker.io",
             compose=(2, 26, 1),
             selinux=False,
             published=frozenset({("127.0.0.1", 6379)}),
@@ -75,7 +81,15 @@ def test_a_good_host_has_no_problems() -> None:
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
         ({"engine": (20, 10, 24)}, {}, "is too old"),
         ({"compose": (2, 20, 0)}, {}, "is too old"),
-        ({"compose": None}, {}, "has no Compose v2"),
+        ({"compose": None, "engine_package": "docker-ce"}, {}, "install docker-compose-plugin"),
+        ({"compose": None, "engine_package": ""}, {}, "has no Compose v2"),
+        ({"compose": None}, {"redis_docker_source": "none"}, "install docker-compose (Debian 13)"),
+        ({"compose": None, "engine": (24, 0, 7)}, {}, "is too old"),
+        (
+            {"engine": None, "system_id": ("fedora", "43"), "system": "Fedora Linux 43"},
+            {"redis_allow_unsupported_system": True},
+            "cannot install one on Fedora Linux 43",
+        ),
         ({"engine": None}, {"redis_docker_source": "none"}, "forbids"),
         (
             {"engine": None, "system_id": ("debian", "12"), "system": "Debian 12"},

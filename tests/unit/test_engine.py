@@ -1,0 +1,59 @@
+"""The engine's packages and Docker's repository, for every system that a deploy may change."""
+
+from dataclasses import replace
+
+import pytest
+
+from redoubt import engine
+from redoubt.preflight import HostFacts, docker_source
+from redoubt.settings import load
+from tests.unit.test_preflight import FACTS
+
+SYSTEMS = [
+    (("debian", "12"), "bookworm"),
+    (("debian", "13"), "trixie"),
+    (("ubuntu", "22.04"), "jammy"),
+    (("ubuntu", "24.04"), "noble"),
+]
+
+
+def bare(system_id: tuple[str, str], codename: str) -> HostFacts:
+    return replace(FACTS, system_id=system_id, codename=codename, engine=None, compose=None, engine_package="")
+
+
+@pytest.mark.parametrize(("system_id", "codename"), SYSTEMS)
+def test_dockers_repository_is_the_one_of_its_installation_page(system_id: tuple[str, str], codename: str) -> None:
+    facts = bare(system_id, codename)
+    file = engine.repository(facts)
+    assert file.path == "/etc/apt/sources.list.d/docker.sources"
+    assert file.content.splitlines() == [
+        "Types: deb",
+        f"URIs: https://download.docker.com/linux/{system_id[0]}",
+        f"Suites: {codename}",
+        "Components: stable",
+        "Signed-By: /etc/apt/keyrings/docker.asc",
+    ]
+    assert engine.key_url(facts) == f"https://download.docker.com/linux/{system_id[0]}/gpg"
+    assert {"docker-ce", "docker-ce-cli", "containerd.io", "docker-compose-plugin"} <= set(
+        engine.packages("docker", facts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("system_id", "compose"), [(("debian", "13"), "docker-compose"), (("ubuntu", "24.04"), "docker-compose-v2")]
+)
+def test_the_distributions_packages_include_compose_v2(system_id: tuple[str, str], compose: str) -> None:
+    facts = bare(system_id, "")
+    source = docker_source(load({}), facts)
+    assert {"docker.io", compose} <= set(engine.packages(source, facts))
+
+
+def test_nothing_is_installed_beside_an_engine_that_is_there() -> None:
+    assert engine.packages(docker_source(load({}), FACTS), FACTS) == ()
+
+
+def test_an_engine_of_the_distribution_is_completed_from_there() -> None:
+    half = replace(FACTS, compose=None, engine_package="docker.io")
+    assert docker_source(load({}), half) == "distribution"
+    assert docker_source(load({"redis_docker_source": "none"}), half) == "present"
+    assert docker_source(load({}), replace(half, engine_package="docker-ce")) == "present"
