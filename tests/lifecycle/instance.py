@@ -1,0 +1,107 @@
+"""A deployed instance as the lifecycle tests see it: by the engine's own word and by clients, not by the deploy's."""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from redoubt.secretstore import Secrets
+from sandbox import ssh, toolbox
+from sandbox.hosts import Host
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One Redis on one host."""
+
+    host: Host
+    secrets: Secrets = field(repr=False)
+    name: str = "redis"
+    port: int = 6379
+
+    def inspect(self, container: str | None = None) -> dict[str, Any]:
+        """What the engine says of a container now, by default of Redis's; empty when there is none."""
+        found: list[dict[str, Any]] = json.loads(self.host.run(f"docker inspect {container or self.name}").stdout)
+        return found[0] if found else {}
+
+    @property
+    def health(self) -> str:
+        """The engine's verdict, such as ``healthy``."""
+        return str(self.inspect()["State"]["Health"]["Status"])
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Tells a Redis that was restarted or replaced from one that was left alone."""
+        inspected = self.inspect()
+        return inspected["Id"], inspected["State"]["StartedAt"]
+
+    def call(self, *commands: str, user: str = "admin", password: str | None = None) -> list[str]:
+        """Lines that redis-cli in the container prints for commands. The password goes in on standard input."""
+        secret = self.secrets.passwords[user] if password is None else password
+        script = "\n".join([f"AUTH {user} {secret}", *commands, ""])
+        done = self.host.run(f"docker exec -i {self.name} redis-cli", input=script)
+        lines = done.stdout.splitlines()
+        # Not the script or the error: either would show the password.
+        assert lines[:1] == ["OK"], f"{user} cannot log in to {self.name} on {self.host.name} ({done.returncode})"
+        return lines[1:]
+
+    def config(self, directive: str) -> str:
+        """The value of a directive that runs, by CONFIG GET."""
+        return self.call(f"{self.secrets.name_of('CONFIG')} GET {directive}")[1]
+
+    @contextmanager
+    def client(self, user: str | None = "admin", password: str | None = None) -> Iterator[Redis]:
+        """A client on this machine, through SSH to the port published on the host's loopback.
+
+        ``user=None`` is a client that knows only a password, or nothing.
+        """
+        secret = self.secrets.passwords[user] if password is None and user else password
+        with (
+            tunnel(self.host, "127.0.0.1", self.port) as path,
+            Redis(
+                unix_socket_path=str(path),
+                username=user,
+                password=secret,
+                decode_responses=True,
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=30,
+            ) as client,
+        ):
+            yield client
+
+
+@contextmanager
+def tunnel(host: Host, address: str, port: int) -> Iterator[Path]:
+    """A socket on this machine that leads to an address and port as the host itself reaches them."""
+    with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as directory:
+        path = Path(directory, "s")
+        # A connection of its own: a shared one would keep the forwarding after the tunnel's end.
+        command = ssh.command(host.name, "-o", "ControlPath=none", "-N", "-L", f"{path}:{address}:{port}")
+        process = subprocess.Popen(
+            command, env=toolbox.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            wait_until(path.exists, f"SSH forwards to {address}:{port}", 15)
+            yield path
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+def wait_until(true: Callable[[], object], what: str, seconds: float, pause: float = 0.2) -> float:
+    """Wait until something holds and return how long that took; fail in words when it does not in time."""
+    start = time.monotonic()
+    while not true():
+        waited = time.monotonic() - start
+        assert waited < seconds, f"not within {seconds:.0f} s: {what}"
+        time.sleep(pause)
+    return time.monotonic() - start
