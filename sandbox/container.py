@@ -49,9 +49,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     client.volumes.create(_volume(host), labels=LABELS)
     api = client.api
     host_config = api.create_host_config(
-        # Not --privileged: that fails where the machine itself lacks a capability.
-        cap_add=["ALL"],
-        cap_drop=missing_capabilities(_bounding_set()),
+        cap_add=capabilities(_bounding_set()),
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         device_cgroup_rules=["a *:* rwm"],
         tmpfs={"/run": "", "/run/lock": "", **({"/sys/fs/cgroup": "mode=755"} if legacy else {})},
@@ -149,9 +147,14 @@ def diagnose(host: Host) -> str:
     return "\n".join(_text(container.exec_run(command).output) for command in commands)
 
 
-def missing_capabilities(bounding_set: int) -> list[str]:
-    """The capabilities that a bounding set lacks, by name."""
-    return [name for bit, name in enumerate(_CAPABILITIES) if not bounding_set >> bit & 1]
+def capabilities(bounding_set: int) -> list[str]:
+    """What to ask the engine for: everything, or by name what the machine itself has.
+
+    Where the machine lacks one, `--privileged` fails. So does ALL with older engines, and ALL
+    without the one that is missing with newer ones.
+    """
+    there = [name for bit, name in enumerate(_CAPABILITIES) if bounding_set >> bit & 1]
+    return ["ALL"] if len(there) == len(_CAPABILITIES) else there
 
 
 def _bounding_set() -> int:
