@@ -1,0 +1,222 @@
+"""A host under test: what was promised for it, and ways to it that a deploy does not use."""
+
+import shlex
+import socket
+import subprocess
+from contextlib import chdir
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import testinfra
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from redoubt import access, secretstore
+from redoubt.secretstore import Secrets
+from redoubt.settings import Settings, SettingsError, load
+from tests.host.bridge import PROJECT, BridgeError, Entry
+
+# testinfra's own patience with a host.
+CONNECT_TIMEOUT = 10
+
+
+@dataclass
+class Target:
+    """One host of the inventory, its settings and secrets, and connections to it."""
+
+    entry: Entry
+    spec: str
+    ssh_config: Path
+    disposable: bool
+    settings: Settings
+    secrets: Secrets = field(repr=False)
+    # Where others reach it, when the inventory's own address is a loopback port of this machine.
+    outside: str | None = None
+    # Names what the tests leave in Redis and in its logs; new in each session.
+    mark: str = field(default_factory=lambda: f"redoubt-test-{uuid4().hex[:12]}")
+    clients: list["Redis"] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def host(self) -> testinfra.host.Host:
+        """The host, through testinfra."""
+        return testinfra.get_host(self.spec, ssh_config=str(self.ssh_config))
+
+    def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a shell command on the host with standard input: the way for secrets, which no argument list shows."""
+        line = self.host.backend.get_command(command)
+        local = ["/bin/sh", "-c", line]
+        return subprocess.run(
+            local if self.entry.is_local else ["ssh", "-F", str(self.ssh_config), self.entry.alias, line],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def check_reachable(self) -> str:
+        """Why the host cannot be tested, or nothing. The one place that waits for a dead host."""
+        command = "sudo -n id -u" if self.host.backend.sudo else "id -u"
+        if not self.entry.is_local:
+            options = ["-o", f"ConnectTimeout={CONNECT_TIMEOUT}"]
+            user_port = self.host.backend.host
+            options += [f"-oUser={user_port.user}"] if user_port.user else []
+            options += [f"-oPort={user_port.port}"] if user_port.port else []
+            line = ["ssh", "-F", str(self.ssh_config), *options, self.entry.alias, command]
+        else:
+            line = ["/bin/sh", "-c", command]
+        try:
+            done = subprocess.run(
+                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3 * CONNECT_TIMEOUT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "does not answer"
+        if done.returncode == 255 and not self.entry.is_local:
+            return f"does not answer ({done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'ssh ends'})"
+        if done.returncode != 0:
+            return f"root is needed, and sudo does not work without a password ({done.stderr.strip()})"
+        if done.stdout.strip() != "0":
+            return f"root is needed, and the login is uid {done.stdout.strip()}: set _sudo = True in the inventory"
+        return ""
+
+    # -- Redis
+
+    def inspect(self) -> dict[str, Any]:
+        """What the engine says of the container now."""
+        inspected: dict[str, Any] = self.host.docker(self.settings.redis_name).inspect()
+        return inspected
+
+    @cached_property
+    def endpoint(self) -> dict[str, Any]:
+        """How a client on this machine connects: redis-py's arguments. SSH carries the connection to a remote host."""
+        address, port = self.published or (self._container_address(), 6379)
+        if self.entry.is_local:
+            return {"host": address, "port": port}
+        path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{uuid4().hex[:6]}")
+        bracketed = f"[{address}]" if ":" in address else address
+        self._ssh("-O", "forward", "-L", f"{path}:{bracketed}:{port}").check_returncode()
+        return {"unix_socket_path": str(path)}
+
+    @property
+    def published(self) -> tuple[str, int] | None:
+        """The first published address as the host itself reaches it, and the port; None when none is published."""
+        if not self.settings.redis_bind:
+            return None
+        unspecified = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        first = self.settings.redis_bind[0]
+        return unspecified.get(first, first), self.settings.redis_port
+
+    def _container_address(self) -> str:
+        networks = self.inspect()["NetworkSettings"]["Networks"]
+        address: str = networks[f"{self.settings.redis_name}_backend"]["IPAddress"]
+        return address
+
+    def client(self, user: str | None, password: str | None = None, **options: Any) -> Redis:
+        """A new client for a user, by default with the user's password; None logs nobody in. It never retries."""
+        if user is not None:
+            options["username"] = user
+            options["password"] = self.secrets.passwords[user] if password is None else password
+        elif password is not None:
+            options["password"] = password
+        if user in ("health", None):
+            # May name neither itself nor its library.
+            options["driver_info"] = None
+        else:
+            options.setdefault("client_name", self.mark)
+        options.setdefault("decode_responses", True)
+        made = Redis(**self.endpoint, retry=Retry(NoBackoff(), 0), **options)
+        self.clients.append(made)
+        return made
+
+    @cached_property
+    def users(self) -> tuple[str, ...]:
+        """The ACL users that the settings promise."""
+        return tuple(user.name for user in access.users(self.settings))
+
+    def admin_call(self, command: str, *arguments: str) -> Any:
+        """Call a command as admin by the name that it has on this instance."""
+        return self.admin.execute_command(self.secrets.name_of(command), *arguments)
+
+    @cached_property
+    def admin(self) -> Redis:
+        """A client that looks after the instance. RESP2: the answers are plain lists."""
+        return self.client("admin", protocol=2)
+
+    def config(self) -> dict[str, str]:
+        """The configuration that runs, by CONFIG GET."""
+        answer = self.admin_call("CONFIG", "GET", "*")
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+
+    def denials(self) -> dict[tuple[str, str, str], int]:
+        """What was denied to clients that carry the session's mark in their name: user, reason and object."""
+        entries = (dict(zip(entry[::2], entry[1::2], strict=True)) for entry in self.admin_call("ACL", "LOG"))
+        return {
+            (entry["username"], entry["reason"], entry["object"]): int(entry["count"])
+            for entry in entries
+            if self.mark in entry["client-info"]
+        }
+
+    # -- Ending
+
+    def hang_up(self) -> None:
+        """Forget connections: after a restart the container may have another address."""
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
+        for name in ("endpoint", "admin"):
+            self.__dict__.pop(name, None)
+
+    def close(self) -> None:
+        """End all connections to the host."""
+        self.hang_up()
+        if not self.entry.is_local:
+            self._ssh("-O", "exit")
+
+    def _ssh(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["ssh", "-F", str(self.ssh_config), *arguments, self.entry.alias]
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CONNECT_TIMEOUT, check=False
+        )
+
+    def hidden(self) -> list[str]:
+        """Everything that must be seen nowhere: passwords, their hashes as the ACL file holds them, command names."""
+        passwords = list(self.secrets.passwords.values())
+        return [*passwords, *map(access.password_hash, passwords), *self.secrets.commands.values()]
+
+
+def expectations(entry: Entry) -> tuple[Settings, Secrets]:
+    """What the inventory and the secrets on this machine promise for a host. Raises BridgeError."""
+    with chdir(PROJECT):
+        try:
+            settings = load(entry.data)
+            return settings, secretstore.load(settings, entry.name)
+        except (SettingsError, secretstore.SecretsError) as error:
+            raise BridgeError(f"{entry.name}: {error}") from None
+
+
+def listens(address: str, port: int, timeout: float = 2) -> bool:
+    """Whether a TCP connection from this machine is accepted."""
+    try:
+        with socket.create_connection((address, port), timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def refusal(client: Redis, *command: str) -> str:
+    """How Redis refuses a command: the code and the user-readable rest, or '' when it does not refuse."""
+    try:
+        client.execute_command(*command)
+    except RedisError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def quoted(*words: str) -> str:
+    """Words as one shell command."""
+    return shlex.join(words)

@@ -1,0 +1,441 @@
+"""Access: who gets in, and what each user may do.
+
+ACL DRYRUN tells by a server's own rules whether a user may call a command, without calling it: so the tables can
+hold commands that must never run. What a client meets is tried with real calls where they are harmless.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from redoubt.secretstore import Secrets
+from redoubt.settings import Settings
+from tests.host.target import Target, refusal
+
+# Placeholders for keys of others; {app} is the application's name in the settings.
+OWN = {"sessions": "{app}:session:x", "queues": "rq:job:x", "health": "redoubt:health:x"}
+
+ALLOWED = {
+    "sessions": """
+        HELLO 3
+        AUTH sessions x
+        PING
+        SELECT 0
+        CLIENT SETNAME x
+        CLIENT SETINFO lib-name x
+        SET {own} v EX 7200
+        SETEX {own} 7200 v
+        GET {own}
+        GETEX {own} EX 7200
+        DEL {own}
+        UNLINK {own}
+        EXISTS {own}
+        EXPIRE {own} 7200
+        PERSIST {own}
+        TTL {own}
+        PTTL {own}
+        TYPE {own}
+        MULTI
+        EXEC
+        WATCH {own}
+        SUBSCRIBE __keyevent@0__:expired
+        PSUBSCRIBE __keyevent@*__:expired
+        UNSUBSCRIBE
+    """,
+    "queues": """
+        HELLO 3
+        PING
+        INFO
+        CLIENT SETNAME x
+        CLIENT LIST
+        HSET {own} f v
+        HGETALL {own}
+        HDEL {own} f
+        RPUSH rq:queue:x v
+        LPOP rq:queue:x
+        LREM rq:queue:x 0 v
+        BLMOVE rq:queue:x rq:intermediate:x LEFT RIGHT 1
+        BLPOP rq:queue:x 1
+        SADD rq:queues v
+        SMEMBERS rq:queues
+        ZADD rq:failed:x 1 v
+        ZRANGEBYSCORE rq:scheduled:x 0 1
+        XADD rq:results:x * f v
+        XREVRANGE rq:results:x + -
+        SET rq:lock v NX PX 1000
+        EXPIRE {own} 60
+        SCAN 0
+        MULTI
+        EXEC
+        WATCH {own}
+        PUBLISH rq:pubsub:x v
+        SUBSCRIBE rq:pubsub:x
+        SCRIPT LOAD x
+        SCRIPT EXISTS x
+        EVALSHA x 1 rq:lock
+    """,
+    "health": """
+        AUTH health x
+        PING
+        SET {own} v EX 60
+        GET {own}
+        DEL {own}
+        ROLE
+        INFO persistence
+        QUIT
+    """,
+    "admin": """
+        INFO
+        ROLE
+        ACL LIST
+        ACL LOG
+        ACL LOAD
+        ACL SETUSER x
+        CLIENT LIST
+        CLIENT KILL ID 1
+        CLIENT PAUSE 1
+        SLOWLOG GET
+        LATENCY LATEST
+        LATENCY DOCTOR
+        MEMORY USAGE x
+        MEMORY DOCTOR
+        LASTSAVE
+        SAVE
+        BGSAVE
+        BGREWRITEAOF
+        DBSIZE
+        SCAN 0
+        GET {app}:session:x
+        DEL rq:job:x
+        OBJECT FREQ x
+        PUBLISH anything v
+    """,
+}
+
+# Nobody needs these; each is a way around the rest, or to all data at once.
+FOR_NOBODY = """
+    KEYS *
+    MONITOR
+    MODULE LOAD /data/x.so
+    MODULE LIST
+    REPLICAOF 192.0.2.1 6379
+    SLAVEOF 192.0.2.1 6379
+    MIGRATE 192.0.2.1 6379 x 0 1000
+    RESTORE {own} 0 x
+    FUNCTION LOAD x
+    FUNCTION RESTORE x
+    FUNCTION FLUSH
+    FCALL x 0
+    EVAL_RO x 0
+    EVALSHA_RO x 0
+    SCRIPT FLUSH
+    SCRIPT KILL
+    SWAPDB 0 1
+    PSYNC x 0
+    SYNC
+    REPLCONF x
+    CLUSTER RESET
+    FAILOVER
+"""
+
+# Of these the admin has some.
+FOR_USERS_ONLY_BY_NAME = """
+    ACL WHOAMI
+    ACL LIST
+    ACL SETUSER x
+    ACL DELUSER sessions
+    ACL LOG
+    CLIENT KILL ID 1
+    CLIENT PAUSE 1
+    CLIENT NO-EVICT on
+    CLIENT UNBLOCK 1
+    SAVE
+    BGSAVE
+    BGREWRITEAOF
+    LASTSAVE
+    SLOWLOG GET
+    LATENCY RESET
+    MEMORY DOCTOR
+    DBSIZE
+    DUMP {own}
+    MOVE {own} 1
+    COPY {own} {own}
+    RANDOMKEY
+    WAIT 1 0
+    OBJECT HELP
+"""
+
+DENIED = {
+    "sessions": FOR_NOBODY
+    + FOR_USERS_ONLY_BY_NAME
+    + """
+        GET rq:job:x
+        SET redoubt:health:x v
+        GET other
+        GET {app}:sessions
+        EXISTS {own} rq:job:x
+        SCAN 0
+        INFO
+        ROLE
+        CLIENT LIST
+        RENAME {own} other
+        MGET {own} rq:job:x
+        SORT {own}
+        HSET {own} f v
+        PUBLISH __keyevent@0__:expired x
+        PUBLISH rq:pubsub:x v
+        SUBSCRIBE rq:pubsub:x
+        SUBSCRIBE __keyspace@0__:x
+        PSUBSCRIBE *
+        PSUBSCRIBE __key*
+        EVALSHA x 0
+        SCRIPT LOAD x
+        SCRIPT EXISTS x
+    """,
+    "queues": FOR_NOBODY
+    + FOR_USERS_ONLY_BY_NAME
+    + """
+        GET {app}:session:x
+        DEL {app}:session:x
+        SET redoubt:health:x v
+        GET other
+        RENAME {own} other
+        SORT rq:queue:x STORE other
+        LMOVE rq:queue:x other LEFT LEFT
+        ZUNIONSTORE other 1 rq:failed:x
+        ROLE
+        PUBLISH other v
+        SUBSCRIBE __keyevent@0__:expired
+        PSUBSCRIBE *
+        PSUBSCRIBE rq*
+        EVALSHA x 1 {app}:session:x
+    """,
+    "health": FOR_NOBODY
+    + FOR_USERS_ONLY_BY_NAME
+    + """
+        GET {app}:session:x
+        GET rq:job:x
+        SET other v
+        SCAN 0
+        EXPIRE {own} 1
+        MULTI
+        CLIENT LIST
+        PUBLISH x v
+        SUBSCRIBE __keyevent@0__:expired
+        EVALSHA x 0
+        SCRIPT LOAD x
+    """,
+    "admin": FOR_NOBODY
+    + """
+        EVALSHA x 0
+        SCRIPT LOAD x
+        SORT x
+    """,
+}
+
+
+def _commands(text: str, user: str, settings: Settings) -> list[list[str]]:
+    """A table's commands, without those that the settings take from everybody."""
+    own = OWN.get(user, "x").format(app=settings.redis_app)
+    lines = (line.format(app=settings.redis_app, own=own).split() for line in text.split("\n") if line.strip())
+    gone = {*settings.redis_disabled_commands, *settings.redis_renamed_commands}
+    return [line for line in lines if line[0] not in gone]
+
+
+@pytest.fixture
+def intruder(target: Target) -> Callable[[str], Redis]:
+    """Clients that will be refused: not named as those are that nothing may be denied to."""
+    return lambda user: target.client(user, client_name=None)
+
+
+def _dry_runs(admin: Redis, user: str, commands: list[list[str]]) -> dict[str, str]:
+    """What the server would say to each command of a user: OK, or why not. One round trip."""
+    pipeline = admin.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command("ACL", "DRYRUN", user, *command)
+    answers = pipeline.execute(raise_on_error=False)
+    return {" ".join(command): str(answer) for command, answer in zip(commands, answers, strict=True)}
+
+
+# -- Who gets in
+
+
+def test_users_are_the_promised_ones(target: Target) -> None:
+    """One too many is a door; the default user is off unless the settings turn it on."""
+    assert set(target.admin.acl_users()) == {*target.users, "default"}
+
+
+@pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin", "default"])
+def test_every_user_needs_a_password(target: Target, user: str) -> None:
+    """And is on or off as the settings say."""
+    described: Any = target.admin.acl_getuser(user)
+    assert "nopass" not in described["flags"]
+    assert ("on" in described["flags"]) == (user in target.users)
+    assert bool(described["passwords"]) == (user in target.users)
+
+
+@pytest.mark.parametrize("command", ["PING", "GET x", "INFO", "ACL WHOAMI", "CLIENT LIST"])
+def test_strangers_are_refused(target: Target, command: str) -> None:
+    """Without a login nothing works, PING neither."""
+    assert refusal(target.client(None), *command.split()).startswith("AuthenticationError")
+
+
+@pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin"])
+def test_wrong_passwords_are_refused(target: Target, user: str) -> None:
+    """Another user's is wrong too."""
+    another = next(name for name in target.users if name != user)
+    for password in ("", "x" * 43, target.secrets.passwords[another]):
+        with pytest.raises(AuthenticationError):
+            target.client(user, password=password).ping()
+
+
+def test_a_password_alone_is_refused(target: Target) -> None:
+    """Clients of old send no user name: that is the default user, who is off unless the settings turn it on."""
+    named = {name: target.secrets.passwords[name] for name in target.users if name != "default"}
+    assert [name for name, password in named.items() if not refusal(_default(target, password), "PING")] == []
+
+
+def test_default_user_gets_in_only_where_the_settings_say(target: Target, settings: Settings) -> None:
+    """With its own generated password."""
+    password = target.secrets.passwords.get("default", "x" * 43)
+    assert (refusal(_default(target, password), "PING") == "") == settings.redis_default_user
+
+
+def _default(target: Target, password: str) -> Redis:
+    return target.client(None, password=password)
+
+
+@pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin"])
+def test_every_user_logs_in(target: Target, user: str) -> None:
+    """By both of the ways that clients know: HELLO (RESP3) and AUTH (RESP2)."""
+    assert [target.client(user, protocol=protocol).ping() for protocol in (2, 3)] == [True, True]
+
+
+# -- What each may do
+
+
+@pytest.mark.parametrize("user", ALLOWED)
+def test_user_may_do_what_its_clients_need(admin: Redis, settings: Settings, user: str) -> None:
+    """Each command on the user's own keys and channels."""
+    answers = _dry_runs(admin, user, _commands(ALLOWED[user], user, settings))
+    refused = {command: why for command, why in answers.items() if why != "OK"}
+    if settings.server_version < (7, 2):
+        # Not known to it, and clients go on without.
+        refused.pop("CLIENT SETINFO lib-name x", None)
+    assert refused == {}
+
+
+@pytest.mark.parametrize("user", DENIED)
+def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -> None:
+    """Others' keys, others' channels, and every way around: scripts, functions, replication, dumps, modules."""
+    answers = _dry_runs(admin, user, _commands(DENIED[user], user, settings))
+    assert [command for command, why in answers.items() if why == "OK"] == []
+    # Wrong arguments would be refused too, and prove nothing.
+    assert [command for command, why in answers.items() if "permissions" not in why] == []
+
+
+def test_default_user_has_the_rights_of_both_applications_or_none(admin: Redis, settings: Settings) -> None:
+    """Where the settings turn it on, for clients that know only a password; else not even a read."""
+    both = """
+        GET {app}:session:x
+        SET {app}:session:x v
+        HGETALL rq:job:x
+        RPUSH rq:queue:x v
+        SUBSCRIBE __keyevent@0__:expired
+        PUBLISH rq:pubsub:x v
+        EVALSHA x 1 rq:lock
+    """
+    answers = _dry_runs(admin, "default", _commands(both, "default", settings))
+    assert {why == "OK" for why in answers.values()} == {settings.redis_default_user}
+    more = _dry_runs(admin, "default", _commands(FOR_NOBODY + FOR_USERS_ONLY_BY_NAME + "GET other", "queues", settings))
+    assert [command for command, why in more.items() if "permissions" not in why] == []
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("sessions", "GET rq:job:x"),
+        ("sessions", "EVALSHA 0 0"),
+        ("queues", "GET {app}:session:x"),
+        ("health", "GET {app}:session:x"),
+        ("admin", "MONITOR"),
+    ],
+)
+def test_a_client_meets_the_refusal(
+    intruder: Callable[[str], Redis], settings: Settings, user: str, command: str
+) -> None:
+    """For real: what the dry runs say is what happens."""
+    said = refusal(intruder(user), *command.format(app=settings.redis_app).split())
+    assert said.startswith("NoPermissionError")
+
+
+@pytest.mark.writes
+def test_a_script_has_no_more_rights_than_its_user(
+    intruder: Callable[[str], Redis], target: Target, settings: Settings
+) -> None:
+    """RQ loads and runs scripts: none of them reaches a session, by a key that it was not told either."""
+    queues = intruder("queues")
+    for code in (
+        f"return redis.call('GET', '{settings.redis_app}:session:x')",
+        f"return redis.call('SET', '{settings.redis_app}:session:' .. ARGV[1], 'v')",
+        "return redis.call('KEYS', '*')",
+        "return redis.call('DBSIZE')",
+    ):
+        with pytest.raises(RedisError, match=r"(?i)acl failure|permissions"):
+            queues.evalsha(queues.script_load(code), 0, target.mark)
+
+
+@pytest.mark.writes
+def test_a_subscriber_hears_only_its_own_channels(intruder: Callable[[str], Redis]) -> None:
+    """The sessions' subscriber does not hear the workers' commands, nor the other way round."""
+    for user, channel in (("sessions", "rq:pubsub:x"), ("queues", "__keyevent@0__:expired")):
+        with pytest.raises(RedisError, match="permissions"):
+            _subscribe(intruder(user), channel)
+
+
+def _subscribe(client: Redis, channel: str) -> None:
+    """Subscribe, and wait for the answer."""
+    with client.pubsub() as subscriber:
+        subscriber.subscribe(channel)
+        subscriber.get_message(timeout=1)
+
+
+# -- Renamed and disabled commands
+
+
+def test_renamed_and_disabled_commands_are_unknown(target: Target, settings: Settings) -> None:
+    """To the admin too. The nonsense argument keeps each from doing anything, should the server know it after all."""
+    commands = [*settings.redis_disabled_commands, *settings.redis_renamed_commands]
+    said = {command: refusal(target.admin, command, "redoubt-nonsense") for command in commands}
+    assert {command for command, why in said.items() if "unknown command" not in why} == set()
+
+
+def test_renamed_commands_work_by_their_new_names(target: Target, settings: Settings, secrets: Secrets) -> None:
+    """For the admin. SHUTDOWN is asked about and not called."""
+    names = [[secrets.name_of(command)] for command in settings.redis_renamed_commands]
+    arguments = {"CONFIG": ["GET", "maxmemory"]}
+    commands = [
+        [*name, *arguments.get(command, [])]
+        for name, command in zip(names, settings.redis_renamed_commands, strict=True)
+    ]
+    answers = _dry_runs(target.admin, "admin", commands).values()
+    refused = [command for command, why in zip(settings.redis_renamed_commands, answers, strict=True) if why != "OK"]
+    assert refused == []
+    assert target.config()["maxmemory"] == str(settings.redis_maxmemory)
+
+
+@pytest.mark.parametrize("user", ["sessions", "queues", "health"])
+def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, secrets: Secrets, user: str) -> None:
+    """Whoever learns a name still needs the rights."""
+    commands = [[secrets.name_of(command), "GET", "maxmemory"] for command in settings.redis_renamed_commands]
+    allowed = [why for why in _dry_runs(target.admin, user, commands).values() if why == "OK"]
+    assert len(allowed) == 0
+
+
+def test_new_names_cannot_be_guessed(settings: Settings, secrets: Secrets) -> None:
+    """Generated for this instance: not the old name with a suffix that is in a repository."""
+    lengths = {command: len(secrets.name_of(command)) for command in settings.redis_renamed_commands}
+    assert {command for command, length in lengths.items() if length < len(command) + 16} == set()

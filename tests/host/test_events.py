@@ -1,0 +1,57 @@
+"""Events: the application hears when a session has expired."""
+
+import time
+
+import pytest
+from redis import Redis
+from redis.client import PubSub
+
+from redoubt.settings import Settings
+from tests.host.target import Target
+
+# Redis looks for expired keys ten times a second.
+PATIENCE = 2.0
+
+
+def _hears(subscriber: PubSub, key: str) -> bool:
+    """Whether a subscriber is told of a key in time; others' sessions may expire meanwhile."""
+    end = time.monotonic() + PATIENCE
+    while (left := end - time.monotonic()) > 0:
+        message = subscriber.get_message(ignore_subscribe_messages=True, timeout=left)
+        if message and message["data"] == key:
+            return True
+    return False
+
+
+@pytest.mark.writes
+@pytest.mark.usefixtures("undenied")
+@pytest.mark.parametrize("way", ["channel", "pattern"])
+def test_application_hears_of_an_expired_session(
+    target: Target, settings: Settings, sessions: Redis, session_key: str, way: str
+) -> None:
+    """By the sessions user, who may subscribe to this and nothing else; where the settings publish it."""
+    subscriber = target.client("sessions").pubsub()
+    if way == "channel":
+        subscriber.subscribe("__keyevent@0__:expired")
+    else:
+        subscriber.psubscribe("__keyevent@*__:expired")
+    # The confirmation: the key must not expire before.
+    assert subscriber.get_message(timeout=PATIENCE)
+    sessions.set(session_key, "v", px=50)
+    classes = set(settings.redis_notify_keyspace_events)
+    assert _hears(subscriber, session_key) == ("E" in classes and bool(classes & set("xA")))
+    subscriber.close()
+
+
+@pytest.mark.writes
+@pytest.mark.usefixtures("undenied")
+def test_a_deleted_session_is_no_expired_one(target: Target, sessions: Redis, session_key: str) -> None:
+    """A logout is not reported as an expiry: the next expired key is heard, and this one was not."""
+    subscriber = target.client("sessions").pubsub()
+    subscriber.subscribe("__keyevent@0__:expired")
+    assert subscriber.get_message(timeout=PATIENCE)
+    sessions.set(session_key, "v", ex=60)
+    sessions.delete(session_key)
+    message = subscriber.get_message(timeout=0.3)
+    subscriber.close()
+    assert message is None or message["data"] != session_key

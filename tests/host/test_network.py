@@ -1,0 +1,170 @@
+"""Network: reached where the settings say, from nowhere else, and with no way out."""
+
+import ipaddress
+import json
+import shlex
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from redoubt.settings import Settings
+from tests.host.target import Target, listens, quoted
+
+UNSPECIFIED = {"0.0.0.0", "::"}
+
+
+@pytest.fixture(scope="module")
+def addresses(host: Host) -> list[str]:
+    """The host's own addresses, loopback included."""
+    found = json.loads(host.check_output("ip -json address show"))
+    return [
+        address["local"]
+        for interface in found
+        for address in interface["addr_info"]
+        # A link-local one needs its interface named with it.
+        if address["scope"] != "link"
+    ]
+
+
+@pytest.fixture(scope="module")
+def networks(host: Host, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Redis's networks as the engine has them."""
+    names = quoted(f"{settings.redis_name}_backend", f"{settings.redis_name}_edge")
+    return {network["Name"]: network for network in json.loads(host.check_output(f"docker network inspect {names}"))}
+
+
+# -- Ways in
+
+
+def test_port_listens_exactly_where_the_settings_say(host: Host, settings: Settings) -> None:
+    """As sets: a check for one address passes as well when another one listens beside it."""
+    port = f":{settings.redis_port}"
+    listening = {
+        socket.removeprefix("tcp://").removesuffix(port)
+        for socket in host.socket.get_listening_sockets()
+        if socket.startswith("tcp://") and socket.endswith(port)
+    }
+    assert listening == set(settings.redis_bind)
+
+
+def test_container_publishes_nothing_else(settings: Settings, container: dict[str, Any]) -> None:
+    """No second port, and none that the engine chose."""
+    published = {
+        (port, binding["HostIp"], binding["HostPort"])
+        for port, bindings in container["NetworkSettings"]["Ports"].items()
+        for binding in bindings or ()
+    }
+    assert published == {("6379/tcp", address, str(settings.redis_port)) for address in settings.redis_bind}
+
+
+def test_connections_are_accepted_exactly_where_the_settings_say(
+    host: Host, settings: Settings, addresses: list[str]
+) -> None:
+    """Tried on every address that the host has: the engine's rules redirect where no socket listens."""
+    script = f'for a in "$@"; do timeout 2 bash -c "</dev/tcp/$a/{settings.redis_port}" && echo "$a"; done 2>/dev/null'
+    accepted = set(host.run(f"bash -c {quoted(script)} - {quoted(*addresses)}").stdout.split())
+    wanted = {
+        address
+        for address in addresses
+        if address in settings.redis_bind
+        or (UNSPECIFIED & set(settings.redis_bind) and _covered(address, settings.redis_bind))
+    }
+    assert accepted == wanted
+
+
+def _covered(address: str, bind: tuple[str, ...]) -> bool:
+    """Whether an unspecified address among the published ones takes this one in."""
+    return ("::" if ":" in address else "0.0.0.0") in bind
+
+
+def test_redis_is_not_reached_from_outside(target: Target, settings: Settings) -> None:
+    """From this machine to the host's own address, past SSH; but where the settings publish it there."""
+    if target.outside is None:
+        reached = False
+        wanted = False
+    else:
+        address = _resolved(target.outside)
+        wanted = address in settings.redis_bind or _covered(address, settings.redis_bind)
+        reached = listens(address, settings.redis_port)
+    assert not reached or wanted
+
+
+def _resolved(name: str) -> str:
+    import socket
+
+    return str(socket.getaddrinfo(name, None)[0][4][0])
+
+
+def test_redis_is_reached_through_the_host(target: Target) -> None:
+    """The way of the operator and of applications on the host: a login on the published address."""
+    assert target.client("sessions").ping()
+
+
+def test_redis_is_on_its_own_networks_alone(settings: Settings, container: dict[str, Any]) -> None:
+    """Not on the engine's default bridge, where any container would reach it."""
+    assert set(container["NetworkSettings"]["Networks"]) == {
+        f"{settings.redis_name}_backend",
+        f"{settings.redis_name}_edge",
+    }
+
+
+def test_edge_carries_redis_alone(settings: Settings, networks: dict[str, dict[str, Any]]) -> None:
+    """It has a bridge to the published port; applications meet Redis on the backend."""
+    there = {container["Name"] for container in networks[f"{settings.redis_name}_edge"]["Containers"].values()}
+    assert there == {settings.redis_name}
+
+
+# -- Ways out
+
+
+def test_backend_leads_nowhere(settings: Settings, networks: dict[str, dict[str, Any]]) -> None:
+    """Applications share it with Redis."""
+    assert networks[f"{settings.redis_name}_backend"]["Internal"] is True
+
+
+def test_no_rule_translates_redis_addresses_to_the_outside(host: Host, container: dict[str, Any]) -> None:
+    """Without translation no answer from outside finds the way back. Asked of the kernel's rules."""
+    own = [ipaddress.ip_address(network["IPAddress"]) for network in container["NetworkSettings"]["Networks"].values()]
+    rules = [shlex.split(rule) for rule in host.check_output("iptables -t nat -S POSTROUTING").splitlines()]
+    translating = [rule for rule in rules if {"MASQUERADE", "SNAT"} & set(rule)]
+    leading_out = [
+        " ".join(rule)
+        for rule in translating
+        for address in own
+        if _matches(rule, "-s", address) and not _stays_inside(rule, own)
+    ]
+    assert translating, "the engine has rules of its own: none at all means that they were not seen"
+    assert leading_out == []
+
+
+def _matches(rule: list[str], option: str, address: Any) -> bool:
+    """Whether an address is in the network that a rule names; a rule that names none takes any."""
+    if option not in rule:
+        return True
+    inside = address in ipaddress.ip_network(rule[rule.index(option) + 1])
+    return inside != (rule[rule.index(option) - 1] == "!")
+
+
+def _stays_inside(rule: list[str], own: list[Any]) -> bool:
+    """Whether a rule is for connections of the container to itself."""
+    return "-d" in rule and any(rule[rule.index("-d") + 1] == f"{address}/32" for address in own)
+
+
+def test_nothing_outside_answers_redis(host: Host, container: dict[str, Any]) -> None:
+    """Tried in Redis's own network: the host's gateway, and who is logged in over SSH. A refusal is an answer, too."""
+    peers = host.check_output(
+        "ip -4 route show default | awk '{ print $3 }'; ss -4Htnp state established | awk '/\"sshd/ { print $4 }'"
+    )
+    outside = {peer.partition(":")[0] for peer in peers.split()} - {"127.0.0.1"}
+    script = """
+    for peer in "$@"; do
+        for port in 22 53 80 443; do
+            { timeout 0.5 bash -c "</dev/tcp/$peer/$port" 2>/dev/null; [ $? = 124 ] || echo "$peer:$port"; } &
+        done
+    done
+    wait
+    """
+    inside = f"nsenter --target {container['State']['Pid']} --net bash -c {quoted(script)} -"
+    assert outside, "the host has a gateway, or somebody is logged in"
+    assert host.check_output(f"{inside} {quoted(*sorted(outside))}") == ""
