@@ -91,8 +91,9 @@ class _Progress(BaseStateCallback):
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
-        done = state.get_results_for_host(host).success_ops
-        what = f"{done} operations before it changed the host" if done else "nothing was changed before it"
+        operations = [data.operation_meta for data in state.ops[host].values()]
+        done = sum(operation.is_complete() and operation.did_change() for operation in operations)
+        what = f"operations before it that changed the host: {done}" if done else "nothing was changed before it"
         logger.error(
             f"{host.print_prefix}the deploy stopped here: {what}. "
             "Mend the cause and run the same command again; what is done needs no undoing"
