@@ -20,7 +20,12 @@ echo "engine_enabled $(systemctl is-enabled docker.service 2>/dev/null)"
 echo "engine_package $(dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' docker.io docker-ce 2>/dev/null |
     sed '/^not-installed /d; /^config-files /d; s/.* //')"
 echo "compose $(docker compose version --short 2>/dev/null)"
-echo "published $(docker inspect --format '{{json .HostConfig.PortBindings}}' "$INSTANCE" 2>/dev/null)"
+# By its labels: a Compose that was killed, or a person, may have left the container under another name.
+docker ps --all --quiet --filter "label=com.docker.compose.project=$INSTANCE" \
+    --filter "label=com.docker.compose.service=$INSTANCE" 2>/dev/null |
+    xargs -r docker inspect --format '{{json .HostConfig.PortBindings}}' | sed 's/^/published /'
+echo "name_taken $(docker container inspect --format '{{index .Config.Labels "com.docker.compose.project"}} {{.Image}}' \
+    "$INSTANCE" 2>/dev/null | sed "/^$INSTANCE /d")"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 ss -Hltnp 2>/dev/null | sed 's/^/listener /'

@@ -64,6 +64,7 @@ class HostFacts:
     compose: Version | None
     selinux: bool
     published: frozenset[tuple[str, int]]
+    name_taken: bool
     listeners: tuple[Listener, ...]
     has_logrotate: bool
 
@@ -72,10 +73,13 @@ def read(lines: Iterable[str]) -> HostFacts:
     """The probe's output (``key value`` lines) as facts. Raises ValueError when a key is missing."""
     values: dict[str, str] = {}
     listeners = []
+    published: set[tuple[str, int]] = set()
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
             listeners.append(_listener(value))
+        elif key == "published":
+            published |= _published(value)
         else:
             values[key] = value.strip()
     try:
@@ -94,7 +98,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             engine_package=values["engine_package"],
             compose=_version(values["compose"]),
             selinux=values["selinux"] in ("Enforcing", "Permissive"),
-            published=_published(values["published"]),
+            published=frozenset(published),
+            name_taken=bool(values["name_taken"]),
             listeners=tuple(listeners),
             has_logrotate=bool(values["logrotate"]),
         )
@@ -133,6 +138,7 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_maxmemory", "redis_container_memory"), _memory),
         (("redis_maxmemory", "redis_root", "redis_name"), _disk),
         (("redis_port", "redis_bind"), _ports),
+        (("redis_name",), _name),
     )
     return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
 
@@ -215,6 +221,15 @@ def _ports(settings: Settings, facts: HostFacts) -> list[str]:
     return list(dict.fromkeys(taken))
 
 
+def _name(settings: Settings, facts: HostFacts) -> list[str]:
+    if not facts.name_taken:
+        return []
+    return [
+        f"there is a container {settings.redis_name} that Redoubt did not make: remove or rename it, "
+        "or choose another redis_name"
+    ]
+
+
 def _overlap(wanted: str, taken: str) -> bool:
     """Whether a socket on ``taken`` keeps one from ``wanted``. A listener on :: takes IPv4 as well."""
     ours, theirs = ipaddress.ip_address(wanted), ipaddress.ip_address(taken)
@@ -238,14 +253,14 @@ def _listener(value: str) -> Listener:
     )
 
 
-def _published(value: str) -> frozenset[tuple[str, int]]:
+def _published(value: str) -> set[tuple[str, int]]:
     """Addresses and ports on the host that the instance's own container publishes, from docker inspect."""
-    bindings = json.loads(value or "{}") or {}
-    return frozenset(
+    bindings = json.loads(value) or {}
+    return {
         (binding["HostIp"] or "0.0.0.0", int(binding["HostPort"]))
         for port in bindings.values()
         for binding in port or ()
-    )
+    }
 
 
 def _version(text: str) -> Version | None:

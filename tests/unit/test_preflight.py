@@ -24,6 +24,7 @@ engine_enabled enabled
 engine_package docker.io
 compose 2.26.1-4
 published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
+name_taken
 selinux
 logrotate /usr/sbin/logrotate
 listener LISTEN 0 4096 127.0.0.1:6379 0.0.0.0:* users:(("docker-proxy",pid=812,fd=4))
@@ -52,6 +53,7 @@ def test_the_probe_is_read() -> None:
             compose=(2, 26, 1),
             selinux=False,
             published=frozenset({("127.0.0.1", 6379)}),
+            name_taken=False,
             listeners=(
                 Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
                 Listener("0.0.0.0", 22, "sshd (pid 401)"),
@@ -101,6 +103,7 @@ def test_a_good_host_has_no_problems() -> None:
         ({"published": frozenset()}, {}, "127.0.0.1:6379 is in use by docker-proxy (pid 812)"),
         ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
         ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
+        ({"name_taken": True}, {}, "there is a container redis that Redoubt did not make"),
     ],
 )
 def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: dict[str, object], word: str) -> None:
@@ -115,7 +118,7 @@ def test_a_process_on_both_families_is_named_once() -> None:
 
 def test_all_of_them_at_once() -> None:
     bad = replace(FACTS, memory=1, disk_free=1, engine=(1, 0), system_id=("x", "1"), published=frozenset())
-    assert len(problems(load({}), bad)) == 5
+    assert len(problems(load({}), replace(bad, name_taken=True))) == 6
 
 
 def test_a_setting_known_to_be_wrong_is_not_compared_with_the_host() -> None:
