@@ -6,7 +6,7 @@ rejects the whole file, so each rule states the version it exists since.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from redoubt.settings import Settings
@@ -45,6 +45,10 @@ APPLICATION_ROLES = ("session", "queue")
 
 # Rules that older servers do not know, by the version that brought them.
 _SINCE: Mapping[str, tuple[int, int]] = {"+client|setinfo": (7, 2)}
+
+
+# From this version on ACL LIST repeats command rules literally.
+_LITERAL_SINCE = (7, 2)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,33 @@ def acl_file(settings: Settings, passwords: Mapping[str, str]) -> str:
     if not settings.redis_default_user:
         lines.append("user default off sanitize-payload resetkeys resetchannels -@all")
     return "".join(f"{line}\n" for line in lines)
+
+
+def differences(settings: Settings, running: Iterable[str]) -> list[str]:
+    """What ACL LIST (its lines, the hash of every password cut to ``#``) says otherwise than the settings.
+
+    Redis prints rules as they were given, but leaves out what is the default and adds ``sanitize-payload``.
+    Redis 7.0 spells command rules in its own way: there they are not compared.
+    """
+    wanted = {user.name: {"on", "#", *user.rules(settings.server_version).split()} for user in users(settings)}
+    wanted.setdefault("default", {"off", "-@all"})
+    there = {name: rules for _, name, *rules in map(str.split, running)}
+    found = []
+    for name, rules in wanted.items():
+        if name not in there:
+            found.append(f"lacks the user {name}")
+        elif there[name].count("#") > 1:
+            found.append(f"has the user {name} with more than one password")
+        elif differing := _comparable(settings, rules) ^ _comparable(settings, there[name]):
+            found.append(f"has the user {name} with other rules ({' '.join(sorted(differing))})")
+    found += [f"has the user {name}, whom the settings do not know" for name in sorted(there.keys() - wanted.keys())]
+    return found
+
+
+def _comparable(settings: Settings, rules: Iterable[str]) -> set[str]:
+    """The rules that decide what a user may do: words that a later server adds must not look like a change."""
+    kinds = "~%&#(" if settings.server_version < _LITERAL_SINCE else "~%&#(+-"
+    return {rule for rule in rules if rule[0] in kinds or rule in ("on", "off", "nopass")}
 
 
 def password_hash(password: str) -> str:

@@ -78,7 +78,8 @@ def image_loaded(reference: str, archive: str, upload_dir: str) -> Commands:
     upload = f"{upload_dir}/.image.tar"
     yield FileUploadCommand(archive, upload)
     quoted = shlex.quote(upload)
-    yield StringCommand(f"docker load --quiet --input {quoted}; status=$?; rm -f {quoted}; exit $status")
+    # Removed once it is open: whatever ends this early leaves nothing, and takes nothing from the run after it.
+    yield StringCommand(f"exec 3<{quoted} && rm -f {quoted} && docker load --quiet <&3")
 
 
 @operation()
@@ -145,6 +146,13 @@ def compose_up(settings: Settings) -> Commands:
     up = f"{compose} up --detach --remove-orphans --wait --wait-timeout {service.wait_timeout(settings)}"
     if drift.replace:
         up = f"{up} --force-recreate --no-deps {' '.join(map(shlex.quote, drift.replace))} && {up}"
+    if drift.stale:
+        # Compose would give up at once on what the last check found.
+        patience = settings.redis_health_interval + settings.redis_health_timeout
+        status = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
+        up = f'for _ in $(seq {patience}); do [ "$({status})" = unhealthy ] || break; sleep 1; done; {up}'
+    if drift.paused:
+        up = f"{compose} unpause {' '.join(map(shlex.quote, drift.paused))}; {up}"
     log = shlex.quote(f"{settings.root}/logs/redis.log")
     yield StringCommand(
         f"{{ {up}; }} || {{ {compose} ps --all; "

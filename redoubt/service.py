@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from redoubt import redisconf
+from redoubt import access, redisconf
 from redoubt.settings import Settings
 
 _HASH_LABEL = "com.docker.compose.config-hash"
 _SERVICE_LABEL = "com.docker.compose.service"
+_ONE_OFF_LABEL = "com.docker.compose.oneoff"
+
+# What docker inspect says in numbers of the limits that can be changed on a running container.
+_NUMBERS = ("Memory", "MemoryReservation", "NanoCpus", "CpuShares", "PidsLimit")
 
 # A container sees the secrets as they were when it started: each is a file mounted by itself.
 _REDIS_SECRETS = ("secrets/health", "secrets/commands.conf")
@@ -18,14 +22,20 @@ _REDIS_SECRETS = ("secrets/health", "secrets/commands.conf")
 
 @dataclass(frozen=True)
 class Container:
-    """A container of the Compose project."""
+    """A container of the Compose project.
 
+    ``limits`` are those that ``docker update`` changes without a trace in the hash, by their names in docker inspect.
+    """
+
+    name: str
     service: str
     config_hash: str
     image_id: str
     status: str
     health: str | None
     started: float
+    networks: frozenset[str]
+    limits: dict[str, int | str | None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class ServiceState:
     """What runs, what Compose would run, and what Redis answers.
 
     ``files`` are the modification times (seconds since the epoch) of what the container reads when it starts.
-    ``config`` is the answer to CONFIG GET *; empty when Redis did not answer.
+    ``config`` is the answer to CONFIG GET *; empty when Redis did not answer. ``acl`` are the lines of ACL LIST
+    without the hashes of passwords, ``logins`` what became of each user's password; empty likewise.
     """
 
     hashes: dict[str, str]
@@ -41,6 +52,8 @@ class ServiceState:
     image_id: str
     files: dict[str, float]
     config: dict[str, str]
+    acl: tuple[str, ...] = ()
+    logins: dict[str, bool] = field(default_factory=dict)
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -56,21 +69,35 @@ def read(lines: Iterable[str]) -> ServiceState:
     answers = sections.get("config", [])
     # redis-cli prints names and values on alternate lines, after the OK of the login.
     pairs = answers[1:] if answers[:1] == ["OK"] else []
+    # It prints an empty line after an error.
+    words = [line for line in sections.get("logins", []) if line]
+    logins = {user: answer == "OK" for user, answer in zip(words[::2], words[1::2], strict=False)}
+    if answers[:1] and answers[0].startswith("WRONGPASS"):
+        logins["admin"] = False
+    containers = json.loads("".join(sections.get("containers", [])) or "[]")
     return ServiceState(
         hashes={name: value for line in sections.get("hashes", []) for name, value in [line.split()]},
-        containers=tuple(_container(c) for c in json.loads("".join(sections.get("containers", [])) or "[]")),
+        containers=tuple(_container(c) for c in containers if c["Config"]["Labels"].get(_ONE_OFF_LABEL) != "True"),
         image_id="".join(sections.get("image", [])),
         files={name: float(mtime) for mtime, name in times},
         config=dict(zip(pairs[::2], pairs[1::2], strict=False)),
+        acl=tuple(line for line in sections.get("acl", []) if line.startswith("user ")),
+        logins=logins,
     )
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Why a project must be brought up, and the services whose containers have to be replaced to mend it."""
+    """Why a project must be brought up, and the services whose containers have to be replaced to mend it.
+
+    ``paused`` are services to be resumed first: Compose refuses to bring them up. ``stale`` says that the health
+    of Redis is as old as its last check: the container stays, and may have recovered since.
+    """
 
     reasons: tuple[str, ...]
     replace: tuple[str, ...]
+    paused: tuple[str, ...] = ()
+    stale: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
@@ -84,7 +111,11 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
     """
     reasons = []
     replace = []
+    paused = []
     by_service = {container.service: container for container in state.containers}
+    if len(by_service) < len(state.containers):
+        # What a Compose that was killed while it replaced a container leaves; the next one clears it up.
+        reasons.append("a service has more than one container")
     if not state.hashes:
         reasons.append("Compose does not accept compose.yml, or there is none yet")
     for service, wanted in state.hashes.items():
@@ -98,11 +129,15 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
             reasons.append(f"{service} is {container.status}")
         elif container.health not in (None, "healthy"):
             reasons.append(f"{service} is {container.health}")
-        if container.status == "running" and (inside := _outdated(settings, state, container)):
+        if container.status == "paused":
+            paused.append(service)
+        if container.status in ("running", "paused") and (inside := _outdated(settings, state, container)):
             reasons += [f"{service} {reason}" for reason in inside]
             replace.append(service)
     reasons += [f"{service} is no longer wanted" for service in sorted(set(by_service) - set(state.hashes))]
-    return Drift(tuple(reasons), tuple(replace))
+    redis = by_service.get(settings.redis_name)
+    stale = redis is not None and redis.health == "unhealthy" and redis.service not in replace
+    return Drift(tuple(reasons), tuple(replace), tuple(paused), stale)
 
 
 def _outdated(settings: Settings, state: ServiceState, container: Container) -> list[str]:
@@ -121,12 +156,37 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
         return found
     if state.image_id and container.image_id != state.image_id:
         found.append(f"runs another image than {settings.redis_image} is now")
+    if container.name != settings.redis_name:
+        found.append(f"is named {container.name}, so that nobody finds it")
+    if lost := {f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"} - container.networks:
+        found.append(f"is cut off from {', '.join(sorted(lost))}")
+    found += [
+        f"has the limit {name} = {container.limits.get(name)!r}, the settings say {wanted!r}"
+        for name, wanted in _limits(settings).items()
+        # Without the kernel's support the engine drops a limit, and nothing can mend that.
+        if container.limits.get(name, wanted) not in (wanted, 0, None)
+    ]
     if state.config:
         found += [
             f"runs with {name} = {running!r}, the settings say {wanted!r}"
             for name, (running, wanted) in redisconf.differences(settings, state.config).items()
         ]
-    return found
+    if state.acl:
+        found += access.differences(settings, state.acl)
+    refused = (user.name for user in access.users(settings) if not state.logins.get(user.name, True))
+    return found + [f"refuses the password of {user}" for user in refused]
+
+
+def _limits(settings: Settings) -> dict[str, int | str]:
+    """What the settings mean to the engine, of the limits that ``docker update`` can change."""
+    return {
+        "Memory": settings.memory_limit,
+        "MemoryReservation": settings.memory_reservation,
+        "NanoCpus": round(settings.redis_container_cpus * 10**9),
+        "CpuShares": int(settings.redis_container_cpu_reservation * 1024),
+        "PidsLimit": settings.redis_container_pids,
+        "RestartPolicy": settings.redis_restart,
+    }
 
 
 def wait_timeout(settings: Settings) -> int:
@@ -138,13 +198,20 @@ def wait_timeout(settings: Settings) -> int:
 def _container(inspected: dict[str, Any]) -> Container:
     labels = inspected["Config"]["Labels"]
     state = inspected["State"]
+    limits = inspected["HostConfig"]
     return Container(
-        service=labels[_SERVICE_LABEL],
-        config_hash=labels[_HASH_LABEL],
+        name=inspected["Name"].removeprefix("/"),
+        service=labels.get(_SERVICE_LABEL, ""),
+        config_hash=labels.get(_HASH_LABEL, ""),
         image_id=inspected["Image"],
         status=state["Status"],
         health=state.get("Health", {}).get("Status"),
         started=_seconds(state["StartedAt"]),
+        networks=frozenset(inspected["NetworkSettings"]["Networks"]),
+        limits={
+            **{name: limits.get(name) for name in _NUMBERS},
+            "RestartPolicy": limits.get("RestartPolicy", {}).get("Name"),
+        },
     )
 
 

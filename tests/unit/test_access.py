@@ -71,3 +71,44 @@ def test_the_file_has_no_comments() -> None:
 def test_the_url_is_the_one_that_works_on_the_host(bind: list[str], url: str) -> None:
     settings = load({"redis_bind": bind, "redis_port": 6380})
     assert access.url(settings, access.users(settings)[0]) == url
+
+
+def acl_list(**data: Any) -> list[str]:
+    """ACL LIST of Redis 8.0 after it has read the file: with hashes cut, as files/service-state.sh prints it."""
+    plain = [line.replace(f"#{access.password_hash(PASSWORDS[name])}", "#") for name, line in lines(**data).items()]
+    return [line.replace(" on ", " on sanitize-payload ").replace(" resetkeys", "") for line in plain]
+
+
+@pytest.mark.parametrize("data", [{}, {"redis_default_user": True}, {"redis_image": "redis:7.0.15"}])
+def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> None:
+    assert access.differences(load(data), acl_list(**data)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        ("user sessions on", "user sessions off", "the user sessions with other rules (off on)"),
+        ("user queues on sanitize-payload #", "user queues on nopass", "the user queues with other rules (# nopass)"),
+        ("user queues on sanitize-payload #", "user queues on # #", "the user queues with more than one password"),
+        ("~rq:*", "~*", "the user queues with other rules (~* ~rq:*)"),
+        ("&rq:*", "&*", "the user queues with other rules (&* &rq:*)"),
+        ("+shutdown", "+shutdown +flushall", "the user admin with other rules (+flushall)"),
+        ("default off", "default on nopass", "the user default with other rules (nopass off on)"),
+        ("user health ", "user eve ", "lacks the user health"),
+        ("user health ", "user eve ", "has the user eve, whom the settings do not know"),
+    ],
+)
+def test_a_user_changed_by_hand_differs(before: str, after: str, word: str) -> None:
+    running = [line.replace(before, after) for line in acl_list()]
+    assert word in "\n".join(access.differences(load({}), running))
+
+
+def test_redis_7_0_spells_commands_otherwise_and_only_the_rest_is_compared() -> None:
+    seven = {"redis_image": "redis:7.0.15"}
+    spelt = [line.replace(" +multi +exec +discard +watch +unwatch", " +@transaction") for line in acl_list(**seven)]
+    assert access.differences(load(seven), spelt) == []
+    assert access.differences(load(seven), [line.replace("~rq:*", "~*") for line in spelt])
+
+
+def test_a_word_that_a_later_server_adds_is_no_difference() -> None:
+    assert access.differences(load({}), [f"{line} alldbs" for line in acl_list()]) == []

@@ -6,12 +6,22 @@ from typing import Any
 
 import pytest
 
-from redoubt import redisconf, service
+from redoubt import access, redisconf, service
 from redoubt.service import Container, Drift, ServiceState, drift, read
 from redoubt.settings import load
+from redoubt.sizes import MIB
 
 SETTINGS = load({})
-CONTAINER = Container("redis", "abc", "sha256:1", "running", "healthy", 1000.5)
+LIMITS: dict[str, int | str | None] = {
+    "Memory": 1536 * MIB,
+    "MemoryReservation": 512 * MIB,
+    "NanoCpus": 10**9,
+    "CpuShares": 512,
+    "PidsLimit": 128,
+    "RestartPolicy": "unless-stopped",
+}
+NETWORKS = frozenset({"redis_backend", "redis_edge"})
+CONTAINER = Container("redis", "redis", "abc", "sha256:1", "running", "healthy", 1000.5, NETWORKS, LIMITS)
 RIGHT = ServiceState(
     hashes={"redis": "abc"},
     containers=(CONTAINER,),
@@ -21,12 +31,28 @@ RIGHT = ServiceState(
 )
 
 
+ACL = (
+    *(f"user {one.name} on sanitize-payload # {one.rules(SETTINGS.server_version)}" for one in access.users(SETTINGS)),
+    "user default off sanitize-payload resetchannels -@all",
+)
+
+
 def state(**container: Any) -> ServiceState:
     return replace(RIGHT, containers=(replace(CONTAINER, **container),))
 
 
 def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
     assert drift(SETTINGS, RIGHT) == Drift((), ())
+    assert drift(SETTINGS, replace(RIGHT, acl=ACL, logins={"sessions": True})) == Drift((), ())
+
+
+def test_a_paused_service_is_resumed_and_keeps_its_container() -> None:
+    assert drift(SETTINGS, state(status="paused")) == Drift(("redis is paused",), (), ("redis",))
+
+
+@pytest.mark.parametrize("value", [0, None])
+def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | None) -> None:
+    assert not drift(SETTINGS, state(limits={**LIMITS, "MemoryReservation": value}))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +78,15 @@ def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
             "old is no longer wanted",
             (),
         ),
+        (replace(RIGHT, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
+        (state(name="elsewhere"), "is named elsewhere", ("redis",)),
+        (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
+        (state(limits={**LIMITS, "Memory": 5}), "the limit Memory = 5, the settings say 1610612736", ("redis",)),
+        (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", ("redis",)),
+        (state(limits={**LIMITS, "RestartPolicy": "no"}), "the limit RestartPolicy = 'no'", ("redis",)),
+        (replace(RIGHT, acl=("user default off -@all",)), "lacks the user sessions", ("redis",)),
+        (replace(RIGHT, acl=ACL, logins={"sessions": False}), "refuses the password of sessions", ("redis",)),
+        (replace(RIGHT, logins={"admin": False}, config={}), "refuses the password of admin", ("redis",)),
     ],
 )
 def test_every_kind_of_drift_has_a_reason(current: ServiceState, reason: str, replaced: tuple[str, ...]) -> None:
@@ -74,7 +109,10 @@ def test_a_redis_that_does_not_answer_is_not_called_drifted() -> None:
 
 def inspected(**changes: Any) -> dict[str, Any]:
     return {
+        "Name": "/redis",
         "Image": "sha256:1",
+        "HostConfig": {**LIMITS, "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0}},
+        "NetworkSettings": {"Networks": dict.fromkeys(NETWORKS)},
         "State": {"Status": "running", "StartedAt": "2026-01-02T03:04:05.678901234Z", "Health": {"Status": "healthy"}},
         "Config": {
             "Labels": {"com.docker.compose.service": "redis", "com.docker.compose.config-hash": "abc"},
@@ -101,6 +139,16 @@ def test_the_script_s_output_is_read() -> None:
         "",
         "appendonly",
         "yes",
+        "@@acl",
+        "user default off -@all",
+        "@@logins",
+        "admin",
+        "OK",
+        "health",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "",
+        "queues",
+        "OK",
     ]
     assert read(output) == ServiceState(
         hashes={"redis": "abc"},
@@ -108,12 +156,28 @@ def test_the_script_s_output_is_read() -> None:
         image_id="sha256:1",
         files={"config/redis.conf": 900.0},
         config={"maxmemory": "1073741824", "save": "", "appendonly": "yes"},
+        acl=("user default off -@all",),
+        logins={"admin": True, "health": False, "queues": True},
     )
+
+
+def test_a_container_of_docker_compose_run_is_not_the_service() -> None:
+    one_off = inspected()
+    one_off["Config"]["Labels"]["com.docker.compose.oneoff"] = "True"
+    assert read(["@@containers", json.dumps([one_off])]).containers == ()
 
 
 @pytest.mark.parametrize("answer", [[], ["WRONGPASS invalid username-password pair", "NOAUTH", "x"]])
 def test_a_refused_login_gives_no_configuration(answer: list[str]) -> None:
-    assert read(["@@config", *answer]).config == {}
+    current = read(["@@config", *answer])
+    assert current.config == {}
+    assert current.logins == ({"admin": False} if answer else {})
+
+
+def test_health_may_be_out_of_date_where_the_container_stays() -> None:
+    assert drift(SETTINGS, state(health="unhealthy")).stale
+    assert not drift(SETTINGS, state(health="starting")).stale
+    assert not drift(SETTINGS, state(health="unhealthy", image_id="sha256:2")).stale
 
 
 def test_a_host_without_an_engine_gives_an_empty_state() -> None:
