@@ -6,8 +6,10 @@ they deploy to is started here, under a name that begins with ``lifecycle-``, an
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +66,65 @@ class Result:
     def failed(self) -> list[str]:
         return [operation["name"] for operation in self.operations if operation["error"]]
 
+    @property
+    def reasons(self) -> list[str]:
+        """What the deploy said of single hosts: why it changed what, and what it refused."""
+        return re.findall(r"^    \[[^]]+\] (.*)$", self.stderr, re.MULTILINE)
+
+    @property
+    def ssh_commands(self) -> int:
+        """The cost that the deploy's last line tells."""
+        match = re.search(r"^--> (\d+) SSH commands, [\d.]+ s$", self.stderr, re.MULTILINE)
+        assert match, self.stderr
+        return int(match[1])
+
+
+class Running:
+    """A pyinfra command that is under way, and its words so far."""
+
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        self.process = subprocess.Popen(
+            [str(PYINFRA), *arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: list[str] = []
+        self._heard = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._heard:
+                self._lines.append(line)
+                self._heard.notify_all()
+
+    @property
+    def stderr(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for(self, words: str, seconds: float = 60) -> None:
+        """Return as soon as the command has printed these words."""
+        with self._heard:
+            assert self._heard.wait_for(lambda: words in self.stderr, seconds), (
+                f"not within {seconds:.0f} s: {words!r}; it said:\n{self.stderr}"
+            )
+
+    def signal(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def wait(self, seconds: float = 120) -> Result:
+        """How it ended."""
+        assert self.process.stdout is not None
+        stdout = self.process.stdout.read()
+        returncode = self.process.wait(seconds)
+        self._reader.join(seconds)
+        return Result(returncode, stdout, self.stderr)
+
 
 @dataclass(frozen=True)
 class Deployer:
@@ -102,9 +163,18 @@ class Deployer:
 
     def deploy(self, *targets: Host, arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any) -> Result:
         """Run ``pyinfra <inventory> deploy.py`` for these hosts."""
-        path = self.inventory(*targets, **settings)
-        done = pyinfra(*arguments, "--group-data", "inventory/group_data", str(path), "deploy.py")
+        done = pyinfra(*self._arguments(targets, arguments, settings))
         return Result(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *targets: Host, arguments: tuple[str, ...] = ("-y",), **settings: Any) -> Running:
+        """Start a deploy and return while it runs."""
+        return Running(self._arguments(targets, arguments, settings))
+
+    def _arguments(
+        self, targets: tuple[Host, ...], arguments: tuple[str, ...], settings: dict[str, Any]
+    ) -> tuple[str, ...]:
+        path = self.inventory(*targets, **settings)
+        return (*arguments, "--group-data", "inventory/group_data", str(path), "deploy.py")
 
     def secrets(self, host: Host, **settings: Any) -> Secrets:
         """The secrets that a deploy to the host made."""
