@@ -96,7 +96,7 @@ def mirrors() -> dict[str, str]:
     if shutil.which("apt-get") is None or platform.freedesktop_os_release()["ID"] != "debian":
         return found
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    listing = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]
+    listing = [*toolbox.apt_get(), "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]
     targets = subprocess.run(listing, capture_output=True, text=True, check=False).stdout
     found |= parse_mirrors(targets, codename)
     proxy = subprocess.run(

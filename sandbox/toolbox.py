@@ -67,21 +67,26 @@ def unpack_one(package: str) -> Path:
     return _TREE
 
 
+def apt_get() -> list[str]:
+    """The start of an apt-get command that leaves the machine's lists and caches as they are."""
+    (_LISTS / "partial").mkdir(parents=True, exist_ok=True)
+    return [
+        *("apt-get", "--yes", "--quiet"),
+        *("-o", f"Dir::State::Lists={_LISTS}", "-o", f"Dir::Cache={_CACHE}"),
+        # What belongs to us needs neither root nor the machine's locks.
+        *("-o", "Debug::NoLocking=true", "-o", "APT::Sandbox::User="),
+        *("-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20"),
+    ]
+
+
 def _unpack(packages: list[str], *, with_dependencies: bool) -> None:
     names = ", ".join(packages)
     if shutil.which("apt-get") is None:
         raise SandboxError(f"this machine lacks {names} and has no apt-get to fetch them with")
-    (_LISTS / "partial").mkdir(parents=True, exist_ok=True)
     archives = _CACHE / "archives"
     shutil.rmtree(archives, ignore_errors=True)
     (archives / "partial").mkdir(parents=True)
-    apt = [
-        *("apt-get", "--yes", "--quiet"),
-        # Own lists and own cache: the machine's stay as they are, and root is not needed.
-        *("-o", f"Dir::State::Lists={_LISTS}", "-o", f"Dir::Cache={_CACHE}"),
-        *("-o", "Debug::NoLocking=true", "-o", "APT::Sandbox::User="),
-        *("-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20"),
-    ]
+    apt = apt_get()
     run_logged("packages", "reading Debian's package lists", [*apt, "update"], timeout=300)
     fetch = ["install", "--download-only", "--no-install-recommends"]
     if with_dependencies:
