@@ -148,14 +148,21 @@ def compose_up(settings: Settings) -> Commands:
         up = f"{up} --force-recreate --no-deps {' '.join(map(shlex.quote, drift.replace))} && {up}"
     if drift.stale:
         # Compose would give up at once on what the last check found.
-        patience = settings.redis_health_interval + settings.redis_health_timeout
+        seconds = settings.redis_health_interval + settings.redis_health_timeout
         status = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
-        up = f'for _ in $(seq {patience}); do [ "$({status})" = unhealthy ] || break; sleep 1; done; {up}'
+        up = f'for _ in $(seq {seconds}); do [ "$({status})" = unhealthy ] || break; sleep 1; done; {up}'
     if drift.paused:
         up = f"{compose} unpause {' '.join(map(shlex.quote, drift.paused))}; {up}"
     log = shlex.quote(f"{settings.root}/logs/redis.log")
+    # Two Composes at once take each other's containers away and may leave none. The other one may be that of a
+    # deploy that was interrupted and goes on here.
+    patience = settings.stop_grace_period + service.wait_timeout(settings)
+    lock = (
+        f"exec 9<{shlex.quote(settings.root)}; flock --timeout {patience} 9 || "
+        f"{{ echo 'another deploy of {settings.redis_name} is still under way on this host' >&2; exit 1; }}"
+    )
     yield StringCommand(
-        f"{{ {up}; }} || {{ {compose} ps --all; "
+        f"{lock}; {{ {up}; }} || {{ {compose} ps --all; "
         f"docker inspect --format '{{{{range .State.Health.Log}}}}{{{{.Output}}}}{{{{end}}}}' {name}; "
         f"{compose} logs --tail 20; tail -n 20 {log}; exit 1; }}"
     )
