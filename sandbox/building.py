@@ -7,6 +7,7 @@ has changed, and at no other time; `make clean` forgets them all.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from sandbox.images import Archive
 
 _RECIPES = Path(__file__).parent / "images"
 _RECIPE_LABEL = "redoubt.recipe"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def upstream_version(package_version: str) -> str:
@@ -130,7 +132,7 @@ def _build(
     spoken, last = start, ""
     with log.open("w") as file:
         for event in steps:
-            text = str(event.get("stream", event.get("error", "")))
+            text = _COLOUR.sub("", str(event.get("stream", event.get("error", ""))))
             file.write(text)
             last = shorten(text) or last
             # The steps that take time, and a sign of life within them.
