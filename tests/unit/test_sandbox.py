@@ -147,7 +147,7 @@ class TestContainer:
     def test_a_host_is_given_no_capability_that_the_machine_lacks(self) -> None:
         everything = (1 << 41) - 1
         assert container.capabilities(everything) == ["ALL"]
-        assert len(container.capabilities(everything & ~(1 << 24))) == 40
+        assert "SYS_ADMIN" in container.capabilities(everything & ~(1 << 24))
         assert "SYS_RESOURCE" not in container.capabilities(everything & ~(1 << 24))
 
     def test_a_host_gets_keys_that_nobody_else_can_read(self) -> None:
