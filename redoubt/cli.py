@@ -94,6 +94,9 @@ class _Progress(BaseStateCallback):
         operations = [data.operation_meta for data in state.ops[host].values()]
         done = sum(operation.is_complete() and operation.did_change() for operation in operations)
         what = f"operations before it that changed the host: {done}" if done else "nothing was changed before it"
+        client = getattr(host.connector, "client", None)
+        if client is not None and not client.get_transport().is_active():
+            logger.error(f"{host.print_prefix}the connection to the host is lost; what it was doing may go on there")
         logger.error(
             f"{host.print_prefix}the deploy stopped here: {what}. "
             "Mend the cause and run the same command again; what is done needs no undoing"

@@ -161,8 +161,11 @@ def compose_up(settings: Settings) -> Commands:
         f"exec 9<{shlex.quote(settings.root)}; flock --timeout {patience} 9 || "
         f"{{ echo 'another deploy of {settings.redis_name} is still under way on this host' >&2; exit 1; }}"
     )
+    # Captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection must not
+    # leave Redis down.
     yield StringCommand(
-        f"{lock}; {{ {up}; }} || {{ {compose} ps --all; "
+        f'{lock}; said=$({{ {up}; }} 2>&1); status=$?; printf "%s\\n" "$said"; '
+        f"[ $status -eq 0 ] || {{ {compose} ps --all; "
         f"docker inspect --format '{{{{range .State.Health.Log}}}}{{{{.Output}}}}{{{{end}}}}' {name}; "
         f"{compose} logs --tail 20; tail -n 20 {log}; exit 1; }}"
     )
