@@ -160,11 +160,13 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
         found.append(f"is named {container.name}, so that nobody finds it")
     if lost := {f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"} - container.networks:
         found.append(f"is cut off from {', '.join(sorted(lost))}")
+    # A container of another definition has other limits by right.
     found += [
         f"has the limit {name} = {container.limits.get(name)!r}, the settings say {wanted!r}"
         for name, wanted in _limits(settings).items()
         # Without the kernel's support the engine drops a limit, and nothing can mend that.
-        if container.limits.get(name, wanted) not in (wanted, 0, None)
+        if container.config_hash == state.hashes[container.service]
+        and container.limits.get(name, wanted) not in (wanted, 0, None)
     ]
     if state.config:
         found += [
