@@ -46,6 +46,10 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: settings
+settings: $(STAMP) ## write the settings file and docs/settings.md from the model
+	$(BIN)/python -m redoubt.settings
+
 .PHONY: requirements
 requirements: $(STAMP) ## lock requirements.in into requirements.txt, at the newest versions
 	$(BIN)/uv pip compile --quiet --upgrade --no-config --no-cache --no-emit-index-url --no-emit-find-links \
