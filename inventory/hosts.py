@@ -5,6 +5,7 @@ Your own hosts belong in production.py beside this file.
 
 from sandbox import hosts as _sandbox
 from sandbox import images as _images
+from sandbox.common import STATE as _STATE
 
 disposable = [
     (
@@ -15,6 +16,8 @@ disposable = [
             "redis_image_source": "archive",
             "redis_image": _images.redis_reference(),
             "redis_image_archive": str(_images.redis_archive()),
+            # Their passwords go when they go.
+            "redis_secrets_dir": str(_STATE / "secrets"),
         },
     )
     for host in _sandbox.load()
