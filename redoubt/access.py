@@ -20,6 +20,11 @@ _LOGIN = (
 _TRANSACTION = "+multi +exec +discard +watch +unwatch"
 _SUBSCRIBE = "+subscribe +unsubscribe +psubscribe +punsubscribe"
 
+_ADMIN = (
+    "+@all -@dangerous -@scripting "
+    "+info +role +config +acl +client +slowlog +latency +memory +lastsave +save +bgsave +bgrewriteaof +shutdown"
+)
+
 ROLES: Mapping[str, str] = {
     # Flask-Session and its like: one value per key, always with a TTL, and the event of its expiry.
     "session": f"-@all {_LOGIN} {_TRANSACTION} {_SUBSCRIBE} "
@@ -36,8 +41,9 @@ ROLES: Mapping[str, str] = {
     "health": "-@all +hello +auth +ping +quit +info +role +set +get +del",
     # People and tools that look after the instance: any key, configuration, users, saving, stopping.
     # Not: scripts, modules, DEBUG, MONITOR, replication, MIGRATE and RESTORE, KEYS, flushing.
-    "admin": "+@all -@dangerous -@scripting "
-    "+info +role +config +acl +client +slowlog +latency +memory +lastsave +save +bgsave +bgrewriteaof +shutdown",
+    "admin": _ADMIN,
+    # The same beside a default user: its transactions would not outlive a restart, see _DEFAULT_OFF.
+    "admin without transactions": f"{_ADMIN} -multi",
 }
 
 # Roles of users that applications log in as.
@@ -46,6 +52,11 @@ APPLICATION_ROLES = ("session", "queue")
 # Rules that older servers do not know, by the version that brought them.
 _SINCE: Mapping[str, tuple[int, int]] = {"+client|setinfo": (7, 2)}
 
+
+# The default user, off and without a password: nobody can log in as it, and who has not logged in is refused
+# everything. It keeps all rights because an AOF is replayed as this user: until 8.6 EXEC checks them even then, and
+# a restart silently loses what was written in transactions and by scripts (redis/redis#14541, valkey#3983).
+_DEFAULT_OFF = "off resetpass ~* &* +@all"
 
 # From this version on ACL LIST repeats command rules literally.
 _LITERAL_SINCE = (7, 2)
@@ -59,29 +70,30 @@ class User:
     role: str
     keys: tuple[str, ...]
     channels: tuple[str, ...] = ()
+    # Keys that it may only read.
+    read: tuple[str, ...] = ()
 
     def rules(self, version: tuple[int, int]) -> str:
         """The user's rules for a server of this version, without its password."""
         commands = [rule for rule in ROLES[self.role].split() if version >= _SINCE.get(rule, (0, 0))]
-        keys = [f"~{pattern}" for pattern in self.keys]
+        keys = [*(f"~{pattern}" for pattern in self.keys), *(f"%R~{pattern}" for pattern in self.read)]
         channels = [f"&{pattern}" for pattern in self.channels]
         return " ".join([*keys, "resetchannels", *channels, *commands])
 
 
 def users(settings: Settings) -> tuple[User, ...]:
-    """The instance's users. ``default`` is among them only when the settings turn it on."""
+    """The instance's users. ``default`` is among them only when the settings turn it on.
+
+    Then the administrator may write no other keys than it, and not in transactions, see ``_DEFAULT_OFF``.
+    """
     sessions = User("sessions", "session", keys=(settings.session_keys,), channels=("__keyevent@*__:expired",))
     queues = User("queues", "queue", keys=("rq:*",), channels=("rq:*",))
-    named = (
-        sessions,
-        queues,
-        User("health", "health", keys=(HEALTH_KEYS,)),
-        User("admin", "admin", keys=("*",), channels=("*",)),
-    )
+    health = User("health", "health", keys=(HEALTH_KEYS,))
     if not settings.redis_default_user:
-        return named
-    both = User("default", "queue", keys=sessions.keys + queues.keys, channels=sessions.channels + queues.channels)
-    return (*named, both)
+        return sessions, queues, health, User("admin", "admin", keys=("*",), channels=("*",))
+    keys, channels = sessions.keys + queues.keys, sessions.channels + queues.channels
+    admin = User("admin", "admin without transactions", keys=keys, channels=("*",), read=("*",))
+    return sessions, queues, health, admin, User("default", "queue", keys=keys, channels=channels)
 
 
 def url(settings: Settings, user: User) -> str:
@@ -107,7 +119,7 @@ def acl_file(settings: Settings, passwords: Mapping[str, str]) -> str:
         for user in users(settings)
     ]
     if not settings.redis_default_user:
-        lines.append("user default off sanitize-payload resetkeys resetchannels -@all")
+        lines.append(f"user default {_DEFAULT_OFF}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -118,7 +130,7 @@ def differences(settings: Settings, running: Iterable[str]) -> list[str]:
     Redis 7.0 spells command rules in its own way: there they are not compared.
     """
     wanted = {user.name: {"on", "#", *user.rules(settings.server_version).split()} for user in users(settings)}
-    wanted.setdefault("default", {"off", "-@all"})
+    wanted.setdefault("default", {"off", "~*", "&*", "+@all"})
     there = {name: rules for _, name, *rules in map(str.split, running)}
     found = []
     for name, rules in wanted.items():

@@ -285,7 +285,7 @@ class Settings(BaseModel):
     redis_default_user: bool = setting(
         False,
         "Turn the default user on, with a generated password and the rights of the session and queue users "
-        "together, for clients that know only a password.",
+        "together, for clients that know only a password. Meanwhile admin writes no other keys and no transactions.",
         section="Access",
     )
     redis_disabled_commands: tuple[Command, ...] = setting(

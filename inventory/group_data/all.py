@@ -107,7 +107,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # -- Access
 
 # Turn the default user on, with a generated password and the rights of the session and queue users together,
-# for clients that know only a password. [restarts Redis]
+# for clients that know only a password. Meanwhile admin writes no other keys and no transactions. [restarts
+# Redis]
 # redis_default_user = False
 
 # Commands that nobody can call. [restarts Redis]

@@ -59,10 +59,10 @@ class Instance:
         return self.call(f"{self.secrets.name_of('CONFIG')} GET {directive}")[1]
 
     @contextmanager
-    def client(self, user: str | None = "admin", password: str | None = None) -> Iterator[Redis]:
+    def client(self, user: str | None = "admin", password: str | None = None, **options: Any) -> Iterator[Redis]:
         """A client on this machine, through SSH to the port published on the host's loopback.
 
-        ``user=None`` is a client that knows only a password, or nothing.
+        ``user=None`` is a client that knows only a password, or nothing. It never retries.
         """
         secret = self.secrets.passwords[user] if password is None and user else password
         with (
@@ -71,9 +71,9 @@ class Instance:
                 unix_socket_path=str(path),
                 username=user,
                 password=secret,
-                decode_responses=True,
                 retry=Retry(NoBackoff(), 0),
                 socket_timeout=30,
+                **options,
             ) as client,
         ):
             yield client

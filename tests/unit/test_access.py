@@ -33,14 +33,23 @@ def test_the_default_user_is_off_unless_asked_for() -> None:
         ("sessions", ["~shop:session:*"], ["&__keyevent@*__:expired"]),
         ("queues", ["~rq:*"], ["&rq:*"]),
         ("health", ["~redoubt:health:*"], []),
-        ("admin", ["~*"], ["&*"]),
+        ("admin", ["~shop:session:*", "~rq:*", "%R~*"], ["&*"]),
         ("default", ["~shop:session:*", "~rq:*"], ["&__keyevent@*__:expired", "&rq:*"]),
     ],
 )
 def test_each_user_has_its_own_keys_and_channels(user: str, keys: list[str], channels: list[str]) -> None:
     words = lines(redis_app="shop", redis_default_user=True)[user].split()
-    assert [word for word in words if word.startswith("~")] == keys
+    assert [word for word in words if "~" in word] == keys
     assert [word for word in words if word.startswith("&")] == channels
+
+
+def test_the_administrator_has_all_keys_unless_the_default_user_is_on() -> None:
+    assert "~*" in lines()["admin"].split()
+
+
+def test_a_default_user_that_is_off_has_no_password_and_all_rights() -> None:
+    """An AOF is replayed with its rights: transactions would be lost at a restart."""
+    assert lines()["default"] == "user default off resetpass ~* &* +@all"
 
 
 def test_only_the_administrator_begins_with_all_commands() -> None:

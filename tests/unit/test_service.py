@@ -33,7 +33,7 @@ RIGHT = ServiceState(
 
 ACL = (
     *(f"user {one.name} on sanitize-payload # {one.rules(SETTINGS.server_version)}" for one in access.users(SETTINGS)),
-    "user default off sanitize-payload resetchannels -@all",
+    "user default off sanitize-payload ~* &* +@all",
 )
 
 
@@ -84,7 +84,7 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         (state(limits={**LIMITS, "Memory": 5}), "the limit Memory = 5, the settings say 1610612736", ("redis",)),
         (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", ("redis",)),
         (state(limits={**LIMITS, "RestartPolicy": "no"}), "the limit RestartPolicy = 'no'", ("redis",)),
-        (replace(RIGHT, acl=("user default off -@all",)), "lacks the user sessions", ("redis",)),
+        (replace(RIGHT, acl=("user default off ~* &* +@all",)), "lacks the user sessions", ("redis",)),
         (replace(RIGHT, acl=ACL, logins={"sessions": False}), "refuses the password of sessions", ("redis",)),
         (replace(RIGHT, logins={"admin": False}, config={}), "refuses the password of admin", ("redis",)),
     ],
@@ -140,7 +140,7 @@ def test_the_script_s_output_is_read() -> None:
         "appendonly",
         "yes",
         "@@acl",
-        "user default off -@all",
+        "user default off ~* &* +@all",
         "@@logins",
         "admin",
         "OK",
@@ -156,7 +156,7 @@ def test_the_script_s_output_is_read() -> None:
         image_id="sha256:1",
         files={"config/redis.conf": 900.0},
         config={"maxmemory": "1073741824", "save": "", "appendonly": "yes"},
-        acl=("user default off -@all",),
+        acl=("user default off ~* &* +@all",),
         logins={"admin": True, "health": False, "queues": True},
     )
 
