@@ -1,0 +1,75 @@
+"""The default user, for clients that know only a password: on with one, off again, and never without."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
+from rq import Queue
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance
+
+
+@pytest.fixture(scope="module")
+def redis(host: Host, deployer: Deployer) -> Instance:
+    """The shared host with the default user on; the last test turns it off again."""
+    result = deployer.deploy(host, redis_default_user=True)
+    assert result.returncode == 0, result.stderr
+    return Instance(host, deployer.secrets(host))
+
+
+@pytest.fixture
+def client(redis: Instance) -> Iterator[Redis]:
+    """A client as an old library makes it: ``redis://:password@host``, and so AUTH with one argument."""
+    with redis.client(None, redis.secrets.passwords["default"], protocol=2) as made:
+        yield made
+
+
+def test_a_password_is_enough_for_sessions(client: Redis) -> None:
+    client.set("app:session:default", "data", ex=60)
+    assert client.get("app:session:default") == b"data"
+
+
+def test_a_password_is_enough_for_queues(client: Redis) -> None:
+    queue = Queue("default-user", connection=client)
+    job = queue.enqueue("time.sleep", 0)
+    assert queue.job_ids == [job.id]
+    queue.delete()
+
+
+def test_other_keys_and_administration_are_refused(redis: Instance, client: Redis) -> None:
+    for command in (("SET", "other", "x"), ("GET", "redoubt:health:1"), ("ACL", "LIST"), ("KEYS", "*")):
+        with pytest.raises(NoPermissionError):
+            client.execute_command(*command)
+    with pytest.raises(NoPermissionError):
+        client.execute_command(redis.secrets.name_of("CONFIG"), "GET", "dir")
+
+
+def test_nobody_is_let_in_without_a_password(redis: Instance) -> None:
+    (rules,) = [line for line in redis.call("ACL LIST") if line.startswith("user default ")]
+    assert "nopass" not in rules
+    with (
+        redis.client(None, protocol=2) as stranger,
+        pytest.raises(AuthenticationError, match="Authentication required"),
+    ):
+        stranger.get("app:session:default")
+    with redis.client(None, "wrong") as stranger, pytest.raises(AuthenticationError):
+        stranger.ping()
+
+
+def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) -> None:
+    again = deployer.deploy(redis.host, redis_default_user=True)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_turned_off_again_the_password_opens_nothing(redis: Instance, deployer: Deployer) -> None:
+    assert deployer.deploy(redis.host).returncode == 0
+    with redis.client(None, redis.secrets.passwords["default"]) as late, pytest.raises(AuthenticationError):
+        late.ping()
+    (rules,) = [line for line in redis.call("ACL LIST") if line.startswith("user default ")]
+    assert rules.split()[2] == "off"
+    assert "nopass" not in rules
+    again = deployer.deploy(redis.host)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
