@@ -67,7 +67,8 @@ def packages(names: Sequence[str]) -> Commands:
 def image_loaded(reference: str, archive: str, upload_dir: str) -> Commands:
     """Load an image from an archive on this machine, unless the host has that very image already.
 
-    Pushes the archive to a file in ``upload_dir`` on the host, loads it into the engine and removes the file.
+    Pushes the archive to a directory of the login user's in ``upload_dir`` on the host, loads it into the engine
+    and removes it. (Under sudo pyinfra itself would upload to /tmp, under a name that any user can foresee.)
     """
     wanted = image.in_archive(archive, reference)
     there = host.get_fact(facts.Image, reference=reference)
@@ -75,11 +76,12 @@ def image_loaded(reference: str, archive: str, upload_dir: str) -> Commands:
         host.noop(f"{reference} is loaded")
         return
     _say(f"{reference}: {'another image has its name' if there else 'missing'}")
-    upload = f"{upload_dir}/.image.tar"
-    yield FileUploadCommand(archive, upload)
-    quoted = shlex.quote(upload)
+    directory = f"{upload_dir}/.incoming"
+    quoted = shlex.quote(directory)
+    yield StringCommand(f'rm -rf {quoted} && install -d -m 0700 -o "${{SUDO_UID:-${{DOAS_USER:-0}}}}" {quoted}')
+    yield FileUploadCommand(archive, f"{directory}/image.tar", _sudo=False, _doas=False)
     # Removed once it is open: whatever ends this early leaves nothing, and takes nothing from the run after it.
-    yield StringCommand(f"exec 3<{quoted} && rm -f {quoted} && docker load --quiet <&3")
+    yield StringCommand(f"exec 3<{quoted}/image.tar && rm -rf {quoted} && docker load --quiet <&3")
 
 
 @operation()
