@@ -98,9 +98,8 @@ def _list(arguments: argparse.Namespace, _: list[str]) -> int:
         print(json.dumps(found, indent=2))
         return 0
     for host in found:
-        state = "running" if host["running"] else "stopped"
-        print("{name:<16} {kind:<10} {image:<5}".format(**host), state, end="  ")
-        print("{address:<15}  SSH 127.0.0.1:{ssh_port}".format(**host))
+        host["state"] = "running" if host["running"] else "stopped"
+        print("{name:<20} {state:<8} {kind:<10} {image:<5} {address!s:<15} SSH 127.0.0.1:{ssh_port}".format(**host))
     if not found:
         print("no hosts; `make deploy` or `python -m sandbox up` makes one", file=sys.stderr)
     return 0
@@ -131,13 +130,13 @@ def _run(_: argparse.Namespace, command: list[str]) -> int:
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
     print(f"""
-{host.name} is up at {host.address}, reachable from this machine only.
+{host.name} is up at {host.address}, which only this machine reaches.
 
-  make ssh                    a root shell there
-  make ssh CMD='docker ps'    one command there
-  make test                   all tests, the ones that change hosts too
-  pytest tests/host           only look whether it is as it should be
-  make clean                  remove it, and everything else that was made here
+  make ssh                       a root shell there; Redis answers on its 127.0.0.1:6379
+  make ssh CMD='docker ps'       one command there
+  .venv/bin/pytest tests/host    look whether all is as it should be, as often as you like
+  make test                      all tests, the ones that change hosts too
+  make clean                     remove it, and everything else that was made here
 """)
     return 0
 

@@ -15,14 +15,17 @@ def clean() -> None:
     with lock():
         for host in hosts.load():
             ssh.hang_up(host.name)
-        own = engine.was_started()
-        # An engine of our own that was killed is started again: nobody knows better than
-        # itself what it left lying about.
-        client = engine.ensure() if own else engine.answering()
+        if engine.was_started():
+            # One that was killed is started again: nobody knows better what it left lying about.
+            try:
+                engine.start()
+            except SandboxError as error:
+                say("clean", f"our engine does not start again, so this goes on without it: {error}")
+        client = engine.answering()
         if client is not None:
             _remove_objects(client)
-        elif hosts.load():
-            raise SandboxError("the engine that has the hosts does not answer: start it first")
+        elif hosts.load() and not engine.was_started():
+            raise SandboxError("the engine that has the hosts does not answer: start it, and try again")
         engine.remove()
         for path in (STATE, RUNTIME, ROOT / ".venv"):
             if path.exists():

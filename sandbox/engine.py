@@ -7,6 +7,7 @@ that it can be taken away again without a trace.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,7 +15,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ import requests
 from sandbox import network, toolbox
 from sandbox.common import PREFIX, RUNTIME, STATE, SandboxError, run_logged, runtime_dir, say, tail, wait_until
 
-SOCKET = RUNTIME / "docker.sock"
+_SOCKET = RUNTIME / "docker.sock"
 _PIDFILE = RUNTIME / "dockerd.pid"
 _HOME = STATE / "engine"
 _LOG = STATE / "log" / "dockerd.log"
 _BEFORE = _HOME / "before.json"
+_PATIENCE = 120
 _CGROUPS = Path("/sys/fs/cgroup")
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -49,15 +50,22 @@ _FOOTPRINT = (
 
 def answering() -> docker.DockerClient | None:
     """The engine in use: ours if it runs, else the one a `docker` command would talk to."""
-    if is_running():
-        return docker.DockerClient(base_url=f"unix://{SOCKET}", version="auto", timeout=120)
     try:
-        client = docker.from_env(version="auto", timeout=10)
+        client = _own_client() if is_running() else _found_client()
         client.ping()
     except (docker.errors.DockerException, requests.RequestException):
         return None
-    client.api.timeout = 120
     return client
+
+
+@functools.cache
+def _own_client() -> docker.DockerClient:
+    return docker.DockerClient(base_url=f"unix://{_SOCKET}", version="auto", timeout=_PATIENCE)
+
+
+@functools.cache
+def _found_client() -> docker.DockerClient:
+    return docker.from_env(version="auto", timeout=_PATIENCE)
 
 
 def is_running() -> bool:
@@ -74,7 +82,7 @@ def ensure() -> docker.DockerClient:
     """Return an engine that answers; start one of our own if there is none."""
     client = answering()
     if client is None:
-        _start()
+        start()
         client = answering()
     if client is None:
         raise SandboxError(f"the engine went away while starting\n{tail(_LOG)}")
@@ -83,14 +91,14 @@ def ensure() -> docker.DockerClient:
 
 def stop() -> None:
     """Stop our own engine, with the containers in it. Another engine is left alone."""
-    network.unroute()
     pid = _pid()
-    if pid is None:
-        return
-    say("engine", "stopping")
-    os.kill(pid, signal.SIGTERM)
-    if not wait_until("engine", "waiting for it to end", lambda: _pid() != pid, 60):
-        raise SandboxError(f"dockerd (pid {pid}) did not end within 60 s\n{tail(_LOG)}")
+    if pid is not None:
+        say("engine", "stopping")
+        os.kill(pid, signal.SIGTERM)
+        if not wait_until("engine", "waiting for it to end", lambda: _pid() != pid, 60):
+            raise SandboxError(f"dockerd (pid {pid}) did not end within 60 s\n{tail(_LOG)}")
+    if was_started():
+        network.unplug()
 
 
 def remove() -> None:
@@ -104,12 +112,10 @@ def remove() -> None:
     for path in map(Path, before["absent"]):
         with suppress(OSError):  # not there, or not empty: another engine came to use it
             path.unlink() if path.is_file() else path.rmdir()
-    others = [path for path in Path("/run").glob("redoubt-*/docker.sock") if path != SOCKET]
+    others = [path for path in Path("/run").glob("redoubt-*/docker.sock") if path != _SOCKET]
     if before["ip_forward"] == "0" and not others and not Path("/run/docker.sock").exists():
         _IP_FORWARD.write_text("0")
-    for top in _own_cgroups():
-        for group, _, _ in os.walk(top, topdown=False):
-            os.rmdir(group)
+    wait_until("engine", "removing its cgroups", _remove_cgroups, 10)
     if before["mounted_cgroups"]:
         subprocess.run(["umount", _CGROUPS], check=False)
     for directory in (Path(before["data"]), _HOME, RUNTIME):
@@ -133,13 +139,16 @@ def _command(pid: int | str) -> list[str]:
         return []
 
 
-def _start() -> None:
+def start() -> None:
+    """Start our own engine, unless it runs."""
+    if is_running():
+        return
     _refuse_if_impossible()
     env = toolbox.provide({"dockerd": "docker.io", "iptables": "iptables"})
     _LOG.parent.mkdir(exist_ok=True)
     runtime_dir()
     options = {
-        "host": f"unix://{SOCKET}",
+        "host": f"unix://{_SOCKET}",
         "pidfile": _PIDFILE,
         "data-root": _remember_machine()["data"],
         "exec-root": RUNTIME / "exec",
@@ -153,7 +162,7 @@ def _start() -> None:
         "ip6tables": "false",
     }
     say("engine", "starting")
-    start = time.monotonic()
+    begin = time.monotonic()
     with _LOG.open("wb") as log:
         dockerd = subprocess.Popen(
             ["dockerd", *(f"--{name}={value}" for name, value in options.items())],
@@ -167,14 +176,14 @@ def _start() -> None:
         )
 
     def settled() -> bool:
-        return dockerd.poll() is not None or (SOCKET.exists() and answering() is not None)
+        return dockerd.poll() is not None or (_SOCKET.exists() and answering() is not None)
 
     if not wait_until("engine", "waiting for it to answer", settled, 60):
         dockerd.terminate()
         raise SandboxError(f"the engine did not answer within 60 s\n{tail(_LOG)}")
     if dockerd.poll() is not None:
         raise SandboxError(f"the engine ended at once (exit code {dockerd.returncode})\n{tail(_LOG)}")
-    say("engine", f"answers after {time.monotonic() - start:.1f} s")
+    say("engine", f"answers after {time.monotonic() - begin:.1f} s")
 
 
 def _refuse_if_impossible() -> None:
@@ -251,32 +260,44 @@ def _holds_overlays(path: Path) -> bool:
         return True
 
 
-def _own_cgroups() -> Iterator[Path]:
-    """The tops of our engine's cgroups: one on cgroup v2, one in each hierarchy on v1."""
-    for pattern in (PREFIX, f"*/{PREFIX}"):
-        yield from _CGROUPS.glob(pattern)
+def _own_cgroups() -> list[Path]:
+    """Our engine's part of the cgroup tree, or of each tree on cgroup v1; the innermost first."""
+    tops = [*_CGROUPS.glob(PREFIX), *_CGROUPS.glob(f"*/{PREFIX}")]
+    return [Path(directory) for top in tops for directory, _, _ in os.walk(top, topdown=False)]
 
 
 def _end_leftovers() -> None:
     """Kill what survives an engine that was killed itself: containers and their keepers."""
 
-    def leftovers() -> set[int]:
-        pids = {
-            int(pid) for top in _own_cgroups() for file in top.rglob("cgroup.procs") for pid in file.read_text().split()
-        }
-        for process in Path("/proc").glob("[0-9]*"):
-            if any(str(RUNTIME / "exec") in word for word in _command(process.name)):
-                pids.add(int(process.name))
+    def survivors() -> set[int]:
+        keepers = [process.name for process in Path("/proc").glob("[0-9]*") if _is_keeper(process.name)]
+        pids = set(map(int, keepers))
+        for group in _own_cgroups():
+            with suppress(OSError):  # gone meanwhile
+                pids.update(map(int, (group / "cgroup.procs").read_text().split()))
         return pids
 
     def all_ended() -> bool:
-        found = leftovers()
+        found = survivors()
         for pid in found:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return not found
 
     if not wait_until("engine", "ending what it left running", all_ended, 30):
-        raise SandboxError(f"these processes of ours cannot be ended: {sorted(leftovers())}")
+        raise SandboxError(f"these processes of our engine cannot be ended: {sorted(survivors())}")
+
+
+def _is_keeper(pid: str) -> bool:
+    return any(str(RUNTIME / "exec") in word for word in _command(pid))
+
+
+def _remove_cgroups() -> bool:
+    """Remove our engine's cgroups, which are empty; return whether none is left."""
+    for group in _own_cgroups():
+        with suppress(OSError):  # a process in it is still ending
+            group.rmdir()
+    return not _own_cgroups()
 
 
 def _unmount_below(*roots: Path) -> None:

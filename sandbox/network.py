@@ -6,8 +6,11 @@ the engines *inside* the hosts take theirs (172.16.0.0/12 and 192.168.0.0/16).
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
+import socket
+import struct
 import subprocess
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -21,6 +24,8 @@ from sandbox.common import ID, LABELS, PREFIX, STATE, SandboxError, say
 
 # A linux interface name has at most 15 characters.
 BRIDGE = f"rd-{ID}"
+# linux/sockios.h
+_SIOCSIFFLAGS, _SIOCBRDELBR = 0x8914, 0x89A1
 _POOL = IPv4Network("10.201.0.0/16")
 _RULES = STATE / "engine" / "rules.json"
 
@@ -121,8 +126,16 @@ def _route(subnet: IPv4Network) -> None:
             raise SandboxError(f"iptables refuses the rule: {table} {chain} {' '.join(match)}")
 
 
-def unroute() -> None:
-    """Take the fleet network's firewall rules away again."""
+def unplug() -> None:
+    """Take the network's firewall rules and its bridge off the machine.
+
+    For when our own engine is down: it makes the bridge anew when it starts.
+    """
+    if Path("/sys/class/net", BRIDGE).exists():
+        with socket.socket() as control:
+            # Bring it down, then delete it: a machine without iproute2 has no command for that.
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", BRIDGE.encode(), 0))
+            fcntl.ioctl(control, _SIOCBRDELBR, BRIDGE.encode() + b"\0")
     if _RULES.exists():
         for table, chain, *match in json.loads(_RULES.read_text()):
             _iptables("-t", table, "-D", chain, *match)
