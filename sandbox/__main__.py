@@ -130,13 +130,14 @@ def _run(_: argparse.Namespace, command: list[str]) -> int:
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
     print(f"""
-{host.name} is up at {host.address}, which only this machine reaches.
+{host.name} is up at {host.address}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs
+are above. To use them from here: ssh -F .sandbox/ssh_config -N -L 6379:127.0.0.1:6379 {host.name}
 
-  make ssh                       a root shell there; Redis answers on its 127.0.0.1:6379
-  make ssh CMD='docker ps'       one command there
-  .venv/bin/pytest tests/host    look whether all is as it should be, as often as you like
-  make test                      all tests, the ones that change hosts too
-  make clean                     remove it, and everything else that was made here
+  make ssh                      a root shell there
+  make ssh CMD='docker ps'      one command there
+  make test                     prove it; disposable hosts of the tests' own are broken and mended
+  .venv/bin/pytest tests/host   only look whether this one is as it should be
+  make clean                    remove it, and everything else that was made here
 """)
     return 0
 
