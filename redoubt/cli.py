@@ -1,15 +1,16 @@
 """What the ``pyinfra`` command line lacks, put in place by the project's ``config.py``.
 
 pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError; it ends with exit code 0
-when the inventory is misspelt, when --limit matches nothing and when it is interrupted. ``config.py`` runs
-before the inventory is loaded, so the gaps are closed from there. Two of pyinfra's private names are wrapped
-(``make_inventory`` and ``_get_inventory_pattern_matches`` in ``pyinfra_cli.cli``), which is why ``config.py``
-pins the version; ``tests/lifecycle/test_command_line.py`` runs the real commands.
+when the inventory is misspelt, when --limit matches nothing and when it is interrupted, and with a traceback when
+it wants to ask and nobody is there. ``config.py`` runs before the inventory is loaded, so the gaps are closed from
+there. Three private names are wrapped (``make_inventory``, ``_get_inventory_pattern_matches`` and ``_do_confirm`` in
+``pyinfra_cli.cli``), which is why ``config.py`` pins the version; ``tests/lifecycle/test_command_line.py`` runs the
+real commands.
 """
 
 import atexit
+import os
 import signal
-import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,7 @@ def install() -> None:
     """Wrap the running pyinfra command. Call it once, from ``config.py``."""
     _map_directory_to_inventory()
     _refuse_empty_selections()
+    _ask_only_a_person()
     _end_in_words()
 
 
@@ -84,6 +86,19 @@ def _refuse_empty_selections() -> None:
     state.init = init_with_hosts
 
 
+def _ask_only_a_person() -> None:
+    confirm = pyinfra_cli.cli._do_confirm
+
+    def confirm_or_say(message: str) -> bool:
+        try:
+            confirmed: bool = confirm(message)
+        except EOFError:
+            raise CliError("nobody is there to answer: add -y to change the hosts, or --dry to look only") from None
+        return confirmed
+
+    pyinfra_cli.cli._do_confirm = confirm_or_say
+
+
 class _Progress(BaseStateCallback):
     """Says what a failure leaves behind."""
 
@@ -112,7 +127,9 @@ def _end_in_words() -> None:
 
     def interrupted(signum: int, frame: FrameType | None) -> None:
         echo("--> interrupted: hosts may be changed in part; run the same command again to finish", err=True)
-        sys.exit(128 + signum)
+        report()
+        # sys.exit would wait for what the hosts are doing, or end in gevent's loop with a traceback.
+        os._exit(128 + signum)
 
     atexit.register(report)
     signal.signal(signal.SIGINT, interrupted)
