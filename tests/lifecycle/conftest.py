@@ -92,6 +92,7 @@ class Running:
             text=True,
         )
         self._lines: list[str] = []
+        self._ended = False
         self._heard = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -102,6 +103,9 @@ class Running:
             with self._heard:
                 self._lines.append(line)
                 self._heard.notify_all()
+        with self._heard:
+            self._ended = True
+            self._heard.notify_all()
 
     @property
     def stderr(self) -> str:
@@ -110,9 +114,8 @@ class Running:
     def wait_for(self, words: str, seconds: float = 60) -> None:
         """Return as soon as the command has printed these words."""
         with self._heard:
-            assert self._heard.wait_for(lambda: words in self.stderr, seconds), (
-                f"not within {seconds:.0f} s: {words!r}; it said:\n{self.stderr}"
-            )
+            self._heard.wait_for(lambda: self._ended or words in self.stderr, seconds)
+            assert words in self.stderr, f"not said within {seconds:.0f} s: {words!r}; but:\n{self.stderr}"
 
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
@@ -157,7 +160,7 @@ class Deployer:
             )
             for host in targets
         ]
-        path = self.directory / "inventory.py"
+        path = self.directory / f"{'+'.join(host.name for host in targets)}.py"
         path.write_text(f"hosts = {entries!r}\n")
         return path
 
@@ -215,3 +218,41 @@ def deployed(host: Host, deployer: Deployer) -> Host:
     result = deployer.deploy(host)
     assert result.returncode == 0, result.stderr
     return host
+
+
+@pytest.fixture
+def blank(host: Host) -> Host:
+    """The shared host as it was before its first deploy: an engine, and nothing of an instance."""
+    remove_instance(host)
+    return host
+
+
+def remove_instance(host: Host, *, image: bool = True) -> None:
+    """Take everything off a host that a deploy of the default instance made, by hand and with its data."""
+    host.run(
+        "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
+        "rm -rf /srv/redis /etc/logrotate.d/redis" + ("; docker image prune --all --force" if image else ""),
+        check=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[Host], list[str]]:
+    """Tells whether anything on a host was changed: call it before and after, and compare."""
+    return _fingerprint
+
+
+def _fingerprint(host: Host) -> list[str]:
+    """Every file outside of logs and data with its attributes and times to the nanosecond, and all of the engine's."""
+    noisy = ("/proc", "/sys", "/run", "/dev", "/var/log", "/var/lib/systemd", "/srv/redis/data", "/srv/redis/logs")
+    left_out = " -o ".join(f"-path {path}" for path in noisy)
+    seen = host.run(
+        f"find / -xdev \\( {left_out} \\) -prune -o -printf '%p %y %#m %U:%G %s %T@ %C@ %l\\n' | sort; "
+        "docker images --all --no-trunc --format '{{.ID}} {{.Repository}}:{{.Tag}}'; "
+        "docker network ls --no-trunc --format '{{.ID}} {{.Name}}'; docker volume ls; "
+        "docker ps --all --quiet | xargs -r docker inspect --format "
+        "'{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{json .HostConfig}}'",
+        check=True,
+    ).stdout.splitlines()
+    # Every health check makes and removes a file there.
+    return [line for line in seen if not line.startswith("/tmp d ")]
