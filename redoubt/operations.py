@@ -151,8 +151,8 @@ def compose_up(settings: Settings) -> Commands:
     if drift.stale:
         # Compose would give up at once on what the last check found.
         seconds = settings.redis_health_interval + settings.redis_health_timeout
-        status = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
-        up = f'for _ in $(seq {seconds}); do [ "$({status})" = unhealthy ] || break; sleep 1; done; {up}'
+        recover = facts.script("recover.sh", INSTANCE=settings.redis_name, ROOT=settings.root, PATIENCE=str(seconds))
+        up = f"{recover}\n{up}"
     if drift.paused:
         up = f"{compose} unpause {' '.join(map(shlex.quote, drift.paused))}; {up}"
     log = shlex.quote(f"{settings.root}/logs/redis.log")

@@ -125,6 +125,10 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
             continue
         if container.config_hash != wanted:
             reasons.append(f"the container of {service} was made from another definition")
+        elif container.status == "restarting":
+            # The engine waits longer each time, up to a minute, and Compose judges it by its last end.
+            reasons.append(f"{service} ends whenever the engine starts it")
+            replace.append(service)
         elif container.status != "running":
             reasons.append(f"{service} is {container.status}")
         elif container.health not in (None, "healthy"):

@@ -63,6 +63,7 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         (state(config_hash="other"), "was made from another definition", ()),
         (state(config_hash=""), "was made from another definition", ()),
         (state(status="exited"), "redis is exited", ()),
+        (state(status="restarting"), "redis ends whenever the engine starts it", ("redis",)),
         (state(health="unhealthy"), "redis is unhealthy", ()),
         (state(health="starting"), "redis is starting", ()),
         (state(image_id="sha256:2"), "runs another image", ("redis",)),
