@@ -1,0 +1,116 @@
+"""Services of the user's beside Redis: started when it is healthy, on its network, with their own credentials."""
+
+import shlex
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from sandbox import images
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance, wait_until
+
+# A client with a password of its own from a Compose secret, which reaches Redis by name. In a Compose file a $ that
+# is the shell's is written twice.
+CLIENT = """\
+while :; do
+  { echo "AUTH sessions $$(cat /run/secrets/sessions)"; echo "SET app:session:web here EX 60"; } | redis-cli -h redis
+  sleep 0.2
+done
+"""
+WEB: dict[str, Any] = {
+    "image": images.redis_reference(),
+    "user": "999:999",
+    "init": True,
+    "entrypoint": ["/bin/sh", "-c", CLIENT],
+    "secrets": ["sessions"],
+    "restart": "unless-stopped",
+}
+WITH_WEB: dict[str, Any] = {
+    "redis_app_services": {"web": WEB},
+    "redis_health_interval": 1,
+    "redis_health_retries": 2,
+    "redis_health_start_period": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def redis(host: Host, deployer: Deployer) -> Instance:
+    """The shared host with an application."""
+    result = deployer.deploy(host, **WITH_WEB)
+    assert result.returncode == 0, result.stderr
+    return Instance(host, deployer.secrets(host))
+
+
+def web(redis: Instance) -> dict[str, Any]:
+    return redis.inspect("redis-web-1")
+
+
+def test_an_application_starts_after_redis_became_healthy(redis: Instance, deployer: Deployer) -> None:
+    # Both anew: the order is Compose's, and not that of two deploys.
+    redis.host.run("docker rm -f redis redis-web-1", check=True)
+    result = deployer.deploy(redis.host, **WITH_WEB)
+    assert result.returncode == 0, result.stderr
+    checks = redis.inspect()["State"]["Health"]["Log"]
+    healthy = min(datetime.fromisoformat(check["End"]) for check in checks if check["ExitCode"] == 0)
+    assert datetime.fromisoformat(web(redis)["State"]["StartedAt"]) > healthy
+
+
+def test_it_reaches_redis_by_name_with_its_own_password(redis: Instance) -> None:
+    redis.call("DEL app:session:web", user="sessions")
+    wait_until(
+        lambda: redis.call("GET app:session:web", user="sessions") == ["here"], "the application writes its session", 10
+    )
+
+
+def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) -> None:
+    again = deployer.deploy(redis.host, **WITH_WEB)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_other_containers_on_the_host_reach_redis_over_its_network(redis: Instance) -> None:
+    """What another Compose project does with ``external: true``."""
+    done = outsider(
+        redis, "redis_backend", "redis-cli -h redis", f"AUTH queues {redis.secrets.passwords['queues']}\nPING\n"
+    )
+    assert done == "OK\nPONG\n"
+
+
+def test_containers_on_that_network_alone_have_no_way_out(redis: Instance) -> None:
+    knock = f"timeout 3 bash -c '</dev/tcp/{redis.host.address}/22' && echo open"
+    assert outsider(redis, "bridge", knock) == "open\n", "SSH is not reached from any container: that proves nothing"
+    assert outsider(redis, "redis_backend", knock) == ""
+
+
+def outsider(redis: Instance, network: str, command: str, stdin: str = "") -> str:
+    """What a command prints in a container that is no part of the project."""
+    run = (
+        f"docker run --rm -i --network {network} --entrypoint bash {images.redis_reference()} -c {shlex.quote(command)}"
+    )
+    return redis.host.run(run, input=stdin).stdout
+
+
+def test_an_application_does_not_start_where_redis_is_unhealthy(redis: Instance, deployer: Deployer) -> None:
+    redis.host.run("docker rm -f redis redis-web-1", check=True)
+    # Redis runs and answers, but takes no writes.
+    broken = deployer.deploy(redis.host, **WITH_WEB, redis_extra_config={"min-replicas-to-write": "1"})
+    assert broken.returncode == 1
+    assert redis.health == "unhealthy"
+    assert web(redis)["State"]["Status"] == "created"
+    assert web(redis)["State"]["StartedAt"].startswith("0001-01-01")
+
+    mended = deployer.deploy(redis.host, **WITH_WEB)
+    assert mended.returncode == 0, mended.stderr
+    assert web(redis)["State"]["Status"] == "running"
+
+
+def test_an_application_that_is_no_longer_in_the_settings_is_removed(redis: Instance, deployer: Deployer) -> None:
+    without = {name: value for name, value in WITH_WEB.items() if name != "redis_app_services"}
+    before = redis.identity
+    result = deployer.deploy(redis.host, **without)
+    assert result.returncode == 0, result.stderr
+    assert web(redis) == {}
+    assert redis.identity == before, "Redis was restarted for it"
+    again = deployer.deploy(redis.host, **without)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
