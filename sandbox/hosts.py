@@ -117,6 +117,7 @@ class Host:
             if not kind.is_running(self):
                 say(self.name, "starting")
                 kind.start(self)
+            _write_ssh_config()  # with its directory for sockets, which a reboot of the machine removes
         self._wait(kind.BOOT_TIMEOUT)
 
     def stop(self) -> None:
@@ -146,6 +147,17 @@ class Host:
 
     def _wait(self, timeout: float) -> None:
         """Wait for SSH, for systemd to have started everything, and for the engine if any."""
+        error = ""
+
+        def succeeds(command: str) -> bool:
+            nonlocal error
+            try:
+                done = self.run(command, timeout=20)
+            except subprocess.TimeoutExpired:
+                error = "no answer"
+                return False
+            error = done.stderr.strip()
+            return done.returncode == 0
 
         for what, test in (
             ("SSH", "true"),
@@ -153,20 +165,12 @@ class Host:
             ("systemd", "systemctl is-system-running | grep -qE 'running|degraded'"),
             ("its container engine", "! command -v docker || docker info"),
         ):
-            if not wait_until(self.name, f"waiting for {what}", partial(self._succeeds, test), timeout):
-                self._give_up(f"{what} is not ready after {timeout:.0f} s")
-
-    def _succeeds(self, command: str) -> bool:
-        try:
-            return self.run(command, timeout=20).returncode == 0
-        except subprocess.TimeoutExpired:
-            return False
-
-    def _give_up(self, reason: str) -> None:
-        raise SandboxError(
-            f"{self.name} did not come up: {reason}\n{_kind(self.kind).diagnose(self)}\n"
-            f"Look at it with `make ssh HOST={self.name}`, or start over with `make clean`."
-        )
+            if not wait_until(self.name, f"waiting for {what}", partial(succeeds, test), timeout):
+                raise SandboxError(
+                    f"{self.name} did not come up: {what} is not ready after {timeout:.0f} s: {error}\n"
+                    f"{_kind(self.kind).diagnose(self)}\n"
+                    f"Look at it with `make ssh HOST={self.name}`, or start over with `make clean`."
+                )
 
 
 def load() -> list[Host]:
