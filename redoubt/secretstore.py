@@ -66,6 +66,13 @@ def ensure(settings: Settings, host_name: str) -> Secrets:
     return complete
 
 
+def check(settings: Settings, host_name: str) -> None:
+    """Raise SecretsError where ``ensure`` would; change nothing."""
+    path = path_for(settings, host_name)
+    if path.exists():
+        _read(path)
+
+
 def load(settings: Settings, host_name: str) -> Secrets:
     """The stored secrets of an instance. Raises SecretsError when there are none yet."""
     path = path_for(settings, host_name)

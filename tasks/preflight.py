@@ -42,6 +42,11 @@ def _check_all() -> None:
         except image.ArchiveError as error:
             found[name].append(str(error))
 
+        try:
+            secretstore.check(settings[name], name)
+        except secretstore.SecretsError as error:
+            found[name].append(str(error))
+
     probed = dict(Pool().imap_unordered(lambda one: (one.name, _probe(one, settings[one.name])), hosts.values()))
     for name, facts_ in probed.items():
         if facts_ is None:
@@ -50,13 +55,10 @@ def _check_all() -> None:
             found[name] += preflight.problems(settings[name], facts_, wrong.get(name, ()))
     _refuse(found)
 
-    secrets = {}
-    for name in hosts:
-        try:
-            secrets[name] = secretstore.ensure(settings[name], name)
-        except secretstore.SecretsError as error:
-            found[name].append(str(error))
-    _refuse(found)
+    try:
+        secrets = {name: secretstore.ensure(settings[name], name) for name in hosts}
+    except (OSError, secretstore.SecretsError) as error:
+        raise PyinfraError(f"nothing was changed on any host; passwords cannot be kept here: {error}") from error
     _checked.update(
         {name: Instance(settings[name], secrets[name], facts_) for name, facts_ in probed.items() if facts_}
     )
