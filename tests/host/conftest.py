@@ -3,13 +3,11 @@
 Every fixture asks once for a module; each question is one SSH command.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
 from testinfra.host import Host
 
 from redoubt.secretstore import Secrets
@@ -17,9 +15,7 @@ from redoubt.settings import Settings
 from tests.conftest import FLEET
 from tests.host import kernel as kernels
 from tests.host.kernel import Kernel
-from tests.host.target import Target, quoted
-
-Until = Callable[[Callable[[], Any]], Any]
+from tests.host.target import Target, quoted, until
 
 
 @pytest.fixture(scope="module")
@@ -101,31 +97,7 @@ def undenied(target: Target) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def until() -> Until:
-    """Wait for a condition: returns what it returns as soon as that is true, and fails after 20 seconds.
-
-    Redis may be away meanwhile.
-    """
-
-    def wait(condition: Callable[[], Any], seconds: float = 20) -> Any:
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                found = condition()
-            except RedisError as error:
-                found, last = None, f": {type(error).__name__}"
-            else:
-                last = ""
-            if found:
-                return found
-            assert time.monotonic() < end, f"not within {seconds} s{last}"
-            time.sleep(0.05)
-
-    return wait
-
-
-@pytest.fixture(scope="module")
-def back_healthy(target: Target, until: Until) -> Iterator[None]:
+def back_healthy(target: Target) -> Iterator[None]:
     """For tests that stop Redis: the host is left as it was found, running and healthy."""
     yield
     target.hang_up()

@@ -3,6 +3,8 @@
 import shlex
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +25,8 @@ from tests.host.bridge import PROJECT, BridgeError, Entry
 
 # testinfra's own patience with a host.
 CONNECT_TIMEOUT = 10
+# A Redis that hangs costs every test this long.
+REDIS_TIMEOUT = 3
 
 
 @dataclass
@@ -129,7 +133,7 @@ class Target:
         else:
             options.setdefault("client_name", self.mark)
         options.setdefault("decode_responses", True)
-        made = Redis(**self.endpoint, retry=Retry(NoBackoff(), 0), **options)
+        made = Redis(**self.endpoint, retry=Retry(NoBackoff(), 0), socket_timeout=REDIS_TIMEOUT, **options)
         self.clients.append(made)
         return made
 
@@ -140,7 +144,11 @@ class Target:
 
     def admin_call(self, command: str, *arguments: str) -> Any:
         """Call a command as admin by the name that it has on this instance."""
-        return self.admin.execute_command(self.secrets.name_of(command), *arguments)
+        return self.admin.execute_command(self.name_of(command), *arguments)
+
+    def name_of(self, command: str) -> str:
+        """What a command is called now. The secrets keep the names of commands that were renamed once."""
+        return self.secrets.name_of(command) if command in self.settings.redis_renamed_commands else command
 
     @cached_property
     def admin(self) -> Redis:
@@ -160,6 +168,15 @@ class Target:
             for entry in entries
             if self.mark in entry["client-info"]
         }
+
+    def save(self) -> None:
+        """Write a snapshot, and wait until it is on disk."""
+        until(self._no_save_runs)
+        self.admin_call("BGSAVE")
+        until(self._no_save_runs)
+
+    def _no_save_runs(self) -> bool:
+        return bool(self.admin.info("persistence")["rdb_bgsave_in_progress"] == 0)
 
     # -- Ending
 
@@ -206,6 +223,22 @@ def listens(address: str, port: int, timeout: float = 2) -> bool:
             return True
     except OSError:
         return False
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """Wait for a condition: what it returns as soon as that is true. Redis may be away meanwhile."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            found = condition()
+            why = ""
+        except RedisError as error:
+            found = None
+            why = f": {type(error).__name__}"
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds} s{why}"
+        time.sleep(0.05)
 
 
 def refusal(client: Redis, *command: str) -> str:

@@ -99,7 +99,7 @@ def test_no_secret_is_shown_by(target: Target, source: str, always_speaks: bool)
 def test_no_process_shows_a_secret(target: Target) -> None:
     """Arguments and environments of all processes, sampled while health checks and redis-cli run."""
     script = r"""
-    (for _ in 1 2 3; do docker exec {name} /bin/sh /etc/redis/healthcheck.sh >/dev/null; done) &
+    (for _ in 1 2 3; do timeout 10 docker exec {name} /bin/sh /etc/redis/healthcheck.sh >/dev/null; done) &
     sample() {{ cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n'; }}
     seen=$(while kill -0 $! 2>/dev/null; do sample; done)
     printf '%s\n' "$seen" | count
