@@ -26,7 +26,12 @@ docker ps --all --quiet --filter "label=com.docker.compose.project=$INSTANCE" \
     xargs -r docker inspect --format '{{json .HostConfig.PortBindings}}' | sed 's/^/published /'
 echo "name_taken $(docker container inspect --format '{{index .Config.Labels "com.docker.compose.project"}} {{.Image}}' \
     "$INSTANCE" 2>/dev/null | sed "/^$INSTANCE /d")"
+echo "data_at $(docker container inspect --format '{{range .Mounts}}{{if eq .Destination "/data"}}{{.Source}}{{end}}{{end}}' \
+    "$INSTANCE" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
+# A host that may listen on addresses before it has them (keepalived) has no list to check against.
+[ "$(cat /proc/sys/net/ipv4/ip_nonlocal_bind 2>/dev/null)" = 1 ] ||
+    ip -oneline address show 2>/dev/null | awk '{ sub("/.*", "", $4); print "address " $4 }'
 ss -Hltnp 2>/dev/null | sed 's/^/listener /'
 exit 0

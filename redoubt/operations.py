@@ -18,6 +18,9 @@ from redoubt.tree import Directory, File, Obstacle, plan
 # How long to wait for another apt: unattended upgrades of a fresh server take some minutes.
 APT_LOCK_SECONDS = 300
 
+# What the last health checks said, of a container that may never have started.
+_VERDICTS = "{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}"
+
 Commands = Generator[StringCommand | FileUploadCommand, None, None]
 
 
@@ -168,7 +171,7 @@ def compose_up(settings: Settings) -> Commands:
     yield StringCommand(
         f'{lock}; said=$({{ {up}; }} 2>&1); status=$?; printf "%s\\n" "$said"; '
         f"[ $status -eq 0 ] || {{ {compose} ps --all; "
-        f"docker inspect --format '{{{{range .State.Health.Log}}}}{{{{.Output}}}}{{{{end}}}}' {name}; "
+        f"docker inspect --format {shlex.quote(_VERDICTS)} {name}; "
         f"{compose} logs --tail 20; tail -n 20 {log}; exit 1; }}"
     )
 

@@ -65,6 +65,10 @@ class HostFacts:
     selinux: bool
     published: frozenset[tuple[str, int]]
     name_taken: bool
+    # Where the instance's own container has its data; empty when there is none.
+    data_at: str
+    # Its own addresses; empty where it does not say, or may listen on others as well.
+    addresses: frozenset[str]
     listeners: tuple[Listener, ...]
     has_logrotate: bool
 
@@ -73,11 +77,14 @@ def read(lines: Iterable[str]) -> HostFacts:
     """The probe's output (``key value`` lines) as facts. Raises ValueError when a key is missing."""
     values: dict[str, str] = {}
     listeners = []
+    addresses = set()
     published: set[tuple[str, int]] = set()
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
             listeners.append(_listener(value))
+        elif key == "address":
+            addresses.add(value.strip())
         elif key == "published":
             published |= _published(value)
         else:
@@ -100,6 +107,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             selinux=values["selinux"] in ("Enforcing", "Permissive"),
             published=frozenset(published),
             name_taken=bool(values["name_taken"]),
+            data_at=values["data_at"],
+            addresses=frozenset(addresses),
             listeners=tuple(listeners),
             has_logrotate=bool(values["logrotate"]),
         )
@@ -137,8 +146,10 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_docker_source",), _engine),
         (("redis_maxmemory", "redis_container_memory"), _memory),
         (("redis_maxmemory", "redis_root", "redis_name"), _disk),
+        (("redis_bind",), _addresses),
         (("redis_port", "redis_bind"), _ports),
         (("redis_name",), _name),
+        (("redis_name", "redis_root"), _root),
     )
     return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
 
@@ -205,6 +216,32 @@ def _disk(settings: Settings, facts: HostFacts) -> list[str]:
         f"snapshot beside it ({DISK_FACTOR} x redis_maxmemory). Free some, set redis_root "
         "to a bigger disk, or lower redis_maxmemory"
     ]
+
+
+def _addresses(settings: Settings, facts: HostFacts) -> list[str]:
+    strange = [address for address in settings.redis_bind if not _is_own(address, facts.addresses)]
+    own = ", ".join(sorted(facts.addresses))
+    return [f"redis_bind: {address} is no address of this host; it has {own}" for address in strange]
+
+
+def _root(settings: Settings, facts: HostFacts) -> list[str]:
+    if facts.name_taken or facts.data_at in ("", f"{settings.root}/data"):
+        return []
+    old = facts.data_at.removesuffix("/data")
+    return [
+        f"redis_root = {settings.root!r}, but {settings.redis_name} has its data in {old} and would start empty: "
+        f"run 'docker compose down' in {old} and move the directory, or give the new instance another redis_name"
+    ]
+
+
+def _is_own(address: str, addresses: frozenset[str]) -> bool:
+    parsed = ipaddress.ip_address(address)
+    # All of 127.0.0.0/8 is the host, whatever it lists; :: needs some IPv6.
+    if parsed.version == 4 and (parsed.is_loopback or parsed.is_unspecified):
+        return True
+    if parsed.is_unspecified:
+        return not addresses or any(":" in own for own in addresses)
+    return not addresses or address in addresses
 
 
 def _ports(settings: Settings, facts: HostFacts) -> list[str]:

@@ -25,8 +25,12 @@ engine_package docker.io
 compose 2.26.1-4
 published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
 name_taken
+data_at /srv/redis/data
 selinux
 logrotate /usr/sbin/logrotate
+address 127.0.0.1
+address 10.0.0.5
+address ::1
 listener LISTEN 0 4096 127.0.0.1:6379 0.0.0.0:* users:(("docker-proxy",pid=812,fd=4))
 listener LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=401,fd=3))
 listener LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=401,fd=4))
@@ -54,6 +58,8 @@ def test_the_probe_is_read() -> None:
             selinux=False,
             published=frozenset({("127.0.0.1", 6379)}),
             name_taken=False,
+            data_at="/srv/redis/data",
+            addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(
                 Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
                 Listener("0.0.0.0", 22, "sshd (pid 401)"),
@@ -101,6 +107,10 @@ def test_a_good_host_has_no_problems() -> None:
         ({"memory": GIB}, {}, "1024 MiB of RAM"),
         ({"disk_free": GIB}, {}, "has room for 1024 MiB, and 3072 MiB"),
         ({"published": frozenset()}, {}, "127.0.0.1:6379 is in use by docker-proxy (pid 812)"),
+        ({}, {"redis_root": "/opt/redis"}, "redis_root = '/opt/redis', but redis has its data in /srv/redis"),
+        ({}, {"redis_bind": ["10.0.0.6"]}, "10.0.0.6 is no address of this host; it has 10.0.0.5, 127.0.0.1, ::1"),
+        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is no address of this host"),
+        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::"]}, ":: is no address of this host"),
         ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
         ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
         ({"name_taken": True}, {}, "there is a container redis that Redoubt did not make"),
@@ -110,6 +120,15 @@ def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: d
     found = problems(load(data), replace(FACTS, **change))  # type: ignore[arg-type]
     assert found
     assert word in found[0]
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.2", "10.0.0.5", "0.0.0.0", "::", "::1"])
+def test_addresses_of_the_host_may_be_bound(bind: str) -> None:
+    assert problems(load({"redis_bind": [bind]}), replace(FACTS, listeners=())) == []
+
+
+def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
+    assert problems(load({"redis_bind": ["10.0.0.6"]}), replace(FACTS, addresses=frozenset())) == []
 
 
 def test_a_process_on_both_families_is_named_once() -> None:
@@ -149,7 +168,7 @@ def test_an_unsupported_system_may_be_allowed() -> None:
     ],
 )
 def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bool) -> None:
-    facts = replace(FACTS, listeners=(Listener(taken, 7000),))
+    facts = replace(FACTS, addresses=frozenset(), listeners=(Listener(taken, 7000),))
     assert bool(problems(load({"redis_port": 7000, "redis_bind": [wanted]}), facts)) is conflict
 
 
