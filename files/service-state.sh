@@ -1,5 +1,5 @@
 # Reports the state of an instance's Compose service and changes nothing; redoubt/service.py reads it.
-# INSTANCE (its name), ROOT (its directory) and IMAGE come from the caller.
+# INSTANCE (its name), ROOT (its directory), IMAGE and MOUNTS (directory:path in the container) come from the caller.
 command -v docker >/dev/null || exit 0
 cd "$ROOT" 2>/dev/null || exit 0
 
@@ -13,6 +13,15 @@ echo "@@image"
 docker image inspect --format '{{.Id}}' "$IMAGE" 2>/dev/null
 echo "@@files"
 stat -c '%.6Y %n' config/redis.conf config/users.acl config/activedefrag.conf secrets/* 2>/dev/null
+
+# A directory that was removed or replaced stays in the container as it was.
+pid=$(docker inspect --format '{{.State.Pid}}' "$INSTANCE" 2>/dev/null)
+if [ "${pid:-0}" -gt 0 ] && [ -d "/proc/$pid/root" ]; then
+    echo "@@detached"
+    for mount in $MOUNTS; do
+        [ "${mount%%:*}" -ef "/proc/$pid/root${mount#*:}" ] || echo "${mount%%:*}"
+    done
+fi
 
 # Passwords and the new name of CONFIG go in on standard input: arguments are visible in ps. What comes back is
 # shown when pyinfra is asked for its output: no hash of a password, and no name that Redis does not know.

@@ -9,7 +9,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from redoubt import preflight, service
+from redoubt import preflight, render, service
 from redoubt.tree import Present
 
 _FILES = Path(__file__).resolve().parent.parent / "files"
@@ -115,7 +115,8 @@ class ServiceState(FactBase[service.ServiceState]):
         return service.read([])
 
     def command(self, instance: str, root: str, reference: str) -> str:
-        return script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference)
+        mounts = " ".join(f"{directory}:{target}" for directory, target, _ in render.MOUNTS)
+        return script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference, MOUNTS=mounts)
 
     def process(self, output: list[str]) -> service.ServiceState:
         try:

@@ -21,6 +21,9 @@ APT_LOCK_SECONDS = 300
 # What the last health checks said, of a container that may never have started.
 _VERDICTS = "{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}"
 
+# What the file says that is written after an image was asked whether it can defragment.
+_ANSWER = "# Found out by asking image {0}: {1}.\nactivedefrag {1}\n"
+
 Commands = Generator[StringCommand | FileUploadCommand, None, None]
 
 
@@ -35,7 +38,8 @@ def tree(entries: Sequence[Directory | File]) -> Commands:
     try:
         steps = plan(entries, present)
     except Obstacle as error:
-        raise OperationError(str(error)) from error
+        yield from _stop(str(error))
+        return
     if not steps:
         host.noop("as wanted")
     files = {entry.path: entry for entry in entries if isinstance(entry, File)}
@@ -103,13 +107,15 @@ def activedefrag_detected(reference: str, path: str, *, required: bool) -> Comma
 
     Asks the image itself, in a container without network that ends at once: the server reads directives in
     order, so an unknown one behind ``activedefrag yes`` is what it complains of only when the build supports it.
-    Debian's builds do not, though their version line names jemalloc. The answer is kept with the image's id.
-    Fails when it is ``required`` and the build does not support it, which Redis would refuse to start with.
+    Debian's builds do not, though their version line names jemalloc. The answer is kept with the image's id, and
+    asked for anew when the file says anything else. Fails when defragmentation is ``required`` and the build has
+    none: Redis would refuse to start.
     """
     there = host.get_fact(facts.Image, reference=reference)
-    marker = f"# Found out by asking image {there.get('Id', 'not loaded yet')}."
-    if marker in host.get_fact(facts.FileText, path=path):
-        host.noop("known for this image")
+    usable = [_ANSWER.format(there.get("Id"), value) for value in (["yes"] if required else ["yes", "no"])]
+    text = host.get_fact(facts.FileText, path=path)
+    if text in usable:
+        yield from tree._inner(entries=[File(path, text)])
         return
     _say(f"{path}: not known for this image")
     run = (
@@ -125,7 +131,7 @@ def activedefrag_detected(reference: str, path: str, *, required: bool) -> Comma
         '*) echo "the image does not start: $answer" >&2; exit 1 ;; esac && '
         f"{unsupported} umask 077 && "
         f"t=$(mktemp {target}.XXXXXX) && trap 'rm -f \"$t\"' EXIT && "
-        'printf \'%s\\n\' "# Found out by asking image $id." "activedefrag $value" > "$t" && '
+        f'printf %s "{_ANSWER.format("$id", "$value")}" > "$t" && '
         f'chown {REDIS_UID}:{REDIS_GID} "$t" && chmod 0640 "$t" && mv -fT "$t" {target}'
     )
 
@@ -146,6 +152,13 @@ def compose_up(settings: Settings) -> Commands:
         return
     for reason in drift.reasons:
         _say(reason)
+    if drift.data_lost:
+        yield from _stop(
+            f"{settings.redis_name} runs on a directory that is no longer {settings.root}/data: what it holds may be "
+            "in memory alone, and a restart would lose it. Nothing was restarted. Put the directory back, or save the "
+            f"data through a client; then run docker stop {settings.redis_name} on the host and deploy again"
+        )
+        return
     compose = f"docker compose --ansi never --progress plain --project-directory {shlex.quote(settings.root)}"
     name = shlex.quote(settings.redis_name)
     up = f"{compose} up --detach --remove-orphans --wait --wait-timeout {service.wait_timeout(settings)}"
@@ -174,6 +187,13 @@ def compose_up(settings: Settings) -> Commands:
         f"docker inspect --format {shlex.quote(_VERDICTS)} {name}; "
         f"{compose} logs --tail 20; tail -n 20 {log}; exit 1; }}"
     )
+
+
+def _stop(why: str) -> Commands:
+    """Fail in words: before anything runs for all hosts, afterwards for this one alone."""
+    if not state.is_executing:
+        raise OperationError(why)
+    yield StringCommand(f"echo {shlex.quote(why)} >&2; exit 1")
 
 
 def _say(why: str) -> None:

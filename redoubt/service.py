@@ -44,7 +44,8 @@ class ServiceState:
 
     ``files`` are the modification times (seconds since the epoch) of what the container reads when it starts.
     ``config`` is the answer to CONFIG GET *; empty when Redis did not answer. ``acl`` are the lines of ACL LIST
-    without the hashes of passwords, ``logins`` what became of each user's password; empty likewise.
+    without the hashes of passwords, ``logins`` what became of each user's password; empty likewise. ``detached`` are
+    directories below the root that the container has as they were before they were removed or replaced.
     """
 
     hashes: dict[str, str]
@@ -54,6 +55,7 @@ class ServiceState:
     config: dict[str, str]
     acl: tuple[str, ...] = ()
     logins: dict[str, bool] = field(default_factory=dict)
+    detached: tuple[str, ...] = ()
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -83,6 +85,7 @@ def read(lines: Iterable[str]) -> ServiceState:
         config=dict(zip(pairs[::2], pairs[1::2], strict=False)),
         acl=tuple(line for line in sections.get("acl", []) if line.startswith("user ")),
         logins=logins,
+        detached=tuple(sections.get("detached", [])),
     )
 
 
@@ -91,13 +94,15 @@ class Drift:
     """Why a project must be brought up, and the services whose containers have to be replaced to mend it.
 
     ``paused`` are services to be resumed first: Compose refuses to bring them up. ``stale`` says that the health
-    of Redis is as old as its last check: the container stays, and may have recovered since.
+    of Redis is as old as its last check: the container stays, and may have recovered since. ``data_lost`` says that
+    the data is not where it will be looked for after a restart.
     """
 
     reasons: tuple[str, ...]
     replace: tuple[str, ...]
     paused: tuple[str, ...] = ()
     stale: bool = False
+    data_lost: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
@@ -141,7 +146,7 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
     reasons += [f"{service} is no longer wanted" for service in sorted(set(by_service) - set(state.hashes))]
     redis = by_service.get(settings.redis_name)
     stale = redis is not None and redis.health == "unhealthy" and redis.service not in replace
-    return Drift(tuple(reasons), tuple(replace), tuple(paused), stale)
+    return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, "data" in state.detached)
 
 
 def _outdated(settings: Settings, state: ServiceState, container: Container) -> list[str]:
@@ -164,6 +169,7 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
         found.append(f"is named {container.name}, so that nobody finds it")
     if lost := {f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"} - container.networks:
         found.append(f"is cut off from {', '.join(sorted(lost))}")
+    found += [f"does not see {settings.root}/{name} any more" for name in state.detached]
     # A container of another definition has other limits by right.
     found += [
         f"has the limit {name} = {container.limits.get(name)!r}, the settings say {wanted!r}"

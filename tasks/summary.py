@@ -2,6 +2,7 @@
 
 from pyinfra import host, logger, state
 from pyinfra.api import BaseStateCallback, Host, State
+from pyinfra.api.state import StateStage
 
 from redoubt import access, secretstore
 from redoubt.instance import Instance
@@ -29,6 +30,7 @@ class _AtTheEnd(BaseStateCallback):
 
     # pyinfra calls a handler's methods by name, on an object as well as on a class.
     def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]
-        if host.name == self.name and state.is_executing and host not in state.failed_hosts:
+        finished = state.current_stage == StateStage.Disconnect
+        if host.name == self.name and finished and host not in state.failed_hosts:
             for line in self.lines:
                 logger.info(f"{host.print_prefix}{line}")

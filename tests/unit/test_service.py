@@ -132,6 +132,8 @@ def test_the_script_s_output_is_read() -> None:
         "sha256:1",
         "@@files",
         "900.000000 config/redis.conf",
+        "@@detached",
+        "logs",
         "@@config",
         "OK",
         "maxmemory",
@@ -159,6 +161,7 @@ def test_the_script_s_output_is_read() -> None:
         config={"maxmemory": "1073741824", "save": "", "appendonly": "yes"},
         acl=("user default off ~* &* +@all",),
         logins={"admin": True, "health": False, "queues": True},
+        detached=("logs",),
     )
 
 
@@ -173,6 +176,11 @@ def test_a_refused_login_gives_no_configuration(answer: list[str]) -> None:
     current = read(["@@config", *answer])
     assert current.config == {}
     assert current.logins == ({"admin": False} if answer else {})
+
+
+def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None:
+    assert drift(SETTINGS, replace(RIGHT, detached=("data",))).data_lost
+    assert not drift(SETTINGS, replace(RIGHT, detached=("logs",))).data_lost
 
 
 def test_health_may_be_out_of_date_where_the_container_stays() -> None:
