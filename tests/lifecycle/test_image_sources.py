@@ -1,0 +1,151 @@
+"""Where the image comes from: a registry, by digest, or an archive. Redis is not touched before the image is there.
+
+The registry is Debian's, on the loopback of the host, filled with the very image of the archive.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import images, ssh, toolbox
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance
+
+REGISTRY = "127.0.0.1:5000"
+CONFIG = f"""\
+version: 0.1
+storage:
+  filesystem:
+    rootdirectory: /var/lib/docker-registry
+http:
+  addr: {REGISTRY}
+"""
+INSTALL = f"""
+set -e
+apt-get --quiet update
+apt-get --quiet --yes --no-install-recommends install docker-registry
+cat > /etc/docker/registry/config.yml
+systemctl restart docker-registry
+for _ in $(seq 50); do curl --silent --fail http://{REGISTRY}/v2/ && break; sleep 0.2; done
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(host: Host, deployer: Deployer) -> Iterator[str]:
+    """The reference of the image in the host's registry, by digest, after which the host itself has it no more."""
+    assert deployer.deploy(host).returncode == 0
+    host.run(INSTALL, input=CONFIG, check=True)
+    name = f"{REGISTRY}/redis:{images.redis_reference().rpartition(':')[2]}"
+    host.run(f"docker tag {images.redis_reference()} {name} && docker push --quiet {name}", check=True)
+    digests = host.run(f"docker image inspect --format '{{{{join .RepoDigests \" \"}}}}' {name}", check=True).stdout
+    digest = digests.strip().rpartition("@")[2]
+    host.run(f"docker rmi {name}", check=True)
+    yield f"{name}@{digest}"
+    host.run("systemctl disable --now docker-registry")
+
+
+@pytest.fixture
+def redis(deployed: Host, deployer: Deployer) -> Instance:
+    """Redis from the archive, with something in it."""
+    redis = Instance(deployed, deployer.secrets(deployed))
+    redis.call("SET rq:image kept", user="queues")
+    return redis
+
+
+def from_registry(reference: str) -> dict[str, Any]:
+    return {"redis_image_source": "registry", "redis_image_archive": None, "redis_image": reference}
+
+
+def assert_kept(redis: Instance) -> None:
+    assert redis.health == "healthy"
+    assert redis.call("GET rq:image", user="queues") == ["kept"]
+
+
+def test_an_image_is_pulled_from_a_registry_by_its_digest(redis: Instance, deployer: Deployer, pushed: str) -> None:
+    assert redis.host.run(f"docker image inspect {pushed}").returncode != 0, "the host has it already"
+
+    result = deployer.deploy(redis.host, **from_registry(pushed))
+
+    assert result.returncode == 0, result.stderr
+    assert redis.inspect()["Config"]["Image"] == pushed
+    assert_kept(redis)
+    again = deployer.deploy(redis.host, **from_registry(pushed))
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_from_the_registry_back_to_the_archive(redis: Instance, deployer: Deployer, pushed: str) -> None:
+    assert deployer.deploy(redis.host, **from_registry(pushed)).returncode == 0
+    result = deployer.deploy(redis.host)
+    assert result.returncode == 0, result.stderr
+    assert redis.inspect()["Config"]["Image"] == images.redis_reference()
+    assert_kept(redis)
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (f"{REGISTRY}/redis:8.0.2@sha256:{'0' * 64}", "manifest unknown"),
+        (f"{REGISTRY}/redis:9.9.9", "manifest unknown"),
+        ("127.0.0.1:5001/redis:8.0.2", "connection refused"),
+    ],
+    ids=["wrong digest", "no such tag", "no registry"],
+)
+def test_an_image_that_cannot_be_pulled_stops_the_deploy_before_redis_is_touched(
+    redis: Instance, deployer: Deployer, pushed: str, reference: str, words: str
+) -> None:
+    before = redis.identity
+    result = deployer.deploy(redis.host, **from_registry(reference))
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Image | Pull the image" in result.stderr
+    assert redis.identity == before
+    assert_kept(redis)
+    assert deployer.deploy(redis.host).changed == []
+
+
+@pytest.fixture
+def other_archive(deployed: Host, tmp_path: Path) -> Path:
+    """An archive in which the same tag is another image."""
+    tag = images.redis_reference()
+    deployed.run(
+        f"docker tag {tag} original && docker create --name other {tag} && docker rmi --no-prune {tag} && "
+        f"docker commit --change 'LABEL other=yes' other {tag} && docker save --output /root/other.tar {tag} && "
+        f"docker rm other && docker rmi {tag} && docker tag original {tag} && docker rmi --no-prune original",
+        check=True,
+    )
+    path = tmp_path / "other.tar"
+    with path.open("wb") as file:
+        command = ssh.command(deployed.name, "--", "cat /root/other.tar; rm /root/other.tar")
+        subprocess.run(
+            command, env=toolbox.environment(), stdin=subprocess.DEVNULL, stdout=file, check=True, timeout=60
+        )
+    return path
+
+
+def test_another_image_of_the_same_name_is_loaded_and_redis_runs_it(
+    redis: Instance, deployer: Deployer, other_archive: Path
+) -> None:
+    assert "other" not in redis.inspect()["Config"]["Labels"]
+
+    result = deployer.deploy(redis.host, redis_image_archive=str(other_archive))
+
+    assert result.returncode == 0, result.stderr
+    assert redis.inspect()["Config"]["Labels"]["other"] == "yes"
+    assert_kept(redis)
+    again = deployer.deploy(redis.host, redis_image_archive=str(other_archive))
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_an_archive_without_the_image_is_refused_before_anything_is_changed(
+    redis: Instance, deployer: Deployer
+) -> None:
+    before = redis.identity
+    result = deployer.deploy(redis.host, redis_image="redoubt/redis:9.9.9")
+    assert result.returncode == 1
+    assert "holds no image redoubt/redis:9.9.9; it holds: redoubt/redis:" in result.stderr
+    assert "nothing was changed on any host" in result.stderr
+    assert redis.identity == before
