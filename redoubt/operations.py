@@ -18,11 +18,8 @@ from redoubt.tree import Directory, File, Obstacle, plan
 # How long to wait for another apt: unattended upgrades of a fresh server take some minutes.
 APT_LOCK_SECONDS = 300
 
-# What the last health checks said, of a container that may never have started.
-_VERDICTS = "{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}"
-
 # What the file says that is written after an image was asked whether it can defragment.
-_ANSWER = "# Found out by asking image {0}: {1}.\nactivedefrag {1}\n"
+_ANSWER = "# Found out by asking image {}.\nactivedefrag {}\n"
 
 Commands = Generator[StringCommand | FileUploadCommand, None, None]
 
@@ -105,11 +102,8 @@ def image_pulled(reference: str) -> Commands:
 def activedefrag_detected(reference: str, path: str, *, required: bool) -> Commands:
     """Write the included file that turns active defragmentation on where the image's build supports it.
 
-    Asks the image itself, in a container without network that ends at once: the server reads directives in
-    order, so an unknown one behind ``activedefrag yes`` is what it complains of only when the build supports it.
-    Debian's builds do not, though their version line names jemalloc. The answer is kept with the image's id, and
-    asked for anew when the file says anything else. Fails when defragmentation is ``required`` and the build has
-    none: Redis would refuse to start.
+    Asks the image itself. The answer is kept with the image's id, and asked for anew when the file says anything
+    else. Fails when defragmentation is ``required`` and the build has none: Redis would refuse to start.
     """
     there = host.get_fact(facts.Image, reference=reference)
     usable = [_ANSWER.format(there.get("Id"), value) for value in (["yes"] if required else ["yes", "no"])]
@@ -118,21 +112,14 @@ def activedefrag_detected(reference: str, path: str, *, required: bool) -> Comma
         yield from tree._inner(entries=[File(path, text)])
         return
     _say(f"{path}: not known for this image")
-    run = (
-        f"docker run --rm --network none --read-only --cap-drop ALL --user {REDIS_UID}:{REDIS_GID} "
-        f"--entrypoint redis-server {shlex.quote(reference)} --activedefrag yes --redoubt-asks yes"
-    )
-    target = shlex.quote(path)
-    message = f"redis_activedefrag = 'yes', but the build in {reference} cannot defragment: use auto or no"
-    unsupported = f'if [ "$value" = no ]; then echo {shlex.quote(message)} >&2; exit 1; fi &&' if required else ""
     yield StringCommand(
-        f"answer=$({run} 2>&1); id=$(docker image inspect --format '{{{{.Id}}}}' {shlex.quote(reference)}) && "
-        'case "$answer" in *redoubt-asks*) value=yes ;; *activedefrag*|*efragmentation*) value=no ;; '
-        '*) echo "the image does not start: $answer" >&2; exit 1 ;; esac && '
-        f"{unsupported} umask 077 && "
-        f"t=$(mktemp {target}.XXXXXX) && trap 'rm -f \"$t\"' EXIT && "
-        f'printf %s "{_ANSWER.format("$id", "$value")}" > "$t" && '
-        f'chown {REDIS_UID}:{REDIS_GID} "$t" && chmod 0640 "$t" && mv -fT "$t" {target}'
+        facts.script(
+            "detect-activedefrag.sh",
+            IMAGE=reference,
+            FILE=path,
+            OWNER=f"{REDIS_UID}:{REDIS_GID}",
+            REQUIRED="yes" if required else "no",
+        )
     )
 
 
@@ -159,33 +146,19 @@ def compose_up(settings: Settings) -> Commands:
             f"data through a client; then run docker stop {settings.redis_name} on the host and deploy again"
         )
         return
-    compose = f"docker compose --ansi never --progress plain --project-directory {shlex.quote(settings.root)}"
-    name = shlex.quote(settings.redis_name)
-    up = f"{compose} up --detach --remove-orphans --wait --wait-timeout {service.wait_timeout(settings)}"
-    if drift.replace:
-        up = f"{up} --force-recreate --no-deps {' '.join(map(shlex.quote, drift.replace))} && {up}"
-    if drift.stale:
-        # Compose would give up at once on what the last check found.
-        seconds = settings.redis_health_interval + settings.redis_health_timeout
-        recover = facts.script("recover.sh", INSTANCE=settings.redis_name, ROOT=settings.root, PATIENCE=str(seconds))
-        up = f"{recover}\n{up}"
-    if drift.paused:
-        up = f"{compose} unpause {' '.join(map(shlex.quote, drift.paused))}; {up}"
-    log = shlex.quote(f"{settings.root}/logs/redis.log")
-    # Two Composes at once take each other's containers away and may leave none. The other one may be that of a
-    # deploy that was interrupted and goes on here.
-    patience = settings.stop_grace_period + service.wait_timeout(settings)
-    lock = (
-        f"exec 9<{shlex.quote(settings.root)}; flock --timeout {patience} 9 || "
-        f"{{ echo 'another deploy of {settings.redis_name} is still under way on this host' >&2; exit 1; }}"
-    )
-    # Captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection must not
-    # leave Redis down.
+    recover = settings.redis_health_interval + settings.redis_health_timeout
+    wait = service.wait_timeout(settings)
     yield StringCommand(
-        f'{lock}; said=$({{ {up}; }} 2>&1); status=$?; printf "%s\\n" "$said"; '
-        f"[ $status -eq 0 ] || {{ {compose} ps --all; "
-        f"docker inspect --format {shlex.quote(_VERDICTS)} {name}; "
-        f"{compose} logs --tail 20; tail -n 20 {log}; exit 1; }}"
+        facts.script(
+            "compose-up.sh",
+            INSTANCE=settings.redis_name,
+            ROOT=settings.root,
+            WAIT=str(wait),
+            LOCK_WAIT=str(settings.stop_grace_period + wait),
+            REPLACE=" ".join(drift.replace),
+            PAUSED=" ".join(drift.paused),
+            RECOVER=str(recover) if drift.stale else "",
+        )
     )
 
 

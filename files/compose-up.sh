@@ -1,0 +1,56 @@
+# Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
+# From the caller: INSTANCE (its name), ROOT (its directory), WAIT and LOCK_WAIT (seconds), REPLACE and PAUSED (lists of
+# services), RECOVER (seconds to give an unhealthy Redis first; empty: none).
+
+# Two Composes at once take each other's containers away and may leave none. The other one may be that of a deploy
+# that was interrupted and goes on here.
+exec 9<"$ROOT"
+flock --timeout "$LOCK_WAIT" 9 || {
+    echo "another deploy of $INSTANCE is still under way on this host" >&2
+    exit 1
+}
+
+compose() { docker compose --ansi never --progress plain --project-directory "$ROOT" "$@"; }
+up() { compose up --detach --remove-orphans --wait --wait-timeout "$WAIT" "$@"; }
+
+ask() {
+    # On standard input: arguments are visible in ps.
+    {
+        printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin")"
+        printf '%s\n' "$1"
+    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null
+}
+
+# Compose would give up at once on what the last health check found.
+recover() {
+    # A save that failed counts until another one succeeds, and Redis may take a quarter of an hour to try again.
+    persistence=$(ask 'INFO persistence')
+    case $persistence in *rdb_last_bgsave_status:err*) ask BGSAVE >/dev/null ;; esac
+    case $persistence in *aof_last_bgrewrite_status:err*) ask BGREWRITEAOF >/dev/null ;; esac
+    for _ in $(seq "$RECOVER"); do
+        [ "$(docker inspect --format '{{.State.Health.Status}}' "$INSTANCE")" = unhealthy ] || break
+        sleep 1
+    done
+}
+
+# shellcheck disable=SC2086 # lists of services
+bring_up() {
+    [ -z "$PAUSED" ] || compose unpause $PAUSED
+    [ -z "$RECOVER" ] || recover
+    [ -z "$REPLACE" ] || up --force-recreate --no-deps $REPLACE || return
+    up
+}
+
+# Captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection must not leave
+# Redis down.
+said=$(bring_up 2>&1)
+status=$?
+printf '%s\n' "$said"
+[ "$status" -eq 0 ] || {
+    compose ps --all
+    # A container that never started has no health.
+    docker inspect --format '{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}' "$INSTANCE"
+    compose logs --tail 20
+    tail -n 20 "$ROOT/logs/redis.log"
+    exit 1
+}
