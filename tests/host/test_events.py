@@ -41,17 +41,3 @@ def test_application_hears_of_an_expired_session(
     classes = set(settings.redis_notify_keyspace_events)
     assert _hears(subscriber, session_key) == ("E" in classes and bool(classes & set("xA")))
     subscriber.close()
-
-
-@pytest.mark.writes
-@pytest.mark.usefixtures("undenied")
-def test_a_deleted_session_is_no_expired_one(target: Target, sessions: Redis, session_key: str) -> None:
-    """A logout is not reported as an expiry: the next expired key is heard, and this one was not."""
-    subscriber = target.client("sessions").pubsub()
-    subscriber.subscribe("__keyevent@0__:expired")
-    assert subscriber.get_message(timeout=PATIENCE)
-    sessions.set(session_key, "v", ex=60)
-    sessions.delete(session_key)
-    message = subscriber.get_message(timeout=0.3)
-    subscriber.close()
-    assert message is None or message["data"] != session_key

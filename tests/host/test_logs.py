@@ -58,7 +58,7 @@ def test_logrotate_accepts_its_instructions(host: Host, settings: Settings) -> N
 def test_rotation_starts_a_new_file_and_redis_goes_on_in_it(
     target: Target, settings: Settings, private_state: str
 ) -> None:
-    """Forced, with the host's own instructions. Redis needs no signal, and loses no line."""
+    """Forced, with the host's own instructions: the oldest file goes, as it does every day. Redis needs no signal."""
     log = f"{quoted(settings.root)}/logs/redis.log"
     before = target.host.check_output(f"stat -c %i {log}")
     target.host.check_output(

@@ -66,44 +66,62 @@ def test_the_search_finds_a_secret_where_there_is_one(target: Target) -> None:
     assert int(_ask(target, _fill(target, "cat {root}/secrets/* | count"))) >= len(target.users)
 
 
-@pytest.mark.parametrize(
-    ("source", "always_speaks"),
-    [
-        # Holds what the health checks printed as well.
-        pytest.param("docker inspect {name}", True, id="docker inspect"),
-        pytest.param("docker image inspect $({image})", True, id="docker image inspect"),
-        pytest.param("docker history --no-trunc $({image})", True, id="docker history"),
-        pytest.param("docker logs {name} 2>&1", False, id="docker logs"),
-        pytest.param("cat {root}/compose.yml", True, id="compose.yml"),
-        pytest.param("docker compose --project-directory {root} config", True, id="docker compose config"),
-        pytest.param("find {root}/logs -name '*.log*' ! -name '*.gz' -exec cat {{}} +", True, id="Redis's log"),
-        pytest.param("find {root}/logs -name '*.gz' -exec zcat {{}} +", False, id="rotated logs"),
-        pytest.param("journalctl --quiet --no-pager --since -2days --lines 200000", True, id="journal"),
-        pytest.param("find /root /home -name '.*_history' -exec cat {{}} +", False, id="shell history"),
-        pytest.param("find {root} -type f -perm /o+r -exec cat {{}} +", True, id="files for all to read"),
-        pytest.param("cat /etc/logrotate.d/{name}", True, id="logrotate"),
-    ],
-)
-def test_no_secret_is_shown_by(target: Target, source: str, always_speaks: bool) -> None:
+SOURCES = {
+    # Holds what the health checks printed as well.
+    "docker inspect": "docker inspect {name}",
+    "docker image inspect": "docker image inspect $({image})",
+    "docker history": "docker history --no-trunc $({image})",
+    "docker logs": "docker logs {name} 2>&1",
+    "compose.yml": "cat {root}/compose.yml",
+    "docker compose config": "docker compose --project-directory {root} config",
+    "Redis's log": "find {root}/logs -name '*.log*' ! -name '*.gz' -exec cat {{}} +",
+    "rotated logs": "find {root}/logs -name '*.gz' -exec zcat {{}} +",
+    "journal": "journalctl --quiet --no-pager --since -2days --lines 200000",
+    "shell history": "find /root /home -name '.*_history' -exec cat {{}} +",
+    "files for all to read": "find {root} -type f -perm /o+r -exec cat {{}} +",
+    "logrotate": "cat /etc/logrotate.d/{name}",
+}
+# There may be nothing to read in these.
+MAY_BE_SILENT = {"docker logs", "rotated logs", "shell history"}
+
+
+@pytest.fixture(scope="module")
+def shown(target: Target) -> dict[str, tuple[int, int]]:
+    """For each source, in how many lines it shows a secret, and how many characters were looked at."""
+    looks = "".join(
+        f"""{{
+            text=$({{ {_fill(target, command)}; }} 2>/dev/null | tr -d '\\0')
+            printf '%s\\t%s\\t%s\\n' {quoted(source)} "$(printf '%s\\n' "$text" | count)" "${{#text}}"
+        }} &
+        """
+        for source, command in SOURCES.items()
+    )
+    lines = (line.split("\t") for line in _ask(target, f"{looks} wait").splitlines())
+    return {source: (int(count), int(characters)) for source, count, characters in lines}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_secret_is_shown_by(shown: dict[str, tuple[int, int]], source: str) -> None:
     """What people print, send to others, or collect."""
-    script = f"""
-    text=$({{ {_fill(target, source)}; }} 2>/dev/null | tr -d '\\0')
-    printf '%s\\n' "$text" | count
-    echo ${{#text}}
-    """
-    shown, characters = map(int, _ask(target, script).split())
-    assert characters > 0 or not always_speaks, "said nothing: it was not looked at"
-    assert shown == 0
+    count, characters = shown[source]
+    assert characters > 0 or source in MAY_BE_SILENT, "said nothing: it was not looked at"
+    assert count == 0
 
 
 def test_no_process_shows_a_secret(target: Target) -> None:
-    """Arguments and environments of all processes, sampled while health checks and redis-cli run."""
+    """Arguments and environments of all, sampled until two samples saw a health check's redis-cli at work."""
     script = r"""
-    (for _ in 1 2 3; do timeout 10 docker exec {name} /bin/sh /etc/redis/healthcheck.sh >/dev/null; done) &
-    sample() {{ cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n'; }}
-    seen=$(while kill -0 $! 2>/dev/null; do sample; done)
+    (for _ in $(seq 30); do timeout 10 docker exec {name} /bin/sh /etc/redis/healthcheck.sh >/dev/null; done) &
+    checks=$!
+    seen= sampled=0
+    while [ $sampled -lt 2 ] && kill -0 $checks 2>/dev/null; do
+        now=$(cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n')
+        case $now in *$'\n'redis-cli$'\n'*) sampled=$((sampled + 1)) ;; esac
+        seen+=$now
+    done
+    kill $checks
     printf '%s\n' "$seen" | count
-    printf '%s\n' "$seen" | grep -cx redis-cli
+    echo $sampled
     """
     shown, sampled = map(int, _ask(target, _fill(target, script)).split())
     assert sampled > 0, "no sample saw redis-cli at work"

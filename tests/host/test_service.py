@@ -190,11 +190,6 @@ def test_stopping_redis_has_the_time_to_save(settings: Settings, container: dict
     assert container["Config"]["StopTimeout"] == settings.stop_grace_period
 
 
-def test_it_was_not_killed_for_memory(container: dict[str, Any]) -> None:
-    """The engine remembers for the last start."""
-    assert container["State"]["OOMKilled"] is False
-
-
 def test_project_runs_redis_and_the_applications_services(
     settings: Settings, project: dict[str, dict[str, Any]]
 ) -> None:
