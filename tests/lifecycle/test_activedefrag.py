@@ -1,0 +1,37 @@
+"""Active defragmentation is on where the image's build can do it, and no image that cannot is asked to."""
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance
+
+
+def test_auto_leaves_it_off_on_a_build_that_cannot(deployed: Host, deployer: Deployer) -> None:
+    """Debian's build, which would not start with it."""
+    redis = Instance(deployed, deployer.secrets(deployed))
+    assert redis.config("activedefrag") == "no"
+    refused = redis.call(f"{redis.secrets.name_of('CONFIG')} SET activedefrag yes")
+    assert "OK" not in refused, "this build can defragment: auto should have turned it on"
+
+
+def test_yes_is_refused_in_words_before_redis_is_touched(deployed: Host, deployer: Deployer) -> None:
+    redis = Instance(deployed, deployer.secrets(deployed))
+    before = redis.identity
+
+    result = deployer.deploy(deployed, redis_activedefrag="yes")
+
+    assert result.returncode == 1
+    assert "redis_activedefrag = 'yes', but the build in redoubt/redis:" in result.stderr
+    assert "use auto or no" in result.stderr
+    assert redis.identity == before
+    assert redis.health == "healthy"
+    again = deployer.deploy(deployed)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_no_asks_no_image(deployed: Host, deployer: Deployer) -> None:
+    result = deployer.deploy(deployed, redis_activedefrag="no")
+    assert result.returncode == 0, result.stderr
+    assert not [name for name in result.changed if "defragment" in name and "Find out" in name]
+    assert Instance(deployed, deployer.secrets(deployed)).config("activedefrag") == "no"
+    again = deployer.deploy(deployed, redis_activedefrag="no")
+    assert (again.returncode, again.changed) == (0, []), again.stderr

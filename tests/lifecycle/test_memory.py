@@ -1,0 +1,115 @@
+"""Full memory, under write load and with saves: nothing is killed, sessions go, jobs stay.
+
+The original sizing, maxmemory equal to the container's limit, was killed by the kernel before the first save.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance, wait_until
+
+SMALL: dict[str, Any] = {"redis_maxmemory": "64mb", "redis_health_interval": 1, "redis_health_retries": 2}
+# 1 KiB a key with its overhead: 64 MiB hold about 60,000.
+ROUNDS, KEYS = 6, 25_000
+JOBS = 2_000
+
+# Writes keys as admin through redis-cli in the container, as fast as Redis takes them (redis-cli ends by an ECHO, which
+# sessions may not). The password comes on standard input.
+FILL = """
+import subprocess, sys
+pattern, first, last, ttl = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+password = sys.stdin.read().strip()
+def command(*words):
+    return b"*%d\\r\\n" % len(words) + b"".join(b"$%d\\r\\n%s\\r\\n" % (len(w), w) for w in map(str.encode, words))
+pipe = subprocess.Popen(["docker", "exec", "-i", "redis", "redis-cli", "--pipe"], stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+pipe.stdin.write(command("AUTH", "admin", password))
+for number in range(first, last):
+    pipe.stdin.write(command("SET", pattern % number, "x" * 900, *ttl))
+pipe.stdin.close()
+print(pipe.stdout.read().decode().splitlines()[-1])
+"""
+
+
+@pytest.fixture(scope="module")
+def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
+    """The shared host with an empty Redis of 64 MiB; empty again afterwards."""
+    empty = "docker rm -f redis; rm -rf /srv/redis/data"
+    host.run(empty)
+    result = deployer.deploy(host, **SMALL)
+    assert result.returncode == 0, result.stderr
+    yield Instance(host, deployer.secrets(host))
+    host.run(empty)
+
+
+def fill(redis: Instance, pattern: str, numbers: range, *ttl: str) -> str:
+    """Write keys of 900 bytes; return redis-cli's count of replies."""
+    arguments = " ".join([f"'{pattern}'", str(numbers.start), str(numbers.stop), *ttl])
+    script = FILL.replace("'", '"')
+    return redis.host.run(
+        f"timeout 120 python3 -c '{script}' {arguments}", input=redis.secrets.passwords["admin"], check=True
+    ).stdout.strip()
+
+
+def info(redis: Instance, section: str) -> dict[str, str]:
+    lines = redis.call(f"INFO {section}")
+    return dict(line.strip().split(":", 1) for line in lines if ":" in line)
+
+
+def killed(redis: Instance) -> int:
+    """Processes of the container that the kernel killed for want of memory."""
+    files = "/sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control"
+    lines = redis.host.run(f"docker exec redis sh -c 'cat {files} 2>/dev/null'").stdout.splitlines()
+    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    assert len(counts) == 1, "the kernel's count was not found"
+    return counts[0]
+
+
+def assert_not_killed(redis: Instance, before: tuple[str, str]) -> None:
+    inspected = redis.inspect()
+    assert not inspected["State"]["OOMKilled"]
+    assert inspected["RestartCount"] == 0
+    assert redis.identity == before
+    assert killed(redis) == 0
+
+
+def test_a_full_redis_that_saves_under_load_is_not_killed_and_evicts_sessions_only(
+    redis: Instance, deployer: Deployer
+) -> None:
+    before = redis.identity
+    assert fill(redis, "rq:job:%d", range(JOBS)).endswith(f"replies: {JOBS + 1}")
+
+    for number in range(ROUNDS):
+        # The child of a save shares memory with Redis until Redis writes: the load comes right behind.
+        redis.call("BGSAVE" if number % 2 else "BGREWRITEAOF")
+        numbers = range(number * KEYS, (number + 1) * KEYS)
+        said = fill(redis, "app:session:%d", numbers, "EX", "3600")
+        assert_not_killed(redis, before)
+        assert said == f"errors: 0, replies: {KEYS + 1}"
+
+    assert int(info(redis, "stats")["evicted_keys"]) > ROUNDS * KEYS // 3
+    keys = int(info(redis, "keyspace")["db0"].split(",")[0].removeprefix("keys="))
+    assert JOBS < keys < ROUNDS * KEYS
+    with redis.client("queues") as queues:
+        assert sum(1 for _ in queues.scan_iter("rq:job:*", count=1000)) == JOBS, "a job was evicted"
+    persistence = info(redis, "persistence")
+    assert persistence["rdb_last_bgsave_status"] == persistence["aof_last_bgrewrite_status"] == "ok"
+    assert int(persistence["rdb_saves"]) > 0
+    wait_until(lambda: redis.health == "healthy", "a full Redis is healthy", 10)
+    again = deployer.deploy(redis.host, **SMALL)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_when_jobs_alone_fill_it_writes_are_refused_and_no_job_is_lost(redis: Instance) -> None:
+    before = redis.identity
+    said = fill(redis, "rq:more:%d", range(80_000))
+    errors, replies = (int(part.split(": ")[1]) for part in said.split(", "))
+    assert errors > 0, "64 MiB took 80 MB"
+    with redis.client("queues") as queues:
+        more = sum(1 for _ in queues.scan_iter("rq:more:*", count=1000))
+    assert more == replies - 1 - errors
+    assert_not_killed(redis, before)
