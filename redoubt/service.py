@@ -79,7 +79,7 @@ def read(lines: Iterable[str]) -> ServiceState:
     containers = json.loads("".join(sections.get("containers", [])) or "[]")
     return ServiceState(
         hashes={name: value for line in sections.get("hashes", []) for name, value in [line.split()]},
-        containers=tuple(_container(c) for c in containers if c["Config"]["Labels"].get(_ONE_OFF_LABEL) != "True"),
+        containers=tuple(_container(inspected) for inspected in containers if _is_of_service(inspected)),
         image_id="".join(sections.get("image", [])),
         files={name: float(mtime) for mtime, name in times},
         config=dict(zip(pairs[::2], pairs[1::2], strict=False)),
@@ -145,7 +145,9 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
             replace.append(service)
     reasons += [f"{service} is no longer wanted" for service in sorted(set(by_service) - set(state.hashes))]
     redis = by_service.get(settings.redis_name)
-    stale = redis is not None and redis.health == "unhealthy" and redis.service not in replace
+    # The engine calls a container that ended unhealthy as well: that one starts anew.
+    runs = redis is not None and redis.status in ("running", "paused") and redis.service not in replace
+    stale = redis is not None and runs and redis.health == "unhealthy"
     return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, "data" in state.detached)
 
 
@@ -207,6 +209,12 @@ def wait_timeout(settings: Settings) -> int:
     return settings.redis_health_start_period + settings.redis_health_retries * check + 30
 
 
+def _is_of_service(inspected: dict[str, Any]) -> bool:
+    """As Compose itself tells: not one of ``docker compose run``, nor one that it did not make."""
+    labels = inspected["Config"]["Labels"]
+    return _HASH_LABEL in labels and labels.get(_ONE_OFF_LABEL) != "True"
+
+
 def _container(inspected: dict[str, Any]) -> Container:
     labels = inspected["Config"]["Labels"]
     state = inspected["State"]
@@ -214,7 +222,7 @@ def _container(inspected: dict[str, Any]) -> Container:
     return Container(
         name=inspected["Name"].removeprefix("/"),
         service=labels.get(_SERVICE_LABEL, ""),
-        config_hash=labels.get(_HASH_LABEL, ""),
+        config_hash=labels[_HASH_LABEL],
         image_id=inspected["Image"],
         status=state["Status"],
         health=state.get("Health", {}).get("Status"),

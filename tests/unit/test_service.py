@@ -165,10 +165,12 @@ def test_the_script_s_output_is_read() -> None:
     )
 
 
-def test_a_container_of_docker_compose_run_is_not_the_service() -> None:
+def test_a_container_that_compose_does_not_count_is_not_the_service() -> None:
     one_off = inspected()
     one_off["Config"]["Labels"]["com.docker.compose.oneoff"] = "True"
-    assert read(["@@containers", json.dumps([one_off])]).containers == ()
+    unlike = inspected()
+    del unlike["Config"]["Labels"]["com.docker.compose.config-hash"]
+    assert read(["@@containers", json.dumps([one_off, unlike])]).containers == ()
 
 
 @pytest.mark.parametrize("answer", [[], ["WRONGPASS invalid username-password pair", "NOAUTH", "x"]])
@@ -186,6 +188,7 @@ def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None
 def test_health_may_be_out_of_date_where_the_container_stays() -> None:
     assert drift(SETTINGS, state(health="unhealthy")).stale
     assert not drift(SETTINGS, state(health="starting")).stale
+    assert not drift(SETTINGS, state(health="unhealthy", status="exited")).stale
     assert not drift(SETTINGS, state(health="unhealthy", image_id="sha256:2")).stale
 
 
