@@ -7,9 +7,8 @@ Tests that write to Redis or stop it are left out of any inventory but the dispo
 import argparse
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,11 +65,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not _looks_at_hosts(config):
         return
     try:
-        with _usage_errors():
-            _bridge(config)
-    except pytest.UsageError:
+        _bridge(config)
+    except bridge.BridgeError as error:
         _hang_up(config)
-        raise
+        raise pytest.UsageError(str(error)) from None
 
 
 def _looks_at_hosts(config: pytest.Config) -> bool:
@@ -82,20 +80,13 @@ def _looks_at_hosts(config: pytest.Config) -> bool:
     return False
 
 
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    try:
-        yield
-    except bridge.BridgeError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
 def _bridge(config: pytest.Config) -> None:
+    """Find out whom to look at, and make testinfra look there. Raises BridgeError."""
     inventory: str = config.option.inventory
-    if shutil.which("ssh") is None:
-        raise bridge.BridgeError("there is no ssh program on this machine: install openssh-client")
     specs = config.option.hosts.split(",") if config.option.hosts else []
     chosen = _chosen(inventory, specs)
+    if shutil.which("ssh") is None and not all(entry.is_local for _, entry in chosen):
+        raise bridge.BridgeError("there is no ssh program on this machine: install openssh-client")
 
     # Not pytest's own temporary directory: a socket's path has room for 100 characters.
     fleet = Fleet(inventory, Path(tempfile.mkdtemp(prefix="rd-", dir="/tmp")))
@@ -103,17 +94,16 @@ def _bridge(config: pytest.Config) -> None:
     file = fleet.directory / "ssh_config"
     given = Path(config.option.ssh_config).absolute() if config.option.ssh_config else None
     file.write_text(bridge.ssh_config([entry for _, entry in chosen], fleet.directory, given))
-    disposable = bridge.is_disposable(inventory)
     wrong = []
     for spec, entry in chosen:
+        disposable = entry.listed and bridge.is_disposable(inventory)
         try:
             settings, secrets = expectations(entry)
         except bridge.BridgeError as error:
             wrong.append(str(error))
             continue
-        fleet.targets[entry.pytest_id] = Target(
-            entry, spec, file, disposable and entry.listed, settings, secrets, _outside(entry, disposable)
-        )
+        outside = _outside(entry, disposable)
+        fleet.targets[entry.pytest_id] = Target(entry, spec, file, disposable, settings, secrets, outside)
     if wrong:
         raise bridge.BridgeError("\n".join(wrong))
     _refuse_unreachable(fleet)
@@ -155,8 +145,9 @@ def _refuse_unreachable(fleet: Fleet) -> None:
     dead = [f"{target.entry.name}: {why}" for target, why in zip(targets, reasons, strict=True) if why]
     if dead:
         alive = ",".join(target.spec for target, why in zip(targets, reasons, strict=True) if not why)
-        hint = [f"to look at the others: --hosts {alive}"] if alive else []
-        raise bridge.BridgeError("\n".join(["not all hosts can be tested:", *dead, *hint]))
+        hints = [f"to look at the others: --hosts {alive}"] if alive else []
+        hints += ["'make deploy' starts disposable hosts"] if bridge.is_disposable(fleet.inventory) else []
+        raise bridge.BridgeError("\n".join(["not all hosts can be tested:", *dead, *hints]))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -1,6 +1,7 @@
 """The way from a pyinfra inventory to the hosts under test, and what the tests may do there."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_an_inventory_without_hosts_is_an_error(inventory: Path) -> None:
 def test_a_misspelt_inventory_is_an_error() -> None:
     with pytest.raises(BridgeError, match="there is no inventory"):
         bridge.read("inventory/prodution.py")
+
+
+def test_a_misspelt_inventory_ends_the_test_run_in_words() -> None:
+    command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", "inventory/prodution.py"]
+    done = subprocess.run(command, cwd=bridge.PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (pytest.ExitCode.USAGE_ERROR, "")
+    assert done.stderr.strip() == "ERROR: there is no inventory inventory/prodution.py"
 
 
 def test_a_broken_inventory_shows_where(inventory: Path) -> None:
