@@ -1,0 +1,101 @@
+"""A host deploys itself: ``pyinfra @local deploy.py`` in a copy of this project, with an environment made there."""
+
+import hashlib
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from redoubt.secretstore import Secrets
+from sandbox import images, ssh, toolbox
+from sandbox.common import STATE
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import ROOT, Result
+from tests.lifecycle.instance import Instance
+
+PROJECT = "/root/redoubt"
+WHEELS = "/root/wheels"
+DEPLOY = (
+    f"cd {PROJECT} && .venv/bin/pyinfra -y --json @local deploy.py "
+    f"--data redis_image={images.redis_reference()} --data redis_image_source=archive "
+    "--data redis_image_archive=/root/redis.tar"
+)
+
+
+def wheels_for(host: Host) -> Path:
+    """A directory with the wheels that requirements.txt locks, for the host's Python; fetched once.
+
+    From this machine: a server that deploys itself need not reach PyPI.
+    """
+    version = host.run("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'", check=True).stdout.strip()
+    machine = host.run("uname -m", check=True).stdout.strip()
+    lock = ROOT / "requirements.txt"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    directory = STATE / "wheels" / f"{digest}-{version}-{machine}"
+    environment = dict(os.environ)
+    if importlib.util.find_spec("pip") is None:
+        bundled = toolbox.unpack_one("python3-pip-whl") / "usr/share/python-wheels"
+        environment["PYTHONPATH"] = str(next(bundled.glob("pip-*.whl")))
+    if not (directory / "complete").exists():
+        command = [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"),
+            *("--python-version", version, "--implementation", "cp"),
+            *(f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 28)),
+            *("--require-hashes", "--requirement", str(lock), "--dest", str(directory)),
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        (directory / "complete").touch()
+    return directory
+
+
+def send(host: Host, directory: str, paths: list[Path], below: Path) -> None:
+    """Copy files to a directory of the host, by their names below another."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in paths:
+            archive.add(path, str(path.relative_to(below)), recursive=False)
+    command = ssh.command(host.name, "--", f"mkdir -p {directory} && tar -x --no-same-owner -C {directory}")
+    subprocess.run(command, env=toolbox.environment(), input=buffer.getvalue(), check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def itself(host: Host) -> Iterator[Host]:
+    """The shared host without an instance, with this project, its wheels and the image's archive on its disk."""
+    host.run("docker rm -f redis; rm -rf /srv/redis")
+    host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
+    parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "*/*.py", "*/*/*.py", "files/*", "templates/*")
+    project = [path for part in parts for path in ROOT.glob(part) if path.parts[len(ROOT.parts)][0] != "."]
+    send(host, PROJECT, project, ROOT)
+    wheels = wheels_for(host)
+    send(host, WHEELS, list(wheels.glob("*.whl")), wheels)
+    send(host, "/root", [images.redis_archive()], images.redis_archive().parent)
+    host.run(f"mv /root/{images.redis_archive().name} /root/redis.tar", check=True)
+    host.run(f"cd {PROJECT} && PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS} make venv", check=True)
+    yield host
+    host.run(f"docker rm -f redis; rm -rf /srv/redis {PROJECT} {WHEELS} /root/redis.tar")
+
+
+def deploy(host: Host) -> Result:
+    done = host.run(DEPLOY)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_host_deploys_itself_and_a_second_time_reports_no_change(itself: Host) -> None:
+    result = deploy(itself)
+
+    assert result.returncode == 0, result.stderr
+    assert "Service | Start Redis and wait until it is healthy" in result.changed
+    stored = yaml.safe_load(itself.run(f"cat {PROJECT}/secrets/@local/redis.yml", check=True).stdout)
+    redis = Instance(itself, Secrets(stored["passwords"], stored["commands"]))
+    assert redis.health == "healthy"
+    assert redis.call("SET app:session:local x EX 60", user="sessions") == ["OK"]
+    again = deploy(itself)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
