@@ -23,8 +23,6 @@ from redoubt.secretstore import Secrets
 from redoubt.settings import Settings, SettingsError, load
 from tests.host.bridge import PROJECT, BridgeError, Entry
 
-# testinfra's own patience with a host.
-CONNECT_TIMEOUT = 10
 # A Redis that hangs costs every test this long.
 REDIS_TIMEOUT = 3
 
@@ -55,7 +53,7 @@ class Target:
         line = self.host.backend.get_command(command)
         local = ["/bin/sh", "-c", line]
         return subprocess.run(
-            local if self.entry.is_local else ["ssh", "-F", str(self.ssh_config), self.entry.alias, line],
+            local if self.entry.is_local else self._ssh_command(line),
             input=stdin,
             capture_output=True,
             text=True,
@@ -65,24 +63,13 @@ class Target:
 
     def check_reachable(self) -> str:
         """Why the host cannot be tested, or nothing. The one place that waits for a dead host."""
-        command = "sudo -n id -u" if self.host.backend.sudo else "id -u"
-        if not self.entry.is_local:
-            options = ["-o", f"ConnectTimeout={CONNECT_TIMEOUT}"]
-            user_port = self.host.backend.host
-            options += [f"-oUser={user_port.user}"] if user_port.user else []
-            options += [f"-oPort={user_port.port}"] if user_port.port else []
-            line = ["ssh", "-F", str(self.ssh_config), *options, self.entry.alias, command]
-        else:
-            line = ["/bin/sh", "-c", command]
         try:
-            done = subprocess.run(
-                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3 * CONNECT_TIMEOUT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return "does not answer"
-        if done.returncode == 255 and not self.entry.is_local:
-            return f"does not answer ({done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'ssh ends'})"
-        if done.returncode != 0:
+            done = self.host.run("id -u")
+        except RuntimeError as error:
+            # testinfra's way to say that ssh itself failed.
+            said = error.args[0].stderr.strip().splitlines() or ["ssh gave no reason"]
+            return f"does not answer ({said[-1]})"
+        if done.rc != 0:
             return f"root is needed, and sudo does not work without a password ({done.stderr.strip()})"
         if done.stdout.strip() != "0":
             return f"root is needed, and the login is uid {done.stdout.strip()}: set _sudo = True in the inventory"
@@ -103,7 +90,7 @@ class Target:
             return {"host": address, "port": port}
         path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{uuid4().hex[:6]}")
         bracketed = f"[{address}]" if ":" in address else address
-        self._ssh("-O", "forward", "-L", f"{path}:{bracketed}:{port}").check_returncode()
+        self._control("forward", "-L", f"{path}:{bracketed}:{port}").check_returncode()
         return {"unix_socket_path": str(path)}
 
     @property
@@ -192,13 +179,15 @@ class Target:
         """End all connections to the host."""
         self.hang_up()
         if not self.entry.is_local:
-            self._ssh("-O", "exit")
+            self._control("exit")
 
-    def _ssh(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["ssh", "-F", str(self.ssh_config), *arguments, self.entry.alias]
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CONNECT_TIMEOUT, check=False
-        )
+    def _ssh_command(self, *command: str) -> list[str]:
+        return ["ssh", "-F", str(self.ssh_config), self.entry.alias, *command]
+
+    def _control(self, *options: str) -> subprocess.CompletedProcess[bytes]:
+        """Tell the shared connection something."""
+        command = ["ssh", "-F", str(self.ssh_config), "-O", *options, self.entry.alias]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
 
     def hidden(self) -> list[str]:
         """Everything that must be seen nowhere: passwords, their hashes as the ACL file holds them, command names."""
