@@ -55,7 +55,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
         device_cgroup_rules=["a *:* rwm"],
         tmpfs={"/run": "", "/run/lock": "", **({"/sys/fs/cgroup": "mode=755"} if legacy else {})},
         binds=[
-            *(f"{path}:{path}:rw" for path in _cgroup_mounts(legacy)),
+            *(f"{path}:{path}:rw" for path in (_legacy_cgroups() if legacy else [])),
             # Layers on layers do not work: the inner engine's have to lie on the disk itself.
             f"{_volume(host)}:/var/lib/docker",
         ],
@@ -68,18 +68,12 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     # What `--security-opt systempaths=unconfined` does; the engine inside needs all of /proc.
     host_config["MaskedPaths"] = []
     host_config["ReadonlyPaths"] = []
-    # A private cgroup namespace breaks journald and nested containers on cgroup v1.
-    host_config["CgroupnsMode"] = "host"
+    # A private cgroup namespace breaks journald and nested containers on cgroup v1. On v2 it
+    # takes one for the engine inside to place, pause and limit its containers in this host.
+    host_config["CgroupnsMode"] = "host" if legacy else "private"
     created = api.create_container(
         image,
-        # systemd refuses cgroup v1 unless told twice.
-        command=[
-            "/sbin/init",
-            "systemd.unified_cgroup_hierarchy=0",
-            "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
-        ]
-        if legacy
-        else ["/sbin/init"],
+        command=_init(legacy),
         name=_container_name(host),
         hostname=host.name,
         environment={"container": "docker"},
@@ -168,17 +162,23 @@ def _bounding_set() -> int:
     return ~0
 
 
-def _cgroup_mounts(legacy: bool) -> list[str]:
-    """What a host has to see of the machine's cgroup tree.
+def _init(legacy: bool) -> list[str]:
+    """The first process, which has to find a cgroup tree that it can use."""
+    if legacy:
+        # systemd refuses cgroup v1 unless told twice.
+        return ["/sbin/init", "systemd.unified_cgroup_hierarchy=0", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]
+    # The engine mounts the tree of a private namespace, but read-only.
+    return ["/bin/sh", "-c", "mount -o remount,rw /sys/fs/cgroup && exec /sbin/init"]
 
-    On cgroup v1 that is each hierarchy, but not the tmpfs that holds them: systemd adds
-    directories there and remounts it read-only, which would happen to the machine's.
+
+def _legacy_cgroups() -> list[str]:
+    """What a host has to see of the machine's cgroup v1 tree.
+
+    That is each hierarchy, but not the tmpfs that holds them: systemd adds directories
+    there and remounts it read-only, which would happen to the machine's.
     """
-    top = "/sys/fs/cgroup"
-    if not legacy:
-        return [top]
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [path for path in mounted if path.startswith(f"{top}/")]
+    return [path for path in mounted if path.startswith("/sys/fs/cgroup/")]
 
 
 def identity_files(host_key: KeyPair, authorized_key: str) -> bytes:
