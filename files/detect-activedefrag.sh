@@ -23,5 +23,5 @@ umask 077
 id=$(docker image inspect --format '{{.Id}}' "$IMAGE") || exit
 new=$(mktemp "$FILE.XXXXXX") || exit
 trap 'rm -f "$new"' EXIT
-printf '%s\n' "# Found out by asking image $id." "activedefrag $value" >"$new" &&
+printf '%s\n' "# Found out by asking image $id: $value." "activedefrag $value" >"$new" &&
     chown "$OWNER" "$new" && chmod 0640 "$new" && mv -fT "$new" "$FILE"

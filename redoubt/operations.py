@@ -19,7 +19,7 @@ from redoubt.tree import Directory, File, Obstacle, plan
 APT_LOCK_SECONDS = 300
 
 # What the file says that is written after an image was asked whether it can defragment.
-_ANSWER = "# Found out by asking image {}.\nactivedefrag {}\n"
+_ANSWER = "# Found out by asking image {0}: {1}.\nactivedefrag {1}\n"
 
 Commands = Generator[StringCommand | FileUploadCommand, None, None]
 
