@@ -1,0 +1,308 @@
+"""What was changed by hand is put back by the next deploy, which says why; the data stays.
+
+Each case does some harm to a deployed host, then deploys. The deploy must name every harm, change by the operations
+that mend it and no others, and leave what the test looks at by itself: files, the engine's answers, a client's data.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from redoubt.settings import load
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance, tunnel
+
+DIRECTORIES = "Directories | Make the directories"
+IMAGE = "Image | Load the image from its archive"
+SECRETS = "Secrets | Write the secrets"
+ACCESS = "Access | Write the ACL file"
+CONFIG = "Config | Write redis.conf and the health check"
+DEFRAG = "Config | Find out whether the image can defragment"
+LOGS = "Logs | Rotate the log file"
+COMPOSE = "Service | Write the Compose project"
+START = "Service | Start Redis and wait until it is healthy"
+
+# The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
+SETTINGS: dict[str, Any] = {"redis_health_interval": 3}
+
+# The whole of an instance on the host: mode and owner.
+TREE = {
+    "/srv/redis": ("755", "0:0"),
+    "/srv/redis/config": ("750", "999:999"),
+    "/srv/redis/data": ("750", "999:999"),
+    "/srv/redis/backups": ("750", "999:999"),
+    "/srv/redis/logs": ("750", "999:999"),
+    "/srv/redis/secrets": ("700", "999:999"),
+    "/srv/redis/secrets/sessions": ("400", "999:999"),
+    "/srv/redis/secrets/queues": ("400", "999:999"),
+    "/srv/redis/secrets/health": ("400", "999:999"),
+    "/srv/redis/secrets/admin": ("400", "999:999"),
+    "/srv/redis/secrets/commands.conf": ("400", "999:999"),
+    "/srv/redis/config/users.acl": ("400", "999:999"),
+    "/srv/redis/config/redis.conf": ("640", "999:999"),
+    "/srv/redis/config/healthcheck.sh": ("550", "999:999"),
+    "/srv/redis/config/activedefrag.conf": ("640", "999:999"),
+    "/srv/redis/compose.yml": ("644", "0:0"),
+    "/etc/logrotate.d/redis": ("644", "0:0"),
+}
+FILES = [path for path in TREE if path.count("/") == 4 or path.endswith((".yml", "logrotate.d/redis"))]
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What was done by hand, and what a deploy has to say and to do about it.
+
+    ``shell`` runs on the host, ``redis`` by a client with every right; ``{config}`` is the new name of CONFIG.
+    """
+
+    name: str
+    says: tuple[str, ...]
+    changes: tuple[str, ...]
+    shell: str = ""
+    redis: tuple[str, ...] = ()
+    restarts: bool = True
+
+
+HARMS = [
+    Harm(
+        "owners and modes",
+        shell="; ".join(f"chown 1:1 {path}; chmod 777 {path}" for path in TREE),
+        says=tuple(
+            f"{path}: {words}"
+            for path, (mode, owner) in TREE.items()
+            for words in (f"owner 1:1, should be {owner}", f"mode 0777, should be 0{mode}")
+        ),
+        changes=(DIRECTORIES, SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE),
+        restarts=False,
+    ),
+    Harm(
+        "every file deleted, and Redis stopped",
+        shell=f"docker stop redis; rm {' '.join(FILES)}",
+        says=(
+            *(f"{path}: missing" for path in FILES if not path.endswith("activedefrag.conf")),
+            "/srv/redis/config/activedefrag.conf: not known for this image",
+            "redis is exited",
+        ),
+        changes=(SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+    ),
+    Harm(
+        "directories deleted under Redis",
+        shell="rm -r /srv/redis/logs /srv/redis/backups",
+        says=(
+            "/srv/redis/logs: missing",
+            "/srv/redis/backups: missing",
+            "redis does not see /srv/redis/backups any more",
+            "redis does not see /srv/redis/logs any more",
+        ),
+        changes=(DIRECTORIES, START),
+    ),
+    Harm(
+        "files edited",
+        shell="cd /srv/redis && sed -i s/volatile-lru/noeviction/ config/redis.conf && "
+        "echo 'user eve on nopass ~* +@all' >>config/users.acl && "
+        "sed -i 's/cap_drop: .*/privileged: true/' compose.yml && "
+        "printf '#!/bin/sh\\nexit 0\\n' >config/healthcheck.sh && "
+        "sed -i s/daily/yearly/ /etc/logrotate.d/redis && "
+        "echo guessed >secrets/sessions && sed -i 's/ no$/ yes/' config/activedefrag.conf",
+        says=(
+            "/srv/redis/config/redis.conf: content differs",
+            "/srv/redis/config/users.acl: content differs",
+            "/srv/redis/compose.yml: content differs",
+            "/srv/redis/config/healthcheck.sh: content differs",
+            "/etc/logrotate.d/redis: content differs",
+            "/srv/redis/secrets/sessions: content differs",
+            "/srv/redis/config/activedefrag.conf: not known for this image",
+            "redis started before config/activedefrag.conf, config/redis.conf, config/users.acl changed",
+        ),
+        changes=(SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+    ),
+    Harm("container killed", shell="docker kill redis", says=("redis is exited",), changes=(START,)),
+    Harm("container removed", shell="docker rm -f redis", says=("redis has no container",), changes=(START,)),
+    Harm("container paused", shell="docker pause redis", says=("redis is paused",), changes=(START,), restarts=False),
+    Harm(
+        "project taken down",
+        shell="cd /srv/redis && docker compose down",
+        says=("redis has no container",),
+        changes=(START,),
+    ),
+    Harm(
+        "container renamed, and one left over from before",
+        shell="docker rename redis old-redis; docker run --detach --label com.docker.compose.project=redis "
+        "--label com.docker.compose.service=worker --label com.docker.compose.oneoff=False "
+        "--label com.docker.compose.config-hash=0 --name worker --stop-signal KILL --entrypoint sleep {image} 600",
+        says=("redis is named old-redis, so that nobody finds it", "worker is no longer wanted"),
+        changes=(START,),
+    ),
+    Harm(
+        "container made with other options",
+        shell="cd /srv/redis && echo 'services: {{redis: {{privileged: true, environment: [X=1]}}}}' >/run/by-hand.yml "
+        "&& docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait",
+        says=("the container of redis was made from another definition",),
+        changes=(START,),
+    ),
+    Harm(
+        "limits, networks, settings and users of the running Redis",
+        shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis; "
+        "docker network disconnect redis_backend redis",
+        redis=(
+            "{config} SET maxmemory-policy noeviction",
+            "ACL SETUSER eve on nopass ~* +@all",
+            "ACL SETUSER sessions +keys ~*",
+            "ACL SETUSER queues resetpass >another",
+        ),
+        says=(
+            "redis has the limit Memory = 1073741824, the settings say 1610612736",
+            "redis has the limit PidsLimit = 500, the settings say 128",
+            "redis has the limit RestartPolicy = 'no', the settings say 'unless-stopped'",
+            "redis is cut off from redis_backend",
+            "redis runs with maxmemory-policy = 'noeviction', the settings say 'volatile-lru'",
+            "redis has the user eve, whom the settings do not know",
+            "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
+            "redis refuses the password of queues",
+        ),
+        changes=(START,),
+    ),
+    Harm(
+        "password of the administrator",
+        redis=("ACL SETUSER admin resetpass >another",),
+        says=("redis refuses the password of admin",),
+        changes=(START,),
+    ),
+    Harm(
+        "another image under the image's name",
+        # It runs as well as the right one.
+        shell="docker commit --change 'LABEL other=1' redis {image} && "
+        "cd /srv/redis && docker compose up --detach --force-recreate --wait",
+        says=("{image}: another image has its name", "redis runs another image than {image} is now"),
+        changes=(IMAGE, START),
+    ),
+]
+
+
+@dataclass
+class Client:
+    """A client at the published port that wrote some data before the harm was done."""
+
+    instance: Instance
+    socket: str
+    written: dict[str, str] = field(default_factory=dict)
+    # Whether the test before left everything as it should be.
+    well: bool = False
+
+    def redis(self, user: str) -> Redis:
+        return Redis(
+            unix_socket_path=self.socket,
+            username=user,
+            password=self.instance.secrets.passwords[user],
+            decode_responses=True,
+        )
+
+    def write(self, harm: str) -> None:
+        key, value = f"app:session:{harm}", f"what {harm} must not lose"
+        with self.redis("sessions") as client:
+            client.set(key, value, ex=3600)
+        self.written[key] = value
+
+    def read(self) -> dict[str, str | None]:
+        with self.redis("sessions") as client:
+            return {key: client.get(key) for key in self.written}
+
+
+@pytest.fixture(scope="module")
+def session(host: Host, deployer: Deployer) -> Iterator[Client]:
+    deployer.deploy(host, **SETTINGS)
+    with tunnel(host, "127.0.0.1", 6379) as path:
+        yield Client(Instance(host, deployer.secrets(host)), str(path))
+    host.run("docker image prune --force")
+
+
+@pytest.fixture
+def client(session: Client, host: Host, deployer: Deployer) -> Client:
+    """On the shared host, deployed. A case that passed leaves it so; after one that failed it is deployed anew."""
+    if not session.well:
+        result = deployer.deploy(host, **SETTINGS)
+        assert result.returncode == 0, result.stderr
+    session.well = False
+    return session
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.name.replace(" ", "-"))
+def test_harm_done_by_hand_is_named_and_mended_and_the_data_is_kept(
+    harm: Harm, client: Client, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
+) -> None:
+    live = client.instance.host
+    instance = client.instance
+    image = str(instance.inspect()["Config"]["Image"])
+    client.write(harm.name)
+    digests = _digests(live)
+    identity = instance.identity
+    if harm.redis:
+        said = instance.call(*(line.format(config=instance.secrets.name_of("CONFIG")) for line in harm.redis))
+        assert said == ["OK"] * len(harm.redis)
+    if harm.shell:
+        live.run(harm.shell.format(image=image), check=True)
+
+    result = deployer.deploy(live, **SETTINGS)
+
+    assert result.returncode == 0, result.stderr
+    for words in harm.says:
+        assert words.format(image=image) in result.reasons
+    assert result.changed == list(harm.changes)
+    assert {path: _looks(live)[path] for path in TREE} == TREE
+    assert _digests(live) == digests
+    assert (instance.identity != identity) == harm.restarts
+    assert instance.health == "healthy"
+    assert live.run("docker ps --all --format '{{.Names}}'").stdout.split() == ["redis"]
+    assert client.read() == client.written
+    assert sorted(line.split()[1] for line in instance.call("ACL LIST")) == [
+        "admin",
+        "default",
+        "health",
+        "queues",
+        "sessions",
+    ]
+
+    before = fingerprint(live)
+    again = deployer.deploy(live, **SETTINGS)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+    assert fingerprint(live) == before
+    client.well = True
+
+
+def test_data_that_was_removed_under_redis_stops_the_deploy_and_redis_runs_on(
+    client: Client, deployer: Deployer
+) -> None:
+    """A restart would start it empty: what Redis still holds in memory is all there is."""
+    live = client.instance.host
+    client.write("data moved away")
+    identity = client.instance.identity
+    live.run("mv /srv/redis/data /srv/data-aside", check=True)
+    try:
+        result = deployer.deploy(live, redis_maxmemory="512mb", **SETTINGS)
+        assert result.returncode == 1
+        assert "redis runs on a directory that is no longer /srv/redis/data" in result.stderr
+        assert client.instance.identity == identity
+        assert client.read() == client.written
+    finally:
+        live.run("rmdir /srv/redis/data; mv /srv/data-aside /srv/redis/data", check=True)
+    assert deployer.deploy(live, **SETTINGS).returncode == 0
+    assert client.read() == client.written
+
+
+def test_one_host_s_drift_leaves_the_settings_of_the_test_true() -> None:
+    """TREE and the limits above are written out by hand; they describe the default settings."""
+    settings = load({})
+    assert (settings.root, settings.memory_limit, settings.redis_container_pids) == ("/srv/redis", 1610612736, 128)
+
+
+def _looks(host: Host) -> dict[str, tuple[str, str]]:
+    lines = host.run(f"stat -c '%n %a %u:%g' {' '.join(TREE)}").stdout.splitlines()
+    return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}
+
+
+def _digests(host: Host) -> str:
+    return host.run(f"sha256sum {' '.join(FILES)}", check=True).stdout
