@@ -13,7 +13,7 @@ from pyinfra.api.exceptions import OperationError
 
 from redoubt import facts, image, service
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
-from redoubt.tree import Directory, File, Obstacle, plan
+from redoubt.tree import Absent, Directory, File, Obstacle, plan
 
 # How long to wait for another apt: unattended upgrades of a fresh server take some minutes.
 APT_LOCK_SECONDS = 300
@@ -25,10 +25,11 @@ Commands = Generator[StringCommand | FileUploadCommand, None, None]
 
 
 @operation()
-def tree(entries: Sequence[Directory | File]) -> Commands:
+def tree(entries: Sequence[Directory | File | Absent]) -> Commands:
     """Make directories and files exist with their owner (by number), mode and contents.
 
-    Replaces a file whole or not at all. Never removes anything; what is of another kind is an error.
+    Replaces a file whole or not at all. Removes a file only by its own name (``Absent``); what is of another kind
+    is an error.
     ``--diff`` shows what changes in files that are not secret.
     """
     present = host.get_fact(facts.Paths, paths=[entry.path for entry in entries])
@@ -158,6 +159,7 @@ def compose_up(settings: Settings) -> Commands:
             REPLACE=" ".join(drift.replace),
             PAUSED=" ".join(drift.paused),
             RECOVER=str(recover) if drift.stale else "",
+            APPENDONLY="yes" if settings.redis_appendonly else "no",
         )
     )
 

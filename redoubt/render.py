@@ -10,7 +10,7 @@ from redoubt import access, redisconf
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.sizes import format_size
-from redoubt.tree import Directory, File
+from redoubt.tree import Absent, Directory, File
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -34,13 +34,13 @@ def directories(settings: Settings) -> list[Directory]:
     ]
 
 
-def secret_files(settings: Settings, secrets: Secrets) -> list[File]:
-    """Every user's password in a file of its own, and the file that names commands."""
+def secret_files(settings: Settings, secrets: Secrets) -> list[File | Absent]:
+    """Every user's password in a file of its own, and the file that names commands; none of a user who is off."""
     passwords = {user.name: f"{secrets.passwords[user.name]}\n" for user in access.users(settings)}
     contents = {**passwords, "commands.conf": redisconf.command_names(settings, secrets.commands)}
-    return [
-        File(f"{settings.root}/secrets/{name}", content, mode=0o400, secret=True) for name, content in contents.items()
-    ]
+    directory = f"{settings.root}/secrets"
+    files = [File(f"{directory}/{name}", content, mode=0o400, secret=True) for name, content in contents.items()]
+    return [*files, *([] if settings.redis_default_user else [Absent(f"{directory}/default")])]
 
 
 def acl_file(settings: Settings, secrets: Secrets) -> File:

@@ -44,6 +44,13 @@ class File:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """A regular file that a former deploy may have left and that should go."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class Present:
     """What a path is on the host now. ``digest`` is the SHA-256 of a regular file, else empty."""
 
@@ -67,11 +74,15 @@ class Obstacle(ValueError):
     """Something of another kind is where a file or directory should be; it is never removed."""
 
 
-def plan(wanted: Iterable[Directory | File], present: Mapping[str, Present]) -> list[Step]:
+def plan(wanted: Iterable[Directory | File | Absent], present: Mapping[str, Present]) -> list[Step]:
     """The steps that make the host as wanted; none when it is already. Raises Obstacle."""
     steps = []
     for entry in wanted:
         there = present.get(entry.path)
+        if isinstance(entry, Absent):
+            if there is not None:
+                steps.append(Step(entry.path, "no longer wanted", f"rm -f {shlex.quote(entry.path)}"))
+            continue
         if there is not None:
             _refuse_other_kind(entry, there)
         if isinstance(entry, File):

@@ -47,3 +47,32 @@ def test_where_the_default_user_is_on_nobody_can_write_what_would_be_lost(host: 
     assert redis.call("SET kept:1 x")[0].startswith("NOPERM")
     assert redis.call("MULTI")[0].startswith("NOPERM")
     assert redis.call("GET kept:1")[:1] != ["NOPERM"]
+
+
+def test_turning_the_aof_on_keeps_what_was_written_without_it(host: Host, deployer: Deployer) -> None:
+    """A Redis that starts with the AOF on reads the AOF alone: an old one, or none."""
+    assert deployer.deploy(host).returncode == 0
+    assert deployer.deploy(host, redis_appendonly=False).returncode == 0
+    redis = Instance(host, deployer.secrets(host))
+    redis.call("SET rq:before-the-aof 1", user="queues")
+
+    result = deployer.deploy(host)
+
+    assert result.returncode == 0, result.stderr
+    assert redis.config("appendonly") == "yes"
+    assert redis.call("GET rq:before-the-aof") == ["1"]
+
+
+def test_a_stopped_redis_with_a_snapshot_alone_is_not_started_empty(host: Host, deployer: Deployer) -> None:
+    assert deployer.deploy(host, redis_appendonly=False).returncode == 0
+    redis = Instance(host, deployer.secrets(host))
+    redis.call("SET rq:in-the-snapshot 1", user="queues")
+    host.run("docker stop redis && rm -r /srv/redis/data/appendonlydir", check=True)
+
+    refused = deployer.deploy(host)
+
+    assert refused.returncode != 0
+    assert "redis_appendonly = False first" in refused.stderr
+    assert deployer.deploy(host, redis_appendonly=False).returncode == 0
+    assert deployer.deploy(host).returncode == 0
+    assert redis.call("GET rq:in-the-snapshot") == ["1"]

@@ -8,6 +8,7 @@ import yaml
 from redoubt import access, render
 from redoubt.secretstore import Secrets
 from redoubt.settings import load
+from redoubt.tree import Absent, File
 
 SECRETS = Secrets(
     {name: f"password-of-{name}-0123456789" for name in ("sessions", "queues", "health", "admin", "default")},
@@ -64,10 +65,16 @@ def test_the_memory_reservation_never_exceeds_the_limit() -> None:
 
 def test_every_secret_is_a_file_of_its_own_for_uid_999_alone() -> None:
     settings = load({"redis_default_user": True})
-    files = render.secret_files(settings, SECRETS)
+    entries = render.secret_files(settings, SECRETS)
+    files = [entry for entry in entries if isinstance(entry, File)]
+    assert files == entries
     names = {user.name for user in access.users(settings)} | {"commands.conf"}
     assert {file.path.rpartition("/")[2] for file in files} == names
     assert all((file.mode, file.uid, file.gid, file.secret) == (0o400, 999, 999, True) for file in files)
+
+
+def test_the_password_of_a_user_who_is_off_goes() -> None:
+    assert Absent("/srv/redis/secrets/default") in render.secret_files(load({}), SECRETS)
 
 
 def test_files_for_everybody_hold_no_secret() -> None:

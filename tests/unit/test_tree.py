@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from redoubt.tree import Directory, File, Obstacle, Present, plan
+from redoubt.tree import Absent, Directory, File, Obstacle, Present, plan
 
 DIRECTORY = Directory("/srv/redis/data")
 FILE = File("/srv/redis/config/redis.conf", "port 6379\n")
@@ -18,6 +18,13 @@ RIGHT = {
 
 def test_nothing_is_done_when_all_is_right() -> None:
     assert plan([DIRECTORY, FILE], RIGHT) == []
+
+
+def test_what_a_former_deploy_left_is_removed_by_its_name_alone() -> None:
+    left = Absent("/srv/redis/secrets/default")
+    (step,) = plan([left], {left.path: Present(stat.S_IFREG | 0o400, 999, 999)})
+    assert (step.why, step.command) == ("no longer wanted", "rm -f /srv/redis/secrets/default")
+    assert plan([left], {}) == []
 
 
 def test_what_is_missing_is_made() -> None:
