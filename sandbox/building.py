@@ -7,7 +7,9 @@ has changed, and at no other time; `make clean` forgets them all.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import tarfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -46,13 +48,31 @@ def ensure_redis(client: docker.DockerClient) -> Archive:
     if not _is_current(client, reference, recipe):
         unnamed = f"{PREFIX}/redis:unnamed"
         _build(client, "redis", unnamed, recipe)
-        query = ["dpkg-query", "--showformat=${Version}", "--show", "redis-server"]
-        output = client.containers.run(unnamed, query, network_mode="none", labels=LABELS, remove=True)
-        version = output.decode().strip()
+        version = _package_version(client, unnamed, "redis-server")
         names = {"PACKAGE": f"redis-server={version}", "VERSION": upstream_version(version)}
         _build(client, "redis", reference, recipe, buildargs=names)
         client.images.remove(unnamed)
     return _save(client, client.images.get(reference))
+
+
+def _package_version(client: docker.DockerClient, image: str, package: str) -> str:
+    """The version of a Debian package in an image, from dpkg's own list.
+
+    Read from a container that is never started: what one prints may be lost when it ends at once.
+    """
+    container = client.containers.create(image, labels=LABELS)
+    try:
+        chunks, _ = container.get_archive("/var/lib/dpkg/status")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            file = archive.extractfile("status")
+            assert file is not None
+            status = file.read().decode()
+    finally:
+        container.remove()
+    found = re.search(rf"^Package: {re.escape(package)}\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE)
+    if found is None:
+        raise SandboxError(f"the image {image} was built without the package {package}")
+    return found[1]
 
 
 def _save(client: docker.DockerClient, image: Image) -> Archive:
