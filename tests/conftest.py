@@ -19,6 +19,7 @@ from tests.host import bridge
 from tests.host.target import Target, expectations
 
 HOST_TESTS = Path(__file__).parent / "host"
+LIFECYCLE_TESTS = Path(__file__).parent / "lifecycle"
 MARKS = {
     "writes": "writes to Redis or the host, under names of its own, and cleans up",
     "disrupts": "stops, kills or freezes Redis for a moment",
@@ -156,6 +157,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return []
     names = ", ".join(target.entry.name for target in fleet.targets.values())
     lines = [f"redoubt: {names} ({fleet.inventory})"]
+    if not bridge.is_disposable(fleet.inventory):
+        lines.append(
+            "left out: tests/lifecycle, which makes and breaks disposable hosts (without --inventory: included)"
+        )
     left_out = {
         mark: [target.entry.name for target in fleet.targets.values() if _left_out(config, target, [mark])]
         for mark in MARKS
@@ -180,6 +185,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if fleet is None:
         return
     out = [item for item in items if (target := _target_of(item, fleet)) and _left_out(config, target, _marks(item))]
+    if not bridge.is_disposable(fleet.inventory):
+        # Whoever looks at hosts of their own did not ask for others to be made on this machine.
+        out += [item for item in items if item.path.is_relative_to(LIFECYCLE_TESTS)]
     config.hook.pytest_deselected(items=out)
     kept = [item for item in items if item not in out]
     mine = [item for item in kept if item.path.is_relative_to(HOST_TESTS)]
