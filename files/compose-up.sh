@@ -1,6 +1,6 @@
 # Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
 # From the caller: INSTANCE (its name), ROOT (its directory), WAIT and LOCK_WAIT (seconds), REPLACE and PAUSED (lists of
-# services), RECOVER (seconds to give an unhealthy Redis first; empty: none), APPENDONLY (yes or no, as the settings say).
+# services), RECOVER (seconds to give an unhealthy Redis first; empty: none).
 
 # Two Composes at once take each other's containers away and may leave none. The other one may be that of a deploy
 # that was interrupted and goes on here.
@@ -33,36 +33,10 @@ recover() {
     done
 }
 
-# A Redis that starts with the AOF on reads nothing but the AOF: where that was off it would start empty, or with what
-# an old AOF holds. So the running one writes it first.
-write_aof() {
-    [ "$APPENDONLY" = yes ] || return 0
-    persistence=$(ask 'INFO persistence')
-    if [ -z "$persistence" ]; then
-        [ -f "$ROOT/data/dump.rdb" ] && [ ! -d "$ROOT/data/appendonlydir" ] || return 0
-        echo "$ROOT/data has a snapshot and no AOF, and Redis does not run: it would start empty. Deploy with" \
-            "redis_appendonly = False first, which reads the snapshot, and then with True" >&2
-        return 1
-    fi
-    case $persistence in *aof_enabled:0*) ;; *) return 0 ;; esac
-    config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/commands.conf")
-    ask "${config:-CONFIG} SET appendonly yes" >/dev/null
-    for _ in $(seq "$WAIT"); do
-        done=$(ask 'INFO persistence' | tr -d '\r' | grep -cxE \
-            'aof_enabled:1|aof_rewrite_in_progress:0|aof_rewrite_scheduled:0|aof_last_bgrewrite_status:ok')
-        [ "$done" -eq 4 ] && return 0
-        sleep 1
-    done
-    echo "the running Redis does not write its AOF: a restart with redis_appendonly = True would lose its data." \
-        "Nothing was restarted" >&2
-    return 1
-}
-
 # shellcheck disable=SC2086 # lists of services
 bring_up() {
     [ -z "$PAUSED" ] || compose unpause $PAUSED
     [ -z "$RECOVER" ] || recover
-    write_aof || return
     [ -z "$REPLACE" ] || up --force-recreate --no-deps $REPLACE || return
     up
 }

@@ -28,6 +28,17 @@ echo "name_taken $(docker container inspect --format '{{index .Config.Labels "co
     "$INSTANCE" 2>/dev/null | sed "/^$INSTANCE /d")"
 echo "data_at $(docker container inspect --format '{{range .Mounts}}{{if eq .Destination "/data"}}{{.Source}}{{end}}{{end}}' \
     "$INSTANCE" 2>/dev/null)"
+# What its data is kept in: by the running Redis's word, by its configuration, and by what is on the disk.
+if [ "$(docker container inspect --format '{{.State.Running}}' "$INSTANCE" 2>/dev/null)" = true ]; then
+    config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/commands.conf" 2>/dev/null)
+    {
+        printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin" 2>/dev/null)"
+        printf '%s GET appendonly\n%s GET save\n' "${config:-CONFIG}" "${config:-CONFIG}"
+    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null |
+        sed -n '/^appendonly$/ { n; s/^/running_appendonly /p; }; /^save$/ { n; s/^/running_save /p; }'
+fi
+echo "configured_appendonly $(sed -n 's/^appendonly //p' "$ROOT/config/redis.conf" 2>/dev/null)"
+echo "stored $(cd "$ROOT/data" 2>/dev/null && ls dump.rdb appendonlydir/*.manifest 2>/dev/null | tr '\n' ' ')"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 # A host that may listen on addresses before it has them (keepalived) has no list to check against.

@@ -6,6 +6,7 @@ All are no-ops when nothing differs, and say why they change what they change.
 import difflib
 import shlex
 from collections.abc import Generator, Iterable, Sequence
+from typing import Literal
 
 from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, StringCommand, operation
@@ -125,6 +126,25 @@ def activedefrag_detected(reference: str, path: str, *, required: bool) -> Comma
 
 
 @operation()
+def data_handed_over(settings: Settings, to: Literal["log", "dump"]) -> Commands:
+    """Have the running Redis start its log of writes, or see to it that its stop writes a snapshot.
+
+    What a configuration does not read is not there for it: turned on over a snapshot, the log starts empty.
+    """
+    _say("turns the log of writes on, and waits until all data is in it" if to == "log" else "turns snapshots on")
+    yield StringCommand(
+        facts.script(
+            "hand-over-data.sh",
+            INSTANCE=settings.redis_name,
+            ROOT=settings.root,
+            TO=to,
+            SAVE=settings.redis_save,
+            WAIT=str(settings.stop_grace_period),
+        )
+    )
+
+
+@operation()
 def compose_up(settings: Settings) -> Commands:
     """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
 
@@ -159,7 +179,6 @@ def compose_up(settings: Settings) -> Commands:
             REPLACE=" ".join(drift.replace),
             PAUSED=" ".join(drift.paused),
             RECOVER=str(recover) if drift.stale else "",
-            APPENDONLY="yes" if settings.redis_appendonly else "no",
         )
     )
 

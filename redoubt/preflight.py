@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from redoubt.settings import Settings
 from redoubt.sizes import MIB, format_size
@@ -46,6 +47,21 @@ class Listener:
 
 
 @dataclass(frozen=True)
+class Persistence:
+    """What the instance's data is kept in.
+
+    ``appendonly`` and ``save`` are what Redis runs with, None where it does not answer; ``configured`` is the
+    ``appendonly`` of the redis.conf that is there. ``dump`` and ``log`` say what is on the disk.
+    """
+
+    appendonly: str | None = None
+    save: str | None = None
+    configured: str = ""
+    dump: bool = False
+    log: bool = False
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """What the probe saw. Sizes are bytes; a version is None where the program is missing."""
 
@@ -67,6 +83,7 @@ class HostFacts:
     name_taken: bool
     # Where the instance's own container has its data; empty when there is none.
     data_at: str
+    persistence: "Persistence"
     # Its own addresses; empty where it does not say, or may listen on others as well.
     addresses: frozenset[str]
     listeners: tuple[Listener, ...]
@@ -108,6 +125,13 @@ def read(lines: Iterable[str]) -> HostFacts:
             published=frozenset(published),
             name_taken=bool(values["name_taken"]),
             data_at=values["data_at"],
+            persistence=Persistence(
+                appendonly=values.get("running_appendonly"),
+                save=values.get("running_save"),
+                configured=values["configured_appendonly"],
+                dump="dump.rdb" in values["stored"].split(),
+                log=".manifest" in values["stored"],
+            ),
             addresses=frozenset(addresses),
             listeners=tuple(listeners),
             has_logrotate=bool(values["logrotate"]),
@@ -150,6 +174,7 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_port", "redis_bind"), _ports),
         (("redis_name",), _name),
         (("redis_name", "redis_root"), _root),
+        (("redis_appendonly",), _data),
     )
     return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
 
@@ -232,6 +257,38 @@ def _root(settings: Settings, facts: HostFacts) -> list[str]:
         f"redis_root = {settings.root!r}, but {settings.redis_name} has its data in {old} and would start empty: "
         f"run 'docker compose down' in {old} and move the directory, or give the new instance another redis_name"
     ]
+
+
+def handover(settings: Settings, facts: HostFacts) -> Literal["", "log", "dump"]:
+    """What the running Redis must write before another configuration replaces it, lest that one starts without data.
+
+    With the AOF on, Redis reads nothing else, however old or empty; with it off, it reads the snapshot, which a
+    stop writes only where there are save points.
+    """
+    now = facts.persistence
+    if now.appendonly is None:
+        return ""
+    if settings.redis_appendonly:
+        return "log" if now.appendonly == "no" else ""
+    return "dump" if now.save == "" else ""
+
+
+def _data(settings: Settings, facts: HostFacts) -> list[str]:
+    """Whether a Redis that does not answer would start with its data: nobody can ask it to write that elsewhere."""
+    now = facts.persistence
+    if now.appendonly is not None:
+        return []
+    if settings.redis_appendonly and now.dump and (not now.log or now.configured == "no"):
+        return [
+            f"{settings.redis_name} does not answer, and with redis_appendonly = True it would start without the data "
+            f"in {settings.root}/data/dump.rdb. Deploy with redis_appendonly = False first, then with True"
+        ]
+    if not settings.redis_appendonly and now.log and now.configured == "yes":
+        return [
+            f"{settings.redis_name} does not answer, and with redis_appendonly = False it would start without the data "
+            f"in {settings.root}/data/appendonlydir. Deploy with redis_appendonly = True first, then with False"
+        ]
+    return []
 
 
 def _is_own(address: str, addresses: frozenset[str]) -> bool:

@@ -49,30 +49,40 @@ def test_where_the_default_user_is_on_nobody_can_write_what_would_be_lost(host: 
     assert redis.call("GET kept:1")[:1] != ["NOPERM"]
 
 
-def test_turning_the_aof_on_keeps_what_was_written_without_it(host: Host, deployer: Deployer) -> None:
-    """A Redis that starts with the AOF on reads the AOF alone: an old one, or none."""
-    assert deployer.deploy(host).returncode == 0
-    assert deployer.deploy(host, redis_appendonly=False).returncode == 0
-    redis = Instance(host, deployer.secrets(host))
-    redis.call("SET rq:before-the-aof 1", user="queues")
+def test_data_outlives_every_change_of_what_it_is_kept_in(host: Host, deployer: Deployer) -> None:
+    """With the AOF on, Redis reads nothing else, however old; with it off, it reads the snapshot, however old."""
+    ways: list[dict[str, Any]] = [
+        {},
+        {"redis_appendonly": False},
+        {"redis_save": ""},
+        {"redis_appendonly": False},
+        {},
+    ]
+    written: list[str] = []
+    for number, settings in enumerate(ways):
+        result = deployer.deploy(host, **settings)
+        assert result.returncode == 0, result.stderr
+        redis = Instance(host, deployer.secrets(host))
+        lost = [key for key in written if redis.call(f"GET {key}", user="queues") != ["kept"]]
+        assert lost == [], f"lost on the way to {settings}"
+        written.append(f"rq:way:{number}")
+        redis.call(f"SET {written[-1]} kept", user="queues")
 
-    result = deployer.deploy(host)
 
-    assert result.returncode == 0, result.stderr
-    assert redis.config("appendonly") == "yes"
-    assert redis.call("GET rq:before-the-aof") == ["1"]
+def test_a_stopped_redis_is_not_started_without_its_data(deployed: Host, deployer: Deployer) -> None:
+    """Nobody can ask it to write its data elsewhere: the deploy says which way to go."""
+    redis = Instance(deployed, deployer.secrets(deployed))
+    redis.call("SET rq:stopped kept", user="queues")
+    for now, then, place in ((True, False, "appendonlydir"), (False, True, "dump.rdb")):
+        assert deployer.deploy(deployed, redis_appendonly=now).returncode == 0
+        deployed.run("docker stop redis", check=True)
 
+        refused = deployer.deploy(deployed, redis_appendonly=then)
 
-def test_a_stopped_redis_with_a_snapshot_alone_is_not_started_empty(host: Host, deployer: Deployer) -> None:
-    assert deployer.deploy(host, redis_appendonly=False).returncode == 0
-    redis = Instance(host, deployer.secrets(host))
-    redis.call("SET rq:in-the-snapshot 1", user="queues")
-    host.run("docker stop redis && rm -r /srv/redis/data/appendonlydir", check=True)
-
-    refused = deployer.deploy(host)
-
-    assert refused.returncode != 0
-    assert "redis_appendonly = False first" in refused.stderr
-    assert deployer.deploy(host, redis_appendonly=False).returncode == 0
-    assert deployer.deploy(host).returncode == 0
-    assert redis.call("GET rq:in-the-snapshot") == ["1"]
+        assert refused.returncode == 1
+        assert f"it would start without the data in /srv/redis/data/{place}" in refused.stderr
+        assert f"Deploy with redis_appendonly = {now} first" in refused.stderr
+        # Refused before anything was changed, so that this is the Redis of before.
+        deployed.run("docker start redis", check=True)
+        wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
+    assert redis.call("GET rq:stopped", user="queues") == ["kept"]

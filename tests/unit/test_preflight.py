@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from redoubt import preflight
-from redoubt.preflight import HostFacts, Listener, docker_source, problems, read
+from redoubt.preflight import HostFacts, Listener, Persistence, docker_source, handover, problems, read
 from redoubt.settings import load
 from redoubt.sizes import GIB
 
@@ -26,6 +26,10 @@ compose 2.26.1-4
 published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
 name_taken
 data_at /srv/redis/data
+running_appendonly yes
+running_save 900 1 300 10
+configured_appendonly yes
+stored appendonlydir/appendonly.aof.manifest dump.rdb
 selinux
 logrotate /usr/sbin/logrotate
 address 127.0.0.1
@@ -59,6 +63,7 @@ def test_the_probe_is_read() -> None:
             published=frozenset({("127.0.0.1", 6379)}),
             name_taken=False,
             data_at="/srv/redis/data",
+            persistence=Persistence("yes", "900 1 300 10", "yes", dump=True, log=True),
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(
                 Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
@@ -129,6 +134,43 @@ def test_addresses_of_the_host_may_be_bound(bind: str) -> None:
 
 def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
     assert problems(load({"redis_bind": ["10.0.0.6"]}), replace(FACTS, addresses=frozenset())) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "now", "written"),
+    [
+        (True, Persistence("yes", ""), ""),
+        (True, Persistence("no", "900 1"), "log"),
+        (True, Persistence("no", "900 1", log=True), "log"),
+        (False, Persistence("yes", "900 1"), ""),
+        (False, Persistence("yes", ""), "dump"),
+        (False, Persistence("no", ""), "dump"),
+        (False, Persistence("no", "900 1"), ""),
+        (True, Persistence(), ""),
+        (False, Persistence(), ""),
+    ],
+)
+def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: Persistence, written: str) -> None:
+    assert handover(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now)) == written
+
+
+@pytest.mark.parametrize(
+    ("wanted", "now", "refused"),
+    [
+        (True, Persistence(), False),
+        (True, Persistence(configured="yes", dump=True, log=True), False),
+        (True, Persistence(dump=True), True),
+        (True, Persistence(configured="no", dump=True, log=True), True),
+        (True, Persistence("no", "900 1", "no", dump=True), False),
+        (False, Persistence(configured="yes", dump=True, log=True), True),
+        (False, Persistence(configured="no", dump=True, log=True), False),
+        (False, Persistence("yes", "", "yes", dump=True, log=True), False),
+    ],
+)
+def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now: Persistence, refused: bool) -> None:
+    found = problems(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now))
+    assert bool(found) is refused
+    assert all("it would start without the data" in problem for problem in found)
 
 
 def test_a_process_on_both_families_is_named_once() -> None:
