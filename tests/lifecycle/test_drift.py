@@ -15,6 +15,7 @@ from redoubt.settings import load
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.instance import Instance, tunnel
+from tests.lifecycle.layout import FILES, TREE, digests, looks
 
 DIRECTORIES = "Directories | Make the directories"
 IMAGE = "Image | Load the image from its archive"
@@ -28,28 +29,6 @@ START = "Service | Start Redis and wait until it is healthy"
 
 # The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 3}
-
-# The whole of an instance on the host: mode and owner.
-TREE = {
-    "/srv/redis": ("755", "0:0"),
-    "/srv/redis/config": ("750", "999:999"),
-    "/srv/redis/data": ("750", "999:999"),
-    "/srv/redis/backups": ("750", "999:999"),
-    "/srv/redis/logs": ("750", "999:999"),
-    "/srv/redis/secrets": ("700", "999:999"),
-    "/srv/redis/secrets/sessions": ("400", "999:999"),
-    "/srv/redis/secrets/queues": ("400", "999:999"),
-    "/srv/redis/secrets/health": ("400", "999:999"),
-    "/srv/redis/secrets/admin": ("400", "999:999"),
-    "/srv/redis/secrets/commands.conf": ("400", "999:999"),
-    "/srv/redis/config/users.acl": ("400", "999:999"),
-    "/srv/redis/config/redis.conf": ("640", "999:999"),
-    "/srv/redis/config/healthcheck.sh": ("550", "999:999"),
-    "/srv/redis/config/activedefrag.conf": ("640", "999:999"),
-    "/srv/redis/compose.yml": ("644", "0:0"),
-    "/etc/logrotate.d/redis": ("644", "0:0"),
-}
-FILES = [path for path in TREE if path.count("/") == 4 or path.endswith((".yml", "logrotate.d/redis"))]
 
 
 @dataclass(frozen=True)
@@ -238,7 +217,7 @@ def test_harm_done_by_hand_is_named_and_mended_and_the_data_is_kept(
     instance = client.instance
     image = str(instance.inspect()["Config"]["Image"])
     client.write(harm.name)
-    digests = _digests(live)
+    contents = digests(live)
     identity = instance.identity
     if harm.redis:
         said = instance.call(*(line.format(config=instance.secrets.name_of("CONFIG")) for line in harm.redis))
@@ -252,8 +231,8 @@ def test_harm_done_by_hand_is_named_and_mended_and_the_data_is_kept(
     for words in harm.says:
         assert words.format(image=image) in result.reasons
     assert result.changed == list(harm.changes)
-    assert {path: _looks(live)[path] for path in TREE} == TREE
-    assert _digests(live) == digests
+    assert looks(live) == TREE
+    assert digests(live) == contents
     assert (instance.identity != identity) == harm.restarts
     assert instance.health == "healthy"
     assert live.run("docker ps --all --format '{{.Names}}'").stdout.split() == ["redis"]
@@ -297,12 +276,3 @@ def test_one_host_s_drift_leaves_the_settings_of_the_test_true() -> None:
     """TREE and the limits above are written out by hand; they describe the default settings."""
     settings = load({})
     assert (settings.root, settings.memory_limit, settings.redis_container_pids) == ("/srv/redis", 1610612736, 128)
-
-
-def _looks(host: Host) -> dict[str, tuple[str, str]]:
-    lines = host.run(f"stat -c '%n %a %u:%g' {' '.join(TREE)}").stdout.splitlines()
-    return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}
-
-
-def _digests(host: Host) -> str:
-    return host.run(f"sha256sum {' '.join(FILES)}", check=True).stdout

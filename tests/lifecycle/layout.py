@@ -1,0 +1,40 @@
+"""The whole of a default instance on its host, written out by hand: nothing less is right, and nothing more."""
+
+from sandbox.hosts import Host
+
+# Mode and owner.
+TREE = {
+    "/srv/redis": ("755", "0:0"),
+    "/srv/redis/config": ("750", "999:999"),
+    "/srv/redis/data": ("750", "999:999"),
+    "/srv/redis/backups": ("750", "999:999"),
+    "/srv/redis/logs": ("750", "999:999"),
+    "/srv/redis/secrets": ("700", "999:999"),
+    "/srv/redis/secrets/sessions": ("400", "999:999"),
+    "/srv/redis/secrets/queues": ("400", "999:999"),
+    "/srv/redis/secrets/health": ("400", "999:999"),
+    "/srv/redis/secrets/admin": ("400", "999:999"),
+    "/srv/redis/secrets/commands.conf": ("400", "999:999"),
+    "/srv/redis/config/users.acl": ("400", "999:999"),
+    "/srv/redis/config/redis.conf": ("640", "999:999"),
+    "/srv/redis/config/healthcheck.sh": ("550", "999:999"),
+    "/srv/redis/config/activedefrag.conf": ("640", "999:999"),
+    "/srv/redis/compose.yml": ("644", "0:0"),
+    "/etc/logrotate.d/redis": ("644", "0:0"),
+}
+FILES = [path for path in TREE if path.count("/") == 4 or path.endswith((".yml", "logrotate.d/redis"))]
+
+
+def looks(host: Host) -> dict[str, tuple[str, str]]:
+    """What is there in the instance's places, whatever it is, but for what Redis itself writes."""
+    lines = host.run(
+        "cd /srv && find /srv/redis /etc/logrotate.d/redis* /tmp/pyinfra* "
+        "\\( -path '/srv/redis/data/*' -o -path '/srv/redis/logs/*' \\) -prune -o -printf '%p %m %U:%G\\n' 2>/dev/null"
+    ).stdout.splitlines()
+    return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}
+
+
+def digests(host: Host) -> dict[str, str]:
+    """The contents of the instance's files, without showing them."""
+    lines = host.run(f"sha256sum {' '.join(FILES)}", check=True).stdout.splitlines()
+    return {path: digest for digest, path in map(str.split, lines)}
