@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +35,50 @@ class HostProbe(FactBase[preflight.HostFacts]):
             raise FactProcessError(str(error)) from error
 
 
+class Unseen(str):
+    """Text for a command's standard input, which pyinfra would show among a fact's arguments."""
+
+    def __repr__(self) -> str:
+        return "(not shown)"
+
+    __str__ = __repr__
+
+
 class Paths(FactBase[dict[str, Present]]):
-    """Kind, mode, owner and digest of paths; those that do not exist are left out."""
+    """Kind, mode, owner and digest of paths; those that do not exist are left out.
+
+    Digests of ``secret`` paths are not told but compared with those on standard input, in sha256sum's format.
+    """
 
     @staticmethod
     def default() -> dict[str, Present]:
         return {}
 
-    def command(self, paths: Iterable[str]) -> str:
+    def command(self, paths: Sequence[str], secret: Collection[str] = ()) -> str:
         names = " ".join(map(shlex.quote, paths))
+        public = " ".join(shlex.quote(path) for path in paths if path not in secret)
         # A digest of what is no regular file is refused on standard error, as is a path that is not there.
-        return f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; sha256sum -- {names} 2>/dev/null; true"
+        digests = f"sha256sum -- {public} 2>/dev/null; " if public else ""
+        compared = "sha256sum --check - 2>/dev/null; " if secret else ""
+        return f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; {digests}{compared}true"
 
     def process(self, output: list[str]) -> dict[str, Present]:
         found: dict[str, Present] = {}
         digests: dict[str, str] = {}
+        matching = set()
         for line in output:
-            first, rest = line.split(" ", 1)
-            if len(first) == 64:
+            first, _, rest = line.partition(" ")
+            if first.endswith(":"):
+                if rest == "OK":
+                    matching.add(first.removesuffix(":"))
+            elif len(first) == 64:
                 digests[rest.strip()] = first
             else:
                 uid, gid, path = rest.split(" ", 2)
                 found[path] = Present(int(first, 16), int(uid), int(gid))
         return {
-            path: Present(there.st_mode, there.uid, there.gid, digests.get(path, "")) for path, there in found.items()
+            path: replace(there, digest=digests.get(path, ""), matches=path in matching)
+            for path, there in found.items()
         }
 
 

@@ -33,7 +33,14 @@ def tree(entries: Sequence[Directory | File | Absent]) -> Commands:
     is an error.
     ``--diff`` shows what changes in files that are not secret.
     """
-    present = host.get_fact(facts.Paths, paths=[entry.path for entry in entries])
+    files = {entry.path: entry for entry in entries if isinstance(entry, File)}
+    expected = {path: file.digest for path, file in files.items() if file.secret}
+    present = host.get_fact(
+        facts.Paths,
+        paths=[entry.path for entry in entries],
+        secret=list(expected),
+        _stdin=facts.Unseen("".join(f"{digest}  {path}\n" for path, digest in expected.items())),
+    )
     try:
         steps = plan(entries, present)
     except Obstacle as error:
@@ -41,7 +48,6 @@ def tree(entries: Sequence[Directory | File | Absent]) -> Commands:
         return
     if not steps:
         host.noop("as wanted")
-    files = {entry.path: entry for entry in entries if isinstance(entry, File)}
     for step in steps:
         _say(f"{step.path}: {step.why}")
         if step.stdin is not None and state.config.DIFF:

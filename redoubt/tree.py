@@ -52,12 +52,16 @@ class Absent:
 
 @dataclass(frozen=True)
 class Present:
-    """What a path is on the host now. ``digest`` is the SHA-256 of a regular file, else empty."""
+    """What a path is on the host now. ``digest`` is the SHA-256 of a regular file, else empty.
+
+    Of a secret file the host says no digest, only whether it ``matches``: who reads it in a log could guess at it.
+    """
 
     st_mode: int
     uid: int
     gid: int
     digest: str = ""
+    matches: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def plan(wanted: Iterable[Directory | File | Absent], present: Mapping[str, Pres
         if there is not None:
             _refuse_other_kind(entry, there)
         if isinstance(entry, File):
-            if there is None or there.digest != entry.digest:
+            if there is None or not (there.matches if entry.secret else there.digest == entry.digest):
                 steps.append(_write(entry, "missing" if there is None else "content differs"))
                 continue
         elif there is None:

@@ -52,6 +52,14 @@ def test_other_contents_are_replaced_whole() -> None:
     assert step.stdin == FILE.content
 
 
+def test_a_secret_is_written_where_the_host_says_that_it_does_not_match() -> None:
+    secret = File("/srv/redis/secrets/admin", "hunter2-hunter2\n", mode=0o400, secret=True)
+    there = Present(stat.S_IFREG | 0o400, 999, 999, matches=True)
+    assert plan([secret], {secret.path: there}) == []
+    (step,) = plan([secret], {secret.path: Present(stat.S_IFREG | 0o400, 999, 999)})
+    assert step.why == "content differs"
+
+
 def test_contents_are_in_no_command_line_and_no_repr() -> None:
     secret = File("/srv/redis/secrets/admin", "hunter2-hunter2\n", secret=True)
     (step,) = plan([secret], {})
