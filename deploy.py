@@ -2,6 +2,7 @@
 
 from tasks.access import access
 from tasks.config import config
+from tasks.data import data
 from tasks.directories import directories
 from tasks.engine import engine
 from tasks.image import image
@@ -16,6 +17,7 @@ instance = preflight_all()
 engine(instance)
 directories(instance)
 image(instance)
+data(instance)
 secrets(instance)
 access(instance)
 config(instance)

@@ -1,6 +1,6 @@
 # Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
 # From the caller: INSTANCE (its name), ROOT (its directory), WAIT and LOCK_WAIT (seconds), REPLACE and PAUSED (lists of
-# services), RECOVER (seconds to give an unhealthy Redis first; empty: none).
+# services), RECOVER (seconds to give an unhealthy Redis first; empty: none), IMAGE, OWNER (uid:gid).
 
 # Two Composes at once take each other's containers away and may leave none. The other one may be that of a deploy
 # that was interrupted and goes on here.
@@ -33,8 +33,30 @@ recover() {
     done
 }
 
+# Starts the image with the new configuration, users and command names, on a socket that nobody reaches and without the
+# data. What Redis would refuse to start with is found here, while the old one still serves.
+try_configuration() {
+    said=$(timeout 60 docker run --rm --network none --read-only --cap-drop ALL --user "$OWNER" \
+        --security-opt no-new-privileges --security-opt label=disable \
+        --tmpfs /tmp:mode=1777 --tmpfs /data:mode=1777 --tmpfs /var/log/redis:mode=1777 \
+        --volume "$ROOT/config:/etc/redis:ro" --volume "$ROOT/secrets/commands.conf:/run/secrets/commands.conf:ro" \
+        --entrypoint /bin/sh "$IMAGE" -c '
+            redis-server /etc/redis/redis.conf --port 0 --unixsocket /tmp/trial --dir /tmp --logfile "" \
+                --appendonly no --save "" &
+            for _ in $(seq 300); do
+                kill -0 $! 2>/dev/null || break
+                redis-cli -s /tmp/trial PING >/dev/null 2>&1 && exit 0
+                sleep 0.1
+            done
+            exit 1' 2>&1) && return
+    echo "Redis does not start with this configuration; what runs was left alone:"
+    printf '%s\n' "$said" | tail -n 20
+    return 1
+}
+
 # shellcheck disable=SC2086 # lists of services
 bring_up() {
+    try_configuration || return
     [ -z "$PAUSED" ] || compose unpause $PAUSED
     [ -z "$RECOVER" ] || recover
     [ -z "$REPLACE" ] || up --force-recreate --no-deps $REPLACE || return

@@ -154,8 +154,8 @@ def data_handed_over(settings: Settings, to: Literal["log", "dump"]) -> Commands
 def compose_up(settings: Settings) -> Commands:
     """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
 
-    Does nothing when what runs is what the settings say. When Redis does not become healthy the operation
-    fails and shows the containers and the last lines of their logs.
+    Does nothing when what runs is what the settings say. Tries the configuration first, beside what runs. When Redis
+    does not become healthy the operation fails and shows the containers and the last lines of their logs.
     """
     current = host.get_fact(
         facts.ServiceState, instance=settings.redis_name, root=settings.root, reference=settings.redis_image
@@ -185,6 +185,8 @@ def compose_up(settings: Settings) -> Commands:
             REPLACE=" ".join(drift.replace),
             PAUSED=" ".join(drift.paused),
             RECOVER=str(recover) if drift.stale else "",
+            IMAGE=settings.redis_image,
+            OWNER=f"{REDIS_UID}:{REDIS_GID}",
         )
     )
 

@@ -274,18 +274,18 @@ def handover(settings: Settings, facts: HostFacts) -> Literal["", "log", "dump"]
 
 
 def _data(settings: Settings, facts: HostFacts) -> list[str]:
-    """Whether a Redis that does not answer would start with its data: nobody can ask it to write that elsewhere."""
+    """Whether a Redis that is down, or knows other passwords, would start with its data: it cannot be asked to."""
     now = facts.persistence
     if now.appendonly is not None:
         return []
     if settings.redis_appendonly and now.dump and (not now.log or now.configured == "no"):
         return [
-            f"{settings.redis_name} does not answer, and with redis_appendonly = True it would start without the data "
+            f"{settings.redis_name} cannot be asked, and with redis_appendonly = True it would start without the data "
             f"in {settings.root}/data/dump.rdb. Deploy with redis_appendonly = False first, then with True"
         ]
     if not settings.redis_appendonly and now.log and now.configured == "yes":
         return [
-            f"{settings.redis_name} does not answer, and with redis_appendonly = False it would start without the data "
+            f"{settings.redis_name} cannot be asked, and with redis_appendonly = False it would start without the data "
             f"in {settings.root}/data/appendonlydir. Deploy with redis_appendonly = True first, then with False"
         ]
     return []

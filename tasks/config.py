@@ -4,18 +4,13 @@ from pyinfra.api import deploy
 
 from redoubt import operations, render
 from redoubt.instance import Instance
-from redoubt.preflight import handover
 from redoubt.tree import File
 
 
 @deploy("Config")
 def config(instance: Instance) -> None:
-    """Keep the data where the new configuration reads it, write that, and find out whether the image can defragment."""
+    """Write redis.conf and the health check; find out whether the image can defragment."""
     settings = instance.settings
-    if written := handover(settings, instance.facts):
-        operations.data_handed_over(
-            name="Have Redis write its data where the new configuration reads it", settings=settings, to=written
-        )
     operations.tree(name="Write redis.conf and the health check", entries=render.config_files(settings))
     path = f"{settings.root}/config/activedefrag.conf"
     if settings.redis_activedefrag == "no":
