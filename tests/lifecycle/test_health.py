@@ -100,14 +100,34 @@ def test_a_deploy_that_ends_unhealthy_fails_says_why_and_can_be_run_again(redis:
     assert redis.call("GET app:session:health", user="sessions") == ["kept"]
 
 
-def test_a_deploy_whose_redis_does_not_start_fails_says_why_and_can_be_run_again(
+@pytest.mark.parametrize(
+    ("directive", "value", "words"),
+    [
+        ("no-such-directive", "1", "'no-such-directive 1'"),
+        ("hz", "10 # a comment", "hz 10 # a comment"),
+    ],
+)
+def test_a_configuration_that_redis_does_not_start_with_is_refused_while_the_old_one_serves(
+    redis: Instance, deployer: Deployer, directive: str, value: str, words: str
+) -> None:
+    before = redis.identity
+    broken = deployer.deploy(redis.host, **EAGER, redis_extra_config={directive: value})
+    assert broken.returncode == 1
+    assert words in broken.stderr, "Redis's own words are not shown"
+    assert (redis.identity, redis.health) == (before, "healthy")
+
+
+def test_a_redis_that_ends_again_and_again_is_shown_and_runs_after_the_cause_was_mended(
     redis: Instance, deployer: Deployer
 ) -> None:
     redis.call("SET app:session:start kept EX 600", user="sessions")
-    broken = deployer.deploy(redis.host, **EAGER, redis_extra_config={"no-such-directive": "1"})
+    manifest = "/srv/redis/data/appendonlydir/appendonly.aof.manifest"
+    redis.host.run(f"docker stop redis && cp -p {manifest} /root/manifest && echo damaged > {manifest}", check=True)
+    broken = deployer.deploy(redis.host, **EAGER)
     assert broken.returncode == 1
-    assert "# >>> 'no-such-directive 1'" in broken.stderr, "Redis's own last words are not shown"
+    assert "Invalid AOF manifest file format" in broken.stderr, "Redis's own last words are not shown"
 
+    redis.host.run(f"mv /root/manifest {manifest}", check=True)
     mended = deployer.deploy(redis.host, **EAGER)
 
     assert mended.returncode == 0, mended.stderr
