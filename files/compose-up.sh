@@ -10,6 +10,9 @@ flock --timeout "$LOCK_WAIT" 9 || {
     exit 1
 }
 
+# Redis quotes the line that it does not like.
+unnamed() { sed "s/\(rename-command  *[^ ]*  *\)[^ ']*/\1(not shown)/"; }
+
 compose() { docker compose --ansi never --progress plain --project-directory "$ROOT" "$@"; }
 up() { compose up --detach --remove-orphans --wait --wait-timeout "$WAIT" "$@"; }
 
@@ -67,12 +70,12 @@ bring_up() {
 # Redis down.
 said=$(bring_up 2>&1)
 status=$?
-printf '%s\n' "$said"
+printf '%s\n' "$said" | unnamed
 [ "$status" -eq 0 ] || {
     compose ps --all
     # A container that never started has no health.
     docker inspect --format '{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}' "$INSTANCE"
-    compose logs --tail 20
+    compose logs --tail 20 | unnamed
     tail -n 20 "$ROOT/logs/redis.log"
     exit 1
 }

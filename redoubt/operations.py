@@ -48,10 +48,12 @@ def tree(entries: Sequence[Directory | File | Absent]) -> Commands:
         return
     if not steps:
         host.noop("as wanted")
+    # All before the first step: a dry run goes no further than that.
     for step in steps:
         _say(f"{step.path}: {step.why}")
         if step.stdin is not None and state.config.DIFF:
             _show_diff(files[step.path])
+    for step in steps:
         if step.stdin is None:
             yield StringCommand(step.command)
         else:
