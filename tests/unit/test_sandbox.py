@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import tarfile
 import threading
@@ -71,7 +70,6 @@ class TestSsh:
         path.write_text(ssh.render_config(self.ENTRIES, key=Path("/some where/key"), sockets=Path("/run/x")))
         return path
 
-    @pytest.mark.skipif(shutil.which("ssh") is None, reason="asks ssh itself")
     def test_ssh_takes_from_the_config_what_was_meant(self, config: Path) -> None:
         answer = subprocess.run(["ssh", "-G", "-F", config, "redoubt-10"], capture_output=True, text=True, check=True)
         settings = dict(line.split(" ", 1) for line in answer.stdout.splitlines())
