@@ -24,12 +24,15 @@ ask() {
     } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null
 }
 
+# The name that a command has on this instance.
+name() { sed -n "s/^rename-command $1 //p" "$ROOT/secrets/commands.conf" | grep . || echo "$1"; }
+
 # Compose would give up at once on what the last health check found.
 recover() {
     # A save that failed counts until another one succeeds, and Redis may take a quarter of an hour to try again.
     persistence=$(ask 'INFO persistence')
-    case $persistence in *rdb_last_bgsave_status:err*) ask BGSAVE >/dev/null ;; esac
-    case $persistence in *aof_last_bgrewrite_status:err*) ask BGREWRITEAOF >/dev/null ;; esac
+    case $persistence in *rdb_last_bgsave_status:err*) ask "$(name BGSAVE)" >/dev/null ;; esac
+    case $persistence in *aof_last_bgrewrite_status:err*) ask "$(name BGREWRITEAOF)" >/dev/null ;; esac
     for _ in $(seq "$RECOVER"); do
         [ "$(docker inspect --format '{{.State.Health.Status}}' "$INSTANCE")" = unhealthy ] || break
         sleep 1

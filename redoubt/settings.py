@@ -556,11 +556,12 @@ def _commands_distinct(s: Settings) -> str | None:
 
 
 def _commands_usable(s: Settings) -> str | None:
-    # What the health check, clients' logins and RQ cannot do without.
+    # What the health check, clients' logins, RQ and the deploy itself cannot do without.
     needed = {
         "AUTH",
         "HELLO",
         "PING",
+        "ECHO",
         "GET",
         "SET",
         "DEL",
