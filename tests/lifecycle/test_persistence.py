@@ -1,6 +1,7 @@
 """What was written is there after Redis was restarted, however it was written."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -59,20 +60,23 @@ def test_data_outlives_every_change_of_what_it_is_kept_in(host: Host, deployer: 
         {},
     ]
     written: list[str] = []
+    # Old files must not hold what this run wrote.
+    kept = uuid4().hex
     for number, settings in enumerate(ways):
         result = deployer.deploy(host, **settings)
         assert result.returncode == 0, result.stderr
         redis = Instance(host, deployer.secrets(host))
-        lost = [key for key in written if redis.call(f"GET {key}", user="queues") != ["kept"]]
+        lost = [key for key in written if redis.call(f"GET {key}", user="queues") != [kept]]
         assert lost == [], f"lost on the way to {settings}"
         written.append(f"rq:way:{number}")
-        redis.call(f"SET {written[-1]} kept", user="queues")
+        redis.call(f"SET {written[-1]} {kept}", user="queues")
 
 
 def test_a_stopped_redis_is_not_started_without_its_data(deployed: Host, deployer: Deployer) -> None:
     """Nobody can ask it to write its data elsewhere: the deploy says which way to go."""
     redis = Instance(deployed, deployer.secrets(deployed))
-    redis.call("SET rq:stopped kept", user="queues")
+    kept = uuid4().hex
+    redis.call(f"SET rq:stopped {kept}", user="queues")
     for now, then, place in ((True, False, "appendonlydir"), (False, True, "dump.rdb")):
         assert deployer.deploy(deployed, redis_appendonly=now).returncode == 0
         deployed.run("docker stop redis", check=True)
@@ -85,4 +89,4 @@ def test_a_stopped_redis_is_not_started_without_its_data(deployed: Host, deploye
         # Refused before anything was changed, so that this is the Redis of before.
         deployed.run("docker start redis", check=True)
         wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
-    assert redis.call("GET rq:stopped", user="queues") == ["kept"]
+    assert redis.call("GET rq:stopped", user="queues") == [kept]
