@@ -26,7 +26,7 @@ AT_HOME = {"/srv/redis/secrets", "/srv/redis/config/users.acl"}
 
 # Reads the arguments and environments of processes for as long as /run/watch exists: of each over and over while it is
 # young, since a process gets its arguments some time after it is there, and may be gone a millisecond later.
-WATCH = """
+WATCH = r"""
 import os, time
 seen, born, end = set(), {}, time.monotonic() + 120
 while os.path.exists("/run/watch") and (now := time.monotonic()) < end:
@@ -73,8 +73,13 @@ def known(host: Host, *stores: Path) -> Known:
 @contextmanager
 def watched(host: Host) -> Iterator[Callable[[], str]]:
     """Sample every process on a host meanwhile; then call what it gives for all that was seen."""
-    started = "setsid nice -n -15 python3 /run/watch.py </dev/null >/dev/null 2>&1 &"
-    host.run(f"touch /run/watch; cat >/run/watch.py; {started}", input=WATCH, check=True)
+    # Compiled first: in the background its complaint would be heard by nobody.
+    host.run(
+        "cat >/run/watch.py && python3 -m py_compile /run/watch.py && touch /run/watch && "
+        "{ setsid nice -n -15 python3 /run/watch.py </dev/null >/dev/null 2>&1 & }",
+        input=WATCH,
+        check=True,
+    )
 
     def seen() -> str:
         return host.run(
