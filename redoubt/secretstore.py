@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -63,7 +63,7 @@ def ensure(settings: Settings, host_name: str) -> Secrets:
         complete = _complete(stored, settings)
         if complete != stored:
             _write(path, complete)
-    return complete
+    return _for(settings, complete)
 
 
 def check(settings: Settings, host_name: str) -> None:
@@ -78,7 +78,13 @@ def load(settings: Settings, host_name: str) -> Secrets:
     path = path_for(settings, host_name)
     if not path.exists():
         raise SecretsError(f"{path}: no such file; deploy {settings.redis_name} to {host_name} first")
-    return _read(path)
+    return _for(settings, _read(path))
+
+
+def _for(settings: Settings, stored: Secrets) -> Secrets:
+    """Without the names of commands that are renamed no more; the file keeps them, in case they are again."""
+    renamed = {command: name for command, name in stored.commands.items() if command in settings.redis_renamed_commands}
+    return replace(stored, commands=renamed)
 
 
 def _complete(stored: Secrets, settings: Settings) -> Secrets:

@@ -41,18 +41,27 @@ def ensure_host(client: docker.DockerClient, image: str) -> str:
     return reference
 
 
-def ensure_redis(client: docker.DockerClient) -> Archive:
-    """Build the Redis image and save it as an archive, if need be."""
-    reference = f"{PREFIX}/redis:{base.SUITE}"
+def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
+    """Build a Redis image and save it as an archive, if need be.
+
+    `build` is `redis`, Debian's own, or `redis-jemalloc`, which can defragment its memory as the official image can.
+    """
+    reference = f"{PREFIX}/{build}:{base.SUITE}"
     recipe = _recipe(client, "redis")
     if not _is_current(client, reference, recipe):
-        unnamed = f"{PREFIX}/redis:unnamed"
-        _build(client, "redis", unnamed, recipe)
+        unnamed = f"{PREFIX}/{build}:unnamed"
+        _build(client, "redis", unnamed, recipe, target=build)
         version = _package_version(client, unnamed, "redis-server")
-        names = {"PACKAGE": f"redis-server={version}", "VERSION": upstream_version(version)}
-        _build(client, "redis", reference, recipe, buildargs=names)
+        upstream = upstream_version(version)
+        # Known only once it is built: a second, cached build says so. Debian patches under an old upstream number, so
+        # the package version is the one to judge a build by.
+        labels = {
+            "redoubt.package": f"redis-server={version}" if build == "redis" else f"redis={upstream}",
+            "org.opencontainers.image.version": upstream,
+        }
+        _build(client, "redis", reference, recipe, target=build, labels=labels)
         client.images.remove(unnamed)
-    return _save(client, client.images.get(reference))
+    return _save(client, build, client.images.get(reference))
 
 
 def _package_version(client: docker.DockerClient, image: str, package: str) -> str:
@@ -75,12 +84,12 @@ def _package_version(client: docker.DockerClient, image: str, package: str) -> s
     return found[1]
 
 
-def _save(client: docker.DockerClient, image: Image) -> Archive:
+def _save(client: docker.DockerClient, build: str, image: Image) -> Archive:
     package = image.labels["redoubt.package"]
-    reference = f"redoubt/redis:{image.labels['org.opencontainers.image.version']}"
-    archive = Archive(reference, package, f"redis-{package.rpartition(':')[2]}.tar", str(image.id))
+    reference = f"redoubt/{build}:{image.labels['org.opencontainers.image.version']}"
+    archive = Archive(reference, package, f"{build}-{package.rpartition('=')[2].rpartition(':')[2]}.tar", str(image.id))
     with suppress(SandboxError):
-        if images.load("redis") == archive and archive.path.exists():
+        if images.load(build) == archive and archive.path.exists():
             return archive
     say("images", f"saving {reference} ({package})")
     images.BUILT.mkdir(exist_ok=True)
@@ -94,7 +103,7 @@ def _save(client: docker.DockerClient, image: Image) -> Archive:
     if ours:
         client.images.remove(reference)
     unfinished.rename(archive.path)
-    images.save("redis", archive)
+    images.save(build, archive)
     return archive
 
 
@@ -128,8 +137,8 @@ def _build(
     reference: str,
     recipe: str,
     *,
-    target: str | None = None,
-    buildargs: Mapping[str, str] | None = None,
+    target: str,
+    labels: Mapping[str, str] | None = None,
 ) -> None:
     label = reference.rpartition("/")[2]
     say("images", f"building {label}")
@@ -140,8 +149,8 @@ def _build(
         path=str(_RECIPES / name),
         tag=reference,
         target=target,
-        buildargs={"BASE": base.REFERENCE, **base.mirrors(), **(buildargs or {})},
-        labels={_RECIPE_LABEL: recipe},
+        buildargs={"BASE": base.REFERENCE, **base.mirrors()},
+        labels={_RECIPE_LABEL: recipe, **(labels or {})},
         # The machine's own network: its name servers, proxies and mtu hold without translation.
         network_mode="host",
         rm=True,

@@ -144,7 +144,7 @@ def start() -> None:
     if is_running():
         return
     _refuse_if_impossible()
-    env = toolbox.provide({"dockerd": "docker.io", "iptables": "iptables"})
+    env = toolbox.provide({"dockerd": "docker.io", "iptables": "iptables", "nft": "nftables"})
     _LOG.parent.mkdir(exist_ok=True)
     runtime_dir()
     options = {

@@ -28,6 +28,8 @@ BRIDGE = f"rd-{ID}"
 _SIOCSIFFLAGS, _SIOCBRDELBR = 0x8914, 0x89A1
 _POOL = IPv4Network("10.201.0.0/16")
 _RULES = STATE / "engine" / "rules.json"
+# Those that the rules are in. iptables makes a table when it is first asked for and keeps it for ever.
+_TABLES = ("nat", "filter")
 
 
 def ensure(client: docker.DockerClient, *, own_engine: bool) -> Network:
@@ -118,7 +120,8 @@ def _route(subnet: IPv4Network) -> None:
         ["filter", "FORWARD", "-i", BRIDGE, "-j", "ACCEPT"],
         ["filter", "FORWARD", "-o", BRIDGE, "-j", "ACCEPT"],
     ]
-    _RULES.write_text(json.dumps(rules))
+    before = json.loads(_RULES.read_text())["absent"] if _RULES.exists() else sorted(set(_TABLES) - _tables())
+    _RULES.write_text(json.dumps({"rules": rules, "absent": before}))
     for table, chain, *match in rules:
         there = _iptables("-t", table, "-C", chain, *match) == 0
         # First, not last: a rule of the machine's own firewall must not come before it.
@@ -137,11 +140,34 @@ def unplug() -> None:
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", BRIDGE.encode(), 0))
             fcntl.ioctl(control, _SIOCBRDELBR, BRIDGE.encode() + b"\0")
     if _RULES.exists():
-        for table, chain, *match in json.loads(_RULES.read_text()):
+        remembered = json.loads(_RULES.read_text())
+        for table, chain, *match in remembered["rules"]:
             _iptables("-t", table, "-D", chain, *match)
+        for table in set(remembered["absent"]) & _tables():
+            if is_unused(_run("nft", "--json", "list", "table", "ip", table).stdout):
+                _run("nft", "delete", "table", "ip", table)
         _RULES.unlink()
 
 
+def is_unused(table: str) -> bool:
+    """Whether a table, as nft prints it in JSON, has nothing in it that iptables did not make by itself."""
+    kinds = [(kind, what) for item in json.loads(table)["nftables"] for kind, what in item.items()]
+    own = {"metainfo", "table"}
+    return all(kind in own or (kind == "chain" and "hook" in what) for kind, what in kinds)
+
+
+def _tables() -> set[str]:
+    """Those of the tables that the machine has; none where iptables keeps them in its old way."""
+    listing = _run("nft", "--json", "list", "tables", "ip")
+    found = json.loads(listing.stdout)["nftables"] if listing.returncode == 0 else []
+    return {item["table"]["name"] for item in found if "table" in item} & set(_TABLES)
+
+
 def _iptables(*arguments: str) -> int:
-    command = [toolbox.find("iptables") or "iptables", "-w", "10", *arguments]
-    return subprocess.run(command, env=toolbox.environment(), capture_output=True, check=False).returncode
+    return _run("iptables", "-w", "10", *arguments).returncode
+
+
+def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the toolbox, whatever comes of it."""
+    command = [toolbox.find(program) or program, *arguments]
+    return subprocess.run(command, env=toolbox.environment(), capture_output=True, text=True, check=False)

@@ -36,6 +36,7 @@ class Fleet:
 
 
 FLEET = pytest.StashKey[Fleet]()
+TEMPORARY = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,9 +55,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """Before pytest chooses a directory for temporary files: those of its own choice stay, with stores of secrets."""
     for mark, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
+    if config.option.basetemp is None:
+        config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="redoubt-tests-"))
+        config.option.basetemp = str(config.stash[TEMPORARY])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -222,6 +228,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _hang_up(config)
+    if TEMPORARY in config.stash:
+        shutil.rmtree(config.stash[TEMPORARY])
 
 
 def _hang_up(config: pytest.Config) -> None:

@@ -131,11 +131,7 @@ class Target:
 
     def admin_call(self, command: str, *arguments: str) -> Any:
         """Call a command as admin by the name that it has on this instance."""
-        return self.admin.execute_command(self.name_of(command), *arguments)
-
-    def name_of(self, command: str) -> str:
-        """What a command is called now. The secrets keep the names of commands that were renamed once."""
-        return self.secrets.name_of(command) if command in self.settings.redis_renamed_commands else command
+        return self.admin.execute_command(self.secrets.name_of(command), *arguments)
 
     @cached_property
     def admin(self) -> Redis:

@@ -1,8 +1,42 @@
 """Active defragmentation is on where the image's build can do it, and no image that cannot is asked to."""
 
+from typing import Any
+
+import pytest
+
+from sandbox import building, engine
+from sandbox.common import lock
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.instance import Instance
+
+
+@pytest.fixture(scope="module")
+def able() -> dict[str, Any]:
+    """Settings for a build that can: Debian's source with the allocator that Redis brings along, compiled here."""
+    with lock():
+        archive = building.ensure_redis(engine.ensure(), "redis-jemalloc")
+    return {"redis_image": archive.reference, "redis_image_archive": str(archive.path)}
+
+
+def test_auto_turns_it_on_on_a_build_that_can_and_off_again_with_another(
+    deployed: Host, deployer: Deployer, able: dict[str, Any]
+) -> None:
+    redis = Instance(deployed, deployer.secrets(deployed))
+    assert redis.config("activedefrag") == "no"
+
+    for wish in ("auto", "yes"):
+        result = deployer.deploy(deployed, **able, redis_activedefrag=wish)
+        assert result.returncode == 0, result.stderr
+        assert redis.health == "healthy"
+        assert redis.config("activedefrag") == "yes"
+        again = deployer.deploy(deployed, **able, redis_activedefrag=wish)
+        assert (again.returncode, again.changed) == (0, []), again.stderr
+
+    # The answer belongs to its image: Debian's build would not start with it.
+    assert deployer.deploy(deployed).returncode == 0
+    assert redis.health == "healthy"
+    assert redis.config("activedefrag") == "no"
 
 
 def test_auto_leaves_it_off_on_a_build_that_cannot(deployed: Host, deployer: Deployer) -> None:

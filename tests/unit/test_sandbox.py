@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import tarfile
 import threading
@@ -53,6 +54,22 @@ class TestNetwork:
         subnet = IPv4Network("10.201.3.0/24")
         assert network.free_address(subnet, []) == "10.201.3.10"
         assert network.free_address(subnet, ["10.201.3.10", None, "10.201.3.12"]) == "10.201.3.11"
+
+    @pytest.mark.parametrize(
+        ("contents", "unused"),
+        [
+            ([], True),
+            ([{"chain": {"name": "FORWARD", "type": "filter", "hook": "forward", "policy": "accept"}}], True),
+            ([{"chain": {"name": "by-hand"}}], False),
+            ([{"chain": {"name": "FORWARD", "hook": "forward"}}, {"rule": {"chain": "FORWARD"}}], False),
+            ([{"set": {"name": "blocked"}}], False),
+        ],
+    )
+    def test_a_table_is_removed_only_with_nothing_of_somebody_else_s_in_it(
+        self, contents: list[dict[str, Any]], unused: bool
+    ) -> None:
+        header = [{"metainfo": {"version": "1.0.6"}}, {"table": {"family": "ip", "name": "filter"}}]
+        assert network.is_unused(json.dumps({"nftables": [*header, *contents]})) == unused
 
     def test_the_bridge_has_a_name_that_the_kernel_takes(self) -> None:
         assert len(network.BRIDGE) <= 15

@@ -44,6 +44,15 @@ def test_what_is_added_later_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
     assert set(after.passwords) - set(before.passwords) == {"default"}
 
 
+def test_a_command_that_is_renamed_no_more_has_its_own_name_and_later_its_old_one(tmp_path: Path) -> None:
+    before = secretstore.ensure(settings(tmp_path), "host")
+    plain = settings(tmp_path, redis_renamed_commands=["SHUTDOWN"])
+    for meanwhile in (secretstore.ensure(plain, "host"), secretstore.load(plain, "host")):
+        assert meanwhile.name_of("CONFIG") == "CONFIG"
+        assert meanwhile.name_of("SHUTDOWN") == before.name_of("SHUTDOWN")
+    assert secretstore.ensure(settings(tmp_path), "host") == before
+
+
 def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
     before = os.umask(0o000)
     try:
