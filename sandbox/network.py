@@ -168,6 +168,8 @@ def _iptables(*arguments: str) -> int:
 
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of the toolbox, whatever comes of it."""
-    command = [toolbox.find(program) or program, *arguments]
-    return subprocess.run(command, env=toolbox.environment(), capture_output=True, text=True, check=False)
+    """Run a program of the toolbox, whatever comes of it; one that is not there fails as a shell would have it."""
+    path = toolbox.find(program)
+    if path is None:
+        return subprocess.CompletedProcess(arguments, 127, "", f"{program}: not found")
+    return subprocess.run([path, *arguments], env=toolbox.environment(), capture_output=True, text=True, check=False)
