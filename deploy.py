@@ -11,9 +11,11 @@ from tasks.preflight import preflight_all
 from tasks.secrets import secrets
 from tasks.service import service
 from tasks.summary import summary
+from tasks.tuning import tuning
 
 instance = preflight_all()
 
+tuning(instance)
 engine(instance)
 directories(instance)
 image(instance)

@@ -1,5 +1,6 @@
 # Looks at a host before a deploy and changes nothing. Prints "key value" lines; redoubt/preflight.py reads them.
-# INSTANCE (its name) and ROOT (its directory) come from the caller. POSIX sh, and only what a bare Debian has.
+# INSTANCE (its name), ROOT (its directory) and KERNEL (paths of values) come from the caller. POSIX sh, and only what a
+# bare Debian has.
 . /etc/os-release
 echo "uid $(id -u)"
 echo "system $PRETTY_NAME"
@@ -7,6 +8,11 @@ echo "id $ID"
 echo "version $VERSION_ID"
 echo "codename ${UBUNTU_CODENAME:-$VERSION_CODENAME}"
 echo "memory_kib $(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)"
+
+echo "container $(systemd-detect-virt --container 2>/dev/null)"
+for path in $KERNEL; do
+    [ ! -r "$path" ] || echo "kernel $path $(cat "$path")"
+done
 
 # The nearest directory that exists is on the disk that the root will be on.
 at=$ROOT

@@ -4,18 +4,13 @@ Your own hosts belong in production.py beside this file.
 """
 
 from sandbox import hosts as _sandbox
-from sandbox import images as _images
 from sandbox.common import STATE as _STATE
 
 disposable = [
     (
         host.name,
         {
-            **host.ssh_data(),
-            # A machine without a registry: the image is built from Debian's packages and pushed over SSH.
-            "redis_image_source": "archive",
-            "redis_image": _images.redis_reference(),
-            "redis_image_archive": str(_images.redis_archive()),
+            **host.deploy_data(),
             # Their passwords go when they go.
             "redis_secrets_dir": str(_STATE / "secrets"),
         },

@@ -10,7 +10,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from redoubt import preflight, render, service
+from redoubt import preflight, render, service, tuning
 from redoubt.tree import Present
 
 _FILES = Path(__file__).resolve().parent.parent / "files"
@@ -26,7 +26,8 @@ class HostProbe(FactBase[preflight.HostFacts]):
     """What must be known of a host before a deploy: system, room, engine, who listens where."""
 
     def command(self, instance: str, root: str) -> str:
-        return script("probe.sh", INSTANCE=instance, ROOT=root)
+        paths = " ".join(knob.path for knob in tuning.KNOBS)
+        return script("probe.sh", INSTANCE=instance, ROOT=root, KERNEL=paths)
 
     def process(self, output: list[str]) -> preflight.HostFacts:
         try:

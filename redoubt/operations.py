@@ -5,14 +5,14 @@ All are no-ops when nothing differs, and say why they change what they change.
 
 import difflib
 import shlex
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Literal
 
 from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import facts, image, service
+from redoubt import facts, image, service, tuning
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
 
@@ -58,6 +58,21 @@ def tree(entries: Sequence[Directory | File | Absent]) -> Commands:
             yield StringCommand(step.command)
         else:
             yield StringCommand(step.command, _stdin=step.stdin)
+
+
+@operation()
+def kernel_tuned(kernel: Mapping[str, str]) -> Commands:
+    """Set the values of the running kernel that Redis asks for; ``kernel`` is what they are, by path.
+
+    Changes the whole host, at once and until the next boot: the files for the next one are another operation's.
+    """
+    differing = tuning.differences(kernel)
+    if not differing:
+        host.noop("as wanted")
+    for knob, now in differing:
+        _say(f"{knob.path} is {now}, should be {knob.value}")
+    for knob, _ in differing:
+        yield StringCommand(f"printf '%s\\n' {shlex.quote(knob.value)} >{shlex.quote(knob.path)}")
 
 
 @operation()

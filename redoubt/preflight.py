@@ -81,6 +81,10 @@ class HostFacts:
     selinux: bool
     published: frozenset[tuple[str, int]]
     name_taken: bool
+    # What the host is contained in (docker, lxc); empty for a machine, virtual or not.
+    container: str
+    # Values of the kernel by their paths, see redoubt/tuning.py.
+    kernel: dict[str, str]
     # Where the instance's own container has its data; empty when there is none.
     data_at: str
     persistence: "Persistence"
@@ -96,6 +100,7 @@ def read(lines: Iterable[str]) -> HostFacts:
     listeners = []
     addresses = set()
     published: set[tuple[str, int]] = set()
+    kernel = {}
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
@@ -104,6 +109,9 @@ def read(lines: Iterable[str]) -> HostFacts:
             addresses.add(value.strip())
         elif key == "published":
             published |= _published(value)
+        elif key == "kernel":
+            path, _, shown = value.partition(" ")
+            kernel[path] = shown
         else:
             values[key] = value.strip()
     try:
@@ -124,6 +132,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             selinux=values["selinux"] in ("Enforcing", "Permissive"),
             published=frozenset(published),
             name_taken=bool(values["name_taken"]),
+            container=values["container"].removeprefix("none"),
+            kernel=kernel,
             data_at=values["data_at"],
             persistence=Persistence(
                 appendonly=values.get("running_appendonly"),
@@ -168,6 +178,7 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
     checks: tuple[tuple[tuple[str, ...], Callable[[Settings, HostFacts], list[str]]], ...] = (
         (("redis_allow_unsupported_system",), _system),
         (("redis_docker_source",), _engine),
+        (("redis_host_tuning",), _kernel),
         (("redis_maxmemory", "redis_container_memory"), _memory),
         (("redis_maxmemory", "redis_root", "redis_name"), _disk),
         (("redis_bind",), _addresses),
@@ -219,6 +230,15 @@ def _installation(source: str, facts: HostFacts) -> list[str]:
             "use 'docker'"
         ]
     return []
+
+
+def _kernel(settings: Settings, facts: HostFacts) -> list[str]:
+    if not settings.redis_host_tuning or not facts.container:
+        return []
+    return [
+        f"this host is a container ({facts.container}) and its kernel is not its own: set redis_host_tuning = False, "
+        "and tune the machine below it as docs/operations.md says"
+    ]
 
 
 def _memory(settings: Settings, facts: HostFacts) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redoubt import access, redisconf
+from redoubt import access, redisconf, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.sizes import format_size
@@ -77,6 +77,7 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
         gid=REDIS_GID,
         secrets=names,
         selinux=selinux,
+        default_somaxconn=tuning.DEFAULT_SOMAXCONN,
         app_services={name: _app_service(settings, service) for name, service in settings.redis_app_services.items()},
     )
     return File(f"{settings.root}/compose.yml", text, mode=0o644, uid=0, gid=0)

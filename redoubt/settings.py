@@ -417,6 +417,13 @@ class Settings(BaseModel):
     )
 
     # -- Host
+    redis_host_tuning: bool = setting(
+        True,
+        "Set the host's kernel up for Redis, now and at every boot: memory overcommit, huge pages, swappiness, the "
+        "ceiling of backlogs. False leaves it alone, as on a host that is a container: its kernel is not its own.",
+        cost="nothing",
+        section="Host",
+    )
     redis_docker_source: Literal["auto", "distribution", "docker", "none"] = setting(
         "auto",
         "Where the container engine comes from on a host that has none. distribution: docker.io and Compose v2 of the "

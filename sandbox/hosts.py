@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from sandbox import ssh
+from sandbox import images, ssh
 from sandbox.common import ID, STATE, SandboxError, lock, say, wait_until
 
 DEFAULT = "redoubt-1"
@@ -99,6 +99,18 @@ class Host:
             "ssh_strict_host_key_checking": "yes",
             # Else the operator's own ~/.ssh/config has a say in how 127.0.0.1 is reached.
             "ssh_config_file": str(ssh.CONFIG),
+        }
+
+    def deploy_data(self) -> dict[str, str | int | bool]:
+        """The host's data for a deploy: how it is reached, and what a disposable host needs set."""
+        return {
+            **self.ssh_data(),
+            # A container's kernel is the machine's.
+            "redis_host_tuning": self.kind != "container",
+            # A machine without a registry: the image is built from Debian's packages and pushed over SSH.
+            "redis_image_source": "archive",
+            "redis_image": images.redis_reference(),
+            "redis_image_archive": str(images.redis_archive()),
         }
 
     @property

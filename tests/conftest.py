@@ -24,6 +24,7 @@ MARKS = {
     "writes": "writes to Redis or the host, under names of its own, and cleans up",
     "disrupts": "stops, kills or freezes Redis for a moment",
 }
+KERNEL = "kernel"
 
 
 @dataclass
@@ -60,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before pytest chooses a directory for temporary files: those of its own choice stay, with stores of secrets."""
     for mark, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
+    config.addinivalue_line("markers", f"{KERNEL}: about the host's kernel; left out where redis_host_tuning = False")
     if config.option.basetemp is None:
         config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="redoubt-tests-"))
         config.option.basetemp = str(config.stash[TEMPORARY])
@@ -167,6 +169,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         lines.append(
             "left out: tests/lifecycle, which makes and breaks disposable hosts (without --inventory: included)"
         )
+    alone = [target.entry.name for target in fleet.targets.values() if not target.settings.redis_host_tuning]
+    if alone:
+        lines.append(
+            f"left out on {', '.join(alone)}: the kernel's settings (redis_host_tuning = False: nobody set them)"
+        )
     left_out = {
         mark: [target.entry.name for target in fleet.targets.values() if _left_out(config, target, [mark])]
         for mark in MARKS
@@ -190,7 +197,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     fleet = config.stash.get(FLEET, None)
     if fleet is None:
         return
-    out = [item for item in items if (target := _target_of(item, fleet)) and _left_out(config, target, _marks(item))]
+    out = [
+        item
+        for item in items
+        if (target := _target_of(item, fleet)) and (_left_out(config, target, _marks(item)) or _untuned(target, item))
+    ]
     if not bridge.is_disposable(fleet.inventory):
         # Whoever looks at hosts of their own did not ask for others to be made on this machine.
         out += [item for item in items if item.path.is_relative_to(LIFECYCLE_TESTS)]
@@ -207,6 +218,11 @@ def _target_of(item: pytest.Item, fleet: Fleet) -> Target | None:
         return None
     host: Any = item.callspec.params.get("_testinfra_host")
     return None if host is None else fleet.targets[host.backend.get_pytest_id()]
+
+
+def _untuned(target: Target, item: pytest.Item) -> bool:
+    """Whether a test is about a kernel that the settings leave alone: whatever it found would prove nothing."""
+    return not target.settings.redis_host_tuning and item.get_closest_marker(KERNEL) is not None
 
 
 def _marks(item: pytest.Item) -> list[str]:

@@ -209,6 +209,11 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Host
 
+# Set the host's kernel up for Redis, now and at every boot: memory overcommit, huge pages, swappiness, the
+# ceiling of backlogs. False leaves it alone, as on a host that is a container: its kernel is not its own. [no
+# restart]
+# redis_host_tuning = True
+
 # Where the container engine comes from on a host that has none. distribution: docker.io and Compose v2 of the
 # system; docker: Docker's own apt repository; none: refuse. auto: distribution, or docker where the system
 # has no Compose v2 (Debian 12). [no restart]

@@ -20,7 +20,7 @@ import pytest
 from redoubt import secretstore
 from redoubt.secretstore import Secrets
 from redoubt.settings import load
-from sandbox import hosts, images
+from sandbox import hosts
 from sandbox.hosts import Host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,10 +149,7 @@ class Deployer:
             (
                 host.name,
                 {
-                    **host.ssh_data(),
-                    "redis_image_source": "archive",
-                    "redis_image": images.redis_reference(),
-                    "redis_image_archive": str(images.redis_archive()),
+                    **host.deploy_data(),
                     "redis_secrets_dir": str(self.secrets_dir),
                     **self.data.get(host.name, {}),
                     **settings,

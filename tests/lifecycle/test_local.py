@@ -25,7 +25,7 @@ WHEELS = "/root/wheels"
 DEPLOY = (
     f"cd {PROJECT} && .venv/bin/pyinfra -y --json @local deploy.py "
     f"--data redis_image={images.redis_reference()} --data redis_image_source=archive "
-    "--data redis_image_archive=/root/redis.tar"
+    "--data redis_image_archive=/root/redis.tar --data redis_host_tuning=false"
 )
 
 

@@ -81,6 +81,17 @@ def test_redis_is_reached_exactly_at_the_addresses_of_the_settings(
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
+def test_a_long_backlog_is_really_given(deployed: Host, deployer: Deployer) -> None:
+    """Above the ceiling that a new network starts with, the kernel would cut it without a word."""
+    result = deployer.deploy(deployed, redis_tcp_backlog=8192)
+    assert result.returncode == 0, result.stderr
+    pid = Instance(deployed, deployer.secrets(deployed)).inspect()["State"]["Pid"]
+    listeners = deployed.run(f"nsenter --target {pid} --net ss -Hltn sport = :6379", check=True).stdout.splitlines()
+    assert {line.split()[2] for line in listeners} == {"8192"}
+    again = deployer.deploy(deployed, redis_tcp_backlog=8192)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
 def test_an_address_that_the_host_does_not_have_is_refused_before_redis_is_stopped(
     deployed: Host, deployer: Deployer
 ) -> None:

@@ -120,6 +120,19 @@ def test_a_limit_without_room_for_redis_is_refused_with_the_smallest_that_works(
     assert "The smallest limit that works is 1408mb" in said
 
 
+def test_a_host_that_is_a_container_keeps_its_kernel(
+    two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
+) -> None:
+    """It is the machine's, with whatever else runs there. Left alone by a setting, as in every other test here."""
+    kernel = "sysctl vm.overcommit_memory vm.swappiness; cat /sys/kernel/mm/transparent_hugepage/enabled"
+    before = two[0].run(kernel).stdout
+    with untouched(fingerprint, deployer, two[0]):
+        result = deployer.deploy(two[0], redis_host_tuning=True)
+    (said,) = refusals(result, two[0])
+    assert "this host is a container (docker) and its kernel is not its own: set redis_host_tuning = False" in said
+    assert two[0].run(kernel).stdout == before
+
+
 def test_a_port_that_another_process_has_is_refused_and_the_process_named(
     two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:

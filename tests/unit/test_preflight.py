@@ -15,6 +15,9 @@ system Debian GNU/Linux 13 (trixie)
 id debian
 version 13
 codename trixie
+container none
+kernel /proc/sys/vm/overcommit_memory 0
+kernel /sys/kernel/mm/transparent_hugepage/enabled [always] madvise never
 memory_kib 4015012
 disk_free_kib 20971520
 data_kib 0
@@ -62,6 +65,11 @@ def test_the_probe_is_read() -> None:
             selinux=False,
             published=frozenset({("127.0.0.1", 6379)}),
             name_taken=False,
+            container="",
+            kernel={
+                "/proc/sys/vm/overcommit_memory": "0",
+                "/sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never",
+            },
             data_at="/srv/redis/data",
             persistence=Persistence("yes", "900 1 300 10", "yes", dump=True, log=True),
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
@@ -76,6 +84,13 @@ def test_the_probe_is_read() -> None:
         )
         == FACTS
     )
+
+
+def test_a_container_s_kernel_is_not_tuned() -> None:
+    inside = replace(FACTS, container="lxc")
+    (said,) = problems(load({}), inside)
+    assert "this host is a container (lxc) and its kernel is not its own: set redis_host_tuning = False" in said
+    assert problems(load({"redis_host_tuning": False}), inside) == []
 
 
 def test_a_probe_cut_short_is_an_error_and_not_a_guess() -> None:

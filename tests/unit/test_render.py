@@ -57,6 +57,11 @@ def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
     assert document["networks"]["backend"]["internal"] is True
 
 
+@pytest.mark.parametrize(("backlog", "sysctls"), [(511, None), (4096, None), (4097, {"net.core.somaxconn": 4097})])
+def test_redis_s_own_network_has_the_ceiling_that_the_backlog_needs(backlog: int, sysctls: dict[str, int]) -> None:
+    assert compose(redis_tcp_backlog=backlog)["services"]["redis"].get("sysctls") == sysctls
+
+
 def test_the_memory_reservation_never_exceeds_the_limit() -> None:
     """Docker refuses such a container."""
     resources = compose(redis_maxmemory="64mb")["services"]["redis"]["deploy"]["resources"]

@@ -1,0 +1,90 @@
+"""Host tuning: what Redis asks of the kernel, now and at the next boot.
+
+The kernel is the host's, and so are these values: all instances on a host want the same ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redoubt.tree import File
+
+THP = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A value of the kernel: the file that shows and takes it, what it should be, and why."""
+
+    path: str
+    value: str
+    why: str
+
+    @property
+    def sysctl(self) -> str:
+        """The name by which sysctl.d knows it."""
+        return self.path.removeprefix("/proc/sys/").replace("/", ".")
+
+
+SYSCTLS = (
+    Knob(
+        "/proc/sys/vm/overcommit_memory",
+        "1",
+        "A save forks Redis, and the child could in theory copy all of its memory. With 0 the kernel may refuse the\n"
+        "fork on a host that is more than half full, and then nothing is saved any more. Redis warns of it at start.",
+    ),
+    Knob(
+        "/proc/sys/vm/swappiness",
+        "1",
+        "As little swapping as there can be with swap on. Redis's container has no swap at all, but the rest of the\n"
+        "host should not be swapped out either for the sake of files that a backup reads once. The default is 60.",
+    ),
+    Knob(
+        "/proc/sys/net/core/somaxconn",
+        "65535",
+        "The most that any listener gets of the backlog that it asks for. A ceiling costs nothing by itself, so it is\n"
+        "that of redis_tcp_backlog. Compose sets the same in Redis's own network where the backlog needs it.",
+    ),
+)
+
+# Redis at start: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled". With huge pages a write after a fork
+# copies 2 MiB instead of 4 KiB.
+HUGE_PAGES = Knob(THP, "madvise", "Transparent huge pages make a save copy far more memory, and clients wait for it.")
+
+KNOBS = (*SYSCTLS, HUGE_PAGES)
+
+SYSCTL_FILE = "/etc/sysctl.d/99-redoubt.conf"
+TMPFILES_FILE = "/etc/tmpfiles.d/redoubt.conf"
+
+# What a new network namespace starts with (kernel 5.4 and later): Redis's own listens in one.
+DEFAULT_SOMAXCONN = 4096
+
+_HEADER = "# What Redis asks of the kernel, written by Redoubt. A deploy overwrites changes made here.\n"
+
+
+def files() -> list[File]:
+    """The files by which systemd sets the kernel up at boot: one of sysctl.d, one of tmpfiles.d."""
+    sysctls = "".join(f"\n{_comment(knob)}{knob.sysctl} = {knob.value}\n" for knob in SYSCTLS)
+    pages = f"\n{_comment(HUGE_PAGES)}w {HUGE_PAGES.path} - - - - {HUGE_PAGES.value}\n"
+    return [
+        File(SYSCTL_FILE, _HEADER + sysctls, mode=0o644, uid=0, gid=0),
+        File(TMPFILES_FILE, _HEADER + pages, mode=0o644, uid=0, gid=0),
+    ]
+
+
+def differences(kernel: Mapping[str, str]) -> list[tuple[Knob, str]]:
+    """The knobs that stand otherwise, with what they say; ``kernel`` maps paths to what is read there.
+
+    What the kernel does not have is left out: one built without huge pages needs nothing.
+    """
+    found = [(knob, chosen(kernel[knob.path])) for knob in KNOBS if knob.path in kernel]
+    return [(knob, now) for knob, now in found if now != knob.value]
+
+
+def chosen(text: str) -> str:
+    """A value as the kernel shows it: of a list, the one in brackets."""
+    _, opened, rest = text.partition("[")
+    return rest.partition("]")[0] if opened else text.strip()
+
+
+def _comment(knob: Knob) -> str:
+    return "".join(f"# {line}\n" for line in knob.why.splitlines())

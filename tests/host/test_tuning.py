@@ -1,0 +1,65 @@
+"""Tuning: the host's kernel does what Redis asks for, now and after the next boot."""
+
+import re
+
+import pytest
+from testinfra.host import Host
+
+from redoubt.settings import Settings
+from tests.host.kernel import Kernel
+from tests.host.target import quoted, until
+
+# Written out by hand: what Redis's own documents ask for (administration, "Linux"; latency, "huge pages").
+SYSCTLS = {"vm.overcommit_memory": "1", "vm.swappiness": "1", "net.core.somaxconn": "65535"}
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", SYSCTLS)
+def test_kernel_is_set_up_for_redis(host: Host, name: str) -> None:
+    """The running kernel's own answer."""
+    assert host.file(f"/proc/sys/{name.replace('.', '/')}").content_string.strip() == SYSCTLS[name]
+
+
+@pytest.mark.kernel
+def test_huge_pages_are_given_only_to_who_asks(host: Host) -> None:
+    """The kernel marks the choice by brackets."""
+    assert "[madvise]" in host.file(HUGE_PAGES).content_string
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", SYSCTLS)
+def test_next_boot_sets_the_kernel_up_alike(host: Host, name: str) -> None:
+    """As systemd would read all files of sysctl.d: the last one that names a value wins, whoever wrote it."""
+    files = host.check_output("/usr/lib/systemd/systemd-sysctl --cat-config")
+    named = re.findall(rf"^-?{re.escape(name)}\s*=\s*(\S+)", files, re.MULTILINE)
+    assert named[-1:] == [SYSCTLS[name]]
+
+
+@pytest.mark.kernel
+def test_next_boot_sets_huge_pages_alike(host: Host) -> None:
+    """By systemd-tmpfiles: they are no sysctl."""
+    files = host.check_output("systemd-tmpfiles --cat-config")
+    named = re.findall(rf"^w\S*\s+{HUGE_PAGES}\s.*\s(\S+)$", files, re.MULTILINE)
+    assert named[-1:] == ["madvise"]
+
+
+def test_backlog_is_the_one_of_the_settings(host: Host, settings: Settings, kernel: Kernel) -> None:
+    """As the kernel has it for the listening socket: it cuts what is asked for to a ceiling, and says nothing."""
+    pid = kernel.processes[-1].pid
+    listing = host.check_output(f"nsenter --target {pid} --net ss --no-header --listening --tcp --numeric")
+    backlogs = {fields[3]: int(fields[2]) for fields in map(str.split, listing.splitlines())}
+    redis = {backlog for address, backlog in backlogs.items() if address.endswith(":6379")}
+    assert redis == {settings.redis_tcp_backlog}
+
+
+@pytest.mark.kernel
+@pytest.mark.disrupts
+@pytest.mark.usefixtures("back_healthy")
+def test_redis_finds_nothing_to_complain_of(host: Host, settings: Settings) -> None:
+    """It looks at the kernel when it starts, and warns in its log of what it misses."""
+    file = host.file(f"{settings.root}/logs/redis.log")
+    before = len(file.content_string)
+    host.check_output(f"docker restart {quoted(settings.redis_name)}")
+    said = until(lambda: (text := file.content_string[before:]) and "Ready to accept connections" in text and text)
+    assert re.findall(r"WARNING.*", said) == []
