@@ -14,6 +14,9 @@ A reader finds the parts in the order in which they are used:
     images.py      what was built, for whoever uses it
     hosts.py       hosts: the interface for tests and for the inventory
     container.py   the kind of host that is a system container
+    vm.py          the kind that is a virtual machine
+    disk.py        its disk and its emulator
+    identity.py    what makes a host this one
     ssh.py         keys, known hosts, the generated ssh_config
     cleaning.py    the way back
 """

@@ -46,7 +46,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
     verb = verbs.add_parser("up", help="make or start a host, and whatever that needs")
     verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
-    verb.add_argument("--image", default="host", choices=["host", "bare"])
+    verb.add_argument("--kind", default="container", choices=["container", "vm"])
+    verb.add_argument("--image", default="", choices=["host", "bare"], help="bare: without a container engine")
     verb.set_defaults(verb=_up)
 
     verb = verbs.add_parser("down", help="remove a host")
@@ -73,10 +74,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _up(arguments: argparse.Namespace, _: list[str]) -> int:
-    host = hosts.up(arguments.name, image=arguments.image)
+    host = hosts.up(arguments.name, kind=arguments.kind, image=arguments.image)
     with lock():
         building.ensure_redis(engine.ensure())
-    say(host.name, f"is up: {host.address}, SSH on 127.0.0.1:{host.ssh_port}")
+    say(host.name, f"is up: {host.address or 'a virtual machine'}, SSH on 127.0.0.1:{host.ssh_port}")
     return 0
 
 

@@ -59,12 +59,23 @@ def _bootstrap(client: docker.DockerClient) -> None:
             f"the engine cannot pull {_OFFICIAL}, and only root can make it from packages: "
             "give the engine a way to a registry, or run this as root on Debian"
         )
+    archive = STATE / "base.tar"
+    debian(archive, "minbase", topic="images", text=f"making the base image from Debian's archive ({SUITE})")
+    name, _, tag = REFERENCE.partition(":")
+    client.api.import_image_from_file(str(archive), repository=name, tag=tag)
+    archive.unlink()
+
+
+def debian(target: Path, variant: str, *options: str, topic: str, text: str) -> None:
+    """Make a root of Debian with mmdebstrap: a directory, or an archive where the name ends with .tar.
+
+    Needs root. `variant` and `options` are mmdebstrap's; `extract` with packages unpacks these and what they need.
+    """
     env = toolbox.provide({"mmdebstrap": "mmdebstrap"})
     keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
     if not keyring.with_name(f"debian-archive-{SUITE}-stable.gpg").exists():
         # This machine's keyring is older than the suite.
         keyring = toolbox.unpack_one("debian-archive-keyring") / keyring.relative_to("/")
-    archive = STATE / "base.tar"
     mirror, security = (mirrors()[name] for name in ("MIRROR", "SECURITY_MIRROR"))
     sources = [
         f"deb {mirror} {SUITE} main",
@@ -73,18 +84,15 @@ def _bootstrap(client: docker.DockerClient) -> None:
     ]
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
     run_logged(
-        "images",
-        f"making the base image from Debian's archive ({SUITE})",
+        topic,
+        text,
         [
-            *(str(toolbox.find("mmdebstrap")), "--mode=root", "--variant=minbase"),
-            *(f"--keyring={keyring}", *excluded, SUITE, str(archive), *sources),
+            *(str(toolbox.find("mmdebstrap")), "--mode=root", f"--variant={variant}"),
+            *(f"--keyring={keyring}", *excluded, *options, SUITE, str(target), *sources),
         ],
         env=env,
         timeout=900,
     )
-    name, _, tag = REFERENCE.partition(":")
-    client.api.import_image_from_file(str(archive), repository=name, tag=tag)
-    archive.unlink()
 
 
 def mirrors() -> dict[str, str]:

@@ -6,7 +6,7 @@ import shutil
 
 import docker
 
-from sandbox import building, engine, hosts, ssh
+from sandbox import building, engine, hosts, ssh, vm
 from sandbox.common import ID, LABEL, ROOT, RUNTIME, STATE, SandboxError, lock, say
 
 
@@ -15,6 +15,9 @@ def clean() -> None:
     with lock():
         for host in hosts.load():
             ssh.hang_up(host.name)
+            if host.kind == "vm":
+                say("clean", f"removing virtual machine {host.name}")
+                vm.remove(host)
         if engine.was_started():
             # One that was killed is started again: nobody knows better what it left lying about.
             try:
@@ -24,7 +27,7 @@ def clean() -> None:
         client = engine.answering()
         if client is not None:
             _remove_objects(client)
-        elif hosts.load() and not engine.was_started():
+        elif any(host.kind == "container" for host in hosts.load()) and not engine.was_started():
             raise SandboxError("the engine that has the hosts does not answer: start it, and try again")
         engine.remove()
         for path in (STATE, RUNTIME, ROOT / ".venv"):

@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import io
 import tarfile
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import docker
 from docker.models.containers import Container
 
-from sandbox import building, engine, network
+from sandbox import building, engine, identity, network
 from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError
 from sandbox.hosts import Host
+from sandbox.identity import File
 from sandbox.ssh import KeyPair
 
 # On two emulated cores, shared with other work, systemd alone took 69 s or a little more.
@@ -85,8 +85,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
             {PREFIX: api.create_endpoint_config(ipv4_address=address, aliases=[host.name])}  # type: ignore[arg-type]
         ),
     )
-    files = identity_files(host_key, authorized_key)
-    api.put_archive(created["Id"], "/", files)
+    api.put_archive(created["Id"], "/", _archive(identity.files(host_key, authorized_key)))
     return dataclasses.replace(host, address=address)
 
 
@@ -182,21 +181,14 @@ def _legacy_cgroups() -> list[str]:
     return [path for path in mounted if path.startswith("/sys/fs/cgroup/")]
 
 
-def identity_files(host_key: KeyPair, authorized_key: str) -> bytes:
-    """A tar archive of the files that make a host this one: keys and a machine-id."""
-    files = [
-        ("etc/ssh/ssh_host_ed25519_key", host_key.private, 0o600, 0),
-        ("etc/ssh/ssh_host_ed25519_key.pub", f"{host_key.public}\n", 0o644, 0),
-        ("etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444, 0),
-        ("root/.ssh/authorized_keys", authorized_key, 0o600, 0),
-        ("home/operator/.ssh/authorized_keys", authorized_key, 0o600, 1000),
-    ]
+def _archive(files: Iterable[File]) -> bytes:
+    """Files as a tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, text, mode, owner in files:
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.uid, info.gid = len(text), mode, owner, 0
-            archive.addfile(info, io.BytesIO(text.encode()))
+        for file in files:
+            info = tarfile.TarInfo(file.path.lstrip("/"))
+            info.size, info.mode, info.uid, info.gid = len(file.text), file.mode, file.uid, 0
+            archive.addfile(info, io.BytesIO(file.text.encode()))
     return buffer.getvalue()
 
 

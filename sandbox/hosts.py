@@ -26,7 +26,7 @@ _DIRECTORY = STATE / "hosts"
 
 
 class Kind(Protocol):
-    """What a kind of host has to be able to do. Implemented by modules: container.py is one."""
+    """What a kind of host has to be able to do. Implemented by modules: container.py and vm.py."""
 
     BOOT_TIMEOUT: float
     """How many seconds a host of this kind may take from its start until SSH answers."""
@@ -201,18 +201,18 @@ def get(name: str) -> Host:
     raise SandboxError(f"there is no host {name} (there are: {there}); `python -m sandbox up {name}`")
 
 
-def up(name: str = DEFAULT, *, kind: str = "container", image: str = "host") -> Host:
+def up(name: str = DEFAULT, *, kind: str = "container", image: str = "") -> Host:
     """Make the host if there is none of this name, start it if it is stopped; wait for it.
 
-    `image` is `host`, or `bare` for one without a container engine; a host that is there
-    already keeps what it has.
+    `kind` is `container` or `vm`. `image` is `host`, or `bare` for one without a container engine, as a virtual
+    machine always is; a host that is there already keeps what it has.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
         raise SandboxError(f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens")
     with lock():
         host = next((host for host in load() if host.name == name), None)
         if host is None:
-            host = _create(name, kind, image)
+            host = _create(name, kind, image or ("bare" if kind == "vm" else "host"))
     host.start()
     return host
 
@@ -236,9 +236,9 @@ def _write_ssh_config() -> None:
 
 def _kind(name: str) -> Kind:
     # Not at the top: whoever only reads the list of hosts does not wait for an engine's SDK.
-    from sandbox import container
+    from sandbox import container, vm
 
-    kinds: dict[str, Kind] = {"container": container}
+    kinds: dict[str, Kind] = {"container": container, "vm": vm}
     if name not in kinds:
         raise SandboxError(f"there are no hosts of kind {name!r}, only: {', '.join(kinds)}")
     return kinds[name]

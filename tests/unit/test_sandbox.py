@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import tarfile
 import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Network
@@ -16,7 +15,7 @@ import paramiko
 import pytest
 
 from sandbox import __main__ as command_line
-from sandbox import base, building, common, container, hosts, images, network, ssh
+from sandbox import base, building, common, container, hosts, identity, images, network, ssh
 from sandbox.common import SandboxError
 
 # /proc/net/route of a machine with one network card: a default route, then the card's own subnet.
@@ -165,25 +164,22 @@ class TestContainer:
         assert "SYS_ADMIN" in container.capabilities(everything & ~(1 << 24))
         assert "SYS_RESOURCE" not in container.capabilities(everything & ~(1 << 24))
 
+
+class TestIdentity:
     def test_a_host_gets_keys_that_nobody_else_can_read(self) -> None:
         pair = ssh.generate()
-        with tarfile.open(fileobj=io.BytesIO(container.identity_files(pair, "ssh-ed25519 AAAA\n"))) as archive:
-            files = {member.name: member for member in archive}
-            assert files["etc/ssh/ssh_host_ed25519_key"].mode == 0o600
-            assert files["root/.ssh/authorized_keys"].uid == 0
-            assert files["home/operator/.ssh/authorized_keys"].uid == 1000
-            key = archive.extractfile("etc/ssh/ssh_host_ed25519_key")
-            assert key is not None
-            assert key.read().decode() == pair.private
+        files = {file.path: file for file in identity.files(pair, "ssh-ed25519 AAAA\n")}
+        assert files["/etc/ssh/ssh_host_ed25519_key"].mode == 0o600
+        assert files["/etc/ssh/ssh_host_ed25519_key"].text == pair.private
+        assert pair.private not in repr(files)
+        assert files["/root/.ssh/authorized_keys"].uid == 0
+        assert files["/home/operator/.ssh/authorized_keys"].uid == 1000
 
     def test_no_two_hosts_are_the_same_machine(self) -> None:
-        def machine_id() -> bytes:
-            with tarfile.open(fileobj=io.BytesIO(container.identity_files(ssh.generate(), ""))) as archive:
-                file = archive.extractfile("etc/machine-id")
-                assert file is not None
-                return file.read()
-
-        assert machine_id() != machine_id()
+        first, second = (
+            {file.path: file.text for file in identity.files(ssh.generate(), "")}["/etc/machine-id"] for _ in range(2)
+        )
+        assert first != second
 
 
 class TestHosts:

@@ -1,0 +1,120 @@
+"""The disk that virtual machines start from, and the emulator that runs them: both from Debian's archive.
+
+The disk is made from the same recipe as the containers' image, by mmdebstrap and without a container engine. It is
+made again when its recipe has changed, and at no other time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox import base, toolbox
+from sandbox.common import STATE, SandboxError, run_logged
+
+_RECIPES = Path(__file__).parent / "images"
+_IMAGES = STATE / "vm"
+_QEMU = STATE / "tools" / "qemu"
+# Sparse: it takes what is in it. Redis wants 3 x maxmemory, which is 3 GiB by default.
+_SIZE = "12G"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A disk with Debian on it, and the kernel to boot it with."""
+
+    directory: Path
+
+    @property
+    def disk(self) -> Path:
+        """A raw image of one ext4 filesystem, never booted itself."""
+        return self.directory / "disk.raw"
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel that is installed on the disk."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """Its initial file system."""
+        return self.directory / "initrd.img"
+
+
+def ensure() -> Image:
+    """The image of the present recipe; made if need be, in half a minute."""
+    if os.geteuid() != 0:
+        raise SandboxError("only root can make the disk of a virtual machine: run this as root on Debian or Ubuntu")
+    image = Image(_IMAGES / _recipe())
+    if not image.directory.exists():
+        # Of a former recipe, or of an attempt that was interrupted.
+        shutil.rmtree(_IMAGES, ignore_errors=True)
+        unfinished = Image(_IMAGES / "unfinished")
+        unfinished.directory.mkdir(parents=True)
+        _make(unfinished)
+        unfinished.directory.rename(image.directory)
+    return image
+
+
+def _recipe() -> str:
+    """A digest of all that goes into the image, but for the packages' versions."""
+    digest = hashlib.sha256(f"{base.SUITE} {_SIZE}".encode())
+    for directory in ("host", "vm"):
+        for name in ("packages", "setup.sh"):
+            digest.update((_RECIPES / directory / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _make(image: Image) -> None:
+    root = image.directory / "root"
+    packages = [package for name in ("host", "vm") for package in (_RECIPES / name / "packages").read_text().split()]
+    setups = [f"--customize-hook=chroot \"$1\" sh <'{_RECIPES / name / 'setup.sh'}'" for name in ("host", "vm")]
+    base.debian(
+        root,
+        "minbase",
+        f"--include={','.join(packages)}",
+        *setups,
+        topic="vm",
+        text=f"making a disk from Debian's archive ({base.SUITE})",
+    )
+    for name, path in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
+        (found,) = root.glob(f"boot/{name}-*")
+        shutil.copy(found, path)
+    env = toolbox.provide({"mke2fs": "e2fsprogs"})
+    mke2fs = [str(toolbox.find("mke2fs")), "-q", "-t", "ext4", "-d", str(root), str(image.disk), _SIZE]
+    run_logged("vm", "writing its file system", mke2fs, env=env, timeout=300)
+    shutil.rmtree(root)
+
+
+def qemu() -> list[str]:
+    """The start of a QEMU command line; fetched if need be.
+
+    From the same suite everywhere: QEMU 7.2 of Debian 12 does not boot this kernel under emulation, 10.0 does.
+    """
+    libraries = _QEMU / "usr/lib" / sysconfig.get_config_var("MULTIARCH")
+    if not _QEMU.exists():
+        unfinished = _QEMU.with_suffix(".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        base.debian(
+            unfinished,
+            "extract",
+            "--include=qemu-system-x86",
+            "--aptopt=APT::Install-Recommends false",
+            topic="vm",
+            text="fetching QEMU",
+        )
+        unfinished.rename(_QEMU)
+    shared = [option for name in ("qemu", "seabios") for option in ("-L", str(_QEMU / "usr/share" / name))]
+    # By its own loader: the machine's C library may be older.
+    loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
+    return [*loader, str(_QEMU / "usr/bin/qemu-system-x86_64"), *shared]
+
+
+def copy(image: Image, target: Path) -> None:
+    """Copy an image's disk, without the nothing that most of it holds."""
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", image.disk, target], check=True)
