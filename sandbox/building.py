@@ -113,6 +113,10 @@ def remove(client: docker.DockerClient) -> None:
         for tag in image.tags:
             if tag.startswith(f"{PREFIX}/"):
                 client.images.remove(tag)
+    # Those of former recipes lost their names to newer ones. One that is in use is some other checkout's.
+    for image in client.images.list(filters={"dangling": True, "label": _RECIPE_LABEL}):
+        with suppress(docker.errors.APIError):
+            client.images.remove(str(image.id))
 
 
 def _is_current(client: docker.DockerClient, reference: str, recipe: str) -> bool:
