@@ -7,7 +7,7 @@ Tests that write to Redis or stop it are left out of any inventory but the dispo
 import argparse
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,17 @@ MARKS = {
     "writes": "writes to Redis or the host, under names of its own, and cleans up",
     "disrupts": "stops, kills or freezes Redis for a moment",
 }
-KERNEL = "kernel"
+# Marks of tests that would prove nothing about some hosts, and which hosts these are.
+UNPROVABLE: dict[str, tuple[str, Callable[[Target], bool]]] = {
+    "kernel": (
+        "the kernel's settings (redis_host_tuning = False: nobody set them)",
+        lambda target: not target.settings.redis_host_tuning,
+    ),
+    "outside": (
+        "reachability from outside (this machine has no way there but SSH)",
+        lambda target: target.outside is None,
+    ),
+}
 
 
 @dataclass
@@ -61,7 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before pytest chooses a directory for temporary files: those of its own choice stay, with stores of secrets."""
     for mark, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
-    config.addinivalue_line("markers", f"{KERNEL}: about the host's kernel; left out where redis_host_tuning = False")
+    for mark, (what, _) in UNPROVABLE.items():
+        config.addinivalue_line("markers", f"{mark}: {what}: left out there")
     if config.option.basetemp is None:
         config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="redoubt-tests-"))
         config.option.basetemp = str(config.stash[TEMPORARY])
@@ -163,17 +174,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     fleet = config.stash.get(FLEET, None)
     if fleet is None:
         return []
-    names = ", ".join(target.entry.name for target in fleet.targets.values())
-    lines = [f"redoubt: {names} ({fleet.inventory})"]
+    lines = [f"redoubt: {', '.join(target.entry.name for target in fleet.targets.values())} ({fleet.inventory})"]
     if not bridge.is_disposable(fleet.inventory):
         lines.append(
             "left out: tests/lifecycle, which makes and breaks disposable hosts (without --inventory: included)"
         )
-    alone = [target.entry.name for target in fleet.targets.values() if not target.settings.redis_host_tuning]
-    if alone:
-        lines.append(
-            f"left out on {', '.join(alone)}: the kernel's settings (redis_host_tuning = False: nobody set them)"
-        )
+    for what, is_unprovable in UNPROVABLE.values():
+        names = [target.entry.name for target in fleet.targets.values() if is_unprovable(target)]
+        lines += [f"left out on {', '.join(names)}: {what}"] if names else []
     left_out = {
         mark: [target.entry.name for target in fleet.targets.values() if _left_out(config, target, [mark])]
         for mark in MARKS
@@ -200,7 +208,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [
         item
         for item in items
-        if (target := _target_of(item, fleet)) and (_left_out(config, target, _marks(item)) or _untuned(target, item))
+        if (target := _target_of(item, fleet))
+        and (_left_out(config, target, _marks(item)) or _is_unprovable(target, item))
     ]
     if not bridge.is_disposable(fleet.inventory):
         # Whoever looks at hosts of their own did not ask for others to be made on this machine.
@@ -220,9 +229,11 @@ def _target_of(item: pytest.Item, fleet: Fleet) -> Target | None:
     return None if host is None else fleet.targets[host.backend.get_pytest_id()]
 
 
-def _untuned(target: Target, item: pytest.Item) -> bool:
-    """Whether a test is about a kernel that the settings leave alone: whatever it found would prove nothing."""
-    return not target.settings.redis_host_tuning and item.get_closest_marker(KERNEL) is not None
+def _is_unprovable(target: Target, item: pytest.Item) -> bool:
+    """Whether a test, passed or failed, would say nothing of this host."""
+    return any(
+        item.get_closest_marker(mark) and is_unprovable(target) for mark, (_, is_unprovable) in UNPROVABLE.items()
+    )
 
 
 def _marks(item: pytest.Item) -> list[str]:
