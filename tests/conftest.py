@@ -8,18 +8,18 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.host import bridge
-from tests.host.target import Target, expectations
+from tests.host.fleet import Fleet, connect
+from tests.host.target import Target
 
 HOST_TESTS = Path(__file__).parent / "host"
 LIFECYCLE_TESTS = Path(__file__).parent / "lifecycle"
+SMOKE_TESTS = Path(__file__).parent / "smoke"
 MARKS = {
     "writes": "writes to Redis or the host, under names of its own, and cleans up",
     "disrupts": "stops, kills or freezes Redis for a moment",
@@ -35,15 +35,6 @@ UNPROVABLE: dict[str, tuple[str, Callable[[Target], bool]]] = {
         lambda target: target.outside is None,
     ),
 }
-
-
-@dataclass
-class Fleet:
-    """The hosts of this run, by testinfra's name for them."""
-
-    inventory: str
-    directory: Path
-    targets: dict[str, Target] = field(default_factory=dict)
 
 
 FLEET = pytest.StashKey[Fleet]()
@@ -82,92 +73,33 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Before the header is printed, and not for --help or --markers."""
     config = session.config
-    if not _looks_at_hosts(config):
+    # Others must run without any host.
+    if not any(path.is_relative_to(HOST_TESTS) or HOST_TESTS.is_relative_to(path) for path in _chosen_paths(config)):
         return
     try:
         _bridge(config)
     except bridge.BridgeError as error:
-        _hang_up(config)
         raise pytest.UsageError(str(error)) from None
 
 
-def _looks_at_hosts(config: pytest.Config) -> bool:
-    """Whether the chosen paths include host tests: others must run without any host."""
-    for argument in config.args:
-        path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
-        if path.is_relative_to(HOST_TESTS) or HOST_TESTS.is_relative_to(path):
-            return True
-    return False
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A smoke run reboots what it deploys to, and takes its time: only who names it gets it."""
+    asked_for = any(path.is_relative_to(SMOKE_TESTS) for path in _chosen_paths(config))
+    return True if collection_path == SMOKE_TESTS and not asked_for else None
+
+
+def _chosen_paths(config: pytest.Config) -> list[Path]:
+    """The files and directories that were named, or stand in the configuration."""
+    return [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
 
 
 def _bridge(config: pytest.Config) -> None:
     """Find out whom to look at, and make testinfra look there. Raises BridgeError."""
-    inventory: str = config.option.inventory
     specs = config.option.hosts.split(",") if config.option.hosts else []
-    chosen = _chosen(inventory, specs)
-    if shutil.which("ssh") is None and not all(entry.is_local for _, entry in chosen):
-        raise bridge.BridgeError("there is no ssh program on this machine: install openssh-client")
-
-    # Not pytest's own temporary directory: a socket's path has room for 100 characters.
-    fleet = Fleet(inventory, Path(tempfile.mkdtemp(prefix="rd-", dir="/tmp")))
-    config.stash[FLEET] = fleet
-    file = fleet.directory / "ssh_config"
     given = Path(config.option.ssh_config).absolute() if config.option.ssh_config else None
-    file.write_text(bridge.ssh_config([entry for _, entry in chosen], fleet.directory, given))
-    wrong = []
-    for spec, entry in chosen:
-        disposable = entry.listed and bridge.is_disposable(inventory)
-        try:
-            settings, secrets = expectations(entry)
-        except bridge.BridgeError as error:
-            wrong.append(str(error))
-            continue
-        outside = _outside(entry, disposable)
-        fleet.targets[entry.pytest_id] = Target(entry, spec, file, disposable, settings, secrets, outside)
-    if wrong:
-        raise bridge.BridgeError("\n".join(wrong))
-    _refuse_unreachable(fleet)
-    config.option.hosts = ",".join(spec for spec, _ in chosen)
-    config.option.ssh_config = str(file)
-
-
-def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, bridge.Entry]]:
-    """Specifications with what is known of their hosts; an explicit --hosts wins."""
-    if not specs:
-        return [(entry.spec, entry) for entry in bridge.read(inventory)]
-    try:
-        entries = bridge.read(inventory)
-    except bridge.NoHostsError:
-        # Hosts were named: that no disposable one runs is no mistake.
-        if not bridge.is_disposable(inventory):
-            raise
-        entries = []
-    found, missing = bridge.named(specs, entries)
-    others, _ = bridge.named(specs, bridge.unlisted(missing, inventory))
-    return found + others
-
-
-def _outside(entry: bridge.Entry, disposable: bool) -> str | None:
-    """The address at which others reach a host. SSH to a disposable one goes to a port of this machine."""
-    if disposable:
-        from sandbox import hosts
-
-        return next((host.address for host in hosts.load() if host.name == entry.name), None)
-    address = str(entry.data.get("ssh_hostname") or entry.name)
-    return None if entry.is_local or address in ("localhost", "127.0.0.1", "::1") else address
-
-
-def _refuse_unreachable(fleet: Fleet) -> None:
-    """One wait for all dead hosts together; testinfra would wait again in every test."""
-    targets = list(fleet.targets.values())
-    with ThreadPoolExecutor(len(targets)) as pool:
-        reasons = list(pool.map(lambda target: target.check_reachable(), targets))
-    dead = [f"{target.entry.name}: {why}" for target, why in zip(targets, reasons, strict=True) if why]
-    if dead:
-        alive = ",".join(target.spec for target, why in zip(targets, reasons, strict=True) if not why)
-        hints = [f"to look at the others: --hosts {alive}"] if alive else []
-        hints += ["'make deploy' starts disposable hosts"] if bridge.is_disposable(fleet.inventory) else []
-        raise bridge.BridgeError("\n".join(["not all hosts can be tested:", *dead, *hints]))
+    config.stash[FLEET] = connect(config.option.inventory, specs, given)
+    config.option.hosts = ",".join(target.spec for target in config.stash[FLEET].targets.values())
+    config.option.ssh_config = str(config.stash[FLEET].ssh_config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -254,15 +186,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    _hang_up(config)
+    if FLEET in config.stash:
+        config.stash[FLEET].hang_up()
     if TEMPORARY in config.stash:
         shutil.rmtree(config.stash[TEMPORARY])
-
-
-def _hang_up(config: pytest.Config) -> None:
-    fleet = config.stash.get(FLEET, None)
-    if fleet is not None:
-        for target in fleet.targets.values():
-            target.close()
-        shutil.rmtree(fleet.directory, ignore_errors=True)
-        del config.stash[FLEET]

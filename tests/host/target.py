@@ -90,6 +90,8 @@ class Target:
             return {"host": address, "port": port}
         path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{uuid4().hex[:6]}")
         bracketed = f"[{address}]" if ":" in address else address
+        # The shared connection ends by itself when nobody uses it for a minute.
+        self.run("true")
         self._control("forward", "-L", f"{path}:{bracketed}:{port}").check_returncode()
         return {"unix_socket_path": str(path)}
 

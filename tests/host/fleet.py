@@ -1,0 +1,104 @@
+"""All hosts of a run: from an inventory or from specifications, connected and known to answer."""
+
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.host import bridge
+from tests.host.target import Target, expectations
+
+
+@dataclass
+class Fleet:
+    """The hosts of a run, by testinfra's name for them. ``directory`` has what connects to them; it goes at the end."""
+
+    inventory: str
+    directory: Path
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    @property
+    def ssh_config(self) -> Path:
+        """By which ssh and testinfra reach them."""
+        return self.directory / "ssh_config"
+
+    def hang_up(self) -> None:
+        """End all connections."""
+        for target in self.targets.values():
+            target.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def connect(inventory: str, specs: list[str], given: Path | None = None) -> Fleet:
+    """The hosts of an inventory, or those that are named, if all answer. Raises BridgeError.
+
+    ``given`` is an ssh_config of the user's own.
+    """
+    chosen = _chosen(inventory, specs)
+    if shutil.which("ssh") is None and not all(entry.is_local for _, entry in chosen):
+        raise bridge.BridgeError("there is no ssh program on this machine: install openssh-client")
+    # Not pytest's own temporary directory: a socket's path has room for 100 characters.
+    fleet = Fleet(inventory, Path(tempfile.mkdtemp(prefix="rd-", dir="/tmp")))
+    try:
+        _fill(fleet, chosen, given)
+    except bridge.BridgeError:
+        fleet.hang_up()
+        raise
+    return fleet
+
+
+def _fill(fleet: Fleet, chosen: list[tuple[str, bridge.Entry]], given: Path | None) -> None:
+    fleet.ssh_config.write_text(bridge.ssh_config([entry for _, entry in chosen], fleet.directory, given))
+    wrong = []
+    for spec, entry in chosen:
+        disposable = entry.listed and bridge.is_disposable(fleet.inventory)
+        try:
+            settings, secrets = expectations(entry)
+        except bridge.BridgeError as error:
+            wrong.append(str(error))
+            continue
+        outside = _outside(entry, disposable)
+        fleet.targets[entry.pytest_id] = Target(entry, spec, fleet.ssh_config, disposable, settings, secrets, outside)
+    if wrong:
+        raise bridge.BridgeError("\n".join(wrong))
+    _refuse_unreachable(fleet)
+
+
+def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, bridge.Entry]]:
+    """Specifications with what is known of their hosts; an explicit --hosts wins."""
+    if not specs:
+        return [(entry.spec, entry) for entry in bridge.read(inventory)]
+    try:
+        entries = bridge.read(inventory)
+    except bridge.NoHostsError:
+        # Hosts were named: that no disposable one runs is no mistake.
+        if not bridge.is_disposable(inventory):
+            raise
+        entries = []
+    found, missing = bridge.named(specs, entries)
+    others, _ = bridge.named(specs, bridge.unlisted(missing, inventory))
+    return found + others
+
+
+def _outside(entry: bridge.Entry, disposable: bool) -> str | None:
+    """The address at which others reach a host. SSH to a disposable one goes to a port of this machine."""
+    if disposable:
+        from sandbox import hosts
+
+        return next((host.address for host in hosts.load() if host.name == entry.name), None)
+    address = str(entry.data.get("ssh_hostname") or entry.name)
+    return None if entry.is_local or address in ("localhost", "127.0.0.1", "::1") else address
+
+
+def _refuse_unreachable(fleet: Fleet) -> None:
+    """One wait for all dead hosts together; testinfra would wait again in every test."""
+    targets = list(fleet.targets.values())
+    with ThreadPoolExecutor(len(targets)) as pool:
+        reasons = list(pool.map(lambda target: target.check_reachable(), targets))
+    dead = [f"{target.entry.name}: {why}" for target, why in zip(targets, reasons, strict=True) if why]
+    if dead:
+        alive = ",".join(target.spec for target, why in zip(targets, reasons, strict=True) if not why)
+        hints = [f"to look at the others: --hosts {alive}"] if alive else []
+        hints += ["'make deploy' starts disposable hosts"] if bridge.is_disposable(fleet.inventory) else []
+        raise bridge.BridgeError("\n".join(["not all hosts can be tested:", *dead, *hints]))

@@ -1,0 +1,164 @@
+"""What a smoke run stands on: a virtual machine of its own, or the hosts of an inventory that is named.
+
+The steps are those of an operator: the literal commands, and clients from outside. Only the power switch of a virtual
+machine is the sandbox's.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from sandbox import hosts
+from sandbox.hosts import Host
+from tests.conftest import FLEET
+from tests.host import bridge
+from tests.host.bridge import PROJECT
+from tests.host.fleet import Fleet, connect
+from tests.host.target import Target, until
+from tests.lifecycle.conftest import Deployer, Result, pyinfra
+
+# A virtual machine that is emulated beside other work; a server with much memory to test takes as long.
+BOOT_SECONDS = 600
+_RESET = "echo b >/proc/sysrq-trigger"
+
+
+REBOOTS = "reboots"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("redoubt").addoption(
+        f"--{REBOOTS}",
+        action="store_true",
+        help="smoke run on hosts of an inventory: include what reboots them and cuts their power",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{REBOOTS}: reboots the hosts, or cuts their power; --{REBOOTS} includes it")
+
+
+def _may_reboot(config: pytest.Config) -> bool:
+    return bool(config.option.reboots) or bridge.is_disposable(config.option.inventory)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    if bridge.is_disposable(config.option.inventory):
+        return ["smoke run: on a virtual machine that is made for it"]
+    left_out = [] if _may_reboot(config) else [f"left out: what reboots the hosts (--{REBOOTS} includes it)"]
+    return [f"smoke run: on the hosts of {config.option.inventory}", *left_out]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _may_reboot(config):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(REBOOTS)])
+        items[:] = [item for item in items if not item.get_closest_marker(REBOOTS)]
+
+
+@dataclass
+class Smoke:
+    """The hosts of a run and what is done to them. ``machine`` is the disposable one, if it is that."""
+
+    inventory: str
+    options: tuple[str, ...]
+    machine: Host | None = None
+    fleet: Fleet | None = field(default=None, repr=False)
+
+    def deploy(self) -> Result:
+        """``pyinfra -y <inventory> deploy.py``"""
+        data = () if self.machine is None else ("--group-data", "inventory/group_data")
+        done = pyinfra("-y", "--json", *data, self.inventory, "deploy.py", timeout=1800)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def verify(self) -> int:
+        """``pytest tests/host --inventory <inventory>``: how many tests passed. Fails when one did not."""
+        command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", self.inventory, *self.options]
+        done = subprocess.run(
+            command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        counted = re.search(r"^=+ (\d+) passed", done.stdout, re.MULTILINE)
+        assert counted, done.stdout
+        return int(counted[1])
+
+    @property
+    def targets(self) -> list[Target]:
+        """The hosts, once they are deployed."""
+        assert self.fleet is not None, "not deployed"
+        return list(self.fleet.targets.values())
+
+    def reboot(self) -> None:
+        """Reboot all hosts in good order, and wait until they are up again."""
+        self._boot("systemctl reboot")
+
+    def cut_power(self) -> None:
+        """End all hosts at once, with whatever they had not written, and wait until they are up again."""
+        if self.machine is None:
+            self._boot(_RESET)
+            return
+        before = [(target, _boot_id(target)) for target in self.targets]
+        self.machine.kill()
+        self._hang_up()
+        self.machine.start()
+        _await_boots(before)
+
+    def _boot(self, how: str) -> None:
+        before = [(target, _boot_id(target)) for target in self.targets]
+        for target in self.targets:
+            # In the background: the connection does not outlive it.
+            target.run(f"(sleep 1; {how}) >/dev/null 2>&1 &")
+        self._hang_up()
+        _await_boots(before)
+
+    def _hang_up(self) -> None:
+        for target in self.targets:
+            target.close()
+
+
+def _boot_id(target: Target) -> str:
+    """Another one after each boot; nothing while the host does not answer."""
+    done = target.run("cat /proc/sys/kernel/random/boot_id")
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _await_boots(before: list[tuple[Target, str]]) -> None:
+    assert all(boot for _, boot in before), "a host did not answer before it was rebooted"
+
+    def is_up(target: Target, former: str) -> bool:
+        time.sleep(1)
+        return _boot_id(target) not in ("", former)
+
+    with ThreadPoolExecutor() as pool:
+        waits = [pool.submit(until, partial(is_up, target, former), BOOT_SECONDS) for target, former in before]
+        for wait in waits:
+            wait.result()
+
+
+@pytest.fixture(scope="session")
+def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
+    """The run: on the hosts of --inventory, or on a virtual machine that is made for it and removed afterwards."""
+    config = request.config
+    inventory: str = config.option.inventory
+    if not bridge.is_disposable(inventory):
+        chosen = {name: getattr(config.option, name) for name in ("writes", "disrupts")}
+        run = Smoke(inventory, tuple(f"--{name}" for name, wanted in chosen.items() if wanted))
+        yield run
+    else:
+        machine = hosts.up("lifecycle-smoke", kind="vm")
+        path = Deployer(tmp_path_factory.mktemp("smoke")).inventory(machine)
+        run = Smoke(str(path), ("--writes", "--disrupts"), machine)
+        yield run
+        machine.down()
+
+
+@pytest.fixture(scope="session")
+def deployed(smoke: Smoke, request: pytest.FixtureRequest) -> Smoke:
+    """The run after its first deploy, with clients for its hosts. Their secrets are hidden in what is printed."""
+    smoke.fleet = request.config.stash[FLEET] = connect(smoke.inventory, [])
+    return smoke

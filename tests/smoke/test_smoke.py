@@ -1,0 +1,170 @@
+"""The main job on a real machine, through a reboot and a power cut: steps that build on each other, in this order.
+
+make smoke-vm                                                        a virtual machine that is made for it
+pytest tests/smoke --inventory inventory/production.py --reboots     hosts of your own, before they are in use
+"""
+
+import operator
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+
+from tests.host.target import Target, quoted, until
+from tests.smoke.conftest import Smoke
+
+# With appendfsync everysec Redis flushes once a second, and holds writes back when a flush takes longer than two.
+FLUSH_SECONDS = 2
+LOAD_SECONDS = 8
+
+
+@dataclass
+class Kept:
+    """What was written to a host before it went down, and how to look for it."""
+
+    target: Target
+    session: str
+    jobs: list[str]
+
+    @staticmethod
+    def write(target: Target) -> "Kept":
+        """A session and some jobs, by the applications' own users and libraries."""
+        session = target.settings.session_keys.replace("*", target.mark)
+        assert target.client("sessions").set(session, target.mark, ex=7200)
+        queue = Queue(target.mark, connection=target.client("queues", decode_responses=False))
+        jobs = [queue.enqueue(operator.add, number, 1).id for number in range(10)]
+        return Kept(target, session, jobs)
+
+    def assert_there(self) -> None:
+        """Everything, with its time to live."""
+        sessions = self.target.client("sessions")
+        assert sessions.get(self.session) == self.target.mark
+        assert 0 < sessions.ttl(self.session) <= 7200
+        queue = Queue(self.target.mark, connection=self.target.client("queues", decode_responses=False))
+        assert queue.get_job_ids() == self.jobs
+        assert [job.args for job in queue.jobs] == [(number, 1) for number in range(10)]
+
+    def remove(self) -> None:
+        """Nothing of the run stays in Redis."""
+        self.target.client("sessions").delete(self.session)
+        Queue(self.target.mark, connection=self.target.client("queues", decode_responses=False)).delete()
+
+
+@dataclass
+class Load:
+    """A client that appends numbers to a list, one after the other, and notes when each was acknowledged."""
+
+    client: Redis
+    key: str
+    acknowledged: list[float] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Until it is stopped, or Redis is gone."""
+        try:
+            while not self.stopped.is_set():
+                self.client.rpush(self.key, len(self.acknowledged))
+                self.acknowledged.append(time.monotonic())
+        except (RedisError, OSError, ValueError):
+            # The last is redis-py's word for a connection that was closed under it.
+            return
+
+
+@contextmanager
+def under_load(targets: list[Target]) -> Iterator[list[Load]]:
+    """Clients that write to all hosts meanwhile."""
+    loads = [Load(target.client("queues"), f"rq:{target.mark}-load") for target in targets]
+    threads = [threading.Thread(target=load.run) for load in loads]
+    for thread in threads:
+        thread.start()
+    try:
+        yield loads
+    finally:
+        for load, thread in zip(loads, threads, strict=True):
+            load.stopped.set()
+            thread.join()
+
+
+def assert_healthy_by_itself(smoke: Smoke) -> None:
+    """Nobody started it: the engine did, at boot."""
+    for target in smoke.targets:
+        until(partial(_is_healthy, target), 120)
+
+
+def _is_healthy(target: Target) -> bool:
+    engine = target.host.run(f"docker inspect {quoted(target.settings.redis_name)}")
+    return engine.rc == 0 and bool(target.inspect()["State"]["Health"]["Status"] == "healthy")
+
+
+def test_a_bare_host_is_deployed(smoke: Smoke) -> None:
+    result = smoke.deploy()
+    assert result.returncode == 0, result.stderr
+
+
+def test_it_is_as_the_settings_say(deployed: Smoke) -> None:
+    assert deployed.verify() > 0
+
+
+def test_a_second_deploy_changes_nothing(deployed: Smoke) -> None:
+    again = deployed.deploy()
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+    assert again.operations
+
+
+@pytest.mark.reboots
+def test_after_a_reboot_redis_is_back_by_itself_with_its_data(deployed: Smoke) -> None:
+    kept = [Kept.write(target) for target in deployed.targets]
+    deployed.reboot()
+    assert_healthy_by_itself(deployed)
+    for one in kept:
+        one.assert_there()
+        one.remove()
+
+
+@pytest.mark.reboots
+def test_after_a_reboot_everything_is_as_the_settings_say(deployed: Smoke) -> None:
+    """The kernel's settings are still in force, for one."""
+    assert deployed.verify() > 0
+
+
+@pytest.mark.reboots
+def test_after_a_power_cut_redis_is_back_by_itself_with_all_that_was_flushed(
+    deployed: Smoke, request: pytest.FixtureRequest
+) -> None:
+    """Under write load. What was acknowledged before the last flush is there, whole and in order."""
+    kept = [Kept.write(target) for target in deployed.targets]
+    with under_load(deployed.targets) as loads:
+        time.sleep(LOAD_SECONDS)
+        cut = time.monotonic()
+        deployed.cut_power()
+    assert_healthy_by_itself(deployed)
+    for target, one, load in zip(deployed.targets, kept, loads, strict=True):
+        one.assert_there()
+        one.remove()
+        there = target.client("queues").lrange(load.key, 0, -1)
+        target.client("queues").delete(load.key)
+        assert there == [str(number) for number in range(len(there))], "a write is missing before one that is there"
+        flushed = [moment for moment in load.acknowledged if moment < cut - FLUSH_SECONDS]
+        assert flushed, "nothing was written"
+        assert len(there) >= len(flushed)
+        written = len(load.acknowledged)
+        request.config.get_terminal_writer().line(
+            f"\n{target.entry.name}: {written} writes in {LOAD_SECONDS} s, {max(0, written - len(there))} of them lost"
+        )
+
+
+@pytest.mark.reboots
+def test_after_a_power_cut_everything_is_as_the_settings_say(deployed: Smoke) -> None:
+    assert deployed.verify() > 0
+
+
+def test_a_last_deploy_changes_nothing(deployed: Smoke) -> None:
+    again = deployed.deploy()
+    assert (again.returncode, again.changed) == (0, []), again.stderr
