@@ -13,8 +13,9 @@ from pathlib import Path
 import docker
 import requests
 
-from sandbox import building, cleaning, engine, hosts, ssh
+from sandbox import building, cleaning, engine, hosts, ssh, vm
 from sandbox.common import ROOT, SandboxError, lock, say
+from sandbox.hosts import Host
 
 
 def main() -> int:
@@ -46,7 +47,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
     verb = verbs.add_parser("up", help="make or start a host, and whatever that needs")
     verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
-    verb.add_argument("--kind", default="container", choices=["container", "vm"])
+    verb.add_argument("--kind", default="", choices=["container", "vm"], help="default: container, where one can run")
     verb.add_argument("--image", default="", choices=["host", "bare"], help="bare: without a container engine")
     verb.set_defaults(verb=_up)
 
@@ -63,6 +64,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     verb.set_defaults(verb=_list)
 
     verb = verbs.add_parser("run", help="run a command with the default host up: run -- CMD")
+    verb.add_argument("--no-host", action="store_true", help="only with the Redis image built")
     verb.set_defaults(verb=_run)
 
     verb = verbs.add_parser("howto", help="how to go on from here")
@@ -74,11 +76,29 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _up(arguments: argparse.Namespace, _: list[str]) -> int:
-    host = hosts.up(arguments.name, kind=arguments.kind, image=arguments.image)
-    with lock():
-        building.ensure_redis(engine.ensure())
+    host = _host_up(arguments.name, arguments.kind, arguments.image)
+    _build_redis(host)
     say(host.name, f"is up: {host.address or 'a virtual machine'}, SSH on 127.0.0.1:{host.ssh_port}")
     return 0
+
+
+def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host:
+    """The host, as a container where nothing else is asked for and one can run."""
+    if not kind and not any(host.name == name for host in hosts.load()) and engine.is_impossible():
+        say(name, "no container engine can be started here: this is an unprivileged container (root may not mount)")
+        say(name, "taking a virtual machine instead, whose engine builds the images, too")
+        kind, image = "vm", image or "host"
+    return hosts.up(name, kind=kind or "container", image=image)
+
+
+def _build_redis(host: Host | None) -> None:
+    """Build the Redis image: by the machine's engine, or where it can have none, by that of its virtual machine."""
+    with lock():
+        if host is not None and host.kind == "vm" and host.image == "host" and engine.is_impossible():
+            with vm.engine(host) as client:
+                building.ensure_redis(client)
+        else:
+            building.ensure_redis(engine.ensure())
 
 
 def _down(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -106,16 +126,14 @@ def _list(arguments: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def _run(_: argparse.Namespace, command: list[str]) -> int:
+def _run(arguments: argparse.Namespace, command: list[str]) -> int:
     """Run a command against the default host; afterwards stop what did not run before."""
     if not command:
         raise SandboxError("nothing to run: python -m sandbox run -- COMMAND")
     engine_ran = engine.is_running()
     ran = {host.name for host in hosts.load() if host.is_running()}
     try:
-        hosts.up()
-        with lock():
-            building.ensure_redis(engine.ensure())
+        _build_redis(None if arguments.no_host else _host_up())
         environment = ssh.environment()
         # The programs of this environment come first, whether or not it was activated.
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -130,8 +148,9 @@ def _run(_: argparse.Namespace, command: list[str]) -> int:
 
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
+    at = f" at {host.address}" if host.address else " as a virtual machine"
     print(f"""
-{host.name} is up at {host.address}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs
+{host.name} is up{at}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs
 are above. To use them from here: ssh -F .sandbox/ssh_config -N -L 6379:127.0.0.1:6379 {host.name}
 
   make ssh                      a root shell there

@@ -46,44 +46,51 @@ class Image:
         return self.directory / "initrd.img"
 
 
-def ensure() -> Image:
-    """The image of the present recipe; made if need be, in half a minute."""
+# What is on the disk of each image, and what is run in it.
+_PACKAGES = {
+    "bare": ("host/packages", "vm/packages"),
+    "host": ("host/packages", "host/engine-packages", "vm/packages"),
+}
+_SETUPS = ("host/setup.sh", "vm/setup.sh")
+
+
+def ensure(name: str) -> Image:
+    """The image `bare`, or `host` with a container engine, by its present recipe; made if need be, in half a minute."""
     if os.geteuid() != 0:
         raise SandboxError("only root can make the disk of a virtual machine: run this as root on Debian or Ubuntu")
-    image = Image(_IMAGES / _recipe())
+    image = Image(_IMAGES / f"{name}-{_recipe(name)}")
     if not image.directory.exists():
-        # Of a former recipe, or of an attempt that was interrupted.
-        shutil.rmtree(_IMAGES, ignore_errors=True)
-        unfinished = Image(_IMAGES / "unfinished")
+        for former in _IMAGES.glob(f"{name}-*"):
+            shutil.rmtree(former)
+        unfinished = Image(_IMAGES / f"{name}-unfinished")
         unfinished.directory.mkdir(parents=True)
-        _make(unfinished)
+        _make(unfinished, name)
         unfinished.directory.rename(image.directory)
     return image
 
 
-def _recipe() -> str:
-    """A digest of all that goes into the image, but for the packages' versions."""
+def _recipe(name: str) -> str:
+    """A digest of all that goes into an image, but for the packages' versions."""
     digest = hashlib.sha256(f"{base.SUITE} {_SIZE}".encode())
-    for directory in ("host", "vm"):
-        for name in ("packages", "setup.sh"):
-            digest.update((_RECIPES / directory / name).read_bytes())
+    for path in (*_PACKAGES[name], *_SETUPS):
+        digest.update((_RECIPES / path).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _make(image: Image) -> None:
+def _make(image: Image, name: str) -> None:
     root = image.directory / "root"
-    packages = [package for name in ("host", "vm") for package in (_RECIPES / name / "packages").read_text().split()]
-    setups = [f"--customize-hook=chroot \"$1\" sh <'{_RECIPES / name / 'setup.sh'}'" for name in ("host", "vm")]
+    packages = [package for path in _PACKAGES[name] for package in (_RECIPES / path).read_text().split()]
+    setups = [f"--customize-hook=chroot \"$1\" sh <'{_RECIPES / path}'" for path in _SETUPS]
     base.debian(
         root,
         "minbase",
         f"--include={','.join(packages)}",
         *setups,
         topic="vm",
-        text=f"making a disk from Debian's archive ({base.SUITE})",
+        text=f"making the disk `{name}` from Debian's archive ({base.SUITE})",
     )
-    for name, path in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
-        (found,) = root.glob(f"boot/{name}-*")
+    for file, path in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
+        (found,) = root.glob(f"boot/{file}-*")
         shutil.copy(found, path)
     env = toolbox.provide({"mke2fs": "e2fsprogs"})
     mke2fs = [str(toolbox.find("mke2fs")), "-q", "-t", "ext4", "-d", str(root), str(image.disk), _SIZE]

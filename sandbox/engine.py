@@ -199,15 +199,25 @@ def _refuse_if_impossible() -> None:
             "no Docker engine answers, and only root can start one: run this as root, or "
             "start Docker and make yourself a member of the group `docker`"
         )
+    if not _may_mount():
+        raise SandboxError(
+            "no Docker engine answers, and none can be started: root may not mount here, so this is an "
+            "unprivileged container. Use a machine or a container with --privileged, or a virtual machine: "
+            "`python -m sandbox up NAME --kind vm --image host`"
+        )
+
+
+def is_impossible() -> bool:
+    """Whether no engine answers and even root can start none, as in an unprivileged container."""
+    return answering() is None and os.geteuid() == 0 and Path("/proc/self/ns").exists() and not _may_mount()
+
+
+def _may_mount() -> bool:
     with tempfile.TemporaryDirectory() as where:
-        probe = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", where], capture_output=True, text=True, check=False)
-        if probe.returncode != 0:
-            raise SandboxError(
-                "no Docker engine answers, and none can be started: root may not mount here, so this "
-                "is an unprivileged container. Use a machine, or a container with --privileged.\n"
-                f"{probe.stderr.strip()}"
-            )
+        if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", where], capture_output=True, check=False).returncode != 0:
+            return False
         subprocess.run(["umount", where], check=True)
+    return True
 
 
 def _remember_machine() -> dict[str, Any]:

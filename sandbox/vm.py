@@ -12,11 +12,14 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import docker
+
 from sandbox import disk, identity, ssh
-from sandbox.common import STATE, SandboxError, say, tail, wait_until
+from sandbox.common import STATE, SandboxError, runtime_dir, say, tail, wait_until
 from sandbox.disk import Image
 from sandbox.hosts import Host
 from sandbox.identity import File
@@ -35,9 +38,7 @@ _MACHINES = STATE / "machines"
 
 def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     """Make the machine's disk, and what tells it at its first boot who it is."""
-    if host.image != "bare":
-        raise SandboxError(f"there is no virtual machine of image {host.image!r}, only of `bare`")
-    image = disk.ensure()
+    image = disk.ensure(host.image)
     disk.qemu()
     remove(host)  # what an interrupted attempt may have left
     directory = _directory(host)
@@ -100,6 +101,24 @@ def is_running(host: Host) -> bool:
 def diagnose(host: Host) -> str:
     """The end of what it wrote to its serial console, over all of its boots."""
     return tail(_console(host), lines=40)
+
+
+@contextmanager
+def engine(host: Host) -> Iterator[docker.DockerClient]:
+    """The container engine in a machine of image `host`, for a machine below it that can run none itself."""
+    path = runtime_dir() / f"{host.name}-docker.sock"
+    path.unlink(missing_ok=True)
+    # A connection of its own, which ends with the process.
+    forward = ssh.command(host.name, "-o", "ControlPath=none", "-N", "-L", f"{path}:/run/docker.sock")
+    process = subprocess.Popen(forward, env=ssh.environment(), stdin=subprocess.DEVNULL)
+    try:
+        if not wait_until(host.name, "waiting for its engine", path.exists, 60):
+            raise SandboxError(f"the engine in {host.name} is not reached over SSH")
+        yield docker.DockerClient(base_url=f"unix://{path}", version="auto", timeout=600)
+    finally:
+        process.terminate()
+        process.wait()
+        path.unlink(missing_ok=True)
 
 
 def has_kvm() -> bool:
