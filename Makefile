@@ -14,7 +14,7 @@ quoted = '$(subst ','\'',$(value $(1)))'
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## install what the project itself needs, into .venv
@@ -31,6 +31,10 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 .PHONY: test
 test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
 	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest tests/ "$$@"' pytest $(ARGS)
+
+.PHONY: smoke-vm
+smoke-vm: $(STAMP) ## deploy to a virtual machine, reboot it, cut its power; verify each time
+	@$(SANDBOX) run --no-host -- pytest tests/smoke --exitfirst --durations=12 $(ARGS)
 
 .PHONY: ssh
 ssh: $(STAMP) ## a root shell on the disposable host, or CMD='a command'; HOST=name for another

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import paramiko
 import pytest
 
 from sandbox import __main__ as command_line
-from sandbox import base, building, common, container, hosts, identity, images, network, ssh
+from sandbox import base, building, common, container, disk, hosts, identity, images, network, ssh, vm
 from sandbox.common import SandboxError
 
 # /proc/net/route of a machine with one network card: a default route, then the card's own subnet.
@@ -180,6 +182,45 @@ class TestIdentity:
             {file.path: file.text for file in identity.files(ssh.generate(), "")}["/etc/machine-id"] for _ in range(2)
         )
         assert first != second
+
+
+class TestVirtualMachine:
+    HOST = hosts.Host("try-1", "vm", "bare", 22001)
+
+    def options(self, *, kvm: bool) -> list[str]:
+        image = disk.Image(Path("/there"))
+        return vm.command(self.HOST, image, Path("/log/console"), Path("/there/qemu.pid"), kvm=kvm)
+
+    def test_it_is_reached_on_the_loopback_alone(self) -> None:
+        (network,) = [option for option in self.options(kvm=True) if option.startswith("user,")]
+        assert network == "user,id=net,hostfwd=tcp:127.0.0.1:22001-:22"
+
+    @pytest.mark.parametrize(("kvm", "accelerator"), [(True, "kvm"), (False, "tcg,thread=multi")])
+    def test_it_is_emulated_where_the_processor_cannot_run_it(self, kvm: bool, accelerator: str) -> None:
+        options = self.options(kvm=kvm)
+        assert options[options.index("-accel") + 1] == accelerator
+
+    def test_its_keys_are_in_no_argument(self) -> None:
+        pair = ssh.generate()
+        credential = vm.tmpfiles(identity.files(pair, "ssh-ed25519 AAAA\n"))
+        lines = {fields[1]: fields for fields in map(str.split, credential.splitlines())}
+        assert lines["/etc/ssh/ssh_host_ed25519_key"][2:5] == ["0600", "0", "0"]
+        assert base64.b64decode(lines["/etc/ssh/ssh_host_ed25519_key"][-1]).decode() == pair.private
+        assert lines["/home/operator/.ssh/authorized_keys"][3] == "1000"
+        assert not [option for option in self.options(kvm=True) if "AAAA" in option or "PRIVATE" in option]
+
+    def test_its_disk_is_made_again_when_a_recipe_changes_and_only_then(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipes = tmp_path / "images"
+        shutil.copytree(Path(disk.__file__).parent / "images", recipes)
+        monkeypatch.setattr(disk, "_RECIPES", recipes)
+        before = {name: disk._recipe(name) for name in ("bare", "host")}
+        assert {name: disk._recipe(name) for name in before} == before
+        (recipes / "host/engine-packages").write_text("docker.io\n")
+        assert {name for name in before if disk._recipe(name) != before[name]} == {"host"}
+        (recipes / "vm/setup.sh").write_text("true\n")
+        assert {name for name in before if disk._recipe(name) != before[name]} == {"bare", "host"}
 
 
 class TestHosts:
