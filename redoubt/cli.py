@@ -123,7 +123,9 @@ def _end_in_words() -> None:
 
     def report() -> None:
         seconds = time.monotonic() - started
-        echo(f"--> {ssh.commands_sent} SSH commands, {seconds:.1f} s", err=True)
+        # None are seen of hosts on this machine, and of those whose data has no transport of ours.
+        sent = f"{ssh.commands_sent} SSH commands, " if ssh.commands_sent else ""
+        echo(f"--> {sent}{seconds:.1f} s", err=True)
 
     def interrupted(signum: int, frame: FrameType | None) -> None:
         echo("--> interrupted: hosts may be changed in part; run the same command again to finish", err=True)

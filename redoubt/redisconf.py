@@ -56,6 +56,8 @@ def directives(settings: Settings) -> Sections:
             "rdb-save-incremental-fsync": _yes(s.redis_incremental_fsync),
             "appendonly": _yes(s.redis_appendonly),
             "appendfsync": s.redis_appendfsync,
+            # After a power cut the last write may be there in part: Redis starts without it, and says so in its log.
+            "aof-load-truncated": "yes",
             "aof-rewrite-incremental-fsync": _yes(s.redis_incremental_fsync),
             "auto-aof-rewrite-percentage": str(s.redis_auto_aof_rewrite_percentage),
             "auto-aof-rewrite-min-size": str(s.redis_auto_aof_rewrite_min_size),

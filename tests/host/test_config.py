@@ -48,6 +48,8 @@ PROMISED: dict[str, Callable[[Settings], str]] = {
     "stop-writes-on-bgsave-error": _always("yes"),
     "rdb-save-incremental-fsync": _yes("redis_incremental_fsync"),
     "appendonly": _yes("redis_appendonly"),
+    # A log of writes that a power cut tore is no reason to stay down.
+    "aof-load-truncated": _always("yes"),
     "appendfsync": _is("redis_appendfsync"),
     "aof-rewrite-incremental-fsync": _yes("redis_incremental_fsync"),
     "auto-aof-rewrite-percentage": _is("redis_auto_aof_rewrite_percentage"),

@@ -42,6 +42,23 @@ def test_transactions_and_scripts_outlive_a_crash(host: Host, deployer: Deployer
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
+def test_a_log_of_writes_that_was_torn_is_mended_at_the_next_start(deployed: Host, deployer: Deployer) -> None:
+    """As a power cut may leave it, with the last write there in part: without a hand on it, and not without a word."""
+    redis = Instance(deployed, deployer.secrets(deployed))
+    kept = uuid4().hex
+    redis.call(f"SET rq:torn {kept}", "SET rq:last x", user="queues")
+    deployed.run(
+        "docker kill redis && truncate --size=-3 $(ls /srv/redis/data/appendonlydir/*.incr.aof | tail -n 1) && "
+        ">/srv/redis/logs/redis.log && docker start redis",
+        check=True,
+    )
+    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
+    assert redis.call("GET rq:torn", user="queues") == [kept]
+    assert "loaded anyway because aof-load-truncated is enabled" in deployed.run("cat /srv/redis/logs/redis.log").stdout
+    again = deployer.deploy(deployed)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
 def test_where_the_default_user_is_on_nobody_can_write_what_would_be_lost(host: Host, deployer: Deployer) -> None:
     assert deployer.deploy(host, redis_default_user=True).returncode == 0
     redis = Instance(host, deployer.secrets(host))
