@@ -53,7 +53,8 @@ HUGE_PAGES = Knob(THP, "madvise", "Transparent huge pages make a save copy far m
 KNOBS = (*SYSCTLS, HUGE_PAGES)
 
 SYSCTL_FILE = "/etc/sysctl.d/99-redoubt.conf"
-TMPFILES_FILE = "/etc/tmpfiles.d/redoubt.conf"
+# Early by its name: of several lines for one path systemd-tmpfiles keeps the first; of sysctl.d the last one wins.
+TMPFILES_FILE = "/etc/tmpfiles.d/00-redoubt.conf"
 
 # What a new network namespace starts with (kernel 5.4 and later): Redis's own listens in one.
 DEFAULT_SOMAXCONN = 4096

@@ -17,6 +17,9 @@ from sandbox import building, cleaning, engine, hosts, ssh, vm
 from sandbox.common import ROOT, SandboxError, lock, say
 from sandbox.hosts import Host
 
+# Seconds that a command has to remove its hosts when it is called off.
+_CLEANUP = 180
+
 
 def main() -> int:
     """Run one verb; return its exit code."""
@@ -77,7 +80,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _up(arguments: argparse.Namespace, _: list[str]) -> int:
     host = _host_up(arguments.name, arguments.kind, arguments.image)
-    _build_redis(host)
+    _build_redis()
     say(host.name, f"is up: {host.address or 'a virtual machine'}, SSH on 127.0.0.1:{host.ssh_port}")
     return 0
 
@@ -88,17 +91,22 @@ def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host
         say(name, "no container engine can be started here: this is an unprivileged container (root may not mount)")
         say(name, "taking a virtual machine instead, whose engine builds the images, too")
         kind, image = "vm", image or "host"
-    return hosts.up(name, kind=kind or "container", image=image)
+    return hosts.up(name, kind=kind, image=image)
 
 
-def _build_redis(host: Host | None) -> None:
-    """Build the Redis image: by the machine's engine, or where it can have none, by that of its virtual machine."""
+def _build_redis() -> None:
+    """Build the Redis image: by the machine's engine, or where it can have none, by that of a virtual machine."""
     with lock():
-        if host is not None and host.kind == "vm" and host.image == "host" and engine.is_impossible():
-            with vm.engine(host) as client:
-                building.ensure_redis(client)
-        else:
+        if not engine.is_impossible():
             building.ensure_redis(engine.ensure())
+            return
+        able = [host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()]
+        if not able:
+            raise SandboxError(
+                "no container engine can run here, and none runs in a virtual machine: `make deploy` starts one"
+            )
+        with vm.engine(able[0]) as client:
+            building.ensure_redis(client)
 
 
 def _down(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -133,21 +141,51 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
     engine_ran = engine.is_running()
     ran = {host.name for host in hosts.load() if host.is_running()}
     try:
-        _build_redis(None if arguments.no_host else _host_up())
+        if not arguments.no_host:
+            _host_up()
+        _build_redis()
         environment = ssh.environment()
         # The programs of this environment come first, whether or not it was activated.
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        return _wait_for(subprocess.Popen(command, cwd=ROOT, env=environment))
     finally:
         for host in hosts.load():
             if host.name not in ran and host.is_running():
-                host.stop()
+                _end(host)
         if not engine_ran:
             engine.stop()
 
 
+def _wait_for(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a command. When this one is called off the command is, too, and has the time to clean up."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal told both.
+        return process.wait()
+    except SystemExit:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_CLEANUP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
+def _end(host: Host) -> None:
+    """Stop a host, in good order if it can be: the others and the engine must be stopped as well."""
+    try:
+        host.stop()
+    except SandboxError as error:
+        say(host.name, f"does not stop, so its power is cut: {error}")
+        host.kill()
+
+
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
+    # Its tests break and mend containers.
+    test = "  make test                     prove it; disposable hosts of the tests' own are broken and mended\n"
+    test = "" if engine.is_impossible() else test
     at = f" at {host.address}" if host.address else " as a virtual machine"
     print(f"""
 {host.name} is up{at}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs
@@ -155,8 +193,7 @@ are above. To use them from here: ssh -F .sandbox/ssh_config -N -L 6379:127.0.0.
 
   make ssh                      a root shell there
   make ssh CMD='docker ps'      one command there
-  make test                     prove it; disposable hosts of the tests' own are broken and mended
-  .venv/bin/pytest tests/host   only look whether this one is as it should be
+{test}  .venv/bin/pytest tests/host   only look whether this one is as it should be
   make clean                    remove it, and everything else that was made here
 """)
     return 0

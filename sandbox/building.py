@@ -19,11 +19,13 @@ import docker
 from docker.models.images import Image
 
 from sandbox import base, images
-from sandbox.common import HEARTBEAT, LABELS, PREFIX, STATE, SandboxError, events, say, shorten, tail
+from sandbox.common import HEARTBEAT, ID, LABELS, PREFIX, STATE, SandboxError, events, say, shorten, tail
 from sandbox.images import Archive
 
 _RECIPES = Path(__file__).parent / "images"
 _RECIPE_LABEL = "redoubt.recipe"
+# Not the label by which containers are removed: a Redis that runs from the image would have it, too.
+_CHECKOUT_LABEL = "redoubt.checkout"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -113,8 +115,8 @@ def remove(client: docker.DockerClient) -> None:
         for tag in image.tags:
             if tag.startswith(f"{PREFIX}/"):
                 client.images.remove(tag)
-    # Those of former recipes lost their names to newer ones. One that is in use is some other checkout's.
-    for image in client.images.list(filters={"dangling": True, "label": _RECIPE_LABEL}):
+    # Those of former recipes lost their names to newer ones. One that is in use is somebody else's.
+    for image in client.images.list(filters={"dangling": True, "label": f"{_CHECKOUT_LABEL}={ID}"}):
         with suppress(docker.errors.APIError):
             client.images.remove(str(image.id))
 
@@ -154,7 +156,7 @@ def _build(
         tag=reference,
         target=target,
         buildargs={"BASE": base.REFERENCE, **base.mirrors()},
-        labels={_RECIPE_LABEL: recipe, **(labels or {})},
+        labels={_RECIPE_LABEL: recipe, _CHECKOUT_LABEL: ID, **(labels or {})},
         # The machine's own network: its name servers, proxies and mtu hold without translation.
         network_mode="host",
         rm=True,

@@ -101,6 +101,26 @@ def run_logged(
         raise SandboxError(f"{text}: exit code {process.returncode}\n{tail(log)}")
 
 
+def running(pidfile: Path, argument: str) -> int | None:
+    """The process id in a file, if a process runs under it that was given this argument.
+
+    A pid alone proves nothing: after a crash it may be somebody else's.
+    """
+    try:
+        pid = int(pidfile.read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if argument in arguments_of(pid) else None
+
+
+def arguments_of(pid: int | str) -> list[str]:
+    """The arguments of a process; none of one that is not there."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
 def tail(log: Path, lines: int = 15) -> str:
     """The end of a log file, indented, under its name."""
     text = log.read_text(errors="replace").splitlines() if log.exists() else []

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
-import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,8 @@ _SETUPS = ("host/setup.sh", "vm/setup.sh")
 
 def ensure(name: str) -> Image:
     """The image `bare`, or `host` with a container engine, by its present recipe; made if need be, in half a minute."""
+    if platform.machine() != "x86_64":
+        raise SandboxError(f"there are virtual machines for x86_64 only, and this machine is {platform.machine()}")
     if os.geteuid() != 0:
         raise SandboxError("only root can make the disk of a virtual machine: run this as root on Debian or Ubuntu")
     image = Image(_IMAGES / f"{name}-{_recipe(name)}")
@@ -124,4 +126,4 @@ def qemu() -> list[str]:
 
 def copy(image: Image, target: Path) -> None:
     """Copy an image's disk, without the nothing that most of it holds."""
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", image.disk, target], check=True)
+    run_logged("vm", "copying the disk", ["cp", "--sparse=always", "--reflink=auto", image.disk, target], timeout=300)

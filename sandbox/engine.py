@@ -23,7 +23,19 @@ import docker
 import requests
 
 from sandbox import network, toolbox
-from sandbox.common import PREFIX, RUNTIME, STATE, SandboxError, run_logged, runtime_dir, say, tail, wait_until
+from sandbox.common import (
+    PREFIX,
+    RUNTIME,
+    STATE,
+    SandboxError,
+    arguments_of,
+    run_logged,
+    running,
+    runtime_dir,
+    say,
+    tail,
+    wait_until,
+)
 
 _SOCKET = RUNTIME / "docker.sock"
 _PIDFILE = RUNTIME / "dockerd.pid"
@@ -124,19 +136,7 @@ def remove() -> None:
 
 def _pid() -> int | None:
     """The process id of our own dockerd, None if it does not run."""
-    try:
-        pid = int(_PIDFILE.read_text())
-    except (OSError, ValueError):
-        return None
-    # A pid alone proves nothing: after a crash it may be somebody else's.
-    return pid if f"--pidfile={_PIDFILE}" in _command(pid) else None
-
-
-def _command(pid: int | str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
+    return running(_PIDFILE, f"--pidfile={_PIDFILE}")
 
 
 def start() -> None:
@@ -209,7 +209,9 @@ def _refuse_if_impossible() -> None:
 
 def is_impossible() -> bool:
     """Whether no engine answers and even root can start none, as in an unprivileged container."""
-    return answering() is None and os.geteuid() == 0 and Path("/proc/self/ns").exists() and not _may_mount()
+    if os.environ.get("DOCKER_HOST") or os.geteuid() != 0 or not Path("/proc/self/ns").exists():
+        return False
+    return answering() is None and not _may_mount()
 
 
 def _may_mount() -> bool:
@@ -299,7 +301,7 @@ def _end_leftovers() -> None:
 
 
 def _is_keeper(pid: str) -> bool:
-    return any(str(RUNTIME / "exec") in word for word in _command(pid))
+    return any(str(RUNTIME / "exec") in word for word in arguments_of(pid))
 
 
 def _remove_cgroups() -> bool:

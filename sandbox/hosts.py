@@ -201,18 +201,24 @@ def get(name: str) -> Host:
     raise SandboxError(f"there is no host {name} (there are: {there}); `python -m sandbox up {name}`")
 
 
-def up(name: str = DEFAULT, *, kind: str = "container", image: str = "") -> Host:
+def up(name: str = DEFAULT, *, kind: str = "", image: str = "") -> Host:
     """Make the host if there is none of this name, start it if it is stopped; wait for it.
 
-    `kind` is `container` or `vm`. `image` is `host`, or `bare` for one without a container engine, as a virtual
-    machine always is; a host that is there already keeps what it has.
+    `kind` is `container` or `vm`. `image` is `host`, or `bare` for one without a container engine. By default it is
+    a container of image `host`, and a virtual machine is `bare`. A host that is there stays what it is; one that is
+    asked for as something else is an error.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
         raise SandboxError(f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens")
     with lock():
         host = next((host for host in load() if host.name == name), None)
         if host is None:
-            host = _create(name, kind, image or ("bare" if kind == "vm" else "host"))
+            host = _create(name, kind or "container", image or ("bare" if kind == "vm" else "host"))
+        elif (kind or host.kind, image or host.image) != (host.kind, host.image):
+            raise SandboxError(
+                f"{name} is there already, as a {host.kind} of image `{host.image}`: "
+                f"`python -m sandbox down {name}` first, or choose another name"
+            )
     host.start()
     return host
 

@@ -144,7 +144,8 @@ def unplug() -> None:
         for table, chain, *match in remembered["rules"]:
             _iptables("-t", table, "-D", chain, *match)
         for table in set(remembered["absent"]) & _tables():
-            if is_unused(_run("nft", "--json", "list", "table", "ip", table).stdout):
+            listing = _run("nft", "--json", "list", "table", "ip", table)
+            if listing.returncode == 0 and is_unused(listing.stdout):
                 _run("nft", "delete", "table", "ip", table)
         _RULES.unlink()
 

@@ -13,13 +13,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
 
 from sandbox import disk, identity, ssh
-from sandbox.common import STATE, SandboxError, runtime_dir, say, tail, wait_until
+from sandbox.common import STATE, SandboxError, run_logged, running, runtime_dir, tail, wait_until
 from sandbox.disk import Image
 from sandbox.hosts import Host
 from sandbox.identity import File
@@ -43,7 +43,6 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     remove(host)  # what an interrupted attempt may have left
     directory = _directory(host)
     directory.mkdir(parents=True)
-    say(host.name, "copying the disk")
     disk.copy(image, directory / "disk.raw")
     for name in ("vmlinuz", "initrd.img"):
         shutil.copy(image.directory / name, directory / name)
@@ -60,19 +59,20 @@ def start(host: Host) -> None:
         raise SandboxError(f"{host.name} has lost its disk: `python -m sandbox down {host.name}`, then `up`")
     _console(host).parent.mkdir(parents=True, exist_ok=True)
     options = command(host, Image(directory), _console(host), _pidfile(host), kvm=has_kvm())
-    say(host.name, "switching on, with KVM" if has_kvm() else "switching on, emulated: this takes its time")
-    done = subprocess.run([*disk.qemu(), *options], capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
+    how = "switching on, with KVM" if has_kvm() else "switching on, emulated: this takes its time"
+    try:
+        run_logged(host.name, how, [*disk.qemu(), *options], timeout=60)
+    except SandboxError as error:
         raise SandboxError(
-            f"QEMU does not start {host.name}: {done.stderr.strip()}\n"
-            f"If its port was taken meanwhile, `python -m sandbox down {host.name}` and `up` again."
-        )
+            f"{error}\nIf its port was taken meanwhile, `python -m sandbox down {host.name}` and `up` again."
+        ) from None
 
 
 def stop(host: Host) -> None:
     """Have systemd shut everything down, and wait until the machine is off."""
     # The connection ends with the machine: what ssh says of that is of no use.
-    host.run("systemctl poweroff", timeout=_SHUTDOWN)
+    with suppress(subprocess.TimeoutExpired):
+        host.run("systemctl poweroff", timeout=_SHUTDOWN)
     ssh.hang_up(host.name)
     if not wait_until(host.name, "waiting for it to shut down", lambda: not is_running(host), _SHUTDOWN):
         raise SandboxError(f"{host.name} did not shut down within {_SHUTDOWN} s\n{diagnose(host)}")
@@ -82,7 +82,8 @@ def kill(host: Host) -> None:
     """Cut the power: what the machine had not written to its disk is lost."""
     pid = _pid(host)
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGKILL)
         if not wait_until(host.name, "waiting for its end", lambda: not is_running(host), 30):
             raise SandboxError(f"QEMU (pid {pid}) cannot be ended")
 
@@ -165,13 +166,7 @@ def _hosts(host: Host) -> File:
 
 def _pid(host: Host) -> int | None:
     """The process id of the machine's QEMU, None if it does not run."""
-    try:
-        pid = int(_pidfile(host).read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except (OSError, ValueError):
-        return None
-    # A pid alone proves nothing: after a crash it may be somebody else's.
-    return pid if str(_pidfile(host)) in words else None
+    return running(_pidfile(host), str(_pidfile(host)))
 
 
 def _directory(host: Host) -> Path:

@@ -150,6 +150,7 @@ def ssh_config(entries: Iterable[Entry], sockets: Path, given: Path | None = Non
     common = """\
 Host *
   BatchMode yes
+  ConnectTimeout 10
   ControlMaster auto
   ControlPersist 60
   ServerAliveInterval 5

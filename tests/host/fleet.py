@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.host import bridge
-from tests.host.target import Target, expectations
+from tests.host.target import Target, expectations, listens
 
 
 @dataclass
@@ -42,7 +42,7 @@ def connect(inventory: str, specs: list[str], given: Path | None = None) -> Flee
     fleet = Fleet(inventory, Path(tempfile.mkdtemp(prefix="rd-", dir="/tmp")))
     try:
         _fill(fleet, chosen, given)
-    except bridge.BridgeError:
+    except BaseException:
         fleet.hang_up()
         raise
     return fleet
@@ -82,13 +82,20 @@ def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, bridge.Entry]]:
 
 
 def _outside(entry: bridge.Entry, disposable: bool) -> str | None:
-    """The address at which others reach a host. SSH to a disposable one goes to a port of this machine."""
+    """The address at which others reach a host; None where this machine does not, so that no silence proves anything."""
+    address, port = _address(entry, disposable)
+    return address if address and listens(address, port) else None
+
+
+def _address(entry: bridge.Entry, disposable: bool) -> tuple[str | None, int]:
+    """A host's own address and its port for SSH. SSH to a disposable one goes to a port of this machine."""
     if disposable:
         from sandbox import hosts
 
-        return next((host.address for host in hosts.load() if host.name == entry.name), None)
+        return next((host.address for host in hosts.load() if host.name == entry.name), None), 22
     address = str(entry.data.get("ssh_hostname") or entry.name)
-    return None if entry.is_local or address in ("localhost", "127.0.0.1", "::1") else address
+    here = entry.is_local or address in ("localhost", "127.0.0.1", "::1")
+    return None if here else address, int(entry.data.get("ssh_port") or 22)
 
 
 def _refuse_unreachable(fleet: Fleet) -> None:

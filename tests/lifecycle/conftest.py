@@ -157,6 +157,9 @@ class Deployer:
             )
             for host in targets
         ]
+        group_data = self.directory / "group_data"
+        if not group_data.exists():
+            group_data.symlink_to(ROOT / "inventory" / "group_data")
         path = self.directory / f"{'+'.join(host.name for host in targets)}.py"
         path.write_text(f"hosts = {entries!r}\n")
         return path
@@ -174,7 +177,7 @@ class Deployer:
         self, targets: tuple[Host, ...], arguments: tuple[str, ...], settings: dict[str, Any]
     ) -> tuple[str, ...]:
         path = self.inventory(*targets, **settings)
-        return (*arguments, "--group-data", "inventory/group_data", str(path), "deploy.py")
+        return (*arguments, str(path), "deploy.py")
 
     def secrets(self, host: Host, **settings: Any) -> Secrets:
         """The secrets that a deploy to the host made."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.common import STATE
 from tests.host.bridge import PROJECT
 
 # https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
@@ -26,15 +27,29 @@ UNPRIVILEGED = (
 )
 
 
+# Nobody's passwords, and nothing that was made.
+LEFT_BEHIND = shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__", ".*_cache", "secrets")
+
+
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the project without anything that was made in it; whatever it makes is removed."""
-    copy = tmp_path / "redoubt"
-    shutil.copytree(
-        PROJECT, copy, ignore=shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__", ".*_cache")
-    )
-    yield copy
+def elsewhere() -> Iterator[Path]:
+    """A copy of the project without anything that was made in it; whatever it makes is removed.
+
+    Not in a directory for temporary files, which may be in memory: it makes a disk.
+    """
+    copy = STATE / "elsewhere"
+    if copy.exists():
+        _remove(copy)  # of a run that was broken off
+    shutil.copytree(PROJECT, copy, ignore=LEFT_BEHIND)
+    try:
+        yield copy
+    finally:
+        _remove(copy)
+
+
+def _remove(copy: Path) -> None:
     run(copy, sys.executable, "-m", "sandbox", "clean")
+    shutil.rmtree(copy)
 
 
 def run(directory: Path, *command: str) -> str:

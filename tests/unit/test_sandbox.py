@@ -207,7 +207,9 @@ class TestVirtualMachine:
         assert lines["/etc/ssh/ssh_host_ed25519_key"][2:5] == ["0600", "0", "0"]
         assert base64.b64decode(lines["/etc/ssh/ssh_host_ed25519_key"][-1]).decode() == pair.private
         assert lines["/home/operator/.ssh/authorized_keys"][3] == "1000"
-        assert not [option for option in self.options(kvm=True) if "AAAA" in option or "PRIVATE" in option]
+        options = self.options(kvm=True)
+        given = options[options.index("-fw_cfg") + 1]
+        assert given.endswith(",file=/there/identity"), "by the name of a file that only root reads"
 
     def test_its_disk_is_made_again_when_a_recipe_changes_and_only_then(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
