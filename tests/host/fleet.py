@@ -82,7 +82,7 @@ def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, bridge.Entry]]:
 
 
 def _outside(entry: bridge.Entry, disposable: bool) -> str | None:
-    """The address at which others reach a host; None where this machine does not, so that no silence proves anything."""
+    """The address at which others reach a host. None where this machine does not: then silence proves nothing."""
     address, port = _address(entry, disposable)
     return address if address and listens(address, port) else None
 
