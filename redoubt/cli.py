@@ -20,6 +20,7 @@ import pyinfra_cli.cli
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, Host, State
 from pyinfra.api.output import echo
+from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import CliError
 
@@ -48,6 +49,9 @@ def _map_directory_to_inventory() -> None:
         made = make_inventory(inventory, **kwargs)
         if not len(made):
             raise CliError(_no_hosts(inventory))
+        if any(one.connector_cls is SSHConnector and not one.data.get("ssh_known_hosts_file") for one in made):
+            # As ssh does by itself: pyinfra fails to note a host's key where the directory is missing.
+            Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
         return made
 
     pyinfra_cli.cli.make_inventory = from_directory

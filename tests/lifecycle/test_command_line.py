@@ -85,6 +85,21 @@ def test_a_slip_of_the_pen_is_named_and_nothing_is_done(
     assert "Connecting" not in done.stderr
 
 
+def test_a_first_connection_from_a_machine_that_never_used_ssh_learns_the_host_s_key(
+    host: Host, deployer: Deployer, tmp_path: Path
+) -> None:
+    """As ssh does it; pyinfra by itself does not connect where ~/.ssh is missing."""
+    path = tmp_path / "hosts.py"
+    forget = "del hosts[0][1]['ssh_known_hosts_file'], hosts[0][1]['ssh_strict_host_key_checking']\n"
+    path.write_text(deployer.inventory(host).read_text() + forget)
+    home = tmp_path / "home"
+    home.mkdir()
+    done = pyinfra(str(path), "exec", "--", "true", env={"HOME": str(home)})
+    assert done.returncode == 0, done.stderr
+    assert f"[127.0.0.1]:{host.ssh_port} ssh-ed25519" in (home / ".ssh" / "known_hosts").read_text()
+    assert (home / ".ssh").stat().st_mode & 0o777 == 0o700
+
+
 def test_another_series_of_pyinfra_is_refused_before_its_private_names_are_touched(
     inventory: Path, tmp_path: Path
 ) -> None:
