@@ -164,7 +164,7 @@ def _wait_for(process: subprocess.Popen[bytes]) -> int:
         # The terminal told both.
         return process.wait()
     except SystemExit:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(_CLEANUP)
         except subprocess.TimeoutExpired:

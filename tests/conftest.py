@@ -6,6 +6,7 @@ Tests that write to Redis or stop it are left out of any inventory but the dispo
 
 import argparse
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -64,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
     for mark, (what, _) in UNPROVABLE.items():
         config.addinivalue_line("markers", f"{mark}: {what}: left out there")
+    # A run that is called off removes its hosts, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.option.basetemp is None:
         config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="redoubt-tests-"))
         config.option.basetemp = str(config.stash[TEMPORARY])
@@ -189,4 +192,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if FLEET in config.stash:
         config.stash[FLEET].hang_up()
     if TEMPORARY in config.stash:
-        shutil.rmtree(config.stash[TEMPORARY])
+        shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
