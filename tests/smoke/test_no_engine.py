@@ -1,4 +1,4 @@
-"""A machine on which no container engine can run: the two commands of the README end with a Redis all the same.
+"""A machine on which no container engine can run: what make deploy does ends with a Redis all the same.
 
 It is this machine, as root in an unprivileged container sees it: Docker's default capabilities and no engine's socket.
 In a copy of the project, since an engine of the project's own may be running here.
