@@ -13,7 +13,7 @@ from tests.lifecycle.instance import Instance
 
 @pytest.fixture(scope="module")
 def able() -> dict[str, Any]:
-    """Settings for a build that can: Debian's source with the allocator that Redis brings along, compiled here."""
+    """Settings for a build that can: upstream's source with the allocator that it brings along, compiled here."""
     with lock():
         archive = building.ensure_redis(engine.ensure(), "redis-jemalloc")
     return {"redis_image": archive.reference, "redis_image_archive": str(archive.path)}
