@@ -25,7 +25,7 @@ ask() {
 }
 
 # The name that a command has on this instance.
-name() { sed -n "s/^rename-command $1 //p" "$ROOT/secrets/commands.conf" | grep . || echo "$1"; }
+name() { sed -n "s/^rename-command $1 //p" "$ROOT/secrets/server/commands.conf" | grep . || echo "$1"; }
 
 # Compose would give up at once on what the last health check found.
 recover() {
@@ -45,7 +45,7 @@ try_configuration() {
     said=$(timeout 60 docker run --rm --network none --read-only --cap-drop ALL --user "$OWNER" \
         --security-opt no-new-privileges --security-opt label=disable \
         --tmpfs /tmp:mode=1777 --tmpfs /data:mode=1777 --tmpfs /var/log/redis:mode=1777 \
-        --volume "$ROOT/config:/etc/redis:ro" --volume "$ROOT/secrets/commands.conf:/run/secrets/commands.conf:ro" \
+        --volume "$ROOT/config:/etc/redis:ro" --volume "$ROOT/secrets/server:/run/secrets:ro" \
         --entrypoint /bin/sh "$IMAGE" -c '
             redis-server /etc/redis/redis.conf --port 0 --unixsocket /tmp/trial --dir /tmp --logfile "" \
                 --appendonly no --save "" &

@@ -1,7 +1,7 @@
 # Has the running Redis write its data where the configuration that follows reads it; redoubt/preflight.py says when.
 # From the caller: INSTANCE (its name), ROOT (its directory), TO (log: start the AOF; dump: have a stop write a snapshot),
 # SAVE (the save points to come), WAIT (seconds).
-config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/commands.conf")
+config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/server/commands.conf")
 config=${config:-CONFIG}
 
 ask() {

@@ -36,7 +36,7 @@ echo "data_at $(docker container inspect --format '{{range .Mounts}}{{if eq .Des
     "$INSTANCE" 2>/dev/null)"
 # What its data is kept in: by the running Redis's word, by its configuration, and by what is on the disk.
 if [ "$(docker container inspect --format '{{.State.Running}}' "$INSTANCE" 2>/dev/null)" = true ]; then
-    config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/commands.conf" 2>/dev/null)
+    config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/server/commands.conf" 2>/dev/null)
     {
         printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin" 2>/dev/null)"
         printf '%s GET appendonly\n%s GET save\n' "${config:-CONFIG}" "${config:-CONFIG}"
@@ -45,6 +45,7 @@ if [ "$(docker container inspect --format '{{.State.Running}}' "$INSTANCE" 2>/de
 fi
 echo "configured_appendonly $(sed -n 's/^appendonly //p' "$ROOT/config/redis.conf" 2>/dev/null)"
 echo "stored $(cd "$ROOT/data" 2>/dev/null && ls dump.rdb appendonlydir/*.manifest 2>/dev/null | tr '\n' ' ')"
+echo "generation $(cat "$ROOT/secrets/server/generation" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 # A host that may listen on addresses before it has them (keepalived) has no list to check against.

@@ -1,5 +1,7 @@
 # Reports the state of an instance's Compose service and changes nothing; redoubt/service.py reads it.
-# INSTANCE (its name), ROOT (its directory), IMAGE and MOUNTS (directory:path in the container) come from the caller.
+# INSTANCE (its name), ROOT (its directory), IMAGE and MOUNTS (directory:path in the container) come from the caller, the
+# ACL file as it should be on standard input.
+wanted=$(cat)
 command -v docker >/dev/null || exit 0
 cd "$ROOT" 2>/dev/null || exit 0
 
@@ -12,7 +14,7 @@ ids=$(docker ps -aq --filter "label=com.docker.compose.project=$INSTANCE")
 echo "@@image"
 docker image inspect --format '{{.Id}}' "$IMAGE" 2>/dev/null
 echo "@@files"
-stat -c '%.6Y %n' config/redis.conf config/users.acl config/activedefrag.conf secrets/* 2>/dev/null
+find config/redis.conf config/users.acl config/activedefrag.conf secrets -type f -exec stat -c '%.6Y %n' {} + 2>/dev/null
 
 # A directory that was removed or replaced stays in the container as it was.
 pid=$(docker inspect --format '{{.State.Pid}}' "$INSTANCE" 2>/dev/null)
@@ -26,17 +28,27 @@ fi
 # Passwords and the new name of CONFIG go in on standard input: arguments are visible in ps. What comes back is
 # shown when pyinfra is asked for its output: no hash of a password, and no name that Redis does not know.
 if [ "$(docker inspect --format '{{.State.Running}}' "$INSTANCE" 2>/dev/null)" = true ]; then
-    config=$(sed -n 's/^rename-command CONFIG //p' secrets/commands.conf)
-    echo "@@config"
-    {
+    config=$(sed -n 's/^rename-command CONFIG //p' secrets/server/commands.conf)
+    answer=$({
         printf 'AUTH admin %s\n' "$(cat secrets/admin)"
         printf '%s GET *\n' "${config:-CONFIG}"
-        printf 'ECHO @@acl\nACL LIST\nECHO @@logins\n'
-        for secret in secrets/*; do
-            user=${secret#secrets/}
-            [ "$user" = commands.conf ] || printf 'PING %s\nAUTH %s %s\n' "$user" "$user" "$(cat "$secret")"
-        done
-    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null |
-        sed -e '/^ERR unknown command/d' -e 's/#[0-9a-f]\{64\}/#/g'
+        printf 'ECHO @@acl\nACL LIST\n'
+    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null)
+    echo "@@config"
+    printf '%s\n' "$answer" | sed -e '/^ERR unknown command/d' -e 's/#[0-9a-f]\{64\}/#/g'
+    # The users whose passwords are not those of the ACL file.
+    echo "@@passwords"
+    printf '%s\n@@acl\n%s\n' "$wanted" "$answer" | awk '
+        $1 == "@@acl" { running = 1 }
+        $1 == "user" && running { answers = 1 }
+        $1 == "user" {
+            for (i = 3; i <= NF; i++)
+                if ($i ~ /^#/ && length($i) == 65) count[$2 " " $i] += running ? 1 : 2
+        }
+        END {
+            for (password in count)
+                if (answers && count[password] != 3) { split(password, of, " "); differing[of[1]] }
+            for (user in differing) print user
+        }' | sort
 fi
 exit 0

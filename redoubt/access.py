@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from redoubt.settings import Settings
+from redoubt.settings import NamedUser, Settings
 
 HEALTH_KEYS = "redoubt:health:*"
 
@@ -19,6 +19,11 @@ _LOGIN = (
 )
 _TRANSACTION = "+multi +exec +discard +watch +unwatch"
 _SUBSCRIBE = "+subscribe +unsubscribe +psubscribe +punsubscribe"
+
+_EXPIRY = "+expire +pexpire +expireat +pexpireat +expiretime +pexpiretime +persist +ttl +pttl"
+_STRINGS = (
+    "+get +set +setnx +setex +psetex +getset +getdel +getex +mget +mset +incr +decr +incrby +decrby +append +strlen"
+)
 
 _ADMIN = (
     "+@all -@dangerous -@scripting "
@@ -31,12 +36,20 @@ ROLES: Mapping[str, str] = {
     "+get +set +setex +psetex +getex +del +unlink +exists "
     "+expire +pexpire +expireat +pexpireat +persist +ttl +pttl +type +touch",
     # RQ: workers, scheduler, registries and redis-py's locks, whose scripts run by SCRIPT LOAD and EVALSHA.
-    "queue": f"-@all {_LOGIN} {_TRANSACTION} {_SUBSCRIBE} +publish +echo +info +client|list "
-    "+evalsha +script|load +script|exists "
-    "+get +set +setnx +setex +psetex +getset +getdel +getex +mget +mset +incr +decr +incrby +decrby +append +strlen "
-    "+del +unlink +exists +persist +ttl +pttl +type +touch "
-    "+expire +pexpire +expireat +pexpireat +expiretime +pexpiretime "
-    "+rename +sort +sort_ro +scan +@hash +@list +@set +@sortedset +@stream",
+    # Not SCAN: it names the keys of all users, and whoever knows a session's key has its cookie.
+    "queue": f"-@all {_LOGIN} {_TRANSACTION} {_SUBSCRIBE} +publish +echo +info +time +client|list "
+    f"+evalsha +script|load +script|exists {_STRINGS} {_EXPIRY} +del +unlink +exists +type +touch "
+    "+rename +sort +sort_ro +@hash +@list +@set +@sortedset +@stream",
+    # Caches of frameworks: values and hashes with or without a TTL, counters.
+    "cache": f"-@all {_LOGIN} {_TRANSACTION} {_STRINGS} {_EXPIRY} "
+    "+del +unlink +exists +type +touch +incrbyfloat +@hash",
+    # Whatever reads its keys by name; not what names or counts the keys of others, or waits.
+    "read-only": f"-@all {_LOGIN} +@read -@dangerous -@blocking -scan -randomkey -dbsize",
+    # Exporters and dashboards: numbers. Not SLOWLOG GET or MONITOR, which show what others store.
+    "metrics": f"-@all {_LOGIN} +info +role +dbsize +lastsave +client|list +slowlog|len "
+    "+latency|latest +latency|history +latency|histogram +memory|stats",
+    # Connects, and does what its rules say.
+    "custom": f"-@all {_LOGIN}",
     # The container's health check: write, read and delete a key of its own, the role, the state of persistence.
     "health": "-@all +hello +auth +ping +quit +info +role +set +get +del",
     # People and tools that look after the instance: any key, configuration, users, saving, stopping.
@@ -46,8 +59,8 @@ ROLES: Mapping[str, str] = {
     "admin without transactions": f"{_ADMIN} -multi",
 }
 
-# Roles of users that applications log in as.
-APPLICATION_ROLES = ("session", "queue")
+# Users of every instance that no application logs in as.
+OPERATING = ("health", "admin")
 
 # Rules that older servers do not know, by the version that brought them.
 _SINCE: Mapping[str, tuple[int, int]] = {"+client|setinfo": (7, 2)}
@@ -72,28 +85,49 @@ class User:
     channels: tuple[str, ...] = ()
     # Keys that it may only read.
     read: tuple[str, ...] = ()
+    # Commands beside those of its role.
+    extra: str = ""
 
     def rules(self, version: tuple[int, int]) -> str:
         """The user's rules for a server of this version, without its password."""
-        commands = [rule for rule in ROLES[self.role].split() if version >= _SINCE.get(rule, (0, 0))]
+        known = [rule for rule in f"{ROLES[self.role]} {self.extra}".split() if version >= _SINCE.get(rule, (0, 0))]
+        commands: list[str] = []
+        for rule in known:
+            # As Redis itself does: a later rule replaces earlier ones for the same command and its subcommands.
+            commands = [one for one in commands if not f"{one[1:]}|".startswith(f"{rule[1:]}|")] + [rule]
         keys = [*(f"~{pattern}" for pattern in self.keys), *(f"%R~{pattern}" for pattern in self.read)]
         channels = [f"&{pattern}" for pattern in self.channels]
         return " ".join([*keys, "resetchannels", *channels, *commands])
 
 
 def users(settings: Settings) -> tuple[User, ...]:
-    """The instance's users. ``default`` is among them only when the settings turn it on.
+    """The instance's users, those of the settings last. ``default`` is among them only when the settings turn it on.
 
     Then the administrator may write no other keys than it, and not in transactions, see ``_DEFAULT_OFF``.
     """
     sessions = User("sessions", "session", keys=(settings.session_keys,), channels=("__keyevent@*__:expired",))
     queues = User("queues", "queue", keys=("rq:*",), channels=("rq:*",))
     health = User("health", "health", keys=(HEALTH_KEYS,))
+    named = tuple(_named(name, user) for name, user in settings.redis_users.items())
     if not settings.redis_default_user:
-        return sessions, queues, health, User("admin", "admin", keys=("*",), channels=("*",))
+        return sessions, queues, health, User("admin", "admin", keys=("*",), channels=("*",)), *named
     keys, channels = sessions.keys + queues.keys, sessions.channels + queues.channels
     admin = User("admin", "admin without transactions", keys=keys, channels=("*",), read=("*",))
-    return sessions, queues, health, admin, User("default", "queue", keys=keys, channels=channels)
+    return sessions, queues, health, admin, User("default", "queue", keys=keys, channels=channels), *named
+
+
+def _named(name: str, user: NamedUser) -> User:
+    reads = user.role == "read-only"
+    # RQ and Celery prefix their channels as they do their keys.
+    channels = user.channels or (user.keys if user.role == "queue" else ())
+    return User(
+        name,
+        user.role,
+        keys=() if reads else user.keys,
+        channels=channels,
+        read=user.keys if reads else (),
+        extra=user.rules,
+    )
 
 
 def url(settings: Settings, user: User) -> str:
@@ -109,13 +143,19 @@ def url(settings: Settings, user: User) -> str:
     return f"redis://{name}:PASSWORD@{host}:{settings.redis_port}/0"
 
 
-def acl_file(settings: Settings, passwords: Mapping[str, str]) -> str:
-    """The ACL file: passwords as SHA-256, the default user off unless it is among the users.
+def acl_file(settings: Settings, passwords: Mapping[str, Iterable[str]]) -> str:
+    """The ACL file: passwords as SHA-256, one or more for each user, and the default user off unless it is among them.
 
     No comments: Redis reads them in ACL files only from 8.8 on.
     """
     lines = [
-        f"user {user.name} on #{password_hash(passwords[user.name])} {user.rules(settings.server_version)}"
+        " ".join(
+            (
+                f"user {user.name} on",
+                *(f"#{password_hash(password)}" for password in passwords[user.name]),
+                user.rules(settings.server_version),
+            )
+        )
         for user in users(settings)
     ]
     if not settings.redis_default_user:
@@ -136,8 +176,6 @@ def differences(settings: Settings, running: Iterable[str]) -> list[str]:
     for name, rules in wanted.items():
         if name not in there:
             found.append(f"lacks the user {name}")
-        elif there[name].count("#") > 1:
-            found.append(f"has the user {name} with more than one password")
         elif differing := _comparable(settings, rules) ^ _comparable(settings, there[name]):
             found.append(f"has the user {name} with other rules ({' '.join(sorted(differing))})")
     found += [f"has the user {name}, whom the settings do not know" for name in sorted(there.keys() - wanted.keys())]

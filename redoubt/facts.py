@@ -130,7 +130,10 @@ class Image(FactBase[dict[str, Any]]):
 
 
 class ServiceState(FactBase[service.ServiceState]):
-    """The Compose service: definition, containers, image, files and running configuration."""
+    """The Compose service: definition, containers, image, files and running configuration.
+
+    On standard input it is given the ACL file as it should be: passwords are compared on the host.
+    """
 
     @staticmethod
     def default() -> service.ServiceState:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from redoubt import render
 from redoubt.preflight import HostFacts
 from redoubt.secretstore import Secrets
 from redoubt.settings import Settings
+from redoubt.tree import File
 
 
 @dataclass(frozen=True)
@@ -14,3 +16,8 @@ class Instance:
     settings: Settings
     secrets: Secrets
     facts: HostFacts
+
+    @property
+    def acl(self) -> File:
+        """Its ACL file."""
+        return render.acl_file(self.settings, self.secrets)

@@ -5,14 +5,16 @@ All are no-ops when nothing differs, and say why they change what they change.
 
 import difflib
 import shlex
+import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Literal
 
 from pyinfra import host, logger, state
-from pyinfra.api import FileUploadCommand, StringCommand, operation
+from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import facts, image, service, tuning
+from redoubt import facts, image, secretstore, service, tuning
+from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
 
@@ -22,7 +24,9 @@ APT_LOCK_SECONDS = 300
 # What the file says that is written after an image was asked whether it can defragment.
 _ANSWER = "# Found out by asking image {0}: {1}.\nactivedefrag {1}\n"
 
-Commands = Generator[StringCommand | FileUploadCommand, None, None]
+_OWNER = f"{REDIS_UID}:{REDIS_GID}"
+
+Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
 
 
 @operation()
@@ -142,7 +146,7 @@ def activedefrag_detected(reference: str, path: str, *, required: bool) -> Comma
             "detect-activedefrag.sh",
             IMAGE=reference,
             FILE=path,
-            OWNER=f"{REDIS_UID}:{REDIS_GID}",
+            OWNER=_OWNER,
             REQUIRED="yes" if required else "no",
         )
     )
@@ -168,15 +172,90 @@ def data_handed_over(settings: Settings, to: Literal["log", "dump"]) -> Commands
 
 
 @operation()
-def compose_up(settings: Settings) -> Commands:
+def acl_written(settings: Settings, acl: File) -> Commands:
+    """Write the ACL file, once the image was seen to start with its users; fails in Redis's words otherwise."""
+    writing = list(tree._inner(entries=[acl]))
+    if any("_stdin" in command.connector_arguments for command in writing):
+        trial = facts.script("try-users.sh", IMAGE=settings.redis_image, OWNER=_OWNER)
+        yield StringCommand(trial, _stdin=acl.content)
+    yield from writing
+
+
+@operation()
+def users_applied(settings: Settings, acl: File, *, now: bool = False) -> Commands:
+    """Give the running Redis the users of the ACL file, without a restart; connections stay open.
+
+    Nothing where Redis is about to start anew and reads the file by itself, unless it must be ``now``. Fails when Redis
+    refuses a user, which then stays as it was.
+    """
+    current = _service_state(settings, acl)
+    if now and not current.acl:
+        yield from _stop(f"{settings.redis_name} does not answer, and cannot be given other passwords: deploy first")
+        return
+    reasons = service.users_drift(settings, current)
+    if not reasons or (service.is_to_be_replaced(settings, current) and not now):
+        host.noop("as wanted, or read at the start to come")
+        return
+    for reason in reasons:
+        _say(reason)
+    script = facts.script("apply-users.sh", INSTANCE=settings.redis_name, ROOT=settings.root)
+    yield StringCommand(script, _stdin=acl.content)
+
+
+@operation()
+def passwords_kept(settings: Settings, host_name: str, before: Secrets, after: Secrets) -> Commands:
+    """Store changed passwords on this machine. Fails when somebody else changed them since they were read."""
+    if before == after:
+        host.noop("as wanted")
+        return
+    _say(f"{secretstore.path_for(settings, host_name)}: {_changed_users(before, after)}")
+    yield FunctionCommand(secretstore.keep, (settings, host_name, before, after), {})
+
+
+def _changed_users(before: Secrets, after: Secrets) -> str:
+    changed = [user for user, valid in after.valid().items() if valid != before.valid()[user]]
+    return f"passwords of {', '.join(changed)}"
+
+
+@operation()
+def waited(seconds: int) -> Commands:
+    """Wait, on this machine; an interruption leaves both passwords of each user valid."""
+    yield FunctionCommand(time.sleep, (seconds,), {})
+
+
+@operation()
+def services_moved(settings: Settings, acl: File) -> Commands:
+    """Fail when a service of the project was started before the passwords that it reads were changed."""
+    state_ = _service_state(settings, acl)
+    behind = [one for one in service.drift(settings, state_).replace if one != settings.redis_name]
+    if not behind:
+        host.noop("none has")
+        return
+    yield from _stop(
+        f"{', '.join(behind)} of {settings.redis_name}'s project started before passwords were changed, and may still "
+        "use a former one: deploy, which starts them anew, and retire then"
+    )
+
+
+def _service_state(settings: Settings, acl: File) -> service.ServiceState:
+    state: service.ServiceState = host.get_fact(
+        facts.ServiceState,
+        instance=settings.redis_name,
+        root=settings.root,
+        reference=settings.redis_image,
+        _stdin=facts.Unseen(acl.content),
+    )
+    return state
+
+
+@operation()
+def compose_up(settings: Settings, acl: File) -> Commands:
     """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
 
     Does nothing when what runs is what the settings say. Tries the configuration first, beside what runs. When Redis
     does not become healthy the operation fails and shows the containers and the last lines of their logs.
     """
-    current = host.get_fact(
-        facts.ServiceState, instance=settings.redis_name, root=settings.root, reference=settings.redis_image
-    )
+    current = _service_state(settings, acl)
     drift = service.drift(settings, current)
     if not drift:
         host.noop("healthy, and made from these files")
@@ -203,7 +282,7 @@ def compose_up(settings: Settings) -> Commands:
             PAUSED=" ".join(drift.paused),
             RECOVER=str(recover) if drift.stale else "",
             IMAGE=settings.redis_image,
-            OWNER=f"{REDIS_UID}:{REDIS_GID}",
+            OWNER=_OWNER,
         )
     )
 

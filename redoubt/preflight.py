@@ -89,6 +89,8 @@ class HostFacts:
     data_at: str
     persistence: "Persistence"
     # Its own addresses; empty where it does not say, or may listen on others as well.
+    # How often the passwords of the instance were changed; 0 where there is none.
+    generation: int
     addresses: frozenset[str]
     listeners: tuple[Listener, ...]
     has_logrotate: bool
@@ -142,6 +144,7 @@ def read(lines: Iterable[str]) -> HostFacts:
                 dump="dump.rdb" in values["stored"].split(),
                 log=".manifest" in values["stored"],
             ),
+            generation=int(values["generation"] or 0),
             addresses=frozenset(addresses),
             listeners=tuple(listeners),
             has_logrotate=bool(values["logrotate"]),
@@ -260,6 +263,17 @@ def _disk(settings: Settings, facts: HostFacts) -> list[str]:
         f"{settings.root} has room for {room // MIB} MiB, and {need // MIB} MiB are needed: data, an AOF rewrite and a "
         f"snapshot beside it ({DISK_FACTOR} x redis_maxmemory). Free some, set redis_root "
         "to a bigger disk, or lower redis_maxmemory"
+    ]
+
+
+def stale_store(path: object, stored: int, root: str, facts: HostFacts) -> list[str]:
+    """Whether the passwords on this machine are older than the host's. ``stored`` is their generation, 0 for none."""
+    if stored >= facts.generation:
+        return []
+    why = "is older than the passwords on the host: they were changed from another machine" if stored else "is missing"
+    return [
+        f"{path} {why}, and a deploy would shut out every client. Copy it from the machine that deployed last. If "
+        f"it is lost, remove {root}/secrets/server/generation on the host: a deploy then makes what is missing anew"
     ]
 
 

@@ -21,31 +21,42 @@ MOUNTS = (
     ("data", redisconf.DATA_DIR, "rw"),
     ("backups", "/backups", "rw"),
     ("logs", "/var/log/redis", "rw"),
+    # A directory and not files: what is mounted by itself stays as it was when the container started.
+    ("secrets/server", redisconf.SECRETS_DIR, "ro"),
 )
 
 
 def directories(settings: Settings) -> list[Directory]:
     """The instance's directories. The secrets' is for uid 999 alone."""
-    private = Directory(f"{settings.root}/secrets", mode=0o700)
     return [
         Directory(settings.root, mode=0o755, uid=0, gid=0),
+        Directory(f"{settings.root}/secrets", mode=0o700),
         *(Directory(f"{settings.root}/{name}") for name, _, _ in MOUNTS),
-        private,
     ]
 
 
 def secret_files(settings: Settings, secrets: Secrets) -> list[File | Absent]:
-    """Every user's password in a file of its own, and the file that names commands; none of a user who is off."""
-    passwords = {user.name: f"{secrets.passwords[user.name]}\n" for user in access.users(settings)}
-    contents = {**passwords, "commands.conf": redisconf.command_names(settings, secrets.commands)}
-    directory = f"{settings.root}/secrets"
-    files = [File(f"{directory}/{name}", content, mode=0o400, secret=True) for name, content in contents.items()]
-    return [*files, *([] if settings.redis_default_user else [Absent(f"{directory}/default")])]
+    """Every user's password in a file of its own, and the file that names commands; none of a user who is no more."""
+    paths = secret_paths(settings)
+    contents = {user.name: f"{secrets.passwords[user.name]}\n" for user in access.users(settings)}
+    contents["commands.conf"] = redisconf.command_names(settings, secrets.commands)
+    contents["generation"] = f"{secrets.generation}\n"
+    files = [File(paths[name], content, mode=0o400, secret=True) for name, content in contents.items()]
+    # Those of the server were beside the others once.
+    former = {f"{settings.root}/secrets/{name}" for name in ("default", "commands.conf", *secrets.passwords)}
+    return [*files, *(Absent(path) for path in sorted(former - set(paths.values())))]
+
+
+def secret_paths(settings: Settings) -> dict[str, str]:
+    """Where each secret is on the host, by name. The container of Redis sees those of the server and no others."""
+    server = ("health", "commands.conf", "generation")
+    names = [*(user.name for user in access.users(settings) if user.name not in server), *server]
+    return {name: f"{settings.root}/secrets/{'server/' if name in server else ''}{name}" for name in names}
 
 
 def acl_file(settings: Settings, secrets: Secrets) -> File:
     """The users of Redis. It holds hashes; they are kept from other users of the host all the same."""
-    content = access.acl_file(settings, secrets.passwords)
+    content = access.acl_file(settings, secrets.valid())
     return File(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True)
 
 
@@ -66,7 +77,6 @@ def config_files(settings: Settings) -> list[File]:
 
 def compose_file(settings: Settings, *, selinux: bool) -> File:
     """The Compose project. It names secrets by file, so it can be shown to anyone."""
-    names = ["commands.conf", *(user.name for user in access.users(settings))]
     text = _template(
         "compose.yml.j2",
         s=settings,
@@ -75,7 +85,7 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
         data_dir=redisconf.DATA_DIR,
         uid=REDIS_UID,
         gid=REDIS_GID,
-        secrets=names,
+        secrets=secret_paths(settings),
         selinux=selinux,
         default_somaxconn=tuning.DEFAULT_SOMAXCONN,
         app_services={name: _app_service(settings, service) for name, service in settings.redis_app_services.items()},

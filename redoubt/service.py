@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +16,9 @@ _ONE_OFF_LABEL = "com.docker.compose.oneoff"
 # What docker inspect says in numbers of the limits that can be changed on a running container.
 _NUMBERS = ("Memory", "MemoryReservation", "NanoCpus", "CpuShares", "PidsLimit")
 
-# A container sees the secrets as they were when it started: each is a file mounted by itself.
-_REDIS_SECRETS = ("secrets/health", "secrets/commands.conf")
+# Redis reads the names of commands when it starts, the health check its password every time.
+_COMMANDS = "secrets/server/commands.conf"
+_ACL_FILE = "config/users.acl"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class ServiceState:
 
     ``files`` are the modification times (seconds since the epoch) of what the container reads when it starts.
     ``config`` is the answer to CONFIG GET *; empty when Redis did not answer. ``acl`` are the lines of ACL LIST
-    without the hashes of passwords, ``logins`` what became of each user's password; empty likewise. ``detached`` are
-    directories below the root that the container has as they were before they were removed or replaced.
+    without the hashes of passwords; empty likewise. ``passwords`` are the users whose passwords are not those of the
+    ACL file, ``admin`` when Redis refuses the deploy's own. ``detached`` are directories below the root that the
+    container has as they were before they were removed or replaced.
     """
 
     hashes: dict[str, str]
@@ -54,7 +56,7 @@ class ServiceState:
     files: dict[str, float]
     config: dict[str, str]
     acl: tuple[str, ...] = ()
-    logins: dict[str, bool] = field(default_factory=dict)
+    passwords: tuple[str, ...] = ()
     detached: tuple[str, ...] = ()
 
 
@@ -71,11 +73,7 @@ def read(lines: Iterable[str]) -> ServiceState:
     answers = sections.get("config", [])
     # redis-cli prints names and values on alternate lines, after the OK of the login.
     pairs = answers[1:] if answers[:1] == ["OK"] else []
-    # It prints an empty line after an error.
-    words = [line for line in sections.get("logins", []) if line]
-    logins = {user: answer == "OK" for user, answer in zip(words[::2], words[1::2], strict=False)}
-    if answers[:1] and answers[0].startswith("WRONGPASS"):
-        logins["admin"] = False
+    refused = bool(answers) and answers[0].startswith("WRONGPASS")
     containers = json.loads("".join(sections.get("containers", [])) or "[]")
     return ServiceState(
         hashes={name: value for line in sections.get("hashes", []) for name, value in [line.split()]},
@@ -84,7 +82,7 @@ def read(lines: Iterable[str]) -> ServiceState:
         files={name: float(mtime) for mtime, name in times},
         config=dict(zip(pairs[::2], pairs[1::2], strict=False)),
         acl=tuple(line for line in sections.get("acl", []) if line.startswith("user ")),
-        logins=logins,
+        passwords=("admin",) if refused else tuple(sections.get("passwords", [])),
         detached=tuple(sections.get("detached", [])),
     )
 
@@ -154,14 +152,15 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
 def _outdated(settings: Settings, state: ServiceState, container: Container) -> list[str]:
     """Why a running container is not what a new one would be, where Compose cannot see it."""
     is_redis = container.service == settings.redis_name
-    # Services of the user's read passwords only; Redis reads its configuration and two of the secrets.
-    read = {
-        name: mtime
-        for name, mtime in state.files.items()
-        if is_redis == (name.startswith("config/") or name in _REDIS_SECRETS)
-    }
+    # Services of the user's read passwords only; Redis reads its configuration and the names of commands. Its users are
+    # compared with what runs.
+    if is_redis:
+        read = {name for name in state.files if name.startswith("config/") or name == _COMMANDS}
+        read -= {_ACL_FILE} if state.acl else set()
+    else:
+        read = {name for name in state.files if name.startswith("secrets/") and "/server/" not in name}
     found = []
-    if newer := sorted(name for name, mtime in read.items() if mtime > container.started):
+    if newer := sorted(name for name in read if state.files[name] > container.started):
         found.append(f"started before {', '.join(newer)} changed")
     if not is_redis:
         return found
@@ -185,10 +184,24 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
             f"runs with {name} = {running!r}, the settings say {wanted!r}"
             for name, (running, wanted) in redisconf.differences(settings, state.config).items()
         ]
-    if state.acl:
-        found += access.differences(settings, state.acl)
-    refused = (user.name for user in access.users(settings) if not state.logins.get(user.name, True))
-    return found + [f"refuses the password of {user}" for user in refused]
+    # Without the administrator's nobody can give it others.
+    return found + (["refuses the password of admin"] if not state.acl and "admin" in state.passwords else [])
+
+
+def users_drift(settings: Settings, state: ServiceState) -> tuple[str, ...]:
+    """Why the running Redis must be given its users anew. Nothing where it does not answer: a start reads the file."""
+    if not state.acl:
+        return ()
+    others = (f"has other passwords of {user}" for user in state.passwords)
+    return tuple(f"{settings.redis_name} {why}" for why in (*access.differences(settings, state.acl), *others))
+
+
+def is_to_be_replaced(settings: Settings, state: ServiceState) -> bool:
+    """Whether the next start of the project replaces the container of Redis, or makes the first one."""
+    redis = next((one for one in state.containers if one.service == settings.redis_name), None)
+    if redis is None or redis.status != "running":
+        return True
+    return redis.config_hash != state.hashes.get(redis.service) or redis.service in drift(settings, state).replace
 
 
 def _limits(settings: Settings) -> dict[str, int | str]:

@@ -30,13 +30,17 @@ from redoubt.sizes import KIB, MIB, format_size, parse_docker_size, parse_redis_
 
 PREFIX = "redis_"
 
+# Names that redis_users cannot take: users of every instance, and what lies beside their passwords on the host.
+RESERVED_USERS = frozenset({"sessions", "queues", "health", "admin", "default", "server", "generation"})
+
 # uid and gid of the redis user in the official image (Debian variant). The directories on the host
 # are owned by these numbers, whatever the host calls them.
 REDIS_UID = REDIS_GID = 999
 
-Cost = Literal["nothing", "restart", "new instance"]
+Cost = Literal["nothing", "live", "restart", "new instance"]
 COSTS: dict[Cost, str] = {
     "nothing": "no restart",
+    "live": "applied live",
     "restart": "restarts Redis",
     "new instance": "makes a new instance beside the old one",
 }
@@ -97,6 +101,23 @@ def _image(value: str) -> str:
     return value
 
 
+def _acl_rules(value: str) -> str:
+    rules = value.split()
+    if wrong := [rule for rule in rules if not re.fullmatch(r"[+-](@[a-z]+|[a-z0-9_.-]+(\|[a-z0-9_-]+)?)", rule)]:
+        raise ValueError(f"{wrong[0]!r} is not a rule such as +get, -sort or +@hash (keys and channels stand apart)")
+    if wrong := [rule for rule in rules if rule[0] == "+" and rule[1:].partition("|")[0] in _ADMINISTRATION]:
+        raise ValueError(f"{wrong[0]!r} is a way to everybody's data or to more rights: that is for admin alone")
+    return " ".join(rules)
+
+
+# A user with one of these could give itself the rest, read all keys or stop the server.
+_ADMINISTRATION = {
+    *("@all", "@admin", "@dangerous", "acl", "config", "module", "debug", "function", "keys", "monitor", "shutdown"),
+    *("replicaof", "slaveof", "failover", "cluster", "sync", "psync", "migrate", "restore", "restore-asking"),
+    *("flushall", "flushdb", "swapdb"),
+}
+
+
 def _command_name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]+", value):
         raise ValueError(f"{value!r} is not the name of a Redis command")
@@ -111,6 +132,9 @@ Line = Annotated[str, AfterValidator(_one_line)]
 HostPath = Annotated[str, AfterValidator(_absolute)]
 Address = Annotated[str, BeforeValidator(_address)]
 Command = Annotated[str, BeforeValidator(_command_name)]
+# One word of an ACL rule, which neither an ACL file nor redis-cli reads as something else.
+Pattern = Annotated[str, Field(pattern=r"^[!#-&(-\[\]-~]+$")]
+UserName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 
 
 def setting(default: Any, why: str, *, cost: Cost = "restart", section: str, example: Any = None, **bounds: Any) -> Any:
@@ -121,6 +145,21 @@ def setting(default: Any, why: str, *, cost: Cost = "restart", section: str, exa
         json_schema_extra={"cost": cost, "section": section, "example": example},
         **bounds,
     )
+
+
+class NamedUser(BaseModel):
+    """A user of ``redis_users``: what its role may do, on its own keys and channels (patterns) alone.
+
+    ``rules`` are ACL rules for commands (``+publish -sort``) that are added to the role's; the role custom has no
+    others but those by which a client connects.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["session", "queue", "cache", "read-only", "metrics", "custom"]
+    keys: tuple[Pattern, ...] = ()
+    channels: tuple[Pattern, ...] = ()
+    rules: Annotated[str, AfterValidator(_acl_rules)] = ""
 
 
 class Settings(BaseModel):
@@ -148,6 +187,7 @@ class Settings(BaseModel):
     redis_app: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = setting(
         "app",
         "Name of the web application: its sessions are the keys <redis_app>:session:<id>.",
+        cost="live",
         section="Instance",
     )
 
@@ -282,10 +322,19 @@ class Settings(BaseModel):
     )
 
     # -- Access
+    redis_users: dict[UserName, NamedUser] = setting(
+        {},
+        "Further users, each with a password of its own, a role (session, queue, cache, read-only, metrics or custom), "
+        "key patterns, channels and further ACL rules. None sees another's keys.",
+        cost="live",
+        section="Access",
+        example={"shop": {"role": "session", "keys": ["shop:session:*"]}},
+    )
     redis_default_user: bool = setting(
         False,
         "Turn the default user on, with a generated password and the rights of the session and queue users "
         "together, for clients that know only a password. Meanwhile admin writes no other keys and no transactions.",
+        cost="live",
         section="Access",
     )
     redis_disabled_commands: tuple[Command, ...] = setting(
@@ -583,6 +632,22 @@ def _commands_usable(s: Settings) -> str | None:
     return f"{', '.join(lost)}: cannot be disabled or renamed; logins, the health check or RQ call it" if lost else None
 
 
+def _users_usable(s: Settings) -> str | None:
+    found = []
+    for name, user in s.redis_users.items():
+        if name in RESERVED_USERS:
+            found.append(f"{name}: there is a user of this name already; choose another")
+        if user.role == "metrics" and user.keys:
+            found.append(f"{name}: the role metrics sees numbers and no keys; leave keys out")
+        if user.role not in ("metrics", "custom") and not user.keys:
+            found.append(f"{name}: the role {user.role} needs keys, such as ['{name}:*']")
+        if user.role in ("session", "queue", "cache") and "*" in user.keys:
+            found.append(f"{name}: keys = '*' are those of all others too; name a prefix, such as '{name}:*'")
+        if user.role == "custom" and not user.rules:
+            found.append(f"{name}: the role custom needs rules, such as '+get +set'")
+    return f"redis_users: {'; '.join(found)}" if found else None
+
+
 def _persistence_kept(s: Settings) -> str | None:
     if not s.redis_appendonly and not s.redis_save:
         return "redis_appendonly = False and redis_save = '': nothing would survive a restart; keep one of them"
@@ -611,6 +676,7 @@ RELATIONS: tuple[Relation, ...] = (
     (("redis_image", "redis_image_source", "redis_image_archive"), _archive_named),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_distinct),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_usable),
+    (("redis_users",), _users_usable),
     (("redis_appendonly", "redis_save"), _persistence_kept),
     (("redis_app_services", "redis_name"), _app_services_named),
     (("redis_extra_config",), _extra_config_is_extra),

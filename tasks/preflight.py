@@ -32,6 +32,7 @@ def _check_all() -> None:
     found: dict[str, list[str]] = {name: [] for name in hosts}
     settings: dict[str, Settings] = {}
     wrong: dict[str, frozenset[str]] = {}
+    stored: dict[str, int] = {}
     for name, one in hosts.items():
         try:
             settings[name] = load(one.data.dict())
@@ -43,7 +44,7 @@ def _check_all() -> None:
             found[name].append(str(error))
 
         try:
-            secretstore.check(settings[name], name)
+            stored[name] = secretstore.check(settings[name], name)
         except secretstore.SecretsError as error:
             found[name].append(str(error))
 
@@ -53,6 +54,9 @@ def _check_all() -> None:
             found[name].append("the host did not answer as expected; the lines above say more")
         else:
             found[name] += preflight.problems(settings[name], facts_, wrong.get(name, ()))
+            if name in stored:
+                path = secretstore.path_for(settings[name], name)
+                found[name] += preflight.stale_store(path, stored[name], settings[name].root, facts_)
     _refuse(found)
 
     try:

@@ -4,7 +4,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import BaseStateCallback, Host, State
 from pyinfra.api.state import StateStage
 
-from redoubt import access, secretstore
+from redoubt import access, rotation, secretstore
 from redoubt.instance import Instance
 
 
@@ -16,11 +16,18 @@ def summary(instance: Instance) -> None:
         *(
             f"  {user.name:9} {access.url(settings, user)}  keys: {' '.join(user.keys)}"
             for user in access.users(settings)
-            if user.role in access.APPLICATION_ROLES
+            if user.name not in access.OPERATING
         ),
         f"  PASSWORD is in {secretstore.path_for(settings, host.name)} on this machine",
     ]
-    state.add_callback_handler(_AtTheEnd(host.name, lines))
+    if instance.secrets.previous:
+        lines += rotation.report(instance, host.name)
+    at_the_end(host.name, lines)
+
+
+def at_the_end(name: str, lines: list[str]) -> None:
+    """Print lines about a host when everything went well there."""
+    state.add_callback_handler(_AtTheEnd(name, lines))
 
 
 class _AtTheEnd(BaseStateCallback):

@@ -19,7 +19,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # a new instance beside the old one]
 # redis_root = "/srv/redis"
 
-# Name of the web application: its sessions are the keys <redis_app>:session:<id>. [restarts Redis]
+# Name of the web application: its sessions are the keys <redis_app>:session:<id>. [applied live]
 # redis_app = "app"
 
 # -- Image
@@ -106,9 +106,13 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Access
 
+# Further users, each with a password of its own, a role (session, queue, cache, read-only, metrics or
+# custom), key patterns, channels and further ACL rules. None sees another's keys. [applied live]
+# redis_users = {}
+
 # Turn the default user on, with a generated password and the rights of the session and queue users together,
-# for clients that know only a password. Meanwhile admin writes no other keys and no transactions. [restarts
-# Redis]
+# for clients that know only a password. Meanwhile admin writes no other keys and no transactions. [applied
+# live]
 # redis_default_user = False
 
 # Commands that nobody can call. [restarts Redis]

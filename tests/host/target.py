@@ -189,7 +189,7 @@ class Target:
 
     def hidden(self) -> list[str]:
         """Everything that must be seen nowhere: passwords, their hashes as the ACL file holds them, command names."""
-        passwords = list(self.secrets.passwords.values())
+        passwords = [*self.secrets.passwords.values(), *self.secrets.previous.values()]
         return [*passwords, *map(access.password_hash, passwords), *self.secrets.commands.values()]
 
 

@@ -5,12 +5,15 @@ hold commands that must never run. What a client meets is tried with real calls 
 """
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
+from redoubt import access
+from redoubt.access import password_hash
 from redoubt.secretstore import Secrets
 from redoubt.settings import Settings
 from tests.host.target import Target, refusal
@@ -67,7 +70,7 @@ ALLOWED = {
         XREVRANGE rq:results:x + -
         SET rq:lock v NX PX 1000
         EXPIRE {own} 60
-        SCAN 0
+        TIME
         MULTI
         EXEC
         WATCH {own}
@@ -166,6 +169,7 @@ FOR_USERS_ONLY_BY_NAME = """
     RANDOMKEY
     WAIT 1 0
     OBJECT HELP
+    SCAN 0
 """
 
 DENIED = {
@@ -177,7 +181,6 @@ DENIED = {
         GET other
         GET {app}:sessions
         EXISTS {own} rq:job:x
-        SCAN 0
         INFO
         ROLE
         CLIENT LIST
@@ -219,7 +222,6 @@ DENIED = {
         GET {app}:session:x
         GET rq:job:x
         SET other v
-        SCAN 0
         EXPIRE {own} 1
         MULTI
         CLIENT LIST
@@ -275,6 +277,13 @@ def test_every_user_needs_a_password(target: Target, user: str) -> None:
     assert "nopass" not in described["flags"]
     assert ("on" in described["flags"]) == (user in target.users)
     assert bool(described["passwords"]) == (user in target.users)
+
+
+def test_only_the_passwords_of_the_store_let_a_user_in(target: Target) -> None:
+    """One for each user, or the two of a rotation that is under way."""
+    described: dict[str, Any] = {name: target.admin.acl_getuser(name) for name in target.users}
+    hashes = {name: set(map(password_hash, valid)) for name, valid in target.secrets.valid().items()}
+    assert {name: set(of["passwords"]) for name, of in described.items()} == {name: hashes[name] for name in described}
 
 
 @pytest.mark.parametrize("command", ["PING", "GET x", "INFO", "ACL WHOAMI", "CLIENT LIST"])
@@ -335,6 +344,26 @@ def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -
     assert [command for command, why in answers.items() if why == "OK"] == []
     # Wrong arguments would be refused too, and prove nothing.
     assert [command for command, why in answers.items() if "permissions" not in why] == []
+
+
+def test_users_of_the_settings_reach_their_own_keys_and_no_others(target: Target, settings: Settings) -> None:
+    """Whatever their roles: not those of the users beside them, and no list of all keys' names."""
+    everybody = {
+        user.name: user.keys + user.read for user in access.users(settings) if user.name not in access.OPERATING
+    }
+    for name, user in settings.redis_users.items():
+        others = {key for other, keys in everybody.items() if other != name for key in keys} - set(everybody[name])
+        commands = [[verb, key.replace("*", "x")] for key in others for verb in ("GET", "DEL", "HGETALL", "TYPE")]
+        listing = [["SCAN", "0"], ["RANDOMKEY"], ["KEYS", "*"]]
+        listing = [command for command in listing if f"+{command[0].lower()}" not in user.rules.split()]
+        answers = _dry_runs(target.admin, name, commands + listing)
+        overlap = {command for command, why in answers.items() if why == "OK"}
+        assert overlap == {command for command in overlap if _covers(everybody[name], command)}
+
+
+def _covers(patterns: tuple[str, ...], command: str) -> bool:
+    """Whether a user's own patterns cover what a command names: keys may be shared on purpose."""
+    return any(fnmatchcase(command.rpartition(" ")[2], pattern) for pattern in patterns)
 
 
 def test_default_user_has_the_rights_of_both_applications_where_it_is_on(admin: Redis, settings: Settings) -> None:

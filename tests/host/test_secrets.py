@@ -6,6 +6,7 @@ could have left them. They travel to the host on standard input and are compared
 
 import pytest
 
+from redoubt import render
 from tests.host.target import Target, quoted
 
 # bash: the patterns stay in a variable and reach grep through a pipe, in no argument and no file.
@@ -32,15 +33,15 @@ def _fill(target: Target, text: str) -> str:
 
 def test_secrets_are_one_file_for_each_user_and_for_nobody_else(target: Target) -> None:
     """The file's own owner and mode: Compose hands it to the container as it is."""
-    listing = target.host.check_output(f"find {quoted(target.settings.root)}/secrets -type f -printf '%f %U:%G %m\\n'")
+    listing = target.host.check_output(f"find {quoted(target.settings.root)}/secrets -type f -printf '%p %U:%G %m\\n'")
     found = dict(line.split(" ", 1) for line in listing.splitlines())
-    assert found == dict.fromkeys((*target.users, "commands.conf"), "999:999 400")
+    assert found == dict.fromkeys(render.secret_paths(target.settings).values(), "999:999 400")
 
 
 def test_container_is_given_only_what_it_uses(target: Target) -> None:
-    """The health check's password and the command names; a taken-over Redis learns no other password."""
+    """The health check's password, the command names and a number; a taken-over Redis learns no other password."""
     listing = target.host.check_output(f"docker exec {quoted(target.settings.redis_name)} ls /run/secrets")
-    assert set(listing.split()) == {"health", "commands.conf"}
+    assert set(listing.split()) == {"health", "commands.conf", "generation"}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_redis_reads_the_secrets_and_other_users_do_not(target: Target, uid: int
     """Asked as these users."""
     secrets = f"{quoted(target.settings.root)}/secrets"
     as_user = f"setpriv --reuid {uid} --regid {uid} --clear-groups"
-    assert target.host.run(f"{as_user} cat {secrets}/health >/dev/null").succeeded == readable
+    assert target.host.run(f"{as_user} cat {secrets}/server/health >/dev/null").succeeded == readable
     assert target.host.run(f"{as_user} ls {secrets}").succeeded == readable
 
 
@@ -63,7 +64,7 @@ def test_redis_reads_the_secrets_and_other_users_do_not(target: Target, uid: int
 
 def test_the_search_finds_a_secret_where_there_is_one(target: Target) -> None:
     """The tests below count zero; this one shows that they could count more."""
-    assert int(_ask(target, _fill(target, "cat {root}/secrets/* | count"))) >= len(target.users)
+    assert int(_ask(target, _fill(target, "find {root}/secrets -type f -exec cat {{}} + | count"))) >= len(target.users)
 
 
 SOURCES = {

@@ -139,7 +139,7 @@ def test_writable_memory_is_what_the_engine_needs(kernel: Kernel) -> None:
     assert outside_of_system == {"/dev", "/dev/mqueue", "/dev/shm"}
 
 
-@pytest.mark.parametrize("point", ["/", "/etc/redis", "/run/secrets/health", "/run/secrets/commands.conf"])
+@pytest.mark.parametrize("point", ["/", "/etc/redis", "/run/secrets"])
 def test_root_configuration_and_secrets_are_read_only(kernel: Kernel, point: str) -> None:
     """As mounts, whatever the modes of the files."""
     assert [mount.writable for mount in kernel.mounts if mount.point == point] == [False]
@@ -147,7 +147,13 @@ def test_root_configuration_and_secrets_are_read_only(kernel: Kernel, point: str
 
 @pytest.mark.parametrize(
     ("path", "source"),
-    [("/etc/redis", "config"), ("/data", "data"), ("/backups", "backups"), ("/var/log/redis", "logs")],
+    [
+        ("/etc/redis", "config"),
+        ("/data", "data"),
+        ("/backups", "backups"),
+        ("/var/log/redis", "logs"),
+        ("/run/secrets", "secrets/server"),
+    ],
 )
 def test_directories_are_the_hosts(settings: Settings, container: dict[str, Any], path: str, source: str) -> None:
     """Data in an anonymous volume would be lost with the container."""
@@ -155,7 +161,7 @@ def test_directories_are_the_hosts(settings: Settings, container: dict[str, Any]
     assert sources[path] == f"{settings.root}/{source}"
 
 
-@pytest.mark.parametrize(("uid", "paths"), [(0, ["/", "/usr/bin", "/run/secrets"]), (999, ["/etc/redis"])])
+@pytest.mark.parametrize(("uid", "paths"), [(0, ["/", "/usr/bin"]), (999, ["/etc/redis", "/run/secrets"])])
 def test_read_only_means_that_a_write_fails(target: Target, uid: int, paths: list[str]) -> None:
     """Tried, by whom the directory's mode would allow it."""
     said = _touch(target, uid, paths)

@@ -164,20 +164,24 @@ class Deployer:
         path.write_text(f"hosts = {entries!r}\n")
         return path
 
-    def deploy(self, *targets: Host, arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any) -> Result:
-        """Run ``pyinfra <inventory> deploy.py`` for these hosts."""
-        done = pyinfra(*self._arguments(targets, arguments, settings))
+    def deploy(
+        self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any
+    ) -> Result:
+        """Run ``pyinfra <inventory> deploy.py`` for these hosts, or another ``job``."""
+        done = pyinfra(*self._arguments(targets, job, arguments, settings))
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *targets: Host, arguments: tuple[str, ...] = ("-y",), **settings: Any) -> Running:
+    def start(
+        self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y",), **settings: Any
+    ) -> Running:
         """Start a deploy and return while it runs."""
-        return Running(self._arguments(targets, arguments, settings))
+        return Running(self._arguments(targets, job, arguments, settings))
 
     def _arguments(
-        self, targets: tuple[Host, ...], arguments: tuple[str, ...], settings: dict[str, Any]
+        self, targets: tuple[Host, ...], job: str, arguments: tuple[str, ...], settings: dict[str, Any]
     ) -> tuple[str, ...]:
         path = self.inventory(*targets, **settings)
-        return (*arguments, str(path), "deploy.py")
+        return (*arguments, str(path), job)
 
     def secrets(self, host: Host, **settings: Any) -> Secrets:
         """The secrets that a deploy to the host made."""

@@ -1,6 +1,7 @@
 """A deployed instance as the lifecycle tests see it: by the engine's own word and by clients, not by the deploy's."""
 
 import json
+import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ from redis.retry import Retry
 from redoubt.secretstore import Secrets
 from sandbox import ssh, toolbox
 from sandbox.hosts import Host
+from tests.host.target import listens
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,30 @@ def tunnel(host: Host, address: str, port: int) -> Iterator[Path]:
     """A socket on this machine that leads to an address and port as the host itself reaches them."""
     with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as directory:
         path = Path(directory, "s")
-        # A connection of its own: a shared one would keep the forwarding after the tunnel's end.
-        command = ssh.command(host.name, "-o", "ControlPath=none", "-N", "-L", f"{path}:{address}:{port}")
-        process = subprocess.Popen(
-            command, env=toolbox.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        try:
-            wait_until(path.exists, f"SSH forwards to {address}:{port}", 15)
+        with _forwarding(host, str(path), f"{address}:{port}", path.exists):
             yield path
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
+
+
+@contextmanager
+def tcp_tunnel(host: Host, address: str, port: int) -> Iterator[int]:
+    """A port on this machine's loopback that leads there, for clients that know no sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number: int = free.getsockname()[1]
+    with _forwarding(host, f"127.0.0.1:{number}", f"{address}:{port}", lambda: listens("127.0.0.1", number)):
+        yield number
+
+
+@contextmanager
+def _forwarding(host: Host, listen: str, to: str, ready: Callable[[], bool]) -> Iterator[None]:
+    # A connection of its own: a shared one would keep the forwarding after the tunnel's end.
+    command = ssh.command(host.name, "-o", "ControlPath=none", "-N", "-L", f"{listen}:{to}")
+    process = subprocess.Popen(command, env=toolbox.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(ready, f"SSH forwards to {to}", 15)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
 
 
 def wait_until(true: Callable[[], object], what: str, seconds: float, pause: float = 0.2) -> float:

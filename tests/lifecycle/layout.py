@@ -12,9 +12,11 @@ TREE = {
     "/srv/redis/secrets": ("700", "999:999"),
     "/srv/redis/secrets/sessions": ("400", "999:999"),
     "/srv/redis/secrets/queues": ("400", "999:999"),
-    "/srv/redis/secrets/health": ("400", "999:999"),
     "/srv/redis/secrets/admin": ("400", "999:999"),
-    "/srv/redis/secrets/commands.conf": ("400", "999:999"),
+    "/srv/redis/secrets/server": ("750", "999:999"),
+    "/srv/redis/secrets/server/health": ("400", "999:999"),
+    "/srv/redis/secrets/server/commands.conf": ("400", "999:999"),
+    "/srv/redis/secrets/server/generation": ("400", "999:999"),
     "/srv/redis/config/users.acl": ("400", "999:999"),
     "/srv/redis/config/redis.conf": ("640", "999:999"),
     "/srv/redis/config/healthcheck.sh": ("550", "999:999"),
@@ -22,7 +24,7 @@ TREE = {
     "/srv/redis/compose.yml": ("644", "0:0"),
     "/etc/logrotate.d/redis": ("644", "0:0"),
 }
-FILES = [path for path in TREE if path.count("/") == 4 or path.endswith((".yml", "logrotate.d/redis"))]
+FILES = [path for path, (mode, _) in TREE.items() if mode not in ("755", "750", "700")]
 
 
 def looks(host: Host) -> dict[str, tuple[str, str]]:

@@ -25,6 +25,7 @@ CONFIG = "Config | Write redis.conf and the health check"
 DEFRAG = "Config | Find out whether the image can defragment"
 LOGS = "Logs | Rotate the log file"
 COMPOSE = "Service | Write the Compose project"
+USERS = "Service | Give the running Redis its users"
 START = "Service | Start Redis and wait until it is healthy"
 
 # The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
@@ -95,7 +96,7 @@ HARMS = [
             "/etc/logrotate.d/redis: content differs",
             "/srv/redis/secrets/sessions: content differs",
             "/srv/redis/config/activedefrag.conf: not known for this image",
-            "redis started before config/activedefrag.conf, config/redis.conf, config/users.acl changed",
+            "redis started before config/activedefrag.conf, config/redis.conf changed",
         ),
         changes=(SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
     ),
@@ -124,26 +125,35 @@ HARMS = [
         changes=(START,),
     ),
     Harm(
-        "limits, networks, settings and users of the running Redis",
+        "limits, networks and settings of the running Redis",
         shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis; "
         "docker network disconnect redis_backend redis",
-        redis=(
-            "{config} SET maxmemory-policy noeviction",
-            "ACL SETUSER eve on nopass ~* +@all",
-            "ACL SETUSER sessions +keys ~*",
-            "ACL SETUSER queues resetpass >another",
-        ),
+        redis=("{config} SET maxmemory-policy noeviction",),
         says=(
             "redis has the limit Memory = 1073741824, the settings say 1610612736",
             "redis has the limit PidsLimit = 500, the settings say 128",
             "redis has the limit RestartPolicy = 'no', the settings say 'unless-stopped'",
             "redis is cut off from redis_backend",
             "redis runs with maxmemory-policy = 'noeviction', the settings say 'volatile-lru'",
-            "redis has the user eve, whom the settings do not know",
-            "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
-            "redis refuses the password of queues",
         ),
         changes=(START,),
+    ),
+    Harm(
+        "users of the running Redis",
+        redis=(
+            "ACL SETUSER eve on nopass ~* +@all",
+            "ACL SETUSER sessions +keys ~*",
+            "ACL SETUSER queues resetpass >another",
+            "ACL SETUSER admin >second",
+        ),
+        says=(
+            "redis has the user eve, whom the settings do not know",
+            "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
+            "redis has other passwords of queues",
+            "redis has other passwords of admin",
+        ),
+        changes=(USERS,),
+        restarts=False,
     ),
     Harm(
         "password of the administrator",

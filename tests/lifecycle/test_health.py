@@ -61,7 +61,7 @@ def test_a_redis_that_hangs_is_unhealthy_until_it_answers_again(redis: Instance)
 
 def test_a_wrong_credential_is_unhealthy_until_a_deploy_mends_it(redis: Instance, deployer: Deployer) -> None:
     # In place: the container sees the very file.
-    redis.host.run("echo wrong > /srv/redis/secrets/health", check=True)
+    redis.host.run("echo wrong > /srv/redis/secrets/server/health", check=True)
     assert_turns(redis, "unhealthy")
     assert "login: WRONGPASS" in last_words(redis)
 

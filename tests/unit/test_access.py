@@ -8,11 +8,18 @@ import pytest
 from redoubt import access
 from redoubt.settings import load
 
-PASSWORDS = {name: f"password-of-{name}-is-long" for name in ("sessions", "queues", "health", "admin", "default")}
+NAMES = ("sessions", "queues", "health", "admin", "default", "shop", "reports", "exporter", "ours")
+PASSWORDS = {name: f"password-of-{name}-is-long" for name in NAMES}
+NAMED: dict[str, dict[str, Any]] = {
+    "shop": {"role": "session", "keys": ["shop:session:*"]},
+    "reports": {"role": "read-only", "keys": ["shop:*", "rq:*"], "rules": "+scan"},
+    "exporter": {"role": "metrics", "rules": "+slowlog -client|list"},
+    "ours": {"role": "custom", "keys": ["ours:*"], "channels": ["ours:*"], "rules": "+get +set +publish"},
+}
 
 
 def lines(**data: Any) -> dict[str, str]:
-    text = access.acl_file(load(data), PASSWORDS)
+    text = access.acl_file(load(data), {name: [password] for name, password in PASSWORDS.items()})
     return {line.split()[1]: line for line in text.splitlines()}
 
 
@@ -64,7 +71,35 @@ def test_a_server_that_does_not_know_a_subcommand_is_not_told_of_it() -> None:
 
 def test_the_file_has_no_comments() -> None:
     """Redis reads them in ACL files only from 8.8 on."""
-    assert "# " not in access.acl_file(load({}), PASSWORDS)
+    assert "# " not in "".join(lines().values())
+
+
+def test_a_user_can_have_two_passwords() -> None:
+    both = access.acl_file(load({}), {name: [password, f"new-{password}"] for name, password in PASSWORDS.items()})
+    assert [line.count("#") for line in both.splitlines()] == [2, 2, 2, 2, 0]
+
+
+def test_users_of_the_settings_have_their_own_keys_and_no_others_channels() -> None:
+    words = {name: line.split() for name, line in lines(redis_users=NAMED).items()}
+    for name, given in NAMED.items():
+        keys = {word for word in words[name] if "~" in word}
+        assert keys == {("%R~" if given["role"] == "read-only" else "~") + key for key in given.get("keys", [])}
+        assert {word for word in words[name] if word[0] == "&"} == {f"&{one}" for one in given.get("channels", [])}
+
+
+def test_a_later_rule_replaces_an_earlier_one_as_in_redis() -> None:
+    exporter = lines(redis_users=NAMED)["exporter"].split()
+    assert "+slowlog" in exporter
+    assert "+slowlog|len" not in exporter
+    assert "-client|list" in exporter
+    assert "+client|list" not in exporter
+    reports = lines(redis_users=NAMED)["reports"].split()
+    assert ("+scan" in reports, "-scan" in reports) == (True, False)
+
+
+def test_a_queue_cannot_list_the_keys_of_others() -> None:
+    """The key of a session has the session's cookie in it."""
+    assert not {"+scan", "+keys", "+randomkey", "+@keyspace"} & set(lines()["queues"].split())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +123,9 @@ def acl_list(**data: Any) -> list[str]:
     return [line.replace(" on ", " on sanitize-payload ").replace(" resetkeys", "") for line in plain]
 
 
-@pytest.mark.parametrize("data", [{}, {"redis_default_user": True}, {"redis_image": "redis:7.0.15"}])
+@pytest.mark.parametrize(
+    "data", [{}, {"redis_default_user": True}, {"redis_image": "redis:7.0.15"}, {"redis_users": NAMED}]
+)
 def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> None:
     assert access.differences(load(data), acl_list(**data)) == []
 
@@ -98,7 +135,6 @@ def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> 
     [
         ("user sessions on", "user sessions off", "the user sessions with other rules (off on)"),
         ("user queues on sanitize-payload #", "user queues on nopass", "the user queues with other rules (# nopass)"),
-        ("user queues on sanitize-payload #", "user queues on # #", "the user queues with more than one password"),
         ("~rq:*", "~*", "the user queues with other rules (~* ~rq:*)"),
         ("&rq:*", "&*", "the user queues with other rules (&* &rq:*)"),
         ("+shutdown", "+shutdown +flushall", "the user admin with other rules (+flushall)"),

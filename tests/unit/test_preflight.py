@@ -35,6 +35,7 @@ configured_appendonly yes
 stored appendonlydir/appendonly.aof.manifest dump.rdb
 selinux
 logrotate /usr/sbin/logrotate
+generation 3
 address 127.0.0.1
 address 10.0.0.5
 address ::1
@@ -72,6 +73,7 @@ def test_the_probe_is_read() -> None:
             },
             data_at="/srv/redis/data",
             persistence=Persistence("yes", "900 1 300 10", "yes", dump=True, log=True),
+            generation=3,
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(
                 Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
@@ -250,3 +252,15 @@ def test_every_supported_system_is_named_in_the_refusal() -> None:
     (message,) = problems(load({}), replace(FACTS, system_id=("x", "1")))
     for name, version in preflight.SUPPORTED:
         assert f"{name.capitalize()} {version}" in message
+
+
+@pytest.mark.parametrize(("stored", "words"), [(3, None), (4, None), (2, "older than the passwords"), (0, "missing")])
+def test_a_store_that_is_older_than_the_host_s_passwords_is_refused(stored: int, words: str | None) -> None:
+    found = preflight.stale_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
+    assert bool(found) == bool(words)
+    assert (words or "") in "".join(found)
+
+
+def test_a_host_without_the_instance_needs_no_store() -> None:
+    fresh = read(PROBE.replace("generation 3", "generation ").splitlines())
+    assert preflight.stale_store("secrets/a/redis.yml", 0, "/srv/redis", fresh) == []

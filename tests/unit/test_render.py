@@ -1,5 +1,6 @@
 """The Compose project as Compose will read it, and the files beside it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,13 +74,26 @@ def test_every_secret_is_a_file_of_its_own_for_uid_999_alone() -> None:
     entries = render.secret_files(settings, SECRETS)
     files = [entry for entry in entries if isinstance(entry, File)]
     assert files == entries
-    names = {user.name for user in access.users(settings)} | {"commands.conf"}
+    names = {user.name for user in access.users(settings)} | {"commands.conf", "generation"}
     assert {file.path.rpartition("/")[2] for file in files} == names
     assert all((file.mode, file.uid, file.gid, file.secret) == (0o400, 999, 999, True) for file in files)
 
 
 def test_the_password_of_a_user_who_is_off_goes() -> None:
     assert Absent("/srv/redis/secrets/default") in render.secret_files(load({}), SECRETS)
+
+
+def test_the_password_of_a_user_whom_the_settings_know_no_more_goes() -> None:
+    former = replace(SECRETS, passwords={**SECRETS.passwords, "shop": "x"})
+    assert Absent("/srv/redis/secrets/shop") in render.secret_files(load({}), former)
+
+
+def test_redis_is_shown_the_secrets_that_it_reads_and_no_others() -> None:
+    """Its mount is the directory of the server; the passwords of users are beside it."""
+    paths = render.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
+    inside = {name for name, path in paths.items() if path.startswith("/srv/redis/secrets/server/")}
+    assert inside == {"health", "commands.conf", "generation"}
+    assert "/srv/redis/secrets/server:/run/secrets:ro" in compose()["services"]["redis"]["volumes"]
 
 
 def test_files_for_everybody_hold_no_secret() -> None:

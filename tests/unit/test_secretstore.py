@@ -109,3 +109,63 @@ def test_a_store_that_others_can_read_is_refused(tmp_path: Path) -> None:
 def test_reading_before_the_first_deploy_says_so(tmp_path: Path) -> None:
     with pytest.raises(SecretsError, match="deploy redis to host first"):
         secretstore.load(settings(tmp_path), "host")
+
+
+# -- Rotation
+
+
+def test_a_rotated_user_has_two_passwords_until_the_former_is_retired(tmp_path: Path) -> None:
+    first = secretstore.ensure(settings(tmp_path), "host")
+    both = secretstore.rotated(first, ["sessions"])
+    assert both.valid()["sessions"] == (both.passwords["sessions"], first.passwords["sessions"])
+    assert len(set(both.valid()["sessions"])) == 2
+    assert {user: valid for user, valid in both.valid().items() if user != "sessions"} == {
+        user: (password,) for user, password in first.passwords.items() if user != "sessions"
+    }
+    after = secretstore.retired(both, ["sessions"])
+    assert after.valid()["sessions"] == (both.passwords["sessions"],)
+    assert (first.generation, both.generation, after.generation) == (1, 2, 3)
+
+
+def test_a_rotation_that_is_begun_again_makes_no_third_password(tmp_path: Path) -> None:
+    both = secretstore.rotated(secretstore.ensure(settings(tmp_path), "host"), ["sessions"])
+    assert secretstore.rotated(both, ["sessions"]) == both
+    more = secretstore.rotated(both, ["sessions", "queues"])
+    assert more.valid()["sessions"] == both.valid()["sessions"]
+    assert len(more.valid()["queues"]) == 2
+
+
+def test_a_rotation_that_is_turned_back_has_the_former_password_again(tmp_path: Path) -> None:
+    first = secretstore.ensure(settings(tmp_path), "host")
+    back = secretstore.turned_back(secretstore.rotated(first, ["sessions", "queues"]), ["sessions"])
+    assert back.passwords["sessions"] == first.passwords["sessions"]
+    assert len(back.valid()["sessions"]) == len(back.valid()["queues"]) == 2
+    assert secretstore.retired(back, ["sessions"]).valid()["sessions"] == (first.passwords["sessions"],)
+
+
+def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
+    first = secretstore.ensure(settings(tmp_path), "host")
+    both = secretstore.rotated(first, ["sessions"])
+    secretstore.keep(settings(tmp_path), "host", first, both)
+    assert secretstore.ensure(settings(tmp_path), "host") == both
+    assert secretstore.check(settings(tmp_path), "host") == 2
+    secretstore.keep(settings(tmp_path), "host", both, secretstore.retired(both, ["sessions"]))
+    assert "previous" not in secretstore.path_for(settings(tmp_path), "host").read_text()
+
+
+def test_two_who_rotate_at_once_are_told_apart(tmp_path: Path) -> None:
+    first = secretstore.ensure(settings(tmp_path), "host")
+    mine, theirs = secretstore.rotated(first, ["sessions"]), secretstore.rotated(first, ["sessions"])
+    secretstore.keep(settings(tmp_path), "host", first, theirs)
+    with pytest.raises(SecretsError, match="somebody else changed passwords just now"):
+        secretstore.keep(settings(tmp_path), "host", first, mine)
+    assert secretstore.load(settings(tmp_path), "host") == theirs
+
+
+def test_a_weak_former_password_is_refused_as_well(tmp_path: Path) -> None:
+    path = secretstore.path_for(settings(tmp_path), "host")
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o600)
+    path.write_text("passwords: {}\ncommands: {}\nprevious: {sessions: old}\n")
+    with pytest.raises(SecretsError, match="password of sessions is too short"):
+        secretstore.check(settings(tmp_path), "host")

@@ -43,7 +43,8 @@ def state(**container: Any) -> ServiceState:
 
 def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
     assert drift(SETTINGS, RIGHT) == Drift((), ())
-    assert drift(SETTINGS, replace(RIGHT, acl=ACL, logins={"sessions": True})) == Drift((), ())
+    assert drift(SETTINGS, replace(RIGHT, acl=ACL)) == Drift((), ())
+    assert service.users_drift(SETTINGS, replace(RIGHT, acl=ACL)) == ()
 
 
 def test_a_paused_service_is_resumed_and_keeps_its_container() -> None:
@@ -68,7 +69,12 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         (state(health="starting"), "redis is starting", ()),
         (state(image_id="sha256:2"), "runs another image", ("redis",)),
         (replace(RIGHT, files={"config/redis.conf": 1001.0}), "started before config/redis.conf changed", ("redis",)),
-        (replace(RIGHT, files={"secrets/health": 1001.0}), "started before secrets/health changed", ("redis",)),
+        (replace(RIGHT, files={"config/users.acl": 1001.0}), "started before config/users.acl changed", ("redis",)),
+        (
+            replace(RIGHT, files={"secrets/server/commands.conf": 1001.0}),
+            "started before secrets/server/commands.conf changed",
+            ("redis",),
+        ),
         (
             replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
             "runs with maxmemory = '5', the settings say '1073741824'",
@@ -85,15 +91,47 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         (state(limits={**LIMITS, "Memory": 5}), "the limit Memory = 5, the settings say 1610612736", ("redis",)),
         (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", ("redis",)),
         (state(limits={**LIMITS, "RestartPolicy": "no"}), "the limit RestartPolicy = 'no'", ("redis",)),
-        (replace(RIGHT, acl=("user default off ~* &* +@all",)), "lacks the user sessions", ("redis",)),
-        (replace(RIGHT, acl=ACL, logins={"sessions": False}), "refuses the password of sessions", ("redis",)),
-        (replace(RIGHT, logins={"admin": False}, config={}), "refuses the password of admin", ("redis",)),
+        (replace(RIGHT, passwords=("admin",), config={}), "refuses the password of admin", ("redis",)),
     ],
 )
 def test_every_kind_of_drift_has_a_reason(current: ServiceState, reason: str, replaced: tuple[str, ...]) -> None:
     found = drift(SETTINGS, current)
     assert any(reason in text for text in found.reasons)
     assert found.replace == replaced
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"acl": ("user default off ~* &* +@all",)}, "redis lacks the user sessions"),
+        ({"acl": ACL, "passwords": ("sessions",)}, "redis has other passwords of sessions"),
+    ],
+)
+def test_users_are_mended_without_another_container(changes: dict[str, Any], reason: str) -> None:
+    current = replace(RIGHT, **changes)
+    assert reason in service.users_drift(SETTINGS, current)
+    assert not drift(SETTINGS, current)
+    assert not service.is_to_be_replaced(SETTINGS, current)
+
+
+@pytest.mark.parametrize(
+    "current",
+    [
+        replace(RIGHT, containers=()),
+        state(status="exited"),
+        state(config_hash="other"),
+        state(image_id="sha256:2"),
+        replace(RIGHT, files={"config/redis.conf": 1001.0}),
+    ],
+)
+def test_a_container_that_will_be_replaced_reads_its_users_by_itself(current: ServiceState) -> None:
+    assert service.is_to_be_replaced(SETTINGS, current)
+
+
+@pytest.mark.parametrize("name", ["config/users.acl", "secrets/server/health", "secrets/sessions"])
+def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
+    """It is asked for its users, and the health check reads its password every time."""
+    assert not drift(SETTINGS, replace(RIGHT, acl=ACL, files={name: 1001.0}))
 
 
 def test_an_application_is_replaced_for_its_own_secrets_only() -> None:
@@ -144,14 +182,8 @@ def test_the_script_s_output_is_read() -> None:
         "yes",
         "@@acl",
         "user default off ~* &* +@all",
-        "@@logins",
-        "admin",
-        "OK",
+        "@@passwords",
         "health",
-        "WRONGPASS invalid username-password pair or user is disabled.",
-        "",
-        "queues",
-        "OK",
     ]
     assert read(output) == ServiceState(
         hashes={"redis": "abc"},
@@ -160,7 +192,7 @@ def test_the_script_s_output_is_read() -> None:
         files={"config/redis.conf": 900.0},
         config={"maxmemory": "1073741824", "save": "", "appendonly": "yes"},
         acl=("user default off ~* &* +@all",),
-        logins={"admin": True, "health": False, "queues": True},
+        passwords=("health",),
         detached=("logs",),
     )
 
@@ -177,7 +209,7 @@ def test_a_container_that_compose_does_not_count_is_not_the_service() -> None:
 def test_a_refused_login_gives_no_configuration(answer: list[str]) -> None:
     current = read(["@@config", *answer])
     assert current.config == {}
-    assert current.logins == ({"admin": False} if answer else {})
+    assert current.passwords == (("admin",) if answer else ())
 
 
 def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None:

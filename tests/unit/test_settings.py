@@ -141,3 +141,31 @@ def test_the_defaults_in_the_settings_file_are_accepted_when_uncommented() -> No
             exec(line.removeprefix("# "), {}, values)
     assert set(values) == set(Settings.model_fields) - {"redis_image_archive"}
     load(values)
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"role": "session"}, "shop: the role session needs keys, such as ['shop:*']"),
+        ({"role": "queue", "keys": ["*"]}, "shop: keys = '*' are those of all others too"),
+        ({"role": "metrics", "keys": ["x"]}, "shop: the role metrics sees numbers and no keys"),
+        ({"role": "custom", "keys": ["x"]}, "shop: the role custom needs rules"),
+        ({"role": "owner", "keys": ["x"]}, "redis_users['shop']['role'] = 'owner'"),
+        ({"role": "cache", "keys": ["two words"]}, "redis_users['shop']['keys'][0] = 'two words'"),
+        ({"role": "cache", "keys": ["x"], "rules": "~*"}, "'~*' is not a rule such as +get"),
+        ({"role": "cache", "keys": ["x"], "rules": "nopass"}, "'nopass' is not a rule such as +get"),
+        ({"role": "cache", "keys": ["x"], "rules": "+@all"}, "'+@all' is a way to everybody's data"),
+        ({"role": "cache", "keys": ["x"], "rules": "+get +acl|setuser"}, "'+acl|setuser' is a way to everybody's data"),
+        ({"role": "cache", "key": ["x"]}, "redis_users['shop']['key']"),
+    ],
+)
+def test_a_user_that_cannot_be_is_refused(user: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({"redis_users": {"shop": user}})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["admin", "default", "server", "Shop", "a b", "../x"])
+def test_a_user_s_name_is_its_own_and_fit_for_a_file(name: str) -> None:
+    with pytest.raises(SettingsError, match="redis_users"):
+        load({"redis_users": {name: {"role": "session", "keys": ["shop:*"]}}})

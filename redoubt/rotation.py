@@ -1,0 +1,58 @@
+"""Rotation of passwords: which users, for how long, and what an instance's secrets become. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from redoubt import access, secretstore
+from redoubt.instance import Instance
+
+# The longest that a command waits for clients to move, in seconds: a day. Longer ones are two commands.
+MAX_GRACE = 86400
+
+
+def options(instance: Instance, users: object, grace: object) -> tuple[tuple[str, ...], int | None]:
+    """The users to rotate (all, when none are named) and the seconds of grace, if any. Raises ValueError in words."""
+    if not instance.facts.data_at:
+        raise ValueError(f"there is no {instance.settings.redis_name} on this host yet: deploy it first")
+    known = [user.name for user in access.users(instance.settings)]
+    named = [name for name in str(users or "").replace(",", " ").split() if name]
+    if unknown := [name for name in named if name not in known]:
+        raise ValueError(f"rotate_users: there is no user {unknown[0]}; there are {', '.join(known)}")
+    if grace is None:
+        return tuple(named or known), None
+    if isinstance(grace, bool) or not isinstance(grace, int) or not 0 <= grace <= MAX_GRACE:
+        raise ValueError(f"rotate_grace = {grace!r} is not a number of seconds up to {MAX_GRACE}")
+    if instance.settings.redis_app_services:
+        raise ValueError(
+            "rotate_grace: services of redis_app_services read their passwords when they start. Rotate, deploy (which "
+            "starts them anew), and retire"
+        )
+    return tuple(named or known), grace
+
+
+def begun(instance: Instance, users: Iterable[str]) -> Instance:
+    """With a second password for the users."""
+    return replace(instance, secrets=secretstore.rotated(instance.secrets, users))
+
+
+def turned_back(instance: Instance, users: Iterable[str]) -> Instance:
+    """With the former passwords of the users as the present ones."""
+    return replace(instance, secrets=secretstore.turned_back(instance.secrets, users))
+
+
+def retired(instance: Instance, users: Iterable[str]) -> Instance:
+    """Without the former passwords of the users."""
+    return replace(instance, secrets=secretstore.retired(instance.secrets, users))
+
+
+def report(instance: Instance, host_name: str) -> list[str]:
+    """What an operator should know afterwards."""
+    name = instance.settings.redis_name
+    path = secretstore.path_for(instance.settings, host_name)
+    two = sorted(instance.secrets.previous)
+    if not two:
+        return [f"{name}: every user has one password, the one in {path}"]
+    return [
+        f"{name}: two passwords let in {', '.join(two)}. The new ones are in {path} on this machine",
+        "  when every client has moved: day2/retire.py ends the former. day2/rotate_back.py makes them present again",
+    ]

@@ -1,0 +1,82 @@
+"""An application of Celery for the tests: a worker with threads, and a client that asks it for work of every kind.
+
+What it connects by comes as JSON on standard input; it prints what came of the work as JSON. Start it with
+``python -m tests.lifecycle.celery_app``.
+"""
+
+import json
+import sys
+import time
+
+from celery import Celery, chord
+from celery.contrib.testing.worker import start_worker
+
+app = Celery("redoubt-test")
+
+
+@app.task  # type: ignore[untyped-decorator]
+def add(x: int, y: int) -> int:
+    """Work that is done."""
+    return x + y
+
+
+@app.task  # type: ignore[untyped-decorator]
+def divide(x: int, y: int) -> float:
+    """Work that fails."""
+    return x / y
+
+
+@app.task(bind=True, max_retries=3)  # type: ignore[untyped-decorator]
+def stubborn(self) -> int:  # type: ignore[no-untyped-def]
+    """Work that is done at the third attempt after the first."""
+    if self.request.retries < self.max_retries:
+        raise self.retry(countdown=0)
+    return int(self.request.retries)
+
+
+@app.task  # type: ignore[untyped-decorator]
+def total(numbers: list[int]) -> int:
+    """What comes after other work."""
+    return sum(numbers)
+
+
+def main() -> None:
+    """Work through everything, then end."""
+    told = json.load(sys.stdin)
+    url = f"redis://{told['username']}:{told['password']}@127.0.0.1:{told['port']}/0"
+    transport = {"global_keyprefix": "celery:"}
+    app.conf.update(
+        broker_url=url,
+        result_backend=url,
+        broker_transport_options=transport,
+        result_backend_transport_options=transport,
+        worker_hijack_root_logger=False,
+        worker_pool="threads",
+    )
+    with start_worker(app, perform_ping_check=False, pool="threads", concurrency=2, shutdown_timeout=20) as worker:
+        failed = divide.apply_async((1, 0))
+        revoked = add.apply_async((1, 1), countdown=60)
+        revoked.revoke()
+        found = {
+            "added": add.delay(2, 3).get(timeout=20),
+            "retried": stubborn.delay().get(timeout=20),
+            "later": add.apply_async((1, 2), countdown=1).get(timeout=20),
+            "chord": chord([add.s(1, 2), add.s(2, 4)])(total.s()).get(timeout=20),
+            "failed": type(failed.get(timeout=20, propagate=False)).__name__,
+            "pinged": len(app.control.ping(timeout=2)),
+            "revoked": _is_revoked(worker, revoked.id),
+        }
+    print(json.dumps(found))
+
+
+def _is_revoked(worker: object, task: str) -> bool:
+    """Whether the worker heard of it, by its own word to an inspection."""
+    for _ in range(20):
+        if task in str(app.control.inspect(timeout=1).revoked()):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+if __name__ == "__main__":
+    main()

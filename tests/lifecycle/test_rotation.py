@@ -1,0 +1,343 @@
+"""Rotation of passwords: nobody notices, whatever interrupts it can be carried on, and nothing old comes back."""
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue, SimpleWorker
+from rq.timeouts import TimerDeathPenalty
+
+from redoubt import secretstore
+from redoubt.secretstore import Secrets
+from redoubt.settings import load
+from sandbox import images
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer, Result
+from tests.lifecycle.instance import Instance, tunnel, wait_until
+
+ROTATE, RETIRE, BACK = "day2/rotate.py", "day2/retire.py", "day2/rotate_back.py"
+SETTINGS: dict[str, Any] = {
+    "redis_health_interval": 1,
+    "redis_users": {"exporter": {"role": "metrics"}, "shop": {"role": "session", "keys": ["shop:session:*"]}},
+}
+
+
+@dataclass
+class Rotating:
+    """A deployed host, and its day-2 verbs."""
+
+    host: Host
+    deployer: Deployer
+    settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
+
+    def run(self, job: str, **data: object) -> Result:
+        chosen = [word for name, value in data.items() for word in ("--data", f"{name}={value}")]
+        return self.deployer.deploy(self.host, job=job, arguments=("-y", "--json", *chosen), **self.settings)
+
+    def runs(self, job: str, **data: object) -> Result:
+        result = self.run(job, **data)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    @property
+    def secrets(self) -> Secrets:
+        return self.deployer.secrets(self.host, **self.settings)
+
+    @property
+    def instance(self) -> Instance:
+        return Instance(self.host, self.secrets)
+
+    @property
+    def store(self) -> Path:
+        return secretstore.path_for(load({"redis_secrets_dir": str(self.deployer.secrets_dir)}), self.host.name)
+
+    def lets_in(self, user: str, password: str) -> bool:
+        """Whether Redis accepts a password, by its own word to a client."""
+        line = f"AUTH {user} {password}\n"
+        return self.host.run("docker exec -i redis redis-cli", input=line).stdout.strip() == "OK"
+
+
+@pytest.fixture
+def rotating(host: Host, deployer: Deployer) -> Rotating:
+    """The shared host, deployed, with one password for each user."""
+    rotating = Rotating(host, deployer)
+    rotating.runs("deploy.py")
+    rotating.runs(RETIRE)
+    return rotating
+
+
+class Clients:
+    """Clients that connect, log in, work and hang up all the time, and one that never hangs up, until they are stopped.
+
+    They log in with the passwords that they were told last.
+    """
+
+    def __init__(self, socket: Path, passwords: dict[str, str]) -> None:
+        self.passwords = dict(passwords)
+        self.done: Counter[str] = Counter()
+        self.failed: list[str] = []
+        self._socket = str(socket)
+        self._stop = threading.Event()
+        works: dict[str, Callable[[Redis], Any]] = {
+            "sessions": lambda redis: redis.set("app:session:rotation", "x", ex=60),
+            "shop": lambda redis: redis.set("shop:session:rotation", "x", ex=60),
+            "queues": lambda redis: redis.incr("rq:rotation"),
+            "exporter": lambda redis: redis.info(),
+        }
+        self._threads = [
+            *(threading.Thread(target=self._reconnect, args=(user, work)) for user, work in works.items()),
+            threading.Thread(target=self._stay),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def client(self, user: str) -> Redis:
+        return Redis(
+            unix_socket_path=self._socket,
+            username=user,
+            password=self.passwords[user],
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=10,
+        )
+
+    def _count(self, name: str, work: Callable[[], Any]) -> None:
+        try:
+            work()
+            self.done[name] += 1
+        except RedisError as error:
+            self.failed.append(f"{name}: {error!r}")
+
+    def _reconnect(self, user: str, work: Callable[[Redis], Any]) -> None:
+        while not self._stop.is_set():
+            with self.client(user) as redis:
+                self._count(user, lambda redis=redis: work(redis))  # type: ignore[misc]
+            time.sleep(0.01)
+
+    def _stay(self) -> None:
+        with self.client("sessions") as writer, self.client("sessions").pubsub() as subscriber:
+            subscriber.subscribe("__keyevent@0__:expired")
+            while not self._stop.is_set():
+                self._count("held", lambda: writer.set("app:session:held", "x", ex=60))
+                self._count("subscribed", lambda: (subscriber.ping(), subscriber.get_message(timeout=0.1)))
+
+    def worked(self) -> None:
+        """Wait until every client has done some work from now on."""
+        before = Counter(self.done)
+        names = {"sessions", "shop", "queues", "exporter", "held", "subscribed"}
+        wait_until(
+            lambda: self.failed or all(self.done[name] >= before[name] + 5 for name in names), f"work of {names}", 30
+        )
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=20)
+
+
+@pytest.fixture
+def clients(rotating: Rotating) -> Iterator[Clients]:
+    with tunnel(rotating.host, "127.0.0.1", 6379) as socket:
+        clients = Clients(socket, rotating.secrets.passwords)
+        try:
+            clients.worked()
+            yield clients
+        finally:
+            clients.stop()
+
+
+class _Worker(SimpleWorker):
+    """RQ's worker, in a thread: the clock of the process is the main thread's."""
+
+    death_penalty_class = TimerDeathPenalty
+
+    def _install_signal_handlers(self) -> None:
+        pass
+
+
+def test_no_client_notices_a_rotation(rotating: Rotating, clients: Clients) -> None:
+    first = rotating.secrets
+    instance = rotating.instance
+    before, started = instance.identity, time.time()
+    instance.call("ACL LOG RESET")
+    with clients.client("queues") as connection:
+        queue = Queue("rotation", connection=connection)
+        worker = _Worker([queue], connection=connection, name=f"rotation-{time.time()}")
+        working = threading.Thread(target=lambda: worker.work(burst=False, max_jobs=3, with_scheduler=False))
+        working.start()
+        jobs = [queue.enqueue("time.sleep", 0)]
+
+        rotated = rotating.runs(ROTATE)
+        second = rotating.secrets
+        clients.worked()
+        jobs.append(queue.enqueue("time.sleep", 0))
+        clients.passwords.update(second.passwords)
+        clients.worked()
+        retired = rotating.runs(RETIRE)
+        clients.worked()
+        jobs.append(queue.enqueue("time.sleep", 0))
+        working.join(timeout=30)
+        statuses = [str(job.get_status()) for job in jobs]
+        for job in jobs:
+            job.delete()
+        queue.delete()
+    clients.stop()
+
+    assert clients.failed == []
+    assert statuses == ["JobStatus.FINISHED"] * 3
+    assert instance.identity == before
+    checks = Instance(rotating.host, second).inspect()["State"]["Health"]["Log"]
+    assert {check["ExitCode"] for check in checks} == {0}
+    assert [line for line in Instance(rotating.host, second).call("ACL LOG") if "auth" in line] == []
+    for user, password in first.passwords.items():
+        assert second.passwords[user] != password
+        assert not rotating.lets_in(user, password)
+        assert rotating.lets_in(user, second.passwords[user])
+    said = rotated.stdout + rotated.stderr + retired.stdout + retired.stderr
+    assert not [user for secrets in (first, second) for user, password in secrets.passwords.items() if password in said]
+    assert sum(clients.done.values()) > 200, f"no load in {time.time() - started:.0f} s: {clients.done}"
+
+
+def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating) -> None:
+    first = rotating.secrets
+    rotating.runs(ROTATE, rotate_users="sessions")
+    second = rotating.secrets
+    assert second.passwords["queues"] == first.passwords["queues"]
+    for _ in range(2):
+        assert rotating.lets_in("sessions", first.passwords["sessions"])
+        assert rotating.lets_in("sessions", second.passwords["sessions"])
+        # A deploy in between keeps both, and changes nothing.
+        deployed = rotating.runs("deploy.py")
+        assert deployed.changed == []
+        assert "two passwords let in sessions" in deployed.stderr
+    # Asked for again it makes no third one.
+    assert rotating.runs(ROTATE, rotate_users="sessions").changed == []
+    assert rotating.secrets == second
+    rotating.runs(RETIRE)
+    assert not rotating.lets_in("sessions", first.passwords["sessions"])
+    assert rotating.runs("deploy.py").changed == []
+    assert rotating.runs(RETIRE).changed == []
+
+
+def test_a_rotation_is_turned_back(rotating: Rotating) -> None:
+    first = rotating.secrets
+    rotating.runs(ROTATE, rotate_users="sessions,admin")
+    second = rotating.secrets
+    rotating.runs(BACK)
+    assert rotating.secrets.passwords == first.passwords
+    assert rotating.lets_in("sessions", second.passwords["sessions"])
+    assert rotating.runs("deploy.py").changed == []
+    rotating.runs(RETIRE)
+    assert rotating.lets_in("sessions", first.passwords["sessions"])
+    assert not rotating.lets_in("sessions", second.passwords["sessions"])
+    assert rotating.instance.call("PING") == ["PONG"]
+
+
+def test_a_grace_ends_the_former_password_by_itself(rotating: Rotating) -> None:
+    first = rotating.secrets
+    began = time.monotonic()
+    rotating.runs(ROTATE, rotate_users="sessions", rotate_grace=3)
+    assert time.monotonic() - began >= 3
+    assert not rotating.lets_in("sessions", first.passwords["sessions"])
+    assert rotating.lets_in("sessions", rotating.secrets.passwords["sessions"])
+    assert rotating.runs("deploy.py").changed == []
+
+
+@pytest.mark.parametrize("operation", ["Give the running Redis its users", "Write the ACL file", "Write the secrets"])
+def test_a_rotation_that_is_killed_is_carried_on_by_the_next_command(rotating: Rotating, operation: str) -> None:
+    first = rotating.secrets
+    running = rotating.deployer.start(rotating.host, job=ROTATE, **rotating.settings)
+    running.wait_for(operation)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    # Whatever was done: what clients have goes on working.
+    assert rotating.lets_in("sessions", first.passwords["sessions"])
+    assert rotating.lets_in("admin", first.passwords["admin"])
+    rotating.runs(ROTATE)
+    second = rotating.secrets
+    assert second.generation == first.generation + 1
+    for user in first.passwords:
+        assert rotating.lets_in(user, first.passwords[user])
+        assert rotating.lets_in(user, second.passwords[user])
+    assert rotating.runs("deploy.py").changed == []
+
+
+def test_an_older_store_is_refused_and_shuts_nobody_out(rotating: Rotating, tmp_path: Path) -> None:
+    """That of another machine, or a copy from before the rotation."""
+    before = rotating.store.read_text()
+    rotating.runs(ROTATE)
+    now = rotating.store.read_text()
+    rotating.store.write_text(before)
+    try:
+        for job in ("deploy.py", ROTATE, RETIRE):
+            stale = rotating.run(job)
+            assert stale.returncode == 1
+            assert "is older than the passwords on the host" in stale.stderr
+        rotating.store.rename(tmp_path / "away")
+        missing = rotating.run("deploy.py")
+        assert missing.returncode == 1
+        assert f"{rotating.store} is missing, and a deploy would shut out every client" in missing.stderr
+    finally:
+        rotating.store.touch(mode=0o600)
+        rotating.store.write_text(now)
+    assert rotating.runs("deploy.py").changed == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"rotate_users": "sessions,nobody"}, "rotate_users: there is no user nobody; there are sessions, queues,"),
+        ({"rotate_grace": "soon"}, "rotate_grace = 'soon' is not a number of seconds"),
+        ({"rotate_grace": -1}, "rotate_grace = -1 is not a number of seconds"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_changes(
+    rotating: Rotating, data: dict[str, object], words: str
+) -> None:
+    before = rotating.secrets
+    result = rotating.run(ROTATE, **data)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert rotating.secrets == before
+
+
+def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retired(rotating: Rotating) -> None:
+    web = {
+        "image": images.redis_reference(),
+        "user": "999:999",
+        "init": True,
+        "entrypoint": ["sleep", "600"],
+        "secrets": ["sessions"],
+    }
+    rotating.settings["redis_app_services"] = {"web": web}
+    rotating.runs("deploy.py")
+    refused = rotating.run(ROTATE, rotate_grace=5)
+    assert refused.returncode == 1
+    assert "services of redis_app_services read their passwords when they start" in refused.stderr
+    first = rotating.secrets
+    rotating.runs(ROTATE)
+    early = rotating.run(RETIRE)
+    assert early.returncode == 1
+    assert "web of redis's project started before passwords were changed" in early.stderr
+    assert rotating.lets_in("sessions", first.passwords["sessions"])
+    rotating.runs("deploy.py")
+    rotating.runs(RETIRE)
+    assert not rotating.lets_in("sessions", first.passwords["sessions"])
+    inside = rotating.host.run("docker exec redis-web-1 cat /run/secrets/sessions").stdout.strip()
+    assert rotating.lets_in("sessions", inside)
+
+
+def test_a_host_that_was_never_deployed_has_nothing_to_rotate(blank: Host, deployer: Deployer) -> None:
+    result = deployer.deploy(blank, job=ROTATE)
+    assert result.returncode == 1
+    assert "there is no redis on this host yet: deploy it first" in result.stderr
+    assert blank.run("ls /srv/redis").returncode != 0

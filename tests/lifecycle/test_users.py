@@ -1,0 +1,315 @@
+"""Users of the settings: roles that are enough for real clients, walls between applications, and no restart for any."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flask
+import pytest
+from cachelib.redis import RedisCache
+from flask_session import Session
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Lost
+from redis.exceptions import LockNotOwnedError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import ROOT, Deployer
+from tests.lifecycle.instance import Instance, tcp_tunnel, tunnel
+
+USERS: dict[str, dict[str, Any]] = {
+    "shop": {"role": "session", "keys": ["shop:session:*"], "channels": ["__keyevent@*__:expired"]},
+    "blog": {"role": "session", "keys": ["blog:session:*"]},
+    "pages": {"role": "cache", "keys": ["pages:*"]},
+    "celery": {
+        "role": "queue",
+        "keys": ["celery:*"],
+        "channels": ["celery:*", "celery:/0.celery.pidbox", "celery:/0.celeryev/*"],
+    },
+    "reports": {"role": "read-only", "keys": ["shop:session:*", "pages:*"]},
+    "exporter": {"role": "metrics"},
+    "ours": {"role": "custom", "keys": ["ours:*"], "rules": "+@geo -georadius"},
+}
+WITH_USERS: dict[str, Any] = {"redis_users": USERS}
+
+
+@pytest.fixture(scope="module")
+def redis(host: Host, deployer: Deployer) -> Instance:
+    """The shared host with these users."""
+    result = deployer.deploy(host, **WITH_USERS)
+    assert result.returncode == 0, result.stderr
+    return Instance(host, deployer.secrets(host, **WITH_USERS))
+
+
+@pytest.fixture(scope="module")
+def socket(redis: Instance) -> Iterator[Path]:
+    with tunnel(redis.host, "127.0.0.1", 6379) as path:
+        yield path
+
+
+Connect = Callable[..., Redis]
+
+
+@pytest.fixture
+def connect(redis: Instance, socket: Path) -> Iterator[Connect]:
+    """Clients by the name of their user."""
+    made = []
+
+    def client(user: str, **options: Any) -> Redis:
+        made.append(
+            Redis(
+                unix_socket_path=str(socket),
+                username=user,
+                password=redis.secrets.passwords[user],
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=10,
+                **options,
+            )
+        )
+        return made[-1]
+
+    yield client
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def undenied(redis: Instance) -> Iterator[None]:
+    """Nothing is denied to anybody meanwhile: a client that may not do something often goes on half."""
+    redis.call("ACL LOG RESET")
+    yield
+    assert redis.call("ACL LOG") == [""]
+
+
+# -- Clients that must work
+
+
+@pytest.mark.usefixtures("undenied")
+@pytest.mark.parametrize("user", ["shop", "blog"])
+def test_flask_session_keeps_sessions(connect: Connect, user: str) -> None:
+    app = flask.Flask(user)
+    app.config.update(SESSION_TYPE="redis", SESSION_REDIS=connect(user), SESSION_KEY_PREFIX=f"{user}:session:")
+    Session(app)
+
+    @app.route("/<name>")
+    def visit(name: str) -> str:
+        before = flask.session.get("name", "nobody")
+        flask.session["name"] = name
+        return str(before)
+
+    browser = app.test_client()
+    assert [browser.get(f"/{name}").text for name in ("ann", "bob")] == ["nobody", "ann"]
+
+
+@pytest.mark.usefixtures("undenied")
+def test_a_cache_stores_counts_and_forgets(connect: Connect) -> None:
+    client = connect("pages")
+    cache = RedisCache(host=client, key_prefix="pages:")
+    assert cache.set("home", {"title": "Home"}, timeout=60)
+    assert cache.set_many({"a": 1, "b": 2})
+    assert cache.get_many("home", "a", "b") == [{"title": "Home"}, 1, 2]
+    assert cache.add("home", "other") is False
+    assert (cache.inc("hits", 2), cache.dec("hits")) == (2, 1)
+    assert cache.has("home")
+    assert cache.delete_many("home", "a", "b", "hits")
+    with client.pipeline() as pipeline:
+        pipeline.set("pages:x", 1, ex=5)
+        pipeline.ttl("pages:x")
+        assert pipeline.execute() == [True, 5]
+
+
+@pytest.mark.usefixtures("undenied")
+def test_locks_of_redis_py_need_no_eval(connect: Connect) -> None:
+    lock = connect("queues").lock("rq:lock:users", timeout=10)
+    assert lock.acquire(blocking=False)
+    assert lock.extend(5)
+    assert lock.reacquire()
+    other = connect("queues").lock("rq:lock:users", timeout=10)
+    assert not other.acquire(blocking=False)
+    lock.release()
+    with pytest.raises(LockNotOwnedError):
+        _release_of_another(connect)
+
+
+def _release_of_another(connect: Connect) -> None:
+    client = connect("queues")
+    lock = client.lock("rq:lock:lost", timeout=10)
+    assert lock.acquire(blocking=False)
+    client.set("rq:lock:lost", "another's", ex=10)
+    lock.release()
+
+
+@pytest.mark.usefixtures("undenied")
+def test_celery_works_with_results_retries_countdowns_chords_and_remote_control(redis: Instance) -> None:
+    with tcp_tunnel(redis.host, "127.0.0.1", 6379) as port:
+        told = {"port": port, "username": "celery", "password": redis.secrets.passwords["celery"]}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.lifecycle.celery_app"],
+            input=json.dumps(told),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "added": 5,
+        "retried": 3,
+        "later": 3,
+        "chord": 9,
+        "failed": "ZeroDivisionError",
+        "pinged": 1,
+        "revoked": True,
+    }
+
+
+@pytest.mark.usefixtures("undenied")
+def test_an_exporter_reads_numbers(connect: Connect) -> None:
+    client = connect("exporter", protocol=2)
+    assert "keyspace_hits" in client.info("all")
+    assert client.role()[0] == b"master"
+    assert client.slowlog_len() >= 0
+    assert client.client_list()
+    for command in ("LATENCY LATEST", "LATENCY HISTOGRAM", "MEMORY STATS", "DBSIZE", "LASTSAVE"):
+        client.execute_command(*command.split())
+
+
+@pytest.mark.usefixtures("undenied")
+def test_a_reader_reads_and_custom_rules_are_what_they_say(connect: Connect) -> None:
+    connect("shop").set("shop:session:read", "x", ex=60)
+    assert connect("reports").get("shop:session:read") == b"x"
+    assert connect("reports").ttl("shop:session:read") == 60
+    assert connect("ours").geoadd("ours:places", (13.4, 52.5, "here")) == 1
+
+
+# -- What each may not do
+
+REFUSED = {
+    "shop": ["GET blog:session:x", "GET app:session:x", "GET pages:x", "SCAN 0", "RANDOMKEY", "SUBSCRIBE rq:x"],
+    "blog": ["GET shop:session:x", "DEL shop:session:x", "SUBSCRIBE __keyevent@0__:expired"],
+    "pages": ["GET shop:session:x", "SCAN 0", "KEYS *", "SUBSCRIBE pages:x", "EVALSHA 0 0", "SORT pages:x", "FLUSHALL"],
+    "celery": ["GET rq:x", "GET shop:session:x", "SCAN 0", "PUBLISH rq:x v", "CONFIG GET dir", "FUNCTION LIST"],
+    "reports": [
+        "SET shop:session:x v",
+        "DEL pages:x",
+        "EXPIRE pages:x 1",
+        "GET blog:session:x",
+        "SCAN 0",
+        "DBSIZE",
+        "KEYS *",
+        "XREAD BLOCK 1 STREAMS pages:x 0",
+    ],
+    "exporter": ["GET pages:x", "SLOWLOG GET", "MONITOR", "MEMORY USAGE pages:x", "CLIENT KILL ID 1", "SCAN 0"],
+    "ours": ["GET ours:x", "GEORADIUS ours:places 1 1 1 m", "GEOADD pages:x 1 1 here"],
+}
+# Ways around a disabled EVAL, to another's data, or to more rights.
+AROUND = [
+    "SCRIPT FLUSH",
+    "SCRIPT KILL",
+    "FUNCTION LOAD x",
+    "FUNCTION RESTORE x",
+    "FCALL x 0",
+    "EVAL_RO x 0",
+    "EVALSHA_RO x 0",
+    "MIGRATE 127.0.0.1 6379 x 0 10",
+    "RESTORE {own} 0 x",
+    "DUMP blog:session:x",
+    "COPY blog:session:x {own}",
+    "MODULE LOAD /x",
+    "REPLICAOF 127.0.0.1 6379",
+    "ACL LIST",
+    "ACL SETUSER shop +@all",
+    "ACL WHOAMI",
+    "CLIENT KILL ID 1",
+    "CLIENT PAUSE 1",
+    "SHUTDOWN",
+    "DEBUG SLEEP 0",
+    "SWAPDB 0 1",
+]
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_user_is_refused_the_rest(connect: Connect, user: str) -> None:
+    client = connect(user)
+    own = USERS[user].get("keys", ["x"])[0].replace("*", "x")
+    for command in (*REFUSED[user], *AROUND):
+        with pytest.raises((NoPermissionError, RedisError), match=r"(?i)no permissions|unknown command|not allowed"):
+            _call(client, command.format(own=own))
+
+
+def _call(client: Redis, command: str) -> None:
+    if command.startswith("SUBSCRIBE"):
+        with client.pubsub() as subscriber:
+            subscriber.subscribe(command.split()[1])
+            subscriber.get_message(timeout=2)
+    else:
+        client.execute_command(*command.split())
+
+
+def test_a_script_of_a_queue_user_has_no_more_rights_than_it(connect: Connect) -> None:
+    """The way that is left where EVAL is disabled: SCRIPT LOAD and EVALSHA."""
+    client = connect("celery")
+    assert client.evalsha(client.script_load("return redis.call('SET', KEYS[1], 'v')"), 1, "celery:x") == b"OK"
+    for code in ("return redis.call('GET', 'shop:session:x')", "return redis.call('KEYS', '*')"):
+        with pytest.raises(RedisError, match=r"(?i)permissions|acl failure|unknown redis command"):
+            client.evalsha(client.script_load(code), 0)
+    client.delete("celery:x")
+
+
+# -- Changes of users
+
+
+def test_users_come_change_and_go_without_a_restart(
+    redis: Instance, deployer: Deployer, connect: Connect, socket: Path
+) -> None:
+    before = redis.identity
+    with connect("sessions") as staying, connect("blog") as leaving:
+        assert staying.client_id()
+        number = staying.client_id()
+        leaving.ping()
+        fewer = {name: user for name, user in USERS.items() if name != "blog"}
+        changed = {**fewer, "pages": {"role": "read-only", "keys": ["pages:*"]}, "new": {"role": "metrics"}}
+        result = deployer.deploy(redis.host, redis_users=changed)
+        assert result.returncode == 0, result.stderr
+        assert "redis has the user blog, whom the settings do not know" in result.reasons
+        assert "redis lacks the user new" in result.reasons
+        assert staying.client_id() == number
+        with pytest.raises(Lost):
+            leaving.ping()
+    assert redis.identity == before
+    with pytest.raises(NoPermissionError):
+        connect("pages").set("pages:x", "v")
+    assert redis.host.run("ls /srv/redis/secrets/blog").returncode != 0
+    assert deployer.deploy(redis.host, redis_users=changed).changed == []
+
+    back = deployer.deploy(redis.host, **WITH_USERS)
+    assert back.returncode == 0, back.stderr
+    # With the password that it had.
+    connect("blog").ping()
+    assert redis.identity == before
+    assert deployer.deploy(redis.host, **WITH_USERS).changed == []
+
+
+def test_a_rule_that_redis_does_not_know_is_refused_and_the_users_stay(redis: Instance, deployer: Deployer) -> None:
+    before, users = redis.identity, redis.call("ACL LIST")
+    file = redis.host.run("sha256sum /srv/redis/config/users.acl").stdout
+    bad = {**USERS, "ours": {"role": "custom", "keys": ["ours:*"], "rules": "+nosuchcommand"}}
+    result = deployer.deploy(redis.host, redis_users=bad)
+    assert result.returncode == 1
+    assert "Redis does not take these users; those on the host were left alone" in result.stderr
+    assert "+nosuchcommand" in result.stderr
+    assert redis.host.run("sha256sum /srv/redis/config/users.acl").stdout == file
+    assert (redis.identity, redis.call("ACL LIST")) == (before, users)
+    assert deployer.deploy(redis.host, **WITH_USERS).changed == []
+
+
+def test_users_are_there_after_a_restart(redis: Instance, connect: Connect) -> None:
+    before = redis.call("ACL LIST")
+    redis.host.run("cd /srv/redis && docker compose up --detach --force-recreate --wait redis", check=True)
+    assert redis.call("ACL LIST") == before
+    assert connect("ours").ping()
