@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from redoubt import versions
 from redoubt.settings import Settings
 from redoubt.sizes import MIB, format_size
+from redoubt.versions import Build, Verdict
 
 Version = tuple[int, ...]
 
@@ -188,6 +190,19 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_appendonly",), _data),
     )
     return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
+
+
+def version(settings: Settings, build: Build) -> Verdict:
+    """What stands against the server in the image, or is to be said of it. A setting allows what is vulnerable."""
+    verdict = versions.judge(build)
+    image = f"redis_image = {settings.redis_image!r}"
+    if verdict.problem and settings.redis_allow_vulnerable_version:
+        return Verdict(
+            warning=f"{image}: {verdict.problem}. Deployed all the same, as redis_allow_vulnerable_version = True says"
+        )
+    if verdict.problem:
+        return Verdict(f"{image}: {verdict.problem}. redis_allow_vulnerable_version = True deploys it all the same")
+    return Verdict(warning=f"{image}: {verdict.warning}") if verdict.warning else verdict
 
 
 def _system(settings: Settings, facts: HostFacts) -> list[str]:

@@ -169,6 +169,12 @@ class Settings(BaseModel):
         section="Image",
         example="images/redis-8.10.2.tar",
     )
+    redis_allow_vulnerable_version: bool = setting(
+        False,
+        "Deploy a version that lacks security fixes (redoubt/versions.py), with a warning that names them.",
+        cost="nothing",
+        section="Image",
+    )
 
     # -- Memory and eviction
     redis_maxmemory: RedisSize = setting(

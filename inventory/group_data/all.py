@@ -34,6 +34,10 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # With source archive: path of the archive on the machine that deploys. [restarts Redis]
 # redis_image_archive = "images/redis-8.10.2.tar"
 
+# Deploy a version that lacks security fixes (redoubt/versions.py), with a warning that names them. [no
+# restart]
+# redis_allow_vulnerable_version = False
+
 # -- Memory and eviction
 
 # Memory for data; what you size the instance by. Redis notation: 1gb is 1024^3 bytes. [restarts Redis]
