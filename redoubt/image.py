@@ -109,8 +109,8 @@ def build_that_runs(config: Mapping[str, Any], said: str) -> Build | None:
 
 
 def engine_named(reference: str) -> Engine | None:
-    """The engine by the last part of an image's name, where that is one's own name."""
-    return _engine(_split(reference)[0].rpartition("/")[2])
+    """The engine of an official image, whatever its tag; None for others."""
+    return _OFFICIAL.get(_split(reference)[0])
 
 
 def _engine(name: str) -> Engine | None:

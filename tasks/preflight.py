@@ -87,7 +87,7 @@ def _check(one: Host) -> _Known:
 def _judge(checked: _Known) -> None:
     """Judge the version in the image as far as this machine knows it. Raises ArchiveError."""
     settings = checked.settings
-    if checked.wrong & {"redis_image", "redis_allow_vulnerable_version"}:
+    if checked.wrong & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
         return
     build = image.build_named(settings.redis_image)
     if settings.redis_image_archive and not checked.problems:
@@ -99,6 +99,10 @@ def _judge(checked: _Known) -> None:
         checked.warning = verdict.warning
         # Beside a digest the tag is a remark that no engine reads.
         checked.judged = "@" not in settings.redis_image
+        return
+    engine = image.engine_named(settings.redis_image)
+    if engine not in (None, settings.redis_engine):
+        checked.problems.append(preflight.other_engine(settings, engine))
 
 
 def _probe(one: Host, checked: _Known) -> preflight.HostFacts | None:

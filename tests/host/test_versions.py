@@ -31,6 +31,7 @@ def test_a_labelled_package_is_what_runs(
     """The version is judged by the label: it must be the package's in the container, and the server its file."""
     name, version = label
     engine, running = server
+    assert engine == settings.redis_engine
     assert Build(engine, running).numbers == Build(engine, version or running).numbers
     if not name.endswith("-server"):
         assert name in ("", engine)

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from redoubt import versions
-from redoubt.image import ArchiveError, Identity, build_in, build_named, build_that_runs, in_archive, of_inspect
+from redoubt.image import (
+    ArchiveError,
+    Identity,
+    build_in,
+    build_named,
+    build_that_runs,
+    engine_named,
+    in_archive,
+    of_inspect,
+)
 from redoubt.settings import load
 from redoubt.versions import Build
 
@@ -120,7 +129,17 @@ def test_a_label_that_the_server_contradicts_does_not_count(
     assert build_that_runs({"Labels": labels}, said) == build
 
 
-def test_the_default_image_is_safe() -> None:
-    build = build_named(load({}).redis_image)
+@pytest.mark.parametrize(
+    ("reference", "engine"),
+    [("redis:8", "redis"), ("docker.io/valkey/valkey:9.1", "valkey"), ("127.0.0.1:5000/redis:8", None)],
+)
+def test_only_the_name_of_an_official_image_tells_its_engine(reference: str, engine: str | None) -> None:
+    assert engine_named(reference) == engine
+
+
+@pytest.mark.parametrize("engine", ["redis", "valkey"])
+def test_the_default_image_is_safe(engine: str) -> None:
+    build = build_named(load({"redis_engine": engine}).redis_image)
     assert build is not None
+    assert build.engine == engine
     assert versions.judge(build) == versions.Verdict()

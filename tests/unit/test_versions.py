@@ -131,6 +131,16 @@ def test_every_row_says_when_and_where_it_was_read() -> None:
         assert all(re.search(package.pattern, update.version) for update in package.updates)
 
 
+def test_another_engine_than_that_of_the_settings_is_refused_whatever_is_allowed() -> None:
+    data = {"redis_engine": "valkey", "redis_image": "redis:8.10.2", "redis_allow_vulnerable_version": True}
+    assert preflight.version(load(data), Build("redis", "8.10.2")).problem == (
+        "redis_image = 'redis:8.10.2' holds Redis, and redis_engine = 'valkey': set redis_engine = 'redis', or name "
+        "another image (docker.io/valkey/valkey:9.1.4)"
+    )
+    assert preflight.version(load({"redis_engine": "valkey"}), Build("valkey", "9.1.4")) == Verdict()
+    assert "holds Valkey" in preflight.version(load({}), Build("valkey", "9.1.4")).problem
+
+
 def test_a_setting_allows_what_is_vulnerable_and_says_what_it_is() -> None:
     bad = Build("redis", "8.2.8")
     refused = preflight.version(load({}), bad)
