@@ -115,7 +115,7 @@ FIXES: tuple[Fix, ...] = (
     Fix("redis", "2026-09-17", "redis#15673", "8.4.7 8.6.7 8.8.3 8.10.2", "https://github.com/redis/redis/pull/15801"),
     Fix("redis", "2026-09-17", "redis#15722", "8.2.10", "https://github.com/redis/redis/pull/15800"),
     # CVE-2026-92925 (messages between the nodes of a cluster, which Redoubt does not run) is known to be fixed in
-    # 8.10.0 and in Debian's packages of 2026-09-24 only.
+    # 8.10.0 and in Debian's packages of 2026-09-24; of the other branches nobody says whether they have it.
     Fix("valkey", "2024-10-02", f"{_LUA_2024} CVE-2024-31227", "7.2.7 8.0.1", _VALKEY.format("8.0.1")),
     Fix("valkey", "2025-01-06", "CVE-2024-46981 CVE-2024-51741", "7.2.8 8.0.2", _VALKEY.format("8.0.2")),
     Fix("valkey", "2025-10-03", _LUA_2025, "7.2.11 8.0.6 8.1.4", _VALKEY.format("8.1.4")),
@@ -202,6 +202,7 @@ PACKAGES: tuple[Package, ...] = (
             ),
         ),
         _DEBIAN.format("redis"),
+        lacks="CVE-2026-92925 (in a cluster only)",
     ),
     # Other packages of unstable are upstream's releases without patches, and judged as these.
     Package(
