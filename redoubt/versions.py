@@ -6,7 +6,7 @@ branch 8.0 has. docs/versions.md says how to keep the table current.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -342,7 +342,7 @@ def _releases(fix: Fix) -> list[Numbers]:
     return [_numbers(release) for release in fix.releases.split()]
 
 
-def _names(texts: Iterator[str] | list[str]) -> str:
+def _names(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(name for text in texts for name in text.split()))
 
 
