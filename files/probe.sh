@@ -46,6 +46,10 @@ fi
 echo "configured_appendonly $(sed -n 's/^appendonly //p' "$ROOT/config/redis.conf" 2>/dev/null)"
 echo "stored $(cd "$ROOT/data" 2>/dev/null && ls dump.rdb appendonlydir/*.manifest 2>/dev/null | tr '\n' ' ')"
 echo "generation $(cat "$ROOT/secrets/server/generation" 2>/dev/null)"
+# The first letters of a snapshot name its format: REDIS0012, VALKEY080.
+for file in "$ROOT/data/dump.rdb" "$ROOT"/data/appendonlydir/*.base.rdb; do
+    [ ! -f "$file" ] || echo "format $(head -c 9 "$file" | tr -cd '[:alnum:]')"
+done
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 # A host that may listen on addresses before it has them (keepalived) has no list to check against.

@@ -10,8 +10,10 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from redoubt import preflight, render, service, tuning
+from redoubt import image, preflight, render, service, tuning
+from redoubt.settings import REDIS_GID, REDIS_UID
 from redoubt.tree import Present
+from redoubt.versions import Build
 
 _FILES = Path(__file__).resolve().parent.parent / "files"
 
@@ -127,6 +129,17 @@ class Image(FactBase[dict[str, Any]]):
     def process(self, output: list[str]) -> dict[str, Any]:
         found = json.loads("".join(output))
         return found[0] if found else {}
+
+
+class ImageBuild(FactBase[Build | None]):
+    """The server in an image that the host has, by its labels and its own word; None when it does not answer."""
+
+    def command(self, reference: str) -> str:
+        return script("ask-version.sh", IMAGE=reference, OWNER=f"{REDIS_UID}:{REDIS_GID}")
+
+    def process(self, output: list[str]) -> Build | None:
+        config, *said = output
+        return image.build_that_runs(json.loads(config), "\n".join(said))
 
 
 class ServiceState(FactBase[service.ServiceState]):

@@ -11,11 +11,15 @@ from redoubt.tree import File
 
 @dataclass(frozen=True)
 class Instance:
-    """Valid settings, the instance's secrets, and what the host looked like before the deploy."""
+    """Valid settings, the instance's secrets, and what the host looked like before the deploy.
+
+    ``judged`` says that the version in the image was known, and found fit, before the host had the image.
+    """
 
     settings: Settings
     secrets: Secrets
     facts: HostFacts
+    judged: bool
 
     @property
     def acl(self) -> File:

@@ -13,7 +13,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import facts, image, secretstore, service, tuning
+from redoubt import facts, image, preflight, secretstore, service, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
@@ -125,6 +125,30 @@ def image_pulled(reference: str) -> Commands:
         return
     _say(f"{reference}: missing")
     yield StringCommand(f"docker pull --quiet {shlex.quote(reference)}")
+
+
+@operation()
+def version_judged(settings: Settings) -> Commands:
+    """Refuse an image whose server lacks security fixes, or that does not tell its version. Changes nothing.
+
+    For an image that could not be judged by its name or its archive: while it is not on the host yet, as in a dry run,
+    nothing is said.
+    """
+    build = host.get_fact(facts.ImageBuild, reference=settings.redis_image)
+    if build is None and not state.is_executing:
+        return
+    if build is None:
+        yield from _stop(
+            f"redis_image = {settings.redis_image!r} does not tell its version: 'redis-server --version' fails in it"
+        )
+        return
+    verdict = preflight.version(settings, build)
+    if verdict.problem:
+        yield from _stop(verdict.problem)
+        return
+    host.noop(f"{settings.redis_image} is {build}")
+    if verdict.warning and state.is_executing:
+        logger.warning(f"{host.print_prefix}{verdict.warning}")
 
 
 @operation()

@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from redoubt.settings import Settings
+from redoubt import versions
+from redoubt.settings import DEFAULT_IMAGES, Settings
 from redoubt.sizes import MIB, format_size
+from redoubt.versions import TITLES, Build, Engine, Verdict
 
 Version = tuple[int, ...]
 
@@ -36,6 +38,9 @@ INSTALLABLE = ("debian", "ubuntu")
 # Data, one AOF rewrite and one RDB snapshot beside it, each up to the size of maxmemory.
 DISK_FACTOR = 3
 
+# The newest format of snapshots that Redis and Valkey have in common, that of Redis 7.2.
+LAST_COMMON_FORMAT = 11
+
 
 @dataclass(frozen=True)
 class Listener:
@@ -51,7 +56,8 @@ class Persistence:
     """What the instance's data is kept in.
 
     ``appendonly`` and ``save`` are what Redis runs with, None where it does not answer; ``configured`` is the
-    ``appendonly`` of the redis.conf that is there. ``dump`` and ``log`` say what is on the disk.
+    ``appendonly`` of the redis.conf that is there. ``dump`` and ``log`` say what is on the disk, ``formats`` by which
+    formats of snapshots, such as REDIS0012.
     """
 
     appendonly: str | None = None
@@ -59,6 +65,7 @@ class Persistence:
     configured: str = ""
     dump: bool = False
     log: bool = False
+    formats: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ def read(lines: Iterable[str]) -> HostFacts:
     addresses = set()
     published: set[tuple[str, int]] = set()
     kernel = {}
+    formats = set()
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
@@ -111,6 +119,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             addresses.add(value.strip())
         elif key == "published":
             published |= _published(value)
+        elif key == "format":
+            formats.add(value.strip())
         elif key == "kernel":
             path, _, shown = value.partition(" ")
             kernel[path] = shown
@@ -143,6 +153,7 @@ def read(lines: Iterable[str]) -> HostFacts:
                 configured=values["configured_appendonly"],
                 dump="dump.rdb" in values["stored"].split(),
                 log=".manifest" in values["stored"],
+                formats=frozenset(formats),
             ),
             generation=int(values["generation"] or 0),
             addresses=frozenset(addresses),
@@ -189,8 +200,32 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_name",), _name),
         (("redis_name", "redis_root"), _root),
         (("redis_appendonly",), _data),
+        (("redis_engine", "redis_name", "redis_root"), _format),
     )
     return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
+
+
+def version(settings: Settings, build: Build) -> Verdict:
+    """What stands against the server in the image, or is to be said of it. A setting allows what is vulnerable."""
+    image = f"redis_image = {settings.redis_image!r}"
+    if build.engine != settings.redis_engine:
+        return Verdict(other_engine(settings, build.engine))
+    verdict = versions.judge(build)
+    if verdict.problem and settings.redis_allow_vulnerable_version:
+        return Verdict(
+            warning=f"{image}: {verdict.problem}. Deployed all the same, as redis_allow_vulnerable_version = True says"
+        )
+    if verdict.problem:
+        return Verdict(f"{image}: {verdict.problem}. redis_allow_vulnerable_version = True deploys it all the same")
+    return Verdict(warning=f"{image}: {verdict.warning}") if verdict.warning else verdict
+
+
+def other_engine(settings: Settings, engine: Engine) -> str:
+    """What to say of an image with another engine than the settings name."""
+    return (
+        f"redis_image = {settings.redis_image!r} holds {TITLES[engine]}, and redis_engine = {settings.redis_engine!r}: "
+        f"set redis_engine = {engine!r}, or name another image ({DEFAULT_IMAGES[settings.redis_engine]})"
+    )
 
 
 def _system(settings: Settings, facts: HostFacts) -> list[str]:
@@ -321,6 +356,28 @@ def _data(settings: Settings, facts: HostFacts) -> list[str]:
         return [
             f"{settings.redis_name} cannot be asked, and with redis_appendonly = False it would start without the data "
             f"in {settings.root}/data/appendonlydir. Deploy with redis_appendonly = True first, then with False"
+        ]
+    return []
+
+
+def _format(settings: Settings, facts: HostFacts) -> list[str]:
+    """Whether the other engine wrote the data, in a format that this one does not read: it would not start.
+
+    Valkey began as Redis 7.2, whose format is 11, and calls 12 to 79 foreign; from 9.0 on it writes its own, which no
+    Redis reads (src/rdb.h of both).
+    """
+    for found in sorted(facts.persistence.formats):
+        number = int(re.sub(r"\D", "", found) or 0)
+        if settings.redis_engine == "valkey" and found.startswith("REDIS") and number > LAST_COMMON_FORMAT:
+            wrote = "Redis 7.4 or newer"
+        elif settings.redis_engine == "redis" and found.startswith("VALKEY"):
+            wrote = "Valkey 9.0 or newer"
+        else:
+            continue
+        return [
+            f"redis_engine = {settings.redis_engine!r}, but the data in {settings.root}/data was written by {wrote} "
+            f"({found}), and {TITLES[settings.redis_engine]} does not read it: deploy a new instance beside it "
+            "(redis_name, redis_port) and let the applications fill that one, or move the data away"
         ]
     return []
 

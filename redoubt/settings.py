@@ -22,11 +22,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from redoubt.sizes import KIB, MIB, format_size, parse_docker_size, parse_redis_size
+from redoubt.versions import Engine
 
 PREFIX = "redis_"
 
@@ -36,6 +38,11 @@ RESERVED_USERS = frozenset({"sessions", "queues", "health", "admin", "default", 
 # uid and gid of the redis user in the official image (Debian variant). The directories on the host
 # are owned by these numbers, whatever the host calls them.
 REDIS_UID = REDIS_GID = 999
+
+DEFAULT_IMAGES: Mapping[Engine, str] = {
+    "redis": "docker.io/library/redis:8.10.2",
+    "valkey": "docker.io/valkey/valkey:9.1.4",
+}
 
 Cost = Literal["nothing", "live", "restart", "new instance"]
 COSTS: dict[Cost, str] = {
@@ -192,9 +199,16 @@ class Settings(BaseModel):
     )
 
     # -- Image
+    redis_engine: Engine = setting(
+        "redis",
+        "redis, or valkey: the free fork of Redis 7.2, which speaks the same protocol. Data of Redis 7.4 and newer is "
+        "not read by it, and its own from 9.0 on not by Redis.",
+        section="Image",
+    )
     redis_image: Annotated[str, AfterValidator(_image)] = setting(
-        "docker.io/library/redis:8.10.2",
-        "Image with a pinned version, and a digest where you know it (name:tag@sha256:...).",
+        DEFAULT_IMAGES["redis"],
+        "Image with a pinned version, and a digest where you know it (name:tag@sha256:...). With redis_engine = "
+        f"'valkey' the default is {DEFAULT_IMAGES['valkey']}.",
         section="Image",
     )
     redis_image_source: Literal["registry", "archive"] = setting(
@@ -208,6 +222,12 @@ class Settings(BaseModel):
         "With source archive: path of the archive on the machine that deploys.",
         section="Image",
         example="images/redis-8.10.2.tar",
+    )
+    redis_allow_vulnerable_version: bool = setting(
+        False,
+        "Deploy a version that lacks security fixes (redoubt/versions.py), with a warning that names them.",
+        cost="nothing",
+        section="Image",
     )
 
     # -- Memory and eviction
@@ -493,6 +513,12 @@ class Settings(BaseModel):
         example={"io-threads": "2"},
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_image(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The default of redis_image is that of the engine."""
+        return {"redis_image": DEFAULT_IMAGES["valkey"], **data} if data.get("redis_engine") == "valkey" else data
+
     # -- What follows from the settings
     @property
     def root(self) -> str:
@@ -526,7 +552,12 @@ class Settings(BaseModel):
 
     @property
     def server_version(self) -> tuple[int, int]:
-        """Major and minor version that the image's tag promises; the newest known when it names none."""
+        """Major and minor version of Redis that the image's tag promises; the newest known when it names none.
+
+        Valkey is Redis 7.2 to its clients (``redis_version`` in INFO), whatever its own number is.
+        """
+        if self.redis_engine == "valkey":
+            return 7, 2
         tag = self.redis_image.partition("@")[0].rpartition("/")[2].partition(":")[2]
         match = re.match(r"(\d+)\.(\d+)", tag)
         return (int(match[1]), int(match[2])) if match else (99, 0)

@@ -30,8 +30,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def upstream_version(package_version: str) -> str:
-    """The upstream part of a Debian version: 5:8.0.2-3+deb13u3 gives 8.0.2."""
-    return package_version.rpartition(":")[2].rpartition("-")[0] or package_version
+    """The upstream part of a Debian version: 5:8.0.2-3+deb13u3 gives 8.0.2, 8.1.1+dfsg1-3 gives 8.1.1."""
+    return (package_version.rpartition(":")[2].rpartition("-")[0] or package_version).partition("+")[0]
 
 
 def ensure_host(client: docker.DockerClient, image: str) -> str:
@@ -46,22 +46,26 @@ def ensure_host(client: docker.DockerClient, image: str) -> str:
 def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
     """Build a Redis image and save it as an archive, if need be.
 
-    `build` is `redis`, Debian's own, or `redis-jemalloc`, which can defragment its memory as the official image can.
+    `build` is `redis` or `valkey`, Debian's own, or `redis-jemalloc`, which can defragment its memory as the official
+    image can.
     """
+    target = build if build == "redis-jemalloc" else "package"
+    engine = "valkey" if build == "valkey" else "redis"
     reference = f"{PREFIX}/{build}:{base.SUITE}"
     recipe = _recipe(client, "redis")
     if not _is_current(client, reference, recipe):
         unnamed = f"{PREFIX}/{build}:unnamed"
-        _build(client, "redis", unnamed, recipe, target=build)
-        version = _package_version(client, unnamed, "redis-server")
+        arguments = {"ENGINE": engine}
+        _build(client, "redis", unnamed, recipe, target=target, arguments=arguments)
+        version = _package_version(client, unnamed, f"{engine}-server")
         upstream = upstream_version(version)
         # Known only once it is built: a second, cached build says so. Debian patches under an old upstream number, so
         # the package version is the one to judge a build by.
         labels = {
-            "redoubt.package": f"redis-server={version}" if build == "redis" else f"redis={upstream}",
+            "redoubt.package": f"{engine}-server={version}" if target == "package" else f"redis={upstream}",
             "org.opencontainers.image.version": upstream,
         }
-        _build(client, "redis", reference, recipe, target=build, labels=labels)
+        _build(client, "redis", reference, recipe, target=target, arguments=arguments, labels=labels)
         client.images.remove(unnamed)
     return _save(client, build, client.images.get(reference))
 
@@ -144,6 +148,7 @@ def _build(
     recipe: str,
     *,
     target: str,
+    arguments: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> None:
     label = reference.rpartition("/")[2]
@@ -155,7 +160,7 @@ def _build(
         path=str(_RECIPES / name),
         tag=reference,
         target=target,
-        buildargs={"BASE": base.REFERENCE, **base.mirrors()},
+        buildargs={"BASE": base.REFERENCE, **base.mirrors(), **(arguments or {})},
         labels={_RECIPE_LABEL: recipe, _CHECKOUT_LABEL: ID, **(labels or {})},
         # The machine's own network: its name servers, proxies and mtu hold without translation.
         network_mode="host",

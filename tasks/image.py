@@ -1,4 +1,4 @@
-"""Image: have it on the host before anything is stopped or started."""
+"""Image: have it on the host, and fit to run, before anything is stopped or started."""
 
 from pyinfra.api import deploy
 
@@ -8,7 +8,10 @@ from redoubt.instance import Instance
 
 @deploy("Image")
 def image(instance: Instance) -> None:
-    """Pull the image from its registry, or push an archive over SSH and load it."""
+    """Pull the image from its registry, or push an archive over SSH and load it.
+
+    An image whose version nobody knew before is asked for it once it is there.
+    """
     settings = instance.settings
     if settings.redis_image_source == "archive":
         operations.image_loaded(
@@ -19,3 +22,5 @@ def image(instance: Instance) -> None:
         )
     else:
         operations.image_pulled(name="Pull the image", reference=settings.redis_image)
+    if not instance.judged:
+        operations.version_judged(name="Judge the version in the image", settings=settings)

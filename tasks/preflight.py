@@ -1,8 +1,10 @@
 """Preflight: read the settings of every host, look at every host, and refuse before anything is changed."""
 
+from dataclasses import dataclass, field
+
 from gevent.lock import RLock
 from gevent.pool import Pool
-from pyinfra import host, inventory
+from pyinfra import host, inventory, logger
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
@@ -27,53 +29,89 @@ def preflight_all() -> Instance:
     return _checked[host.name]
 
 
+@dataclass
+class _Known:
+    """What is known of a host before anybody looks at it. ``judged``: the version in its image is."""
+
+    settings: Settings
+    wrong: frozenset[str] = frozenset()
+    problems: list[str] = field(default_factory=list)
+    warning: str = ""
+    judged: bool = False
+    # The generation of its passwords on this machine; None where they cannot be read.
+    stored: int | None = None
+
+
 def _check_all() -> None:
     hosts = {one.name: one for one in inventory.get_active_hosts()}
-    found: dict[str, list[str]] = {name: [] for name in hosts}
-    settings: dict[str, Settings] = {}
-    wrong: dict[str, frozenset[str]] = {}
-    stored: dict[str, int] = {}
-    for name, one in hosts.items():
-        try:
-            settings[name] = load(one.data.dict())
-            _check_archive(settings[name])
-        except SettingsError as error:
-            settings[name], wrong[name] = error.partial, error.wrong
-            found[name] += error.problems
-        except image.ArchiveError as error:
-            found[name].append(str(error))
-
-        try:
-            stored[name] = secretstore.check(settings[name], name)
-        except secretstore.SecretsError as error:
-            found[name].append(str(error))
-
-    probed = dict(Pool().imap_unordered(lambda one: (one.name, _probe(one, settings[one.name])), hosts.values()))
+    checked = {name: _check(one) for name, one in hosts.items()}
+    probed = dict(Pool().imap_unordered(lambda one: (one.name, _probe(one, checked[one.name])), hosts.values()))
     for name, facts_ in probed.items():
+        one = checked[name]
         if facts_ is None:
-            found[name].append("the host did not answer as expected; the lines above say more")
+            one.problems.append("the host did not answer as expected; the lines above say more")
         else:
-            found[name] += preflight.problems(settings[name], facts_, wrong.get(name, ()))
-            if name in stored:
-                path = secretstore.path_for(settings[name], name)
-                found[name] += preflight.stale_store(path, stored[name], settings[name].root, facts_)
-    _refuse(found)
+            one.problems += preflight.problems(one.settings, facts_, one.wrong)
+            if one.stored is not None:
+                path = secretstore.path_for(one.settings, name)
+                one.problems += preflight.stale_store(path, one.stored, one.settings.root, facts_)
+    _refuse(checked)
 
     try:
-        secrets = {name: secretstore.ensure(settings[name], name) for name in hosts}
+        secrets = {name: secretstore.ensure(one.settings, name) for name, one in checked.items()}
     except (OSError, secretstore.SecretsError) as error:
         raise PyinfraError(f"nothing was changed on any host; passwords cannot be kept here: {error}") from error
+    for name, one in checked.items():
+        if one.warning:
+            logger.warning(f"{hosts[name].print_prefix}{one.warning}")
     _checked.update(
-        {name: Instance(settings[name], secrets[name], facts_) for name, facts_ in probed.items() if facts_}
+        {
+            name: Instance(checked[name].settings, secrets[name], facts_, checked[name].judged)
+            for name, facts_ in probed.items()
+            if facts_
+        }
     )
 
 
-def _check_archive(settings: Settings) -> None:
-    if settings.redis_image_archive:
-        image.in_archive(settings.redis_image_archive, settings.redis_image)
+def _check(one: Host) -> _Known:
+    try:
+        checked = _Known(load(one.data.dict()))
+    except SettingsError as error:
+        checked = _Known(error.partial, error.wrong, list(error.problems))
+    try:
+        _judge(checked)
+    except image.ArchiveError as error:
+        checked.problems.append(str(error))
+    try:
+        checked.stored = secretstore.check(checked.settings, one.name)
+    except secretstore.SecretsError as error:
+        checked.problems.append(str(error))
+    return checked
 
 
-def _probe(one: Host, settings: Settings) -> preflight.HostFacts | None:
+def _judge(checked: _Known) -> None:
+    """Judge the version in the image as far as this machine knows it. Raises ArchiveError."""
+    settings = checked.settings
+    if checked.wrong & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
+        return
+    build = image.build_named(settings.redis_image)
+    if settings.redis_image_archive and not checked.problems:
+        config = image.config_in_archive(settings.redis_image_archive, settings.redis_image)
+        build = image.build_in(config.get("config") or {}) or build
+    if build is not None:
+        verdict = preflight.version(settings, build)
+        checked.problems += [verdict.problem] if verdict.problem else []
+        checked.warning = verdict.warning
+        # Beside a digest the tag is a remark that no engine reads.
+        checked.judged = "@" not in settings.redis_image
+        return
+    engine = image.engine_named(settings.redis_image)
+    if engine not in (None, settings.redis_engine):
+        checked.problems.append(preflight.other_engine(settings, engine))
+
+
+def _probe(one: Host, checked: _Known) -> preflight.HostFacts | None:
+    settings = checked.settings
     with ctx_host.use(one):
         probed: preflight.HostFacts | None = one.get_fact(
             facts.HostProbe, instance=settings.redis_name, root=settings.root
@@ -81,10 +119,10 @@ def _probe(one: Host, settings: Settings) -> preflight.HostFacts | None:
         return probed
 
 
-def _refuse(found: dict[str, list[str]]) -> None:
-    if not any(found.values()):
+def _refuse(checked: dict[str, _Known]) -> None:
+    if not any(one.problems for one in checked.values()):
         return
     lines = ["nothing was changed on any host; mend this first:"]
-    for name, problems in found.items():
-        lines += [f"  {name}: {problem}" for problem in problems]
+    for name, one in checked.items():
+        lines += [f"  {name}: {problem}" for problem in one.problems]
     raise PyinfraError("\n".join(lines))

@@ -24,7 +24,12 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Image
 
-# Image with a pinned version, and a digest where you know it (name:tag@sha256:...). [restarts Redis]
+# redis, or valkey: the free fork of Redis 7.2, which speaks the same protocol. Data of Redis 7.4 and newer is
+# not read by it, and its own from 9.0 on not by Redis. [restarts Redis]
+# redis_engine = "redis"
+
+# Image with a pinned version, and a digest where you know it (name:tag@sha256:...). With redis_engine =
+# 'valkey' the default is docker.io/valkey/valkey:9.1.4. [restarts Redis]
 # redis_image = "docker.io/library/redis:8.10.2"
 
 # registry: the host pulls the image. archive: a file made by 'docker save' is pushed over SSH and loaded; the
@@ -33,6 +38,10 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # With source archive: path of the archive on the machine that deploys. [restarts Redis]
 # redis_image_archive = "images/redis-8.10.2.tar"
+
+# Deploy a version that lacks security fixes (redoubt/versions.py), with a warning that names them. [no
+# restart]
+# redis_allow_vulnerable_version = False
 
 # -- Memory and eviction
 

@@ -60,12 +60,14 @@ def test_server_is_the_version_that_the_tag_promises(target: Target, settings: S
     version = str(info.get("valkey_version", info["redis_version"]))
     tag = settings.redis_image.partition("@")[0].rpartition(":")[2]
     promised = re.match(r"\d+(\.\d+)*", tag)
-    assert promised, "the tag names no version"
-    assert f"{version}.".startswith(f"{promised[0]}.")
+    # A digest, or a name of one's own, need not promise any: tests/host/test_versions.py asks what runs all the same.
+    assert promised is None or f"{version}.".startswith(f"{promised[0]}.")
 
 
-def test_the_server_is_redis_itself(kernel: Kernel) -> None:
+def test_the_server_is_redis_itself(kernel: Kernel, settings: Settings) -> None:
     """Not a shell or an entrypoint that stays between the engine's signals and the server."""
     names = [process.name for process in kernel.processes]
-    assert names in (["docker-init", "redis-server"], ["docker-init", "valkey-server"])
-    assert kernel.processes[-1].status["Exe"].rpartition("/")[2] in ("redis-server", "valkey-server", "redis-check-rdb")
+    assert names in (["docker-init", "redis-server"], ["docker-init", f"{settings.redis_engine}-server"])
+    # Debian has one program under two names.
+    programs = (f"{settings.redis_engine}-server", f"{settings.redis_engine}-check-rdb")
+    assert kernel.processes[-1].status["Exe"].rpartition("/")[2] in programs

@@ -13,10 +13,17 @@ from tests.lifecycle.instance import Instance
 
 @pytest.fixture(scope="module")
 def able() -> dict[str, Any]:
-    """Settings for a build that can: upstream's source with the allocator that it brings along, compiled here."""
+    """Settings for a build that can: upstream's source with the allocator that it brings along, compiled here.
+
+    Without Debian's security patches, which has to be allowed.
+    """
     with lock():
         archive = building.ensure_redis(engine.ensure(), "redis-jemalloc")
-    return {"redis_image": archive.reference, "redis_image_archive": str(archive.path)}
+    return {
+        "redis_image": archive.reference,
+        "redis_image_archive": str(archive.path),
+        "redis_allow_vulnerable_version": True,
+    }
 
 
 def test_auto_turns_it_on_on_a_build_that_can_and_off_again_with_another(

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue, SimpleWorker
+from rq.job import Job, JobStatus
 from rq.timeouts import TimerDeathPenalty
 
 from redoubt import secretstore
@@ -164,36 +165,55 @@ class _Worker(SimpleWorker):
         pass
 
 
+class Application:
+    """A queue of RQ and a worker that runs until it has worked for long enough, with the passwords of the day."""
+
+    def __init__(self, clients: Clients, name: str, jobs: int) -> None:
+        self.connection = clients.client("queues")
+        self.queue = Queue(name, connection=self.connection)
+        self.jobs: list[Job] = []
+        worker = _Worker([self.queue], connection=clients.client("queues"), name=f"{name}-{time.time()}")
+        self._thread = threading.Thread(target=lambda: worker.work(max_jobs=jobs))
+        self._thread.start()
+
+    def works(self) -> None:
+        """Enqueue a job and wait until it is done."""
+        job = self.queue.enqueue("time.sleep", 0)
+        self.jobs.append(job)
+        wait_until(lambda: job.get_status() == JobStatus.FINISHED, f"a job of {self.queue.name} is done", 20)
+
+    def end(self) -> None:
+        self._thread.join(timeout=20)
+        for job in self.jobs:
+            job.delete()
+        self.queue.delete()
+        self.connection.close()
+
+
 def test_no_client_notices_a_rotation(rotating: Rotating, clients: Clients) -> None:
     first = rotating.secrets
     instance = rotating.instance
     before, started = instance.identity, time.time()
     instance.call("ACL LOG RESET")
-    with clients.client("queues") as connection:
-        queue = Queue("rotation", connection=connection)
-        worker = _Worker([queue], connection=connection, name=f"rotation-{time.time()}")
-        working = threading.Thread(target=lambda: worker.work(burst=False, max_jobs=3, with_scheduler=False))
-        working.start()
-        jobs = [queue.enqueue("time.sleep", 0)]
+    old = Application(clients, "old", jobs=2)
+    old.works()
 
-        rotated = rotating.runs(ROTATE)
-        second = rotating.secrets
-        clients.worked()
-        jobs.append(queue.enqueue("time.sleep", 0))
-        clients.passwords.update(second.passwords)
-        clients.worked()
-        retired = rotating.runs(RETIRE)
-        clients.worked()
-        jobs.append(queue.enqueue("time.sleep", 0))
-        working.join(timeout=30)
-        statuses = [str(job.get_status()) for job in jobs]
-        for job in jobs:
-            job.delete()
-        queue.delete()
+    rotated = rotating.runs(ROTATE)
+    second = rotating.secrets
+    clients.worked()
+    old.works()
+    old.end()
+    clients.passwords.update(second.passwords)
+    new = Application(clients, "new", jobs=2)
+    new.works()
+    clients.worked()
+    retired = rotating.runs(RETIRE)
+    clients.worked()
+    new.works()
+    new.end()
     clients.stop()
 
     assert clients.failed == []
-    assert statuses == ["JobStatus.FINISHED"] * 3
     assert instance.identity == before
     checks = Instance(rotating.host, second).inspect()["State"]["Health"]["Log"]
     assert {check["ExitCode"] for check in checks} == {0}

@@ -33,6 +33,7 @@ running_appendonly yes
 running_save 900 1 300 10
 configured_appendonly yes
 stored appendonlydir/appendonly.aof.manifest dump.rdb
+format REDIS0012
 selinux
 logrotate /usr/sbin/logrotate
 generation 3
@@ -72,7 +73,9 @@ def test_the_probe_is_read() -> None:
                 "/sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never",
             },
             data_at="/srv/redis/data",
-            persistence=Persistence("yes", "900 1 300 10", "yes", dump=True, log=True),
+            persistence=Persistence(
+                "yes", "900 1 300 10", "yes", dump=True, log=True, formats=frozenset({"REDIS0012"})
+            ),
             generation=3,
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(
@@ -188,6 +191,29 @@ def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now:
     found = problems(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now))
     assert bool(found) is refused
     assert all("it would start without the data" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("engine", "formats", "word"),
+    [
+        ("redis", {"REDIS0012"}, ""),
+        ("redis", {"REDIS0011"}, ""),
+        ("redis", {"REDIS0011", "VALKEY080"}, "written by Valkey 9.0 or newer (VALKEY080), and Redis does not read it"),
+        ("valkey", set(), ""),
+        ("valkey", {"REDIS0009", "REDIS0011"}, ""),
+        ("valkey", {"VALKEY080"}, ""),
+        ("valkey", {"REDIS0012"}, "written by Redis 7.4 or newer (REDIS0012), and Valkey does not read it"),
+        ("valkey", {"REDIS0011", "REDIS0015"}, "(REDIS0015)"),
+        ("valkey", {""}, ""),
+    ],
+)
+def test_data_that_the_other_engine_wrote_is_refused_where_it_cannot_be_read(
+    engine: str, formats: set[str], word: str
+) -> None:
+    facts = replace(FACTS, persistence=replace(FACTS.persistence, formats=frozenset(formats)))
+    found = problems(load({"redis_engine": engine}), facts)
+    assert bool(found) is bool(word)
+    assert all(word in problem for problem in found)
 
 
 def test_a_process_on_both_families_is_named_once() -> None:

@@ -121,7 +121,7 @@ class TestSsh:
 class TestImages:
     @pytest.mark.parametrize(
         ("package", "upstream"),
-        [("5:8.0.2-3+deb13u3", "8.0.2"), ("8.1.1+dfsg1-3+deb13u1", "8.1.1+dfsg1"), ("1.2", "1.2")],
+        [("5:8.0.2-3+deb13u3", "8.0.2"), ("8.1.1+dfsg1-3+deb13u1", "8.1.1"), ("1.2", "1.2")],
     )
     def test_the_upstream_version_is_found_in_the_packages(self, package: str, upstream: str) -> None:
         assert building.upstream_version(package) == upstream

@@ -48,6 +48,7 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
         ({"redis_image": "redis"}, "names no version"),
         ({"redis_image": "redis:latest"}, "names no version"),
         ({"redis_image": "redis 8"}, "not an image reference"),
+        ({"redis_engine": "keydb"}, "input should be 'redis' or 'valkey'"),
         ({"redis_save": "900"}, "pairs"),
         ({"redis_notify_keyspace_events": "x"}, "publishes nothing"),
         ({"redis_notify_keyspace_events": "E?"}, "no class of event"),
@@ -118,6 +119,17 @@ def test_no_limit_below_a_measured_peak_is_accepted(maxmemory: str, peak: int) -
 )
 def test_the_version_is_read_from_the_tag(image: str, version: tuple[int, int]) -> None:
     assert load({"redis_image": image}).server_version == version
+
+
+@pytest.mark.parametrize("image", [{}, {"redis_image": "redoubt/valkey:8.1.1"}, {"redis_image": "cache:9.0"}])
+def test_valkey_is_redis_7_2_to_its_clients(image: dict[str, str]) -> None:
+    assert load({"redis_engine": "valkey", **image}).server_version == (7, 2)
+
+
+def test_the_default_image_is_that_of_the_engine() -> None:
+    assert load({}).redis_image == load({"redis_engine": "redis"}).redis_image == "docker.io/library/redis:8.10.2"
+    assert load({"redis_engine": "valkey"}).redis_image == "docker.io/valkey/valkey:9.1.4"
+    assert load({"redis_engine": "valkey", "redis_image": "x/y:1"}).redis_image == "x/y:1"
 
 
 def test_every_setting_says_what_it_means_and_what_a_change_costs() -> None:

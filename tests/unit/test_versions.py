@@ -1,0 +1,161 @@
+"""The table of safe versions: nothing below it passes, nothing at it is stopped, and what is said names the defects."""
+
+import re
+from typing import get_args
+
+import pytest
+
+from redoubt import preflight, versions
+from redoubt.settings import load
+from redoubt.versions import DEAD, FIXES, PACKAGES, Build, Engine, Verdict, judge, lowest_safe
+
+# Written out by hand: what the table must come to.
+LOWEST: dict[Engine, dict[str, str]] = {
+    "redis": {
+        "6.2": "6.2.24",
+        "7.2": "7.2.16",
+        "7.4": "7.4.11",
+        "8.2": "8.2.10",
+        "8.4": "8.4.7",
+        "8.6": "8.6.7",
+        "8.8": "8.8.3",
+        "8.10": "8.10.2",
+    },
+    "valkey": {"7.2": "7.2.16", "8.0": "8.0.13", "8.1": "8.1.12", "9.0": "9.0.8", "9.1": "9.1.4"},
+}
+BRANCHES = [(engine, branch, lowest) for engine, rows in LOWEST.items() for branch, lowest in rows.items()]
+
+
+def test_the_table_has_the_branches_that_are_mended() -> None:
+    for engine in get_args(Engine):
+        found = {".".join(map(str, b)): ".".join(map(str, r)) for b, r in lowest_safe(engine).items()}
+        assert found == LOWEST[engine]
+
+
+@pytest.mark.parametrize(("engine", "branch", "lowest"), BRANCHES)
+def test_the_lowest_safe_release_is_accepted_and_the_one_below_is_not(engine: Engine, branch: str, lowest: str) -> None:
+    patch = int(lowest.rpartition(".")[2])
+    assert judge(Build(engine, lowest)) == Verdict()
+    assert judge(Build(engine, f"{branch}.{patch + 1}")) == Verdict()
+    said = judge(Build(engine, f"{branch}.{patch - 1}")).problem
+    newest = [fix for fix in FIXES if fix.engine == engine and lowest in fix.releases.split()]
+    assert f"use {lowest} or above" in said
+    assert all(name in said for fix in newest for name in fix.names.split())
+
+
+@pytest.mark.parametrize("fix", FIXES, ids=lambda fix: f"{fix.engine} {fix.names}")
+def test_a_release_before_a_fix_is_said_to_lack_it_and_the_release_that_has_it_is_not(fix: versions.Fix) -> None:
+    for release in fix.releases.split():
+        branch, _, patch = release.rpartition(".")
+        if patch != "0":
+            assert fix.names.split()[0] in judge(Build(fix.engine, f"{branch}.{int(patch) - 1}")).problem
+        dead = any((row.engine, row.branch) == (fix.engine, branch) for row in DEAD)
+        assert dead or fix.names.split()[0] not in judge(Build(fix.engine, release)).problem
+
+
+@pytest.mark.parametrize("row", DEAD, ids=lambda row: f"{row.engine} {row.branch}")
+def test_no_release_of_a_dead_branch_is_accepted(row: versions.Dead) -> None:
+    for version in (row.last, f"{row.branch}.99"):
+        said = judge(Build(row.engine, version)).problem
+        assert all(name in said for name in row.lacks.split())
+        assert f"its branch {row.branch} is no longer mended (last release {row.last}" in said
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: f"{package.distribution} {package.name}")
+def test_a_package_is_accepted_from_its_last_update_on(package: versions.Package) -> None:
+    engine: Engine = "redis" if package.name.startswith("redis") else "valkey"
+    versions_ = [update.version for update in package.updates]
+    assert judge(Build(engine, versions_[-1], package.name)).problem == ""
+    # The next update, as dpkg counts: 10 is above 9.
+    stem, number = re.fullmatch(r"(.*?)(\d+)", versions_[-1]).groups()  # type: ignore[union-attr]
+    assert judge(Build(engine, f"{stem}{int(number) + 10}", package.name)).problem == ""
+    for update, following in zip(versions_, package.updates[1:], strict=False):
+        said = judge(Build(engine, update, package.name)).problem
+        assert following.names.split()[0] in said
+        assert versions_[-1] in said
+
+
+@pytest.mark.parametrize(
+    ("build", "lacks"),
+    [
+        (
+            Build("valkey", "8.1.1+dfsg1-3+deb13u3", "valkey-server"),
+            "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)",
+        ),
+        (Build("redis", "5:8.0.2-3+deb13u3", "redis-server"), "lacks CVE-2026-92925 (in a cluster only)"),
+    ],
+)
+def test_what_a_distribution_has_not_fixed_yet_is_named_in_a_warning(build: Build, lacks: str) -> None:
+    said = judge(build)
+    assert said.problem == ""
+    assert lacks in said.warning
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        # dpkg's order alone would put these above Debian's.
+        Build("redis", "5:7.0.15-1ubuntu0.24.04.2", "redis-server"),
+        Build("redis", "6:8.0.2-1rl1~bookworm1", "redis-server"),
+        Build("redis", "5:8.6.3-1", "redis-server"),
+        Build("valkey", "8.0.1+dfsg1-1~bpo12+1", "valkey-server"),
+        Build("valkey", "9.1.2-1", "valkey-server"),
+        # As Debian 13 had it before its first update.
+        Build("redis", "5:8.0.2-3", "redis-server"),
+        # Upstream's build under a number that Debian patches.
+        Build("redis", "8.0.2"),
+        Build("redis", "7.0.15"),
+        # Of one engine, with a number that the other has mended.
+        Build("redis", "8.1.12"),
+        Build("valkey", "8.2.10"),
+        Build("redis", "6.0.20"),
+        Build("redis", "unstable"),
+    ],
+    ids=str,
+)
+def test_what_nobody_is_known_to_have_mended_is_refused(build: Build) -> None:
+    assert judge(build).problem
+
+
+def test_a_package_of_an_unknown_distribution_counts_as_upstream_s_release() -> None:
+    assert judge(Build("redis", "6:8.2.10-1rl1~bookworm1", "redis-server")) == Verdict()
+
+
+@pytest.mark.parametrize("build", [Build("redis", "8.12.0"), Build("valkey", "9.2.0"), Build("redis", "255.255.255")])
+def test_a_branch_that_came_after_the_table_is_allowed_with_a_warning(build: Build) -> None:
+    said = judge(build)
+    assert said.problem == ""
+    assert "newer than the table of safe versions" in said.warning
+
+
+def test_every_row_says_when_and_where_it_was_read() -> None:
+    updates = [update for package in PACKAGES for update in package.updates]
+    for date in [fix.date for fix in FIXES] + [row.date for row in DEAD] + [update.date for update in updates]:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+        assert date <= versions.AS_OF
+    sources = {fix.source for fix in FIXES} | {row.source for row in DEAD} | {package.source for package in PACKAGES}
+    for source in sources:
+        assert source.startswith("https://")
+    for package in PACKAGES:
+        assert all(re.search(package.pattern, update.version) for update in package.updates)
+
+
+def test_another_engine_than_that_of_the_settings_is_refused_whatever_is_allowed() -> None:
+    data = {"redis_engine": "valkey", "redis_image": "redis:8.10.2", "redis_allow_vulnerable_version": True}
+    assert preflight.version(load(data), Build("redis", "8.10.2")).problem == (
+        "redis_image = 'redis:8.10.2' holds Redis, and redis_engine = 'valkey': set redis_engine = 'redis', or name "
+        "another image (docker.io/valkey/valkey:9.1.4)"
+    )
+    assert preflight.version(load({"redis_engine": "valkey"}), Build("valkey", "9.1.4")) == Verdict()
+    assert "holds Valkey" in preflight.version(load({}), Build("valkey", "9.1.4")).problem
+
+
+def test_a_setting_allows_what_is_vulnerable_and_says_what_it_is() -> None:
+    bad = Build("redis", "8.2.8")
+    refused = preflight.version(load({}), bad)
+    assert "redis_image = 'docker.io/library/redis:8.10.2': Redis 8.2.8 lacks CVE-2026-81934" in refused.problem
+    assert "redis_allow_vulnerable_version = True deploys it all the same" in refused.problem
+    allowed = preflight.version(load({"redis_allow_vulnerable_version": True}), bad)
+    assert allowed.problem == ""
+    assert "CVE-2026-81934" in allowed.warning
+    assert preflight.version(load({"redis_allow_vulnerable_version": True}), Build("redis", "8.2.10")) == Verdict()
