@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from inspect import cleandoc
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ class Check:
     def complaint(self) -> str:
         """What failed, in pytest's few words: the lines that it marks with E."""
         lines = [line[1:].strip() for line in self.why.splitlines() if line.startswith("E ")]
-        return "\n".join(lines[:3] or self.why.splitlines()[-1:])
+        return "\n".join(shorten(line, 200) for line in lines[:3] or self.why.splitlines()[-1:])
 
 
 @dataclass(frozen=True)
