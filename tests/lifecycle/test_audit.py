@@ -38,6 +38,11 @@ class Report:
         properties = self.junit.iterfind("testsuite/properties/property")
         return {entry.attrib["name"].partition(" on ")[0]: entry.attrib["value"] for entry in properties}
 
+    def shown(self, redis: Instance) -> int:
+        """How many of an instance's secrets are in it."""
+        text = self.terminal + self.page + ElementTree.tostring(self.junit, encoding="unicode")
+        return sum(secret in text for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values()))
+
     @property
     def red(self) -> dict[str, set[str]]:
         """Test cases that failed, by control: without the host, and without any parameters."""
@@ -54,12 +59,13 @@ class Report:
 def report(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
     """Ask for the report of the shared host."""
 
-    def ask(*arguments: str) -> Report:
+    def ask(*arguments: str, **env: str) -> Report:
         directory = tmp_path_factory.mktemp("audit") / "new"
         page, junit = directory / "audit.html", directory / "audit.xml"
         done = _pytest(
             *("-m", "security", "--inventory", str(deployer.inventory(host))),
             *(f"--audit-page={page}", f"--junitxml={junit}", *arguments),
+            **env,
         )
         assert page.read_text(), done.stdout + done.stderr
         return Report(done.returncode, done.stdout, page.read_text(), ElementTree.parse(junit).getroot())
@@ -333,9 +339,7 @@ def test_a_control_turns_red_when_its_guard_is_gone_and_green_by_a_deploy(
     changed = {control for control, words in found.verdicts.items() if words != sound.verdicts[control]}
     assert changed == set(harm.red), found.terminal
 
-    written = found.terminal + found.page + ElementTree.tostring(found.junit, encoding="unicode")
-    secrets = [*redis.secrets.passwords.values(), *redis.secrets.commands.values()]
-    assert sum(secret in written for secret in secrets) == 0
+    assert found.shown(redis) == 0
 
 
 def test_afterwards_the_deploys_have_put_everything_back(sound: Report, report: Callable[..., Report]) -> None:
@@ -349,6 +353,21 @@ def test_a_control_of_which_a_part_ran_is_not_proven(redis: Instance, report: Ca
     assert found.verdicts["authentication"].startswith("not proven (5 passed): of its tests, ")
     assert found.verdicts["network"].startswith("not proven (1 passed): of its tests, ")
     assert all(words.startswith("not proven") for words in found.verdicts.values())
+
+
+def test_a_check_that_fails_with_a_secret_in_its_words_shows_none(
+    redis: Instance, report: Callable[..., Report], deployer: Deployer, tmp_path: Path
+) -> None:
+    (tmp_path / "leak.py").write_text(
+        "import os, pathlib\n"
+        "def pytest_runtest_call(item):\n"
+        "    if 'strangers' in item.name: raise AssertionError(pathlib.Path(os.environ['STORE']).read_text())\n"
+    )
+    store = deployer.secrets_dir / redis.host.name / "redis.yml"
+    found = report("-p", "leak", "-k", "strangers", PYTHONPATH=str(tmp_path), STORE=str(store))
+    assert found.verdicts["authentication"] == "FAILED: 5 of 5 tests"
+    assert found.page.count("[secret]") >= 5
+    assert found.shown(redis) == 0
 
 
 def test_a_control_that_the_table_does_not_know_is_refused(redis: Instance, deployer: Deployer, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_control_that_lacks_something_is_not_proven_by_tests_of_the_rest() -> 
 
 
 def test_a_failure_is_told_in_few_words() -> None:
-    text = "def test():\n>   assert 1 == 2\nE   AssertionError: no\nE   second\nE   third\nE   fourth\n\nfile.py:3: AssertionError"
+    text = ">   assert 1 == 2\nE   AssertionError: no\nE   second\nE   third\nE   fourth\n\nfile.py:3: AssertionError"
     (check,) = checks("failed")
     check.why = text
     assert check.complaint == "AssertionError: no\nsecond\nthird"
