@@ -178,7 +178,6 @@ HARMS = [
                 "test_nothing_outside_answers_redis",
             }
         },
-        cure="cd /srv/redis && docker compose down",
     ),
     Harm(
         "root in a privileged container without limits, with the engine's socket and the host's processes",
