@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.host import audit, bridge
+from tests.host.controls import CONTROLS
 from tests.host.fleet import Fleet, connect
 from tests.host.target import Target
 
@@ -65,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
     for mark, (what, _) in UNPROVABLE.items():
         config.addinivalue_line("markers", f"{mark}: {what}: left out there")
-    controls = ", ".join(audit.CONTROLS)
+    controls = ", ".join(CONTROLS)
     config.addinivalue_line("markers", f"security(control): proves a control of the security report: {controls}")
     # A run that is called off removes its hosts, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,121 +1,27 @@
 """The security report: what the tests marked ``security`` prove of each host, by control.
 
-A control is proven on a host when tests of it ran there and all of them passed. Everything else is said as what it is:
-failed, left out, or not proven and why. ``pytest tests/host -m security`` prints the table, ``--junitxml`` carries the
-controls as properties, and ``--audit-page`` writes the page.
+``pytest tests/host -m security`` prints the table, ``--junitxml`` carries the controls as properties, and
+``--audit-page`` writes the page. Own code, because pytest-html needs scripts to show anything and knows no controls.
 """
 
 import subprocess
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from inspect import cleandoc
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tests.host.bridge import PROJECT, scrubbed
+from tests.host.controls import CONTROLS, Check, Verdict, verdict
 from tests.host.fleet import Fleet
 from tests.host.target import Target, quoted
 
-
-@dataclass(frozen=True)
-class Control:
-    """What is promised to an auditor. ``lacks`` says what of it no test proves: with it, nothing counts as proven."""
-
-    promise: str
-    lacks: str = ""
-
-
-CONTROLS = {
-    "authentication": Control("Nobody does anything in Redis without a user's name and a password that was generated."),
-    "least privilege": Control("Every user may do what its clients need, on its own keys and channels, and no more."),
-    "dangerous commands": Control(
-        "Commands that erase everything, run code or look inside are disabled; those that change or stop the server "
-        "have names that nobody can guess."
-    ),
-    "network": Control("Redis is reached where the settings say and nowhere else, and has no way out."),
-    "TLS": Control(
-        "What travels between hosts is encrypted, and clients can tell the server from another.",
-        lacks="Redoubt sets up no TLS yet: between hosts, Redis needs a tunnel (SSH, WireGuard).",
-    ),
-    "container isolation": Control(
-        "A taken-over Redis is an ordinary user in a box: no privileges, nothing of the host in reach but its own "
-        "directories, and an end to what it can use up."
-    ),
-    "file permissions": Control(
-        "Nobody but Redis and root reads the data, the secrets or the settings, or changes them."
-    ),
-    "secrets exposure": Control("Passwords, their hashes and the new names of commands are seen nowhere but at home."),
-    "version": Control(
-        "What runs is the image that the settings pin, and a release with the mends of all published security holes.",
-        lacks="that the image is the pinned one is tested; no test compares its release with the published holes yet.",
-    ),
-}
-
 # Writes a property of the whole run to the file of --junitxml; there while tests/host runs.
 JUNIT = pytest.StashKey[Callable[[str, object], None]]()
-FAILED, PROVEN, LEFT_OUT, NOT_PROVEN = "failed", "proven", "left out", "not proven"
-
-
-@dataclass
-class Check:
-    """One test on one host, for one control. ``why`` is the reason it did not pass."""
-
-    control: str
-    host: str
-    test: str
-    name: str
-    promise: str
-    outcome: str = "not run"
-    why: str = ""
-
-    def hear(self, report: pytest.TestReport) -> None:
-        """Take in how the set-up, the call or the cleaning up ended; one failure is a failure."""
-        if report.failed:
-            self.outcome, self.why = "failed", f"{self.why}\n{report.longreprtext}".strip()
-        elif report.skipped:
-            self.outcome, self.why = "skipped", str(report.longrepr[-1] if report.longrepr else "")  # type: ignore[index]
-        elif report.when == "call" and self.outcome == "not run":
-            self.outcome = "passed"
-
-    @property
-    def complaint(self) -> str:
-        """What failed, in pytest's few words: the lines that it marks with E."""
-        lines = [line[1:].strip() for line in self.why.splitlines() if line.startswith("E ")]
-        return "\n".join(shorten(line, 200) for line in lines[:3] or self.why.splitlines()[-1:])
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A control on a host: the state, the same in a few words, and the reason where it is not proven."""
-
-    state: str
-    words: str
-    reason: str = ""
-
-
-def verdict(control: Control, checks: Iterable[Check]) -> Verdict:
-    """What the checks of one control on one host amount to. Only what ran and passed proves anything."""
-    counts = Counter(check.outcome for check in checks)
-    passed, failed, out = counts["passed"], counts["failed"], counts["left out"]
-    missing = [f"{counts[kind]} {kind}" for kind in ("not selected", "not run", "skipped") if counts[kind]]
-    if failed:
-        return Verdict(FAILED, f"FAILED: {failed} of {_tests(failed + passed)}")
-    if control.lacks or missing or not counts:
-        reason = control.lacks or (f"of its tests, {', '.join(missing)}" if missing else "no test of it was collected")
-        return Verdict(NOT_PROVEN, f"not proven{f' ({passed} passed)' if passed else ''}", reason)
-    if not passed:
-        return Verdict(LEFT_OUT, f"left out: {_tests(out)}", "all of its tests are left out, see there")
-    return Verdict(PROVEN, f"proven by {_tests(passed)}{f', {out} left out' if out else ''}")
-
-
-def _tests(number: int) -> str:
-    return f"{number} test{'' if number == 1 else 's'}"
 
 
 @dataclass
@@ -151,7 +57,7 @@ class Audit:
             if controls and target:
                 self._expect(item, target, controls)
         if unknown:
-            words = "marked with a security control that is not in tests/host/audit.py"
+            words = "marked with a security control that is not in tests/host/controls.py"
             raise pytest.UsageError("\n".join([f"{words} ({', '.join(CONTROLS)}):", *unknown]))
 
     def _expect(self, item: pytest.Item, target: Target, controls: list[str]) -> None:
@@ -207,19 +113,17 @@ class Audit:
         yield (" " * first + "".join(host.ljust(width) for host in hosts)).rstrip()
         for control, row in verdicts.items():
             yield (control.ljust(first) + "".join(found.words.ljust(width) for found in row.values())).rstrip()
+        failed = [(f"{one.control} on {one.host}: {one.name}", one.complaint) for one in self._all("failed")]
+        out: dict[str, list[str]] = {}
+        for one in self._all("left out"):
+            out.setdefault(f"{one.control}: {one.name} ({one.why})", []).append(one.host)
         for title, lines in (
             (
                 "failed",
-                [
-                    f"{check.control} on {check.host}: {check.name}\n      {_indented(check.complaint)}"
-                    for check in self._all("failed")
-                ],
+                [line for what, why in failed for line in (what, *(f"    {said}" for said in why.splitlines()))],
             ),
-            ("not proven", [f"{control}: {why}" for control, row in verdicts.items() for why in _reasons(row)]),
-            (
-                "left out",
-                [f"{check.control} on {check.host}: {check.name} ({check.why})" for check in self._all("left out")],
-            ),
+            ("not proven", [f"{control}: {why}" for control, row in verdicts.items() for why in reasons(row)]),
+            ("left out", [f"{what} on {', '.join(names)}" for what, names in out.items()]),
         ):
             yield from ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []
         if self.config.option.audit_page:
@@ -245,18 +149,14 @@ class Audit:
             hosts={target.entry.name: _facts(target) for target in targets},
             controls=CONTROLS,
             verdicts=self.verdicts(),
-            reasons=_reasons,
+            reasons=reasons,
             of=self.of,
         )
         # Every text in it was scrubbed already; the page goes to others, so once more as a whole.
         return scrubbed(text, [secret for target in targets for secret in target.hidden()])
 
 
-def _indented(text: str) -> str:
-    return text.replace("\n", "\n      ")
-
-
-def _reasons(row: dict[str, Verdict]) -> list[str]:
+def reasons(row: dict[str, Verdict]) -> list[str]:
     """Why a control is not proven: once where it is the same on all hosts."""
     reasons: dict[str, list[str]] = {}
     for host, found in row.items():
@@ -292,11 +192,15 @@ def _facts(target: Target) -> dict[str, str]:
     """Versions, without a login to Redis: that may be what fails."""
     name = quoted(target.settings.redis_name)
     inside = quoted("redis-server --version 2>/dev/null || valkey-server --version")
-    said = target.run(
+    asked = (
         ". /etc/os-release; echo System=$PRETTY_NAME; "
         "echo Engine=$(docker version --format '{{.Server.Version}}'); "
         f"echo Server=$(timeout 10 docker exec {name} sh -c {inside} | grep -o 'v=[^ ]*')"
-    ).stdout
+    )
+    try:
+        said = target.run(asked).stdout
+    except subprocess.SubprocessError:
+        said = ""
     found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
     known = {key: found.get(key, "").removeprefix("v=") or "not known" for key in ("Server", "Engine", "System")}
     return {"Image": target.settings.redis_image, **known}

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from sandbox.hosts import Host
-from tests.host.audit import CONTROLS
+from tests.host.controls import CONTROLS
 from tests.lifecycle.conftest import ROOT, Deployer
 from tests.lifecycle.instance import Instance
 
@@ -310,7 +310,7 @@ def test_a_deployed_host_is_proven_and_what_is_not_is_said(sound: Report) -> Non
         assert UNPROVEN.get(control, "") in words
         assert f"{control} " in found.terminal
         assert CONTROLS[control].promise.replace("'", "&#39;") in found.page
-    named = "least privilege on lifecycle-1: A script has no more rights than its user (--writes includes it)"
+    named = "least privilege: A script has no more rights than its user (--writes includes it) on lifecycle-1"
     assert named in found.terminal
     assert "--writes includes it" in found.page
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.audit import CONTROLS, Check, Control, Verdict, verdict
+from tests.host.controls import CONTROLS, Check, Control, Verdict, verdict
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
 CONTROL = Control("A promise.")
