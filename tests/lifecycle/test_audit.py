@@ -189,6 +189,9 @@ HARMS = [
             group_add: ["27"]
             read_only: false
             pid: host
+            ipc: host
+            uts: host
+            device_cgroup_rules: ["c 1:3 r"]
             security_opt: [seccomp=unconfined]
             volumes: ["/var/run/docker.sock:/var/run/docker.sock", "/etc:/host:ro"]
             memswap_limit: -1
@@ -213,7 +216,11 @@ HARMS = [
                 "test_nothing_of_the_host_is_mounted_but_the_instances_own",
                 "test_the_kernels_settings_are_read_only",
                 "test_the_kernels_secrets_are_covered",
-                "test_engine_was_given_no_way_around",
+                "test_engine_was_given_no_way_around[PidMode-]",
+                "test_engine_was_given_no_way_around[IpcMode-private]",
+                "test_engine_was_given_no_way_around[UTSMode-]",
+                "test_engine_was_given_no_way_around[DeviceCgroupRules-None]",
+                "test_engine_was_given_no_way_around[GroupAdd-None]",
                 "test_no_filter_is_turned_off",
             },
             "file permissions": {"test_redis_owns_all_of_its_data_and_logs"},
