@@ -5,6 +5,7 @@ SHELL := /bin/sh
 
 PYTHON ?= python3
 HOST ?= redoubt-1
+INVENTORY ?= inventory
 BIN := .venv/bin
 SANDBOX := $(BIN)/python -m sandbox
 STAMP := .venv/.complete
@@ -31,6 +32,11 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 .PHONY: test
 test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
 	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest tests/ "$$@"' pytest $(ARGS)
+
+.PHONY: audit
+audit: $(STAMP) ## the security report of the disposable hosts, or INVENTORY=file, into audit/
+	$(BIN)/pytest tests/host -m security --inventory $(call quoted,INVENTORY) \
+	  --junitxml=audit/audit.xml --audit-page=audit/audit.html $(ARGS)
 
 .PHONY: smoke-vm
 smoke-vm: $(STAMP) ## deploy to a virtual machine, reboot it, cut its power; verify each time
@@ -64,4 +70,4 @@ requirements: $(STAMP) ## lock requirements.in into requirements.txt, at the new
 clean: ## remove disposable hosts, images, engine and .venv: everything that was made here
 	@if [ -d .sandbox ]; then $(MAKE) --silent venv && $(SANDBOX) clean; fi
 	@find . -name __pycache__ -prune -exec rm -rf {} +
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv audit .mypy_cache .pytest_cache .ruff_cache

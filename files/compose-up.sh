@@ -1,6 +1,7 @@
 # Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
 # From the caller: INSTANCE (its name), ROOT (its directory), WAIT and LOCK_WAIT (seconds), REPLACE and PAUSED (lists of
-# services), RECOVER (seconds to give an unhealthy Redis first; empty: none), IMAGE, OWNER (uid:gid).
+# services), RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER
+# (uid:gid).
 
 # Two Composes at once take each other's containers away and may leave none. The other one may be that of a deploy
 # that was interrupted and goes on here.
@@ -65,6 +66,8 @@ bring_up() {
     try_configuration || return
     [ -z "$PAUSED" ] || compose unpause $PAUSED
     [ -z "$RECOVER" ] || recover
+    # Compose leaves a network as it is, whatever its definition says by now.
+    [ -z "$NETWORKS" ] || compose down --remove-orphans || return
     [ -z "$REPLACE" ] || up --force-recreate --no-deps $REPLACE || return
     up
 }

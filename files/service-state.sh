@@ -11,6 +11,8 @@ echo "@@containers"
 ids=$(docker ps -aq --filter "label=com.docker.compose.project=$INSTANCE")
 # shellcheck disable=SC2086 # a list of ids
 [ -z "$ids" ] || docker inspect $ids
+echo "@@networks"
+docker network inspect "${INSTANCE}_backend" "${INSTANCE}_edge" 2>/dev/null
 echo "@@image"
 docker image inspect --format '{{.Id}}' "$IMAGE" 2>/dev/null
 echo "@@files"

@@ -293,6 +293,13 @@ def compose_up(settings: Settings, acl: File) -> Commands:
             f"data through a client; then run docker stop {settings.redis_name} on the host and deploy again"
         )
         return
+    if drift.guests:
+        yield from _stop(
+            f"{' and '.join(drift.networks)} must be made anew, and containers of others are on it: "
+            f"{', '.join(drift.guests)}. Nothing was restarted. Stop them, or take them off by docker network "
+            "disconnect; then deploy again, and start them"
+        )
+        return
     recover = settings.redis_health_interval + settings.redis_health_timeout
     wait = service.wait_timeout(settings)
     yield StringCommand(
@@ -305,6 +312,7 @@ def compose_up(settings: Settings, acl: File) -> Commands:
             REPLACE=" ".join(drift.replace),
             PAUSED=" ".join(drift.paused),
             RECOVER=str(recover) if drift.stale else "",
+            NETWORKS=" ".join(drift.networks),
             IMAGE=settings.redis_image,
             OWNER=_OWNER,
         )

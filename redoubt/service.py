@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +40,15 @@ class Container:
 
 
 @dataclass(frozen=True)
+class Network:
+    """A network of the Compose project: whether it has no way out, or translates addresses on it, and who is there."""
+
+    internal: bool
+    translated: bool
+    members: frozenset[str]
+
+
+@dataclass(frozen=True)
 class ServiceState:
     """What runs, what Compose would run, and what Redis answers.
 
@@ -58,6 +67,7 @@ class ServiceState:
     acl: tuple[str, ...] = ()
     passwords: tuple[str, ...] = ()
     detached: tuple[str, ...] = ()
+    networks: dict[str, Network] = field(default_factory=dict)
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -84,6 +94,10 @@ def read(lines: Iterable[str]) -> ServiceState:
         acl=tuple(line for line in sections.get("acl", []) if line.startswith("user ")),
         passwords=("admin",) if refused else tuple(sections.get("passwords", [])),
         detached=tuple(sections.get("detached", [])),
+        networks={
+            inspected["Name"]: _network(inspected)
+            for inspected in json.loads("".join(sections.get("networks", [])) or "[]")
+        },
     )
 
 
@@ -93,7 +107,8 @@ class Drift:
 
     ``paused`` are services to be resumed first: Compose refuses to bring them up. ``stale`` says that the health
     of Redis is as old as its last check: the container stays, and may have recovered since. ``data_lost`` says that
-    the data is not where it will be looked for after a restart.
+    the data is not where it will be looked for after a restart. ``networks`` have to be made anew, which takes all
+    containers away from them; ``guests`` are those on them that Compose does not know and cannot bring back.
     """
 
     reasons: tuple[str, ...]
@@ -101,6 +116,8 @@ class Drift:
     paused: tuple[str, ...] = ()
     stale: bool = False
     data_lost: bool = False
+    networks: tuple[str, ...] = ()
+    guests: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
@@ -142,11 +159,26 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
             reasons += [f"{service} {reason}" for reason in inside]
             replace.append(service)
     reasons += [f"{service} is no longer wanted" for service in sorted(set(by_service) - set(state.hashes))]
+    networks = _leading_out(settings, state)
+    reasons += [f"the network {name} leads out of the host" for name in networks]
+    members = {member for name in networks for member in state.networks[name].members}
+    guests = sorted(members - {container.name for container in state.containers})
     redis = by_service.get(settings.redis_name)
     # The engine calls a container that ended unhealthy as well: that one starts anew.
     runs = redis is not None and redis.status in ("running", "paused") and redis.service not in replace
     stale = redis is not None and runs and redis.health == "unhealthy"
-    return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, "data" in state.detached)
+    lost = "data" in state.detached
+    return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, lost, tuple(networks), tuple(guests))
+
+
+def _leading_out(settings: Settings, state: ServiceState) -> list[str]:
+    """Networks that were made with a way out: Compose does not change one that is there."""
+    backend, edge = f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"
+    return [
+        name
+        for name, network in state.networks.items()
+        if (name == backend and not network.internal) or (name == edge and network.translated)
+    ]
 
 
 def _outdated(settings: Settings, state: ServiceState, container: Container) -> list[str]:
@@ -168,8 +200,11 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
         found.append(f"runs another image than {settings.redis_image} is now")
     if container.name != settings.redis_name:
         found.append(f"is named {container.name}, so that nobody finds it")
-    if lost := {f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"} - container.networks:
+    own = {f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"}
+    if lost := own - container.networks:
         found.append(f"is cut off from {', '.join(sorted(lost))}")
+    if foreign := container.networks - own:
+        found.append(f"is on {', '.join(sorted(foreign))} as well")
     found += [f"does not see {settings.root}/{name} any more" for name in state.detached]
     # A container of another definition has other limits by right.
     found += [
@@ -201,7 +236,9 @@ def is_to_be_replaced(settings: Settings, state: ServiceState) -> bool:
     redis = next((one for one in state.containers if one.service == settings.redis_name), None)
     if redis is None or redis.status != "running":
         return True
-    return redis.config_hash != state.hashes.get(redis.service) or redis.service in drift(settings, state).replace
+    found = drift(settings, state)
+    redefined = redis.config_hash != state.hashes.get(redis.service)
+    return redefined or redis.service in found.replace or bool(found.networks)
 
 
 def _limits(settings: Settings) -> dict[str, int | str]:
@@ -245,6 +282,16 @@ def _container(inspected: dict[str, Any]) -> Container:
             **{name: limits.get(name) for name in _NUMBERS},
             "RestartPolicy": limits.get("RestartPolicy", {}).get("Name"),
         },
+    )
+
+
+def _network(inspected: dict[str, Any]) -> Network:
+    # Docker's own default is to translate.
+    option = (inspected["Options"] or {}).get("com.docker.network.bridge.enable_ip_masquerade", "true")
+    return Network(
+        internal=inspected["Internal"],
+        translated=not inspected["Internal"] and option != "false",
+        members=frozenset(container["Name"] for container in (inspected["Containers"] or {}).values()),
     )
 
 

@@ -10,11 +10,11 @@ import signal
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.host import bridge
+from tests.host import audit, bridge
+from tests.host.controls import CONTROLS
 from tests.host.fleet import Fleet, connect
 from tests.host.target import Target
 
@@ -56,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             default=None,
             help=f"include what {meaning} (default: on disposable hosts only)",
         )
+    group.addoption("--audit-page", metavar="FILE", help="write the security report to a page that a person can read")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,6 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
     for mark, (what, _) in UNPROVABLE.items():
         config.addinivalue_line("markers", f"{mark}: {what}: left out there")
+    controls = ", ".join(CONTROLS)
+    config.addinivalue_line("markers", f"security(control): proves a control of the security report: {controls}")
     # A run that is called off removes its hosts, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.option.basetemp is None:
@@ -83,6 +86,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         _bridge(config)
     except bridge.BridgeError as error:
         raise pytest.UsageError(str(error)) from None
+    if config.option.audit_page:
+        audit.prepare(config)
+    config.pluginmanager.register(
+        audit.Audit(config, config.stash[FLEET], lambda item: "; ".join(_why_left_out(config, item)))
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -140,12 +148,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     fleet = config.stash.get(FLEET, None)
     if fleet is None:
         return
-    out = [
-        item
-        for item in items
-        if (target := _target_of(item, fleet))
-        and (_left_out(config, target, _marks(item)) or _is_unprovable(target, item))
-    ]
+    out = [item for item in items if _why_left_out(config, item)]
     if not bridge.is_disposable(fleet.inventory):
         # Whoever looks at hosts of their own did not ask for others to be made on this machine.
         out += [item for item in items if item.path.is_relative_to(LIFECYCLE_TESTS)]
@@ -157,18 +160,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [next(in_order) if item.path.is_relative_to(HOST_TESTS) else item for item in kept]
 
 
-def _target_of(item: pytest.Item, fleet: Fleet) -> Target | None:
-    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-        return None
-    host: Any = item.callspec.params.get("_testinfra_host")
-    return None if host is None else fleet.targets[host.backend.get_pytest_id()]
-
-
-def _is_unprovable(target: Target, item: pytest.Item) -> bool:
-    """Whether a test, passed or failed, would say nothing of this host."""
-    return any(
-        item.get_closest_marker(mark) and is_unprovable(target) for mark, (_, is_unprovable) in UNPROVABLE.items()
-    )
+def _why_left_out(config: pytest.Config, item: pytest.Item) -> list[str]:
+    """Why a test is not for its host: it was not asked for, or would say nothing of it, passed or failed."""
+    target = config.stash[FLEET].target_of(item)
+    if target is None:
+        return []
+    unprovable = [what for mark, (what, is_so) in UNPROVABLE.items() if item.get_closest_marker(mark) and is_so(target)]
+    return unprovable + [f"--{mark} includes it" for mark in _left_out(config, target, _marks(item))]
 
 
 def _marks(item: pytest.Item) -> list[str]:

@@ -3,7 +3,7 @@
 Every fixture asks once for a module; each question is one SSH command.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,9 +13,16 @@ from testinfra.host import Host
 from redoubt.secretstore import Secrets
 from redoubt.settings import Settings
 from tests.conftest import FLEET
+from tests.host import audit
 from tests.host import kernel as kernels
 from tests.host.kernel import Kernel
 from tests.host.target import Target, quoted, until
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _junit(request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]) -> None:
+    """The security report's way into the file of --junitxml."""
+    request.config.stash[audit.JUNIT] = record_testsuite_property
 
 
 @pytest.fixture(scope="module")

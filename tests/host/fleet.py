@@ -5,6 +5,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.host import bridge
 from tests.host.target import Target, expectations, listens
@@ -22,6 +25,13 @@ class Fleet:
     def ssh_config(self) -> Path:
         """By which ssh and testinfra reach them."""
         return self.directory / "ssh_config"
+
+    def target_of(self, item: pytest.Item) -> Target | None:
+        """The host that a test looks at; None for a test of no host."""
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            return None
+        host: Any = item.callspec.params.get("_testinfra_host")
+        return None if host is None else self.targets[host.backend.get_pytest_id()]
 
     def hang_up(self) -> None:
         """End all connections."""

@@ -265,11 +265,13 @@ def _dry_runs(admin: Redis, user: str, commands: list[list[str]]) -> dict[str, s
 # -- Who gets in
 
 
+@pytest.mark.security("authentication")
 def test_users_are_the_promised_ones(target: Target) -> None:
     """One too many is a door; the default user is off unless the settings turn it on."""
     assert set(target.admin.acl_users()) == {*target.users, "default"}
 
 
+@pytest.mark.security("authentication")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin", "default"])
 def test_every_user_needs_a_password(target: Target, user: str) -> None:
     """And is on or off as the settings say."""
@@ -279,6 +281,7 @@ def test_every_user_needs_a_password(target: Target, user: str) -> None:
     assert bool(described["passwords"]) == (user in target.users)
 
 
+@pytest.mark.security("authentication")
 def test_only_the_passwords_of_the_store_let_a_user_in(target: Target) -> None:
     """One for each user, or the two of a rotation that is under way."""
     described: dict[str, Any] = {name: target.admin.acl_getuser(name) for name in target.users}
@@ -286,12 +289,14 @@ def test_only_the_passwords_of_the_store_let_a_user_in(target: Target) -> None:
     assert {name: set(of["passwords"]) for name, of in described.items()} == {name: hashes[name] for name in described}
 
 
+@pytest.mark.security("authentication")
 @pytest.mark.parametrize("command", ["PING", "GET x", "INFO", "ACL WHOAMI", "CLIENT LIST"])
 def test_strangers_are_refused(target: Target, command: str) -> None:
     """Without a login nothing works, PING neither."""
     assert refusal(target.client(None), *command.split()).startswith("AuthenticationError")
 
 
+@pytest.mark.security("authentication")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin"])
 def test_wrong_passwords_are_refused(target: Target, user: str) -> None:
     """Another user's is wrong too."""
@@ -301,12 +306,14 @@ def test_wrong_passwords_are_refused(target: Target, user: str) -> None:
             target.client(user, password=password).ping()
 
 
+@pytest.mark.security("authentication")
 def test_a_password_alone_is_refused(target: Target) -> None:
     """Clients of old send no user name: that is the default user, who is off unless the settings turn it on."""
     named = {name: target.secrets.passwords[name] for name in target.users if name != "default"}
     assert [name for name, password in named.items() if not refusal(_default(target, password), "PING")] == []
 
 
+@pytest.mark.security("authentication")
 def test_default_user_gets_in_only_where_the_settings_say(target: Target, settings: Settings) -> None:
     """With its own generated password."""
     password = target.secrets.passwords.get("default", "x" * 43)
@@ -317,6 +324,7 @@ def _default(target: Target, password: str) -> Redis:
     return target.client(None, password=password)
 
 
+@pytest.mark.security("authentication")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin"])
 def test_every_user_logs_in(target: Target, user: str) -> None:
     """By both of the ways that clients know: HELLO (RESP3) and AUTH (RESP2)."""
@@ -326,6 +334,7 @@ def test_every_user_logs_in(target: Target, user: str) -> None:
 # -- What each may do
 
 
+@pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", ALLOWED)
 def test_user_may_do_what_its_clients_need(admin: Redis, settings: Settings, user: str) -> None:
     """Each command on the user's own keys and channels."""
@@ -337,6 +346,7 @@ def test_user_may_do_what_its_clients_need(admin: Redis, settings: Settings, use
     assert refused == {}
 
 
+@pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", DENIED)
 def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -> None:
     """Others' keys, others' channels, and every way around: scripts, functions, replication, dumps, modules."""
@@ -346,6 +356,7 @@ def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -
     assert [command for command, why in answers.items() if "permissions" not in why] == []
 
 
+@pytest.mark.security("least privilege")
 def test_users_of_the_settings_reach_their_own_keys_and_no_others(target: Target, settings: Settings) -> None:
     """Whatever their roles: not those of the users beside them, and no list of all keys' names."""
     everybody = {
@@ -366,6 +377,7 @@ def _covers(patterns: tuple[str, ...], command: str) -> bool:
     return any(fnmatchcase(command.rpartition(" ")[2], pattern) for pattern in patterns)
 
 
+@pytest.mark.security("least privilege")
 def test_default_user_has_the_rights_of_both_applications_where_it_is_on(admin: Redis, settings: Settings) -> None:
     """Off, it keeps all, and nobody can be it: an AOF is replayed with its rights, see tests/lifecycle."""
     both = """
@@ -384,6 +396,7 @@ def test_default_user_has_the_rights_of_both_applications_where_it_is_on(admin: 
     assert refused == (list(more) if settings.redis_default_user else [])
 
 
+@pytest.mark.security("least privilege")
 @pytest.mark.parametrize(
     ("user", "command"),
     [
@@ -402,6 +415,7 @@ def test_a_client_meets_the_refusal(
     assert said.startswith("NoPermissionError")
 
 
+@pytest.mark.security("least privilege")
 @pytest.mark.writes
 def test_a_script_has_no_more_rights_than_its_user(
     intruder: Callable[[str], Redis], target: Target, settings: Settings
@@ -418,6 +432,7 @@ def test_a_script_has_no_more_rights_than_its_user(
             queues.evalsha(queues.script_load(code), 0, target.mark)
 
 
+@pytest.mark.security("least privilege")
 @pytest.mark.writes
 def test_a_subscriber_hears_only_its_own_channels(intruder: Callable[[str], Redis]) -> None:
     """The sessions' subscriber does not hear the workers' commands, nor the other way round."""
@@ -436,6 +451,7 @@ def _subscribe(client: Redis, channel: str) -> None:
 # -- Renamed and disabled commands
 
 
+@pytest.mark.security("dangerous commands")
 def test_renamed_and_disabled_commands_are_unknown(target: Target, settings: Settings) -> None:
     """To the admin too. The nonsense argument keeps each from doing anything, should the server know it after all."""
     commands = [*settings.redis_disabled_commands, *settings.redis_renamed_commands]
@@ -443,6 +459,7 @@ def test_renamed_and_disabled_commands_are_unknown(target: Target, settings: Set
     assert {command for command, why in said.items() if "unknown command" not in why} == set()
 
 
+@pytest.mark.security("dangerous commands")
 def test_renamed_commands_work_by_their_new_names(target: Target, settings: Settings, secrets: Secrets) -> None:
     """For the admin. SHUTDOWN is asked about and not called."""
     names = [[secrets.name_of(command)] for command in settings.redis_renamed_commands]
@@ -457,6 +474,7 @@ def test_renamed_commands_work_by_their_new_names(target: Target, settings: Sett
     assert target.config()["maxmemory"] == str(settings.redis_maxmemory)
 
 
+@pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health"])
 def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, secrets: Secrets, user: str) -> None:
     """Whoever learns a name still needs the rights."""
@@ -465,6 +483,7 @@ def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, s
     assert len(allowed) == 0
 
 
+@pytest.mark.security("dangerous commands")
 def test_new_names_cannot_be_guessed(settings: Settings, secrets: Secrets) -> None:
     """Generated for this instance: not the old name with a suffix that is in a repository."""
     lengths = {command: len(secrets.name_of(command)) for command in settings.redis_renamed_commands}

@@ -69,8 +69,20 @@ PROMISED: dict[str, Callable[[Settings], str]] = {
     "enable-module-command": _always("no"),
 }
 
+# What of it is a control of the security report.
+SECURITY = {
+    "protected-mode": "authentication",
+    "aclfile": "authentication",
+    "enable-protected-configs": "dangerous commands",
+    "enable-debug-command": "dangerous commands",
+    "enable-module-command": "dangerous commands",
+}
 
-@pytest.mark.parametrize("directive", PROMISED)
+
+@pytest.mark.parametrize(
+    "directive",
+    [pytest.param(name, marks=pytest.mark.security(SECURITY[name]) if name in SECURITY else ()) for name in PROMISED],
+)
 def test_redis_runs_as_the_settings_say(config: dict[str, str], settings: Settings, directive: str) -> None:
     """A change in the file alone, or on the server alone, shows here."""
     assert config[directive] == PROMISED[directive](settings)

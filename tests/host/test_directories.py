@@ -12,6 +12,8 @@ from testinfra.host import Host
 from redoubt.settings import Settings
 from tests.host.target import Target, quoted
 
+pytestmark = pytest.mark.security("file permissions")
+
 REDIS = (999, 999)
 ROOT = (0, 0)
 

@@ -53,6 +53,7 @@ def test_a_reboot_brings_it_back(units: dict[str, dict[str, str]], unit: str) ->
     assert units[unit]["ActiveState"] == "active"
 
 
+@pytest.mark.security("network")
 def test_engine_is_not_open_to_the_network(host: Host) -> None:
     """Whoever reaches the engine's API is root on the host."""
     listeners = host.check_output("ss -Hltnp").splitlines()
@@ -60,6 +61,7 @@ def test_engine_is_not_open_to_the_network(host: Host) -> None:
     assert not [line for line in listeners if '"dockerd"' in line]
 
 
+@pytest.mark.security("container isolation")
 def test_redis_has_no_door_to_the_engine(target: Target, container: dict[str, Any]) -> None:
     """A mounted engine socket would make any hole in Redis one in the host."""
     assert not [mount["Source"] for mount in container["Mounts"] if "docker.sock" in mount["Source"]]

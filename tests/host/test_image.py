@@ -21,6 +21,7 @@ def image(host: Host, settings: Settings) -> dict[str, Any]:
     return found[0]
 
 
+@pytest.mark.security("version")
 def test_redis_runs_the_image_that_the_settings_name(
     settings: Settings, container: dict[str, Any], image: dict[str, Any]
 ) -> None:
@@ -29,6 +30,7 @@ def test_redis_runs_the_image_that_the_settings_name(
     assert container["Image"] == image["Id"]
 
 
+@pytest.mark.security("version")
 def test_image_is_the_one_that_was_meant(settings: Settings, image: dict[str, Any]) -> None:
     """Layer for layer the archive's, or the digest that the settings pin, or a version at the very least."""
     name, _, digest = settings.redis_image.partition("@")
@@ -54,6 +56,7 @@ def _layers(archive: str, reference: str) -> list[str]:
         return layers
 
 
+@pytest.mark.security("version")
 def test_server_is_the_version_that_the_tag_promises(target: Target, settings: Settings) -> None:
     """Asked of the server: a tag is a name that somebody gave."""
     info = target.admin.info("server")

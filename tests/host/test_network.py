@@ -11,6 +11,8 @@ from testinfra.host import Host
 from redoubt.settings import Settings
 from tests.host.target import Target, listens, quoted
 
+pytestmark = pytest.mark.security("network")
+
 UNSPECIFIED = {"0.0.0.0", "::"}
 
 

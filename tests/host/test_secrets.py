@@ -31,6 +31,7 @@ def _fill(target: Target, text: str) -> str:
 # -- Who may read them
 
 
+@pytest.mark.security("file permissions")
 def test_secrets_are_one_file_for_each_user_and_for_nobody_else(target: Target) -> None:
     """The file's own owner and mode: Compose hands it to the container as it is."""
     listing = target.host.check_output(f"find {quoted(target.settings.root)}/secrets -type f -printf '%p %U:%G %m\\n'")
@@ -38,12 +39,14 @@ def test_secrets_are_one_file_for_each_user_and_for_nobody_else(target: Target) 
     assert found == dict.fromkeys(render.secret_paths(target.settings).values(), "999:999 400")
 
 
+@pytest.mark.security("secrets exposure")
 def test_container_is_given_only_what_it_uses(target: Target) -> None:
     """The health check's password, the command names and a number; a taken-over Redis learns no other password."""
     listing = target.host.check_output(f"docker exec {quoted(target.settings.redis_name)} ls /run/secrets")
     assert set(listing.split()) == {"health", "commands.conf", "generation"}
 
 
+@pytest.mark.security("file permissions")
 @pytest.mark.parametrize(
     ("uid", "readable"),
     [
@@ -62,6 +65,7 @@ def test_redis_reads_the_secrets_and_other_users_do_not(target: Target, uid: int
 # -- That they are seen nowhere else
 
 
+@pytest.mark.security("secrets exposure")
 def test_the_search_finds_a_secret_where_there_is_one(target: Target) -> None:
     """The tests below count zero; this one shows that they could count more."""
     assert int(_ask(target, _fill(target, "find {root}/secrets -type f -exec cat {{}} + | count"))) >= len(target.users)
@@ -70,6 +74,7 @@ def test_the_search_finds_a_secret_where_there_is_one(target: Target) -> None:
 SOURCES = {
     # Holds what the health checks printed as well.
     "docker inspect": "docker inspect {name}",
+    "docker inspect of all containers": "docker ps --all --quiet | xargs docker inspect",
     "docker image inspect": "docker image inspect $({image})",
     "docker history": "docker history --no-trunc $({image})",
     "docker logs": "docker logs {name} 2>&1",
@@ -81,9 +86,11 @@ SOURCES = {
     "shell history": "find /root /home -name '.*_history' -exec cat {{}} +",
     "files for all to read": "find {root} -type f -perm /o+r -exec cat {{}} +",
     "logrotate": "cat /etc/logrotate.d/{name}",
+    "settings of the host": "find /etc -xdev -type f -size -1024k -exec cat {{}} +",
+    "temporary files": "find /tmp /var/tmp /dev/shm -xdev -type f -size -1024k -exec cat {{}} +",
 }
 # There may be nothing to read in these.
-MAY_BE_SILENT = {"docker logs", "rotated logs", "shell history"}
+MAY_BE_SILENT = {"docker logs", "rotated logs", "shell history", "temporary files"}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +108,7 @@ def shown(target: Target) -> dict[str, tuple[int, int]]:
     return {source: (int(count), int(characters)) for source, count, characters in lines}
 
 
+@pytest.mark.security("secrets exposure")
 @pytest.mark.parametrize("source", SOURCES)
 def test_no_secret_is_shown_by(shown: dict[str, tuple[int, int]], source: str) -> None:
     """What people print, send to others, or collect."""
@@ -109,6 +117,7 @@ def test_no_secret_is_shown_by(shown: dict[str, tuple[int, int]], source: str) -
     assert count == 0
 
 
+@pytest.mark.security("secrets exposure")
 def test_no_process_shows_a_secret(target: Target) -> None:
     """Arguments and environments of all, sampled until two samples saw a health check's redis-cli at work."""
     script = r"""
@@ -129,6 +138,7 @@ def test_no_process_shows_a_secret(target: Target) -> None:
     assert shown == 0
 
 
+@pytest.mark.security("secrets exposure")
 def test_environment_of_redis_is_the_images(target: Target) -> None:
     """By name: a variable that nobody expects is where the next secret would stand."""
     environment = target.inspect()["Config"]["Env"]

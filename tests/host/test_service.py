@@ -28,6 +28,7 @@ def project(host: Host, settings: Settings) -> dict[str, dict[str, Any]]:
 # -- Limits
 
 
+@pytest.mark.security("container isolation")
 def test_memory_is_limited(kernel: Kernel, settings: Settings) -> None:
     """A Redis that grows past its limit is stopped, and the host is not."""
     assert kernel.limits.memory == settings.memory_limit // PAGE * PAGE
@@ -44,11 +45,13 @@ def test_memory_is_reserved(kernel: Kernel, settings: Settings) -> None:
     assert kernel.limits.reservation == settings.memory_reservation // PAGE * PAGE
 
 
+@pytest.mark.security("container isolation")
 def test_redis_never_swaps(kernel: Kernel) -> None:
     """A swapping Redis stalls every client: no swap on top of its memory."""
     assert kernel.limits.swap == 0
 
 
+@pytest.mark.security("container isolation")
 def test_cpus_are_limited(kernel: Kernel, settings: Settings) -> None:
     """Cores, by quota and period."""
     # systemd keeps a quota in hundredths of a core.
@@ -61,11 +64,13 @@ def test_cpus_are_shared_by_weight(kernel: Kernel, settings: Settings) -> None:
     assert kernel.limits.weight in weights(shares, kernel.limits.version)
 
 
+@pytest.mark.security("container isolation")
 def test_processes_are_limited(kernel: Kernel, settings: Settings) -> None:
     """A fork bomb ends inside."""
     assert kernel.limits.pids == settings.redis_container_pids
 
 
+@pytest.mark.security("container isolation")
 def test_open_files_suffice_for_all_clients(kernel: Kernel, settings: Settings) -> None:
     """Redis lowers maxclients by itself when its limit is too low, and says so in its log only."""
     limits = {process.name: process.status["Nofile"] for process in kernel.processes}
@@ -76,6 +81,7 @@ def test_open_files_suffice_for_all_clients(kernel: Kernel, settings: Settings) 
 # -- Privileges
 
 
+@pytest.mark.security("container isolation")
 @pytest.mark.parametrize("kind", ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"])
 def test_no_process_has_a_capability(kernel: Kernel, kind: str) -> None:
     """Nor can any get one: the bounding set is empty as well."""
@@ -84,6 +90,7 @@ def test_no_process_has_a_capability(kernel: Kernel, kind: str) -> None:
     }
 
 
+@pytest.mark.security("container isolation")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -102,11 +109,13 @@ def test_processes_run_without_privileges(kernel: Kernel, field: str, value: str
     }
 
 
+@pytest.mark.security("container isolation")
 def test_processes_are_in_no_other_groups(kernel: Kernel) -> None:
     """A further group would open whatever the host gives to that number."""
     assert {group for process in kernel.processes for group in process.status["Groups"].split()} <= {"999"}
 
 
+@pytest.mark.security("container isolation")
 def test_nothing_of_the_host_is_shared(kernel: Kernel) -> None:
     """Its own processes, network, mounts and interprocess communication."""
     assert {process.name: process.shared_namespaces for process in kernel.processes} == {
@@ -114,6 +123,7 @@ def test_nothing_of_the_host_is_shared(kernel: Kernel) -> None:
     }
 
 
+@pytest.mark.security("container isolation")
 def test_engine_adds_no_rights(container: dict[str, Any]) -> None:
     """What the kernel's files do not show: devices, and an engine that was told to look away."""
     given = container["HostConfig"]
@@ -125,6 +135,7 @@ def test_engine_adds_no_rights(container: dict[str, Any]) -> None:
 # -- Mounts
 
 
+@pytest.mark.security("container isolation")
 def test_only_data_backups_and_logs_can_be_written(kernel: Kernel) -> None:
     """A taken-over server changes neither its program nor how it starts next time."""
     memory_only = {"proc", "tmpfs", "devpts", "mqueue"}
@@ -132,6 +143,7 @@ def test_only_data_backups_and_logs_can_be_written(kernel: Kernel) -> None:
     assert writable == {"/data", "/backups", "/var/log/redis"}
 
 
+@pytest.mark.security("container isolation")
 def test_writable_memory_is_what_the_engine_needs(kernel: Kernel) -> None:
     """Besides those directories: device files, and shared memory of a fixed size. No /tmp."""
     writable = {mount.point for mount in kernel.mounts if mount.writable and mount.filesystem in ("tmpfs", "mqueue")}
@@ -139,6 +151,7 @@ def test_writable_memory_is_what_the_engine_needs(kernel: Kernel) -> None:
     assert outside_of_system == {"/dev", "/dev/mqueue", "/dev/shm"}
 
 
+@pytest.mark.security("container isolation")
 @pytest.mark.parametrize("point", ["/", "/etc/redis", "/run/secrets"])
 def test_root_configuration_and_secrets_are_read_only(kernel: Kernel, point: str) -> None:
     """As mounts, whatever the modes of the files."""
@@ -161,6 +174,7 @@ def test_directories_are_the_hosts(settings: Settings, container: dict[str, Any]
     assert sources[path] == f"{settings.root}/{source}"
 
 
+@pytest.mark.security("container isolation")
 @pytest.mark.parametrize(("uid", "paths"), [(0, ["/", "/usr/bin"]), (999, ["/etc/redis", "/run/secrets"])])
 def test_read_only_means_that_a_write_fails(target: Target, uid: int, paths: list[str]) -> None:
     """Tried, by whom the directory's mode would allow it."""

@@ -156,6 +156,19 @@ HARMS = [
         restarts=False,
     ),
     Harm(
+        "networks with a way out, and one more",
+        shell="cd /srv/redis && docker compose down && sed -i 's/internal: true/internal: false/; "
+        's/enable_ip_masquerade: "false"/enable_ip_masquerade: "true"/\' compose.yml && '
+        "docker compose up --detach --wait && docker network connect bridge redis",
+        says=(
+            "/srv/redis/compose.yml: content differs",
+            "the network redis_backend leads out of the host",
+            "the network redis_edge leads out of the host",
+            "redis is on bridge as well",
+        ),
+        changes=(COMPOSE, START),
+    ),
+    Harm(
         "password of the administrator",
         redis=("ACL SETUSER admin resetpass >another",),
         says=("redis refuses the password of admin",),
@@ -280,6 +293,31 @@ def test_data_that_was_removed_under_redis_stops_the_deploy_and_redis_runs_on(
         live.run("rmdir /srv/redis/data; mv /srv/data-aside /srv/redis/data", check=True)
     assert deployer.deploy(live, **SETTINGS).returncode == 0
     assert client.read() == client.written
+
+
+def test_a_network_with_other_containers_on_it_is_not_made_anew_under_them(client: Client, deployer: Deployer) -> None:
+    """Compose could not bring them back: who looks after them is asked first."""
+    live = client.instance.host
+    image = str(client.instance.inspect()["Config"]["Image"])
+    live.run(
+        "cd /srv/redis && docker compose down && docker network create redis_backend "
+        "--label com.docker.compose.project=redis --label com.docker.compose.network=backend && "
+        "docker compose up --detach --wait && docker run --detach --name guest --network redis_backend "
+        f"--stop-signal KILL --entrypoint sleep {image} 600",
+        check=True,
+    )
+    identity = client.instance.identity
+    try:
+        result = deployer.deploy(live, **SETTINGS)
+        assert result.returncode == 1
+        assert "redis_backend must be made anew" in result.stderr
+        assert "of others are on it: guest. Nothing was restarted" in result.stderr
+        assert client.instance.identity == identity
+    finally:
+        live.run("docker rm --force guest", check=True)
+    assert deployer.deploy(live, **SETTINGS).returncode == 0
+    assert client.instance.inspect()["NetworkSettings"]["Networks"].keys() == {"redis_backend", "redis_edge"}
+    assert live.run("docker network inspect --format '{{.Internal}}' redis_backend").stdout.strip() == "true"
 
 
 def test_one_host_s_drift_leaves_the_settings_of_the_test_true() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redoubt import access, redisconf, service
-from redoubt.service import Container, Drift, ServiceState, drift, read
+from redoubt.service import Container, Drift, Network, ServiceState, drift, read
 from redoubt.settings import load
 from redoubt.sizes import MIB
 
@@ -87,6 +87,7 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         ),
         (replace(RIGHT, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
         (state(name="elsewhere"), "is named elsewhere", ("redis",)),
+        (state(networks=NETWORKS | {"bridge"}), "is on bridge as well", ("redis",)),
         (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
         (state(limits={**LIMITS, "Memory": 5}), "the limit Memory = 5, the settings say 1610612736", ("redis",)),
         (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", ("redis",)),
@@ -166,6 +167,8 @@ def test_the_script_s_output_is_read() -> None:
         "redis abc",
         "@@containers",
         *json.dumps([inspected()], indent=1).splitlines(),
+        "@@networks",
+        json.dumps([{"Name": "redis_edge", "Internal": False, "Options": {}, "Containers": {"1": {"Name": "redis"}}}]),
         "@@image",
         "sha256:1",
         "@@files",
@@ -194,6 +197,7 @@ def test_the_script_s_output_is_read() -> None:
         acl=("user default off ~* &* +@all",),
         passwords=("health",),
         detached=("logs",),
+        networks={"redis_edge": Network(internal=False, translated=True, members=frozenset({"redis"}))},
     )
 
 
@@ -215,6 +219,32 @@ def test_a_refused_login_gives_no_configuration(answer: list[str]) -> None:
 def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None:
     assert drift(SETTINGS, replace(RIGHT, detached=("data",))).data_lost
     assert not drift(SETTINGS, replace(RIGHT, detached=("logs",))).data_lost
+
+
+def network(**changes: Any) -> Network:
+    return replace(Network(internal=True, translated=False, members=frozenset({"redis"})), **changes)
+
+
+@pytest.mark.parametrize(
+    ("networks", "anew"),
+    [
+        ({"redis_backend": network(), "redis_edge": network(internal=False)}, ()),
+        ({"redis_backend": network(internal=False), "redis_edge": network(internal=False)}, ("redis_backend",)),
+        ({"redis_backend": network(), "redis_edge": network(internal=False, translated=True)}, ("redis_edge",)),
+    ],
+)
+def test_networks_with_a_way_out_are_made_anew(networks: dict[str, Network], anew: tuple[str, ...]) -> None:
+    found = drift(SETTINGS, replace(RIGHT, networks=networks))
+    assert found.networks == anew
+    assert found.reasons == tuple(f"the network {name} leads out of the host" for name in anew)
+    assert found.guests == ()
+
+
+def test_others_on_a_network_that_must_be_made_anew_are_named() -> None:
+    with_guest = network(internal=False, members=frozenset({"redis", "web-1"}))
+    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": with_guest})).guests == ("web-1",)
+    sound = replace(with_guest, internal=True)
+    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": sound})).guests == ()
 
 
 def test_health_may_be_out_of_date_where_the_container_stays() -> None:

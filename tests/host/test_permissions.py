@@ -1,0 +1,62 @@
+"""Permissions around the instance: the way to it, what root runs because of it, and the store on this machine.
+
+What is below the root is looked at by test_directories.py.
+"""
+
+import stat
+from pathlib import Path, PurePosixPath
+
+import pytest
+from testinfra.host import Host
+
+from redoubt import secretstore
+from redoubt.settings import Settings
+from tests.host.bridge import PROJECT
+from tests.host.target import Target, quoted
+
+pytestmark = pytest.mark.security("file permissions")
+
+
+def test_the_way_to_the_root_belongs_to_root(host: Host, settings: Settings) -> None:
+    """Who may write to a directory above can put another tree in its place."""
+    parents = [str(parent) for parent in PurePosixPath(settings.root).parents]
+    listing = host.check_output(f"stat --dereference --format '%u %a %n' {quoted(*parents)}")
+    open_to_others = [line for line in listing.splitlines() if _changed_by_others(*line.split()[:2])]
+    assert open_to_others == []
+
+
+def test_what_root_runs_because_of_the_instance_is_roots(host: Host, settings: Settings) -> None:
+    """logrotate runs as root what these instructions say; the kernel's settings are read at every boot."""
+    files = quoted(f"/etc/logrotate.d/{settings.redis_name}")
+    tuning = "/etc/sysctl.d/99-redoubt.conf /etc/tmpfiles.d/00-redoubt.conf"
+    listing = host.check_output(f"stat --format '%u %a %n' {files} $(ls {tuning} 2>/dev/null)").splitlines()
+    assert listing, "logrotate has instructions"
+    assert [line for line in listing if _changed_by_others(*line.split()[:2])] == []
+
+
+def _changed_by_others(uid: str, mode: str) -> bool:
+    """Whether anybody but root may write; a sticky directory such as /tmp is no wall here."""
+    return uid != "0" or bool(int(mode, 8) & 0o022)
+
+
+def test_nothing_below_the_root_grants_more_than_its_mode_says(host: Host, settings: Settings) -> None:
+    """No program with its owner's rights, no link or device that leads elsewhere, no list of further users."""
+    root = quoted(settings.root)
+    odd = host.check_output(
+        f"find {root} -ignore_readdir_race \\( -perm /7000 -o ! -type d ! -type f \\) -printf '%P\\n'"
+    )
+    assert odd.splitlines() == []
+    # ls marks a file that has an access control list by a plus.
+    with_lists = host.run(f"LC_ALL=C ls -AlR {root} | grep -E '^[-a-zA-Z]{{10}}[+]'").stdout
+    assert with_lists.splitlines() == []
+
+
+def test_the_store_on_this_machine_is_its_owners(target: Target, settings: Settings) -> None:
+    """The passwords of all users stand there in full: read by nobody else, and put in place by nobody else."""
+    file = PROJECT / secretstore.path_for(settings, target.entry.name)
+    assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
+    assert [str(path) for path in (file.parent, file.parent.parent) if _open(path)] == []
+
+
+def _open(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o022)
