@@ -232,7 +232,7 @@ def passwords_kept(settings: Settings, host_name: str, before: Secrets, after: S
     if before == after:
         host.noop("as wanted")
         return
-    _say(f"{secretstore.path_for(settings, host_name)}: {_changed_users(before, after)}")
+    _say(f"{secretstore.place(settings, host_name)}: {_changed_users(before, after)}")
     yield FunctionCommand(secretstore.keep, (settings, host_name, before, after), {})
 
 

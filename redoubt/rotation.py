@@ -48,11 +48,11 @@ def retired(instance: Instance, users: Iterable[str]) -> Instance:
 def report(instance: Instance, host_name: str) -> list[str]:
     """What an operator should know afterwards."""
     name = instance.settings.redis_name
-    path = secretstore.path_for(instance.settings, host_name)
+    place = secretstore.place(instance.settings, host_name)
     two = sorted(instance.secrets.previous)
     if not two:
-        return [f"{name}: every user has one password, the one in {path}"]
+        return [f"{name}: every user has one password, the one in {place}"]
     return [
-        f"{name}: two passwords let in {', '.join(two)}. The new ones are in {path} on this machine",
+        f"{name}: two passwords let in {', '.join(two)}. The new ones are in {place} on this machine",
         "  when every client has moved: day2/retire.py ends the former. day2/rotate_back.py makes them present again",
     ]

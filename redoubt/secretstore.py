@@ -1,27 +1,22 @@
-"""The passwords and command names of an instance, kept on the machine that deploys.
+"""The passwords and command names of an instance, kept on the machine that deploys or where it can reach them.
 
-One YAML file for each host and instance, ``<redis_secrets_dir>/<host>/<redis_name>.yml``, mode 0600 in
-directories of mode 0700. What is missing is generated once and then stays the same on every deploy.
+One YAML document for each host and instance, in a source that the settings choose (``secretsource``). What is missing
+is generated once and then stays the same on every deploy.
 
 While passwords are rotated a user has two, the one before and the one to come, until the former is retired. Each
 change of passwords counts up a generation, which the host keeps as well: a store that is older than the host's is
 another machine's, or a copy from before, and must not put former passwords back.
 """
 
-import fcntl
-import os
 import re
 import secrets
-import stat
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import yaml
 
-from redoubt import access
+from redoubt import access, secretsource
+from redoubt.secretsource import SecretsError
 from redoubt.settings import Settings
 
 _HEADER = """\
@@ -30,10 +25,9 @@ _HEADER = """\
 """
 # 128 bits in base64; what Redoubt generates has 256.
 MIN_PASSWORD_LENGTH = 22
-
-
-class SecretsError(ValueError):
-    """A store that cannot be used; the message names the file and what to do."""
+# Words and monotony of what somebody meant to replace. What is generated has neither: 43 letters out of 64.
+_PLACEHOLDER = re.compile(r"(?i)change.?me|replace.?me|placeholder|password|example")
+MIN_PASSWORD_LETTERS = 10
 
 
 @dataclass(frozen=True)
@@ -60,32 +54,30 @@ class Secrets:
         }
 
 
-def path_for(settings: Settings, host_name: str) -> Path:
-    """The file of one instance on one host, by the host's name in the inventory."""
-    return Path(settings.redis_secrets_dir) / re.sub(r"[^A-Za-z0-9.@_-]", "_", host_name) / f"{settings.redis_name}.yml"
+def place(settings: Settings, host_name: str) -> str:
+    """Where the secrets of an instance are, in words: the path of a file, or what a command is asked for."""
+    return str(secretsource.of(settings, host_name))
 
 
 def ensure(settings: Settings, host_name: str) -> Secrets:
     """The secrets of an instance; those that are missing are generated and stored.
 
-    Changes files on this machine only. Raises SecretsError when the file is readable by others, damaged,
-    or holds a password too short to keep.
+    Changes nothing on a host. Raises SecretsError when the source cannot be used, or holds a password that is too
+    short to keep or stands for one.
     """
-    path = path_for(settings, host_name)
-    for directory in (path.parent.parent, path.parent):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(path.parent):
-        stored = _read(path) if path.exists() else Secrets({}, {})
+    source = secretsource.of(settings, host_name)
+    with source.locked():
+        stored = _read(source) or Secrets({}, {})
         complete = _complete(stored, settings)
         if complete != stored:
-            _write(path, complete)
+            _write(source, complete)
     return _for(settings, complete)
 
 
 def check(settings: Settings, host_name: str) -> int:
     """The generation of what is stored, 0 when nothing is. Raises SecretsError where ``ensure`` would."""
-    path = path_for(settings, host_name)
-    return _read(path).generation if path.exists() else 0
+    stored = _read(secretsource.of(settings, host_name))
+    return stored.generation if stored else 0
 
 
 def rotated(secrets_: Secrets, users: Iterable[str]) -> Secrets:
@@ -125,20 +117,22 @@ def keep(settings: Settings, host_name: str, before: Secrets, after: Secrets) ->
 
     Raises SecretsError when somebody else changed the store in between.
     """
-    path = path_for(settings, host_name)
-    with _locked(path.parent):
-        stored = _read(path)
-        if stored.generation != before.generation:
-            raise SecretsError(f"{path}: somebody else changed passwords just now; run the same command again")
-        _write(path, replace(stored, passwords=after.passwords, previous=after.previous, generation=after.generation))
+    source = secretsource.of(settings, host_name)
+    with source.locked():
+        stored = _read(source)
+        if stored is None or stored.generation != before.generation:
+            raise SecretsError(f"{source}: somebody else changed passwords just now; run the same command again")
+        changed = {"passwords": after.passwords, "previous": after.previous, "generation": after.generation}
+        _write(source, replace(stored, **changed))  # type: ignore[arg-type]
 
 
 def load(settings: Settings, host_name: str) -> Secrets:
     """The stored secrets of an instance. Raises SecretsError when there are none yet."""
-    path = path_for(settings, host_name)
-    if not path.exists():
-        raise SecretsError(f"{path}: no such file; deploy {settings.redis_name} to {host_name} first")
-    return _for(settings, _read(path))
+    source = secretsource.of(settings, host_name)
+    stored = _read(source)
+    if stored is None:
+        raise SecretsError(f"{source}: holds nothing yet; deploy {settings.redis_name} to {host_name} first")
+    return _for(settings, stored)
 
 
 def _for(settings: Settings, stored: Secrets) -> Secrets:
@@ -167,11 +161,12 @@ def _missing(names: Iterable[str], present: dict[str, str], make: Callable[[str]
     return {name: make(name) for name in names if name not in present}
 
 
-def _read(path: Path) -> Secrets:
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise SecretsError(f"{path}: readable by others on this machine; run: chmod 600 {path}")
+def _read(source: secretsource.FileSource | secretsource.CommandSource) -> Secrets | None:
+    text = source.read()
+    if text is None:
+        return None
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(text)
         stored = Secrets(
             dict(document["passwords"]),
             dict(document["commands"]),
@@ -179,26 +174,34 @@ def _read(path: Path) -> Secrets:
             int(document.get("generation", 1)),
         )
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        # The parser's own message would quote the file.
+        # The parser's own message would quote the text.
         raise SecretsError(
-            f"{path}: not a file of passwords and commands; restore it from your copy. Deleting it makes new "
+            f"{source}: not a document of passwords and commands; restore it from your copy. Removing it makes new "
             "passwords, which every client then needs"
         ) from None
     for user, password in (*stored.passwords.items(), *stored.previous.items()):
-        if not isinstance(password, str) or len(password) < MIN_PASSWORD_LENGTH or re.search(r"\s", password):
+        if weakness := _weakness(password):
             raise SecretsError(
-                f"{path}: the password of {user} is too short or holds spaces; it needs {MIN_PASSWORD_LENGTH} "
-                "characters. Remove its line and a deploy makes a new one"
+                f"{source}: the password of {user} {weakness}. Remove its line and a deploy makes a new one"
             )
     for command, name in stored.commands.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{16,}", name):
             raise SecretsError(
-                f"{path}: the new name of {command} is too short or no name; remove its line for another"
+                f"{source}: the new name of {command} is too short or no name; remove its line for another"
             )
     return stored
 
 
-def _write(path: Path, content: Secrets) -> None:
+def _weakness(password: object) -> str:
+    """Why a password is refused, without showing it; nothing when it is fit."""
+    if not isinstance(password, str) or len(password) < MIN_PASSWORD_LENGTH or re.search(r"\s", password):
+        return f"is too short or holds spaces; it needs {MIN_PASSWORD_LENGTH} characters"
+    if _PLACEHOLDER.search(password) or len(set(password)) < MIN_PASSWORD_LETTERS:
+        return "stands for one that was never put in"
+    return ""
+
+
+def _write(source: secretsource.FileSource | secretsource.CommandSource, content: Secrets) -> None:
     document: dict[str, object] = {
         "generation": content.generation,
         "passwords": content.passwords,
@@ -206,26 +209,4 @@ def _write(path: Path, content: Secrets) -> None:
     }
     if content.previous:
         document["previous"] = content.previous
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from the start
-    try:
-        with os.fdopen(fd, "w") as file:
-            file.write(_HEADER + yaml.safe_dump(document, sort_keys=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Two deploys at once must not make two sets of passwords."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        # Under pyinfra gevent closes the descriptor of a directory much later.
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
+    source.write(_HEADER + yaml.safe_dump(document, sort_keys=True))

@@ -365,9 +365,23 @@ class Settings(BaseModel):
         "Commands that get a name generated once for this instance; the name is kept with the secrets.",
         section="Access",
     )
+    redis_secrets_source: Literal["file", "sops", "command"] = setting(
+        "file",
+        "Where the machine that deploys keeps passwords. file: plain files that only you can read; sops: files that "
+        "SOPS encrypts, fit to be committed; command: whatever redis_secrets_command reaches, such as Vault.",
+        cost="nothing",
+        section="Access",
+    )
     redis_secrets_dir: str = setting(
         "secrets",
-        "Directory on the machine that deploys where passwords are kept: one file for each host and instance.",
+        "With source file or sops: directory on the machine that deploys, with one file for each host and instance.",
+        cost="nothing",
+        section="Access",
+    )
+    redis_secrets_command: tuple[Line, ...] = setting(
+        (),
+        "With source command: a program and its first arguments. It is called with 'get' or 'put', the host and the "
+        "instance, see docs/secrets.md.",
         cost="nothing",
         section="Access",
     )
@@ -663,6 +677,14 @@ def _commands_usable(s: Settings) -> str | None:
     return f"{', '.join(lost)}: cannot be disabled or renamed; logins, the health check or RQ call it" if lost else None
 
 
+def _secrets_command_named(s: Settings) -> str | None:
+    if (s.redis_secrets_source == "command") == bool(s.redis_secrets_command):
+        return None
+    if s.redis_secrets_command:
+        return f"redis_secrets_command is set, but redis_secrets_source = {s.redis_secrets_source!r} does not use it"
+    return "redis_secrets_source = 'command' needs redis_secrets_command, such as ['./vault-secrets']"
+
+
 def _users_usable(s: Settings) -> str | None:
     found = []
     for name, user in s.redis_users.items():
@@ -707,6 +729,7 @@ RELATIONS: tuple[Relation, ...] = (
     (("redis_image", "redis_image_source", "redis_image_archive"), _archive_named),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_distinct),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_usable),
+    (("redis_secrets_source", "redis_secrets_command"), _secrets_command_named),
     (("redis_users",), _users_usable),
     (("redis_appendonly", "redis_save"), _persistence_kept),
     (("redis_app_services", "redis_name"), _app_services_named),

@@ -11,6 +11,7 @@ from pyinfra.context import ctx_host
 
 from redoubt import facts, image, preflight, secretstore
 from redoubt.instance import Instance
+from redoubt.secretsource import SecretsError
 from redoubt.settings import Settings, SettingsError, load
 
 _checked: dict[str, Instance] = {}
@@ -53,13 +54,13 @@ def _check_all() -> None:
         else:
             one.problems += preflight.problems(one.settings, facts_, one.wrong)
             if one.stored is not None:
-                path = secretstore.path_for(one.settings, name)
+                path = secretstore.place(one.settings, name)
                 one.problems += preflight.stale_store(path, one.stored, one.settings.root, facts_)
     _refuse(checked)
 
     try:
         secrets = {name: secretstore.ensure(one.settings, name) for name, one in checked.items()}
-    except (OSError, secretstore.SecretsError) as error:
+    except (OSError, SecretsError) as error:
         raise PyinfraError(f"nothing was changed on any host; passwords cannot be kept here: {error}") from error
     for name, one in checked.items():
         if one.warning:
@@ -84,7 +85,7 @@ def _check(one: Host) -> _Known:
         checked.problems.append(str(error))
     try:
         checked.stored = secretstore.check(checked.settings, one.name)
-    except secretstore.SecretsError as error:
+    except SecretsError as error:
         checked.problems.append(str(error))
     return checked
 

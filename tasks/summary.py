@@ -18,7 +18,7 @@ def summary(instance: Instance) -> None:
             for user in access.users(settings)
             if user.name not in access.OPERATING
         ),
-        f"  PASSWORD is in {secretstore.path_for(settings, host.name)} on this machine",
+        f"  PASSWORD is in {secretstore.place(settings, host.name)} on this machine",
     ]
     if instance.secrets.previous:
         lines += rotation.report(instance, host.name)

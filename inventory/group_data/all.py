@@ -131,9 +131,18 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Redis]
 # redis_renamed_commands = ["CONFIG", "SHUTDOWN"]
 
-# Directory on the machine that deploys where passwords are kept: one file for each host and instance. [no
+# Where the machine that deploys keeps passwords. file: plain files that only you can read; sops: files that
+# SOPS encrypts, fit to be committed; command: whatever redis_secrets_command reaches, such as Vault. [no
 # restart]
+# redis_secrets_source = "file"
+
+# With source file or sops: directory on the machine that deploys, with one file for each host and instance.
+# [no restart]
 # redis_secrets_dir = "secrets"
+
+# With source command: a program and its first arguments. It is called with 'get' or 'put', the host and the
+# instance, see docs/secrets.md. [no restart]
+# redis_secrets_command = []
 
 # -- Network
 

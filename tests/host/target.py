@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from redoubt import access, secretstore
+from redoubt.secretsource import SecretsError
 from redoubt.secretstore import Secrets
 from redoubt.settings import Settings, SettingsError, load
 from tests.host.bridge import PROJECT, BridgeError, Entry
@@ -199,7 +200,7 @@ def expectations(entry: Entry) -> tuple[Settings, Secrets]:
         try:
             settings = load(entry.data)
             return settings, secretstore.load(settings, entry.name)
-        except (SettingsError, secretstore.SecretsError) as error:
+        except (SettingsError, SecretsError) as error:
             raise BridgeError(f"{entry.name}: {error}") from None
 
 

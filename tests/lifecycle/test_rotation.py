@@ -18,9 +18,7 @@ from rq import Queue, SimpleWorker
 from rq.job import Job, JobStatus
 from rq.timeouts import TimerDeathPenalty
 
-from redoubt import secretstore
 from redoubt.secretstore import Secrets
-from redoubt.settings import load
 from sandbox import images
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, Result
@@ -60,11 +58,11 @@ class Rotating:
 
     @property
     def store(self) -> Path:
-        return secretstore.path_for(load({"redis_secrets_dir": str(self.deployer.secrets_dir)}), self.host.name)
+        return self.deployer.secrets_dir / self.host.name / "redis.yml"
 
-    def lets_in(self, user: str, password: str) -> bool:
-        """Whether Redis accepts a password, by its own word to a client."""
-        line = f"AUTH {user} {password}\n"
+    def lets_in(self, user: str, secrets: Secrets) -> bool:
+        """Whether Redis accepts the present password of these, by its own word to a client."""
+        line = f"AUTH {user} {secrets.passwords[user]}\n"
         return self.host.run("docker exec -i redis redis-cli", input=line).stdout.strip() == "OK"
 
 
@@ -220,8 +218,8 @@ def test_no_client_notices_a_rotation(rotating: Rotating, clients: Clients) -> N
     assert [line for line in Instance(rotating.host, second).call("ACL LOG") if "auth" in line] == []
     for user, password in first.passwords.items():
         assert second.passwords[user] != password
-        assert not rotating.lets_in(user, password)
-        assert rotating.lets_in(user, second.passwords[user])
+        assert not rotating.lets_in(user, first)
+        assert rotating.lets_in(user, second)
     said = rotated.stdout + rotated.stderr + retired.stdout + retired.stderr
     assert not [user for secrets in (first, second) for user, password in secrets.passwords.items() if password in said]
     assert sum(clients.done.values()) > 200, f"no load in {time.time() - started:.0f} s: {clients.done}"
@@ -233,8 +231,8 @@ def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating
     second = rotating.secrets
     assert second.passwords["queues"] == first.passwords["queues"]
     for _ in range(2):
-        assert rotating.lets_in("sessions", first.passwords["sessions"])
-        assert rotating.lets_in("sessions", second.passwords["sessions"])
+        assert rotating.lets_in("sessions", first)
+        assert rotating.lets_in("sessions", second)
         # A deploy in between keeps both, and changes nothing.
         deployed = rotating.runs("deploy.py")
         assert deployed.changed == []
@@ -243,7 +241,7 @@ def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating
     assert rotating.runs(ROTATE, rotate_users="sessions").changed == []
     assert rotating.secrets == second
     rotating.runs(RETIRE)
-    assert not rotating.lets_in("sessions", first.passwords["sessions"])
+    assert not rotating.lets_in("sessions", first)
     assert rotating.runs("deploy.py").changed == []
     assert rotating.runs(RETIRE).changed == []
 
@@ -254,11 +252,11 @@ def test_a_rotation_is_turned_back(rotating: Rotating) -> None:
     second = rotating.secrets
     rotating.runs(BACK)
     assert rotating.secrets.passwords == first.passwords
-    assert rotating.lets_in("sessions", second.passwords["sessions"])
+    assert rotating.lets_in("sessions", second)
     assert rotating.runs("deploy.py").changed == []
     rotating.runs(RETIRE)
-    assert rotating.lets_in("sessions", first.passwords["sessions"])
-    assert not rotating.lets_in("sessions", second.passwords["sessions"])
+    assert rotating.lets_in("sessions", first)
+    assert not rotating.lets_in("sessions", second)
     assert rotating.instance.call("PING") == ["PONG"]
 
 
@@ -267,8 +265,8 @@ def test_a_grace_ends_the_former_password_by_itself(rotating: Rotating) -> None:
     began = time.monotonic()
     rotating.runs(ROTATE, rotate_users="sessions", rotate_grace=3)
     assert time.monotonic() - began >= 3
-    assert not rotating.lets_in("sessions", first.passwords["sessions"])
-    assert rotating.lets_in("sessions", rotating.secrets.passwords["sessions"])
+    assert not rotating.lets_in("sessions", first)
+    assert rotating.lets_in("sessions", rotating.secrets)
     assert rotating.runs("deploy.py").changed == []
 
 
@@ -280,14 +278,14 @@ def test_a_rotation_that_is_killed_is_carried_on_by_the_next_command(rotating: R
     running.signal(signal.SIGKILL)
     running.wait()
     # Whatever was done: what clients have goes on working.
-    assert rotating.lets_in("sessions", first.passwords["sessions"])
-    assert rotating.lets_in("admin", first.passwords["admin"])
+    assert rotating.lets_in("sessions", first)
+    assert rotating.lets_in("admin", first)
     rotating.runs(ROTATE)
     second = rotating.secrets
     assert second.generation == first.generation + 1
     for user in first.passwords:
-        assert rotating.lets_in(user, first.passwords[user])
-        assert rotating.lets_in(user, second.passwords[user])
+        assert rotating.lets_in(user, first)
+        assert rotating.lets_in(user, second)
     assert rotating.runs("deploy.py").changed == []
 
 
@@ -348,12 +346,12 @@ def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retire
     early = rotating.run(RETIRE)
     assert early.returncode == 1
     assert "web of redis's project started before passwords were changed" in early.stderr
-    assert rotating.lets_in("sessions", first.passwords["sessions"])
+    assert rotating.lets_in("sessions", first)
     rotating.runs("deploy.py")
     rotating.runs(RETIRE)
-    assert not rotating.lets_in("sessions", first.passwords["sessions"])
+    assert not rotating.lets_in("sessions", first)
     inside = rotating.host.run("docker exec redis-web-1 cat /run/secrets/sessions").stdout.strip()
-    assert rotating.lets_in("sessions", inside)
+    assert rotating.lets_in("sessions", Secrets({"sessions": inside}, {}))
 
 
 def test_a_host_that_was_never_deployed_has_nothing_to_rotate(blank: Host, deployer: Deployer) -> None:

