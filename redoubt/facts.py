@@ -10,7 +10,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from redoubt import image, preflight, render, service, tuning
+from redoubt import image, preflight, service, tuning
 from redoubt.settings import REDIS_GID, REDIS_UID
 from redoubt.tree import Present
 from redoubt.versions import Build
@@ -152,9 +152,9 @@ class ServiceState(FactBase[service.ServiceState]):
     def default() -> service.ServiceState:
         return service.read([])
 
-    def command(self, instance: str, root: str, reference: str) -> str:
-        mounts = " ".join(f"{directory}:{target}" for directory, target, _ in render.MOUNTS)
-        return script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference, MOUNTS=mounts)
+    def command(self, instance: str, root: str, reference: str, mounts: Sequence[tuple[str, str, str]]) -> str:
+        pairs = " ".join(f"{directory}:{target}" for directory, target, _ in mounts)
+        return script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference, MOUNTS=pairs)
 
     def process(self, output: list[str]) -> service.ServiceState:
         try:

@@ -13,7 +13,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import facts, image, preflight, secretstore, service, tuning
+from redoubt import facts, image, preflight, render, secretstore, service, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
@@ -267,6 +267,7 @@ def _service_state(settings: Settings, acl: File) -> service.ServiceState:
         instance=settings.redis_name,
         root=settings.root,
         reference=settings.redis_image,
+        mounts=render.mounts(settings),
         _stdin=facts.Unseen(acl.content),
     )
     return state

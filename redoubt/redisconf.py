@@ -10,10 +10,14 @@ from redoubt.settings import Settings
 CONFIG_DIR = "/etc/redis"
 DATA_DIR = "/data"
 LOG_FILE = "/var/log/redis/redis.log"
+SOCKET_DIR = "/run/redis"
 SECRETS_DIR = "/run/secrets"
 
 # Redis's own default: a stopping primary waits this long for its replicas.
 SHUTDOWN_TIMEOUT = 10
+
+# Who may use it is decided by the directory: its group is inherited by the socket.
+_SOCKET = {"unixsocket": f"{SOCKET_DIR}/redis.sock", "unixsocketperm": "770"}
 
 Sections = dict[str, dict[str, str]]
 
@@ -29,6 +33,7 @@ def directives(settings: Settings) -> Sections:
             # The container's own interfaces: who may reach them is decided by the published addresses.
             "bind": "* -::*",
             "port": "6379",
+            **(_SOCKET if s.redis_unix_socket else {}),
             "protected-mode": "yes",
             "tcp-backlog": str(s.redis_tcp_backlog),
             "timeout": str(s.redis_timeout),
@@ -98,6 +103,7 @@ def managed_directives(settings: Settings) -> set[str]:
         name for section, values in directives(settings).items() if section != "Further directives" for name in values
     }
     return own | {
+        *_SOCKET,
         "include",
         "rename-command",
         "activedefrag",

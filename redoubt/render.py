@@ -28,11 +28,19 @@ MOUNTS = (
 
 def directories(settings: Settings) -> list[Directory]:
     """The instance's directories. The secrets' is for uid 999 alone."""
+    # What is made in it takes its group.
+    socket = Directory(f"{settings.root}/socket", mode=0o2750, gid=settings.redis_unix_socket_gid)
     return [
         Directory(settings.root, mode=0o755, uid=0, gid=0),
         Directory(f"{settings.root}/secrets", mode=0o700),
         *(Directory(f"{settings.root}/{name}") for name, _, _ in MOUNTS),
+        *([socket] if settings.redis_unix_socket else []),
     ]
+
+
+def mounts(settings: Settings) -> tuple[tuple[str, str, str], ...]:
+    """Directories below the root, where the container sees them, and whether it may write there."""
+    return (*MOUNTS, *([("socket", redisconf.SOCKET_DIR, "rw")] if settings.redis_unix_socket else []))
 
 
 def secret_files(settings: Settings, secrets: Secrets) -> list[File | Absent]:
@@ -80,7 +88,7 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
     text = _template(
         "compose.yml.j2",
         s=settings,
-        mounts=MOUNTS,
+        mounts=mounts(settings),
         config_dir=redisconf.CONFIG_DIR,
         data_dir=redisconf.DATA_DIR,
         uid=REDIS_UID,

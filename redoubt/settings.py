@@ -395,6 +395,19 @@ class Settings(BaseModel):
         section="Network",
     )
 
+    redis_unix_socket: bool = setting(
+        False,
+        "Listen on <redis_root>/socket/redis.sock as well, for applications on the host itself.",
+        section="Network",
+    )
+    redis_unix_socket_gid: Int = setting(
+        REDIS_GID,
+        "Group on the host, by number, whose members may use the socket.",
+        section="Network",
+        ge=0,
+        le=4_294_967_294,
+    )
+
     # -- Container limits
     redis_container_memory: DockerSize | None = setting(
         None,
@@ -558,6 +571,11 @@ class Settings(BaseModel):
     def stop_grace_period(self) -> int:
         """Seconds between SIGTERM and SIGKILL."""
         return self.redis_stop_grace_period or 30 + math.ceil(self.redis_maxmemory / (50 * MIB))
+
+    @property
+    def unix_socket(self) -> str:
+        """Path of the socket on the host; empty when there is none."""
+        return f"{self.root}/socket/redis.sock" if self.redis_unix_socket else ""
 
     @property
     def session_keys(self) -> str:

@@ -18,6 +18,7 @@ def summary(instance: Instance) -> None:
             for user in access.users(settings)
             if user.name not in access.OPERATING
         ),
+        *([f"  on the host itself: {settings.unix_socket} as well"] if settings.redis_unix_socket else []),
         f"  PASSWORD is in {secretstore.place(settings, host.name)} on this machine",
     ]
     if instance.secrets.previous:

@@ -153,6 +153,12 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # <redis_name>_backend reach Redis. A published port bypasses ufw. [restarts Redis]
 # redis_bind = ["127.0.0.1"]
 
+# Listen on <redis_root>/socket/redis.sock as well, for applications on the host itself. [restarts Redis]
+# redis_unix_socket = False
+
+# Group on the host, by number, whose members may use the socket. [restarts Redis]
+# redis_unix_socket_gid = 999
+
 # -- Container limits
 
 # Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation

@@ -89,12 +89,18 @@ class Target:
         address, port = self.published or (self._container_address(), 6379)
         if self.entry.is_local:
             return {"host": address, "port": port}
-        path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{uuid4().hex[:6]}")
         bracketed = f"[{address}]" if ":" in address else address
+        return {"unix_socket_path": self.forwarded(f"{bracketed}:{port}")}
+
+    def forwarded(self, there: str) -> str:
+        """A socket on this machine that leads to an address and port, or to a socket, as the host itself reaches it."""
+        if self.entry.is_local:
+            return there
+        path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{uuid4().hex[:6]}")
         # The shared connection ends by itself when nobody uses it for a minute.
         self.run("true")
-        self._control("forward", "-L", f"{path}:{bracketed}:{port}").check_returncode()
-        return {"unix_socket_path": str(path)}
+        self._control("forward", "-L", f"{path}:{there}").check_returncode()
+        return str(path)
 
     @property
     def published(self) -> tuple[str, int] | None:
