@@ -14,7 +14,7 @@ def summary(instance: Instance) -> None:
     lines = [
         f"{settings.redis_name} is up. For applications:",
         *(
-            f"  {user.name:9} {access.url(settings, user)}  keys: {' '.join(user.keys)}"
+            f"  {user.name:9} {access.url(settings, user)}  keys: {' '.join(user.keys + user.read)}"
             for user in access.users(settings)
             if user.name not in access.OPERATING
         ),
