@@ -14,7 +14,7 @@ import docker
 import requests
 
 from sandbox import building, cleaning, engine, hosts, ssh, vm
-from sandbox.common import ROOT, SandboxError, lock, say
+from sandbox.common import ROOT, NoEngineError, SandboxError, lock, say
 from sandbox.hosts import Host
 
 # Seconds that a command has to remove its hosts when it is called off.
@@ -32,7 +32,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (docker.errors.DockerException, requests.RequestException) as error:
-        print(f"error: the Docker engine: {error}", file=sys.stderr)
+        print(f"error: the Docker engine: {getattr(error, 'explanation', None) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -86,26 +86,44 @@ def _up(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host:
-    """The host, as a container where nothing else is asked for and one can run."""
-    if not kind and not any(host.name == name for host in hosts.load()) and engine.is_impossible():
-        say(name, "no container engine can be started here: this is an unprivileged container (root may not mount)")
-        say(name, "taking a virtual machine instead, whose engine builds the images, too")
-        kind, image = "vm", image or "host"
+    """The host; a new one as `choose` has it."""
+    if not any(host.name == name for host in hosts.load()):
+        kind, image = choose(name, kind, image)
     return hosts.up(name, kind=kind, image=image)
+
+
+def choose(name: str, kind: str, image: str) -> tuple[str, str]:
+    """Kind and image of a new host: a container where nothing else is asked for and an engine runs or can be started.
+
+    It is started to find out. Elsewhere a virtual machine whose own engine can build images. Says why on stderr.
+    """
+    if kind:
+        return kind, image
+    try:
+        with lock():
+            engine.ensure()
+    except NoEngineError as error:
+        say(name, f"no container engine can be started here: {str(error).splitlines()[0]}")
+        say(name, "taking a virtual machine instead, whose engine builds the images, too")
+        return "vm", image or "host"
+    return "container", image
 
 
 def _build_redis() -> None:
     """Build the Redis image: by the machine's engine, or where it can have none, by that of a virtual machine."""
     with lock():
-        if not engine.is_impossible():
-            building.ensure_redis(engine.ensure())
-            return
-        able = [host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()]
-        if not able:
-            raise SandboxError(
-                "no container engine can run here, and none runs in a virtual machine: `make deploy` starts one"
-            )
-        with vm.engine(able[0]) as client:
+        try:
+            client = engine.ensure()
+        except NoEngineError as error:
+            able = [host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()]
+            if not able:
+                raise SandboxError(
+                    f"no container engine can be started here: {error}\n"
+                    "None runs in a virtual machine either: `make deploy` starts one"
+                ) from None
+            with vm.engine(able[0]) as client:
+                building.ensure_redis(client)
+        else:
             building.ensure_redis(client)
 
 
@@ -183,9 +201,9 @@ def _end(host: Host) -> None:
 
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
-    # Its tests break and mend containers.
+    # Its tests break and mend containers, which need the engine that built the images.
     test = "  make test                     prove it; disposable hosts of the tests' own are broken and mended\n"
-    test = "" if engine.is_impossible() else test
+    test = test if engine.answering() else ""
     at = f" at {host.address}" if host.address else " as a virtual machine"
     print(f"""
 {host.name} is up{at}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs

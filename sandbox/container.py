@@ -17,7 +17,7 @@ import docker
 from docker.models.containers import Container
 
 from sandbox import building, engine, identity, network
-from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError
+from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError, capabilities_of_this_process
 from sandbox.hosts import Host
 from sandbox.identity import File
 from sandbox.ssh import KeyPair
@@ -51,7 +51,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     client.volumes.create(_volume(host), labels=LABELS)
     api = client.api
     host_config = api.create_host_config(
-        cap_add=capabilities(_bounding_set()),
+        cap_add=capabilities(capabilities_of_this_process("CapBnd")),
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         device_cgroup_rules=["a *:* rwm"],
         tmpfs={"/run": "", "/run/lock": "", **({"/sys/fs/cgroup": "mode=755"} if legacy else {})},
@@ -150,16 +150,6 @@ def capabilities(bounding_set: int) -> list[str]:
     """
     there = [name for bit, name in enumerate(_CAPABILITIES) if bounding_set >> bit & 1]
     return ["ALL"] if there == _CAPABILITIES else there
-
-
-def _bounding_set() -> int:
-    """The capabilities that exist on this machine. An engine in a VM of its own has them all."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("CapBnd:"):
-                return int(line.split()[1], 16)
-    return ~0
 
 
 def _init(legacy: bool) -> list[str]:

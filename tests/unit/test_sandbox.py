@@ -17,8 +17,8 @@ import paramiko
 import pytest
 
 from sandbox import __main__ as command_line
-from sandbox import base, building, common, container, disk, hosts, identity, images, network, ssh, vm
-from sandbox.common import SandboxError
+from sandbox import base, building, common, container, disk, engine, hosts, identity, images, network, ssh, vm
+from sandbox.common import NoEngineError, SandboxError
 
 # /proc/net/route of a machine with one network card: a default route, then the card's own subnet.
 ROUTES = """\
@@ -157,6 +157,56 @@ class TestImages:
         images.save("redis", images.Archive("redoubt/redis:8.0.2", "redis-server=5:8.0.2-3", "redis.tar", "sha256:1"))
         assert images.redis_archive() == tmp_path / "redis.tar"
         assert images.redis_reference() == "redoubt/redis:8.0.2"
+
+
+class TestEngine:
+    EVERYTHING = (1 << 41) - 1
+
+    @pytest.mark.parametrize(
+        ("effective", "mounts", "lacks"),
+        [
+            (EVERYTHING, True, ""),
+            (EVERYTHING & ~(1 << 24), True, ""),  # SYS_RESOURCE: an engine does without
+            (EVERYTHING, False, "mount"),
+            (EVERYTHING & ~(1 << 12), True, "set up networks"),
+            (0xA80425FB, False, "mount or set up networks"),  # what Docker gives to a container
+        ],
+    )
+    def test_what_an_engine_needs_is_known_before_it_is_fetched(self, effective: int, mounts: bool, lacks: str) -> None:
+        assert engine.lacking(effective, mounts=mounts) == lacks
+
+    @pytest.mark.parametrize(("image", "taken"), [("", "host"), ("bare", "bare")])
+    def test_where_none_can_run_a_virtual_machine_is_taken_and_the_reason_said_in_one_line(
+        self,
+        image: str,
+        taken: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def cannot() -> None:
+            raise NoEngineError("the reason\nthe end of the log")
+
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(engine, "ensure", cannot)
+        assert command_line.choose("try-1", "", image) == ("vm", taken)
+        said = capsys.readouterr().err
+        assert "the reason\n" in said
+        assert "the end of the log" not in said
+
+    def test_what_somebody_can_put_right_is_an_error_and_no_reason_for_a_virtual_machine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing answers at the engine that the operator names."""
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(engine, "answering", lambda: None)
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+        with pytest.raises(SandboxError, match="DOCKER_HOST=unix:///nowhere") as caught:
+            command_line.choose("try-1", "", "")
+        assert not isinstance(caught.value, NoEngineError)
+
+    def test_a_kind_that_is_asked_for_is_not_questioned(self) -> None:
+        assert command_line.choose("try-1", "vm", "") == ("vm", "")
 
 
 class TestContainer:
