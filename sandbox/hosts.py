@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,7 +30,7 @@ class Kind(Protocol):
     """What a kind of host has to be able to do. Implemented by modules: container.py and vm.py."""
 
     BOOT_TIMEOUT: float
-    """How many seconds a host of this kind may take from its start until SSH answers."""
+    """How many seconds a host of this kind may take from its start until it can be worked with."""
 
     def create(self, host: Host, *, host_key: ssh.KeyPair, authorized_key: str) -> Host:
         """Make the host, not yet started; return it with what became known of it."""
@@ -158,18 +159,24 @@ class Host:
             _write_ssh_config()
 
     def _wait(self, timeout: float) -> None:
-        """Wait for SSH, for systemd to have started everything, and for the engine if any."""
+        """Wait for SSH, for systemd to have started everything, and for the engine if any.
+
+        All of it within `timeout` seconds, and no longer than the host runs.
+        """
+        deadline = time.monotonic() + timeout
         error = ""
 
-        def succeeds(command: str) -> bool:
+        def settled(command: str) -> bool:
             nonlocal error
             try:
                 done = self.run(command, timeout=20)
             except subprocess.TimeoutExpired:
                 error = "no answer"
-                return False
-            error = done.stderr.strip()
-            return done.returncode == 0
+            else:
+                error = done.stderr.strip()
+                if done.returncode == 0:
+                    return True
+            return not self.is_running()
 
         for what, test in (
             ("SSH", "true"),
@@ -177,7 +184,15 @@ class Host:
             ("systemd", "systemctl is-system-running | grep -qE 'running|degraded'"),
             ("its container engine", "! command -v docker || docker info"),
         ):
-            if not wait_until(self.name, f"waiting for {what}", partial(succeeds, test), timeout):
+            left = deadline - time.monotonic()
+            in_time = wait_until(self.name, f"waiting for {what}", partial(settled, test), left)
+            if not self.is_running():
+                with lock():  # which the one that removes it has
+                    removed = not self.known_hosts.exists()
+                if removed:
+                    raise SandboxError(f"{self.name} was removed while it started")
+                raise SandboxError(f"{self.name} went off while it started\n{_kind(self.kind).diagnose(self)}")
+            if not in_time:
                 raise SandboxError(
                     f"{self.name} did not come up: {what} is not ready after {timeout:.0f} s: {error}\n"
                     f"{_kind(self.kind).diagnose(self)}\n"

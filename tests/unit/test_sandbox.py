@@ -8,7 +8,8 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,56 @@ class TestHosts:
         data = hosts.Host("redoubt-1", "container", "host", 22001).ssh_data()
         assert data["ssh_strict_host_key_checking"] == "yes"
         assert str(data["ssh_known_hosts_file"]).endswith("redoubt-1/known_hosts")
+
+
+class TestBoot:
+    HOST = hosts.Host("try-1", "vm", "bare", 22001)
+
+    @pytest.fixture
+    def seconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+        """A host that does not answer; how long it was waited for."""
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(hosts, "_DIRECTORY", tmp_path)
+        monkeypatch.setattr(vm, "_console", lambda host: tmp_path / "console")
+        (tmp_path / "console").write_text("Kernel panic - not syncing\n")
+        self.HOST.known_hosts.parent.mkdir()
+        self.HOST.known_hosts.touch()
+        refused = subprocess.CompletedProcess([], 255, "", "Connection refused")
+        monkeypatch.setattr(hosts.Host, "run", lambda *_, **__: refused)
+        begin = time.monotonic()
+        return lambda: time.monotonic() - begin
+
+    def test_a_host_that_goes_off_is_waited_for_no_longer_and_its_last_words_are_shown(
+        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alive = iter([True, True])
+        monkeypatch.setattr(vm, "is_running", lambda host: next(alive, False))
+        with pytest.raises(SandboxError, match=r"(?s)try-1 went off while it started.*Kernel panic"):
+            self.HOST._wait(60)
+        assert seconds() < 5
+
+    def test_a_host_that_is_removed_meanwhile_is_waited_for_no_longer(
+        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.HOST.known_hosts.unlink()
+        monkeypatch.setattr(vm, "is_running", lambda host: False)
+        with pytest.raises(SandboxError, match="try-1 was removed while it started"):
+            self.HOST._wait(60)
+        assert seconds() < 5
+
+    def test_all_waits_together_have_the_time_of_one_boot(
+        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SSH answers late, systemd never has started everything."""
+        monkeypatch.setattr(vm, "is_running", lambda host: True)
+
+        def run(_: hosts.Host, command: str, **__: Any) -> subprocess.CompletedProcess[str]:
+            return subprocess.CompletedProcess([], int(command != "true" or seconds() < 1), "", "")
+
+        monkeypatch.setattr(hosts.Host, "run", run)
+        with pytest.raises(SandboxError, match="systemd is not ready after 2 s"):
+            self.HOST._wait(2)
+        assert seconds() < 2.9
 
 
 class TestWaiting:
