@@ -153,11 +153,11 @@ def _list(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:
-    """Run a command against the default host; afterwards stop what did not run before."""
+    """Run a command against the default host; afterwards stop what this started, and what nobody else uses."""
     if not command:
         raise SandboxError("nothing to run: python -m sandbox run -- COMMAND")
     engine_ran = engine.is_running()
-    ran = {host.name for host in hosts.load() if host.is_running()}
+    host_ran = arguments.no_host or _default_runs()
     try:
         if not arguments.no_host:
             _host_up()
@@ -167,11 +167,14 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         return _wait_for(subprocess.Popen(command, cwd=ROOT, env=environment))
     finally:
-        for host in hosts.load():
-            if host.name not in ran and host.is_running():
-                _end(host)
+        if not host_ran and _default_runs():
+            _end(hosts.get(hosts.DEFAULT))
         if not engine_ran:
-            engine.stop()
+            _end_engine()
+
+
+def _default_runs() -> bool:
+    return any(host.name == hosts.DEFAULT and host.is_running() for host in hosts.load())
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> int:
@@ -197,6 +200,16 @@ def _end(host: Host) -> None:
     except SandboxError as error:
         say(host.name, f"does not stop, so its power is cut: {error}")
         host.kill()
+
+
+def _end_engine() -> None:
+    """Stop our own engine, unless somebody came to use it meanwhile."""
+    with lock():
+        others = engine.containers()
+        if others:
+            say("engine", f"left running: it has {', '.join(others)}")
+        else:
+            engine.stop()
 
 
 def _howto(_: argparse.Namespace, __: list[str]) -> int:

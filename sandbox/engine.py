@@ -90,6 +90,12 @@ def is_running() -> bool:
     return _pid() is not None
 
 
+def containers() -> list[str]:
+    """The names of the containers that run in our own engine."""
+    client = answering() if is_running() else None
+    return [str(container.name) for container in client.containers.list()] if client else []
+
+
 def was_started() -> bool:
     """Whether this checkout ever started an engine of its own, running now or not."""
     return _BEFORE.exists()

@@ -201,6 +201,7 @@ class TestEngine:
         """Nothing answers at the engine that the operator names."""
         monkeypatch.setattr(common, "STATE", tmp_path)
         monkeypatch.setattr(engine, "answering", lambda: None)
+        monkeypatch.setattr(engine, "is_running", lambda: False)
         monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
         with pytest.raises(SandboxError, match="DOCKER_HOST=unix:///nowhere") as caught:
             command_line.choose("try-1", "", "")
@@ -406,6 +407,43 @@ class TestFrontDoor:
         ).stdout.replace(".venv/bin/python", "printf '%s\\n'")
         words = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
         assert words == ["-m", "sandbox", "ssh", "redoubt-1", "--", remote]
+
+    @pytest.mark.parametrize(
+        ("options", "containers", "ended"),
+        [
+            ([], [], ["redoubt-1", "engine"]),
+            ([], ["other-1"], ["redoubt-1"]),
+            (["--no-host"], [], ["engine"]),
+            (["--no-host"], ["other-1"], []),
+        ],
+    )
+    def test_a_run_ends_what_it_started_and_nothing_that_others_started_meanwhile(
+        self,
+        options: list[str],
+        containers: list[str],
+        ended: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        others = [hosts.Host("other-1", "container", "host", 22001), hosts.Host("other-2", "vm", "bare", 22002)]
+        there: list[hosts.Host] = []
+        done: list[str] = []
+
+        def start(*own: hosts.Host) -> None:
+            there.extend([*own, *others])
+
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(hosts, "load", lambda: there)
+        monkeypatch.setattr(hosts.Host, "is_running", lambda host: True)
+        monkeypatch.setattr(hosts.Host, "stop", lambda host: done.append(host.name))
+        monkeypatch.setattr(engine, "is_running", lambda: False)
+        monkeypatch.setattr(engine, "containers", lambda: containers)
+        monkeypatch.setattr(engine, "stop", lambda: done.append("engine"))
+        monkeypatch.setattr(command_line, "_host_up", lambda: start(hosts.Host("redoubt-1", "vm", "bare", 22000)))
+        monkeypatch.setattr(command_line, "_build_redis", lambda: None if there else start())
+        arguments, command = command_line.parse(["run", *options, "--", "true"])
+        assert arguments.verb(arguments, command) == 0
+        assert done == ended
 
     def test_what_follows_the_dashes_is_the_remote_command(self) -> None:
         arguments, command = command_line.parse(["ssh", "redoubt-2", "--", "ls", "--", "-l"])
