@@ -123,6 +123,10 @@ class Host:
         """Whether the host is started. Asks the engine."""
         return _kind(self.kind).is_running(self)
 
+    def listens(self) -> bool:
+        """Whether its port on this machine is open, as it is while the host runs. Quick: asks no engine."""
+        return _is_open(self.ssh_port)
+
     def start(self) -> None:
         """Start the host if it is stopped, and wait until it can be worked with."""
         kind = _kind(self.kind)
@@ -206,6 +210,15 @@ def load() -> list[Host]:
     return [Host(**json.loads(record.read_text())) for record in records]
 
 
+def without_stopped(found: Iterable[Host]) -> list[Host]:
+    """Those hosts that run, by their ports. Says on stderr which do not, and how they are started."""
+    there = [(host, host.listens()) for host in found]
+    for host, running in there:
+        if not running:
+            say(host.name, f"is stopped, so it is left out; `python -m sandbox up {host.name}` starts it")
+    return [host for host, running in there if running]
+
+
 def get(name: str) -> Host:
     """The host of this name; an error says which there are."""
     found = load()
@@ -273,7 +286,11 @@ def _free_port(taken: Iterable[int]) -> int:
     used = set(taken)
     start = 22000 + int(ID, 16) % 500
     for port in range(start, start + 500):
-        with socket.socket() as probe:
-            if port not in used and probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+        if port not in used and not _is_open(port):
+            return port
     raise SandboxError(f"no port is free between {start} and {start + 500}")
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

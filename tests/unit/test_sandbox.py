@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
+import runpy
 import shutil
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -296,6 +300,37 @@ class TestHosts:
         assert hosts.load() == [hosts.Host("redoubt-1", "container", "host", 22001, "10.201.3.10")]
         with pytest.raises(SandboxError, match="redoubt-1"):
             hosts.get("redoubt-2")
+
+    def test_the_inventory_has_the_hosts_that_run_by_kind_and_names_the_others(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with contextlib.ExitStack() as listening:
+            for name, kind, runs in [
+                ("one", "container", True),
+                ("two", "vm", True),
+                ("three", "vm", False),
+                ("lifecycle-1", "container", True),
+                ("lifecycle-2", "container", False),
+            ]:
+                port = listening.enter_context(socket.create_server(("127.0.0.1", 0)))
+                (directory / name).mkdir()
+                record = asdict(hosts.Host(name, kind, "host", port.getsockname()[1]))
+                (directory / name / "host.json").write_text(json.dumps(record))
+                if not runs:
+                    port.close()
+            monkeypatch.setattr(images, "redis_reference", lambda: "redoubt/redis:8.0.2")
+            monkeypatch.setattr(images, "redis_archive", lambda: Path("/there/redis.tar"))
+            inventory = runpy.run_path(str(common.ROOT / "inventory" / "hosts.py"))
+        lists = {name: value for name, value in inventory.items() if isinstance(value, list) and name[0] != "_"}
+        assert {group: [name for name, _ in found] for group, found in lists.items()} == {
+            "containers": ["one"],
+            "vms": ["two"],
+        }
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.splitlines() == [
+            "  three    is stopped, so it is left out; `python -m sandbox up three` starts it"
+        ]
 
     def test_pyinfra_is_told_to_know_the_host_before_it_connects(self) -> None:
         data = hosts.Host("redoubt-1", "container", "host", 22001).ssh_data()
