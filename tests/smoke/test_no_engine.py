@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import disk
 from sandbox.common import STATE
 from tests.host.bridge import PROJECT
 
@@ -41,14 +42,19 @@ LEFT_BEHIND = shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__",
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Path]:
-    """A copy of the project without anything that was made in it; whatever it makes is removed.
+    """A copy of the project without anything that was made in it but what all virtual machines start from.
 
-    Not in a directory for temporary files, which may be in memory: it makes a disk.
+    Disks and QEMU it shares with the project, either way: in a fresh checkout it is the unprivileged root that makes
+    them. Whatever else it makes is removed. Not in a directory for temporary files, which may be in memory.
     """
     copy = STATE / "elsewhere"
     if copy.exists():
         _remove(copy)  # of a run that was broken off
     shutil.copytree(PROJECT, copy, ignore=LEFT_BEHIND)
+    disk.SHARED.mkdir(exist_ok=True)
+    state = copy / STATE.relative_to(PROJECT)
+    state.mkdir(mode=0o700)
+    (state / disk.SHARED.relative_to(STATE)).symlink_to(disk.SHARED)
     try:
         yield copy
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import inspect
 import io
 import json
 import runpy
@@ -279,6 +280,40 @@ class TestVirtualMachine:
         assert {name for name in before if disk._recipe(name) != before[name]} == {"host"}
         (recipes / "vm/setup.sh").write_text("true\n")
         assert {name for name in before if disk._recipe(name) != before[name]} == {"bare", "host"}
+
+    def test_its_disk_is_made_again_when_the_options_that_it_is_made_with_change(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = disk._recipe("bare")
+        genuine = inspect.getsource
+        monkeypatch.setattr(inspect, "getsource", lambda code: genuine(code).replace("path-exclude", "path-include"))
+        other_dpkg = disk._recipe("bare")
+        monkeypatch.setattr(inspect, "getsource", lambda code: genuine(code).replace('"-t", "ext4"', '"-t", "ext3"'))
+        assert len({before, other_dpkg, disk._recipe("bare")}) == 3
+
+    @pytest.mark.parametrize("lost", ["disk", "kernel", "initrd"])
+    def test_its_disk_is_made_again_when_a_part_is_lost(
+        self, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[str] = []
+
+        def make(image: disk.Image, name: str) -> None:
+            made.append(name)
+            for path in (image.disk, image.kernel, image.initrd):
+                path.touch()
+
+        monkeypatch.setattr(disk, "SHARED", tmp_path)
+        monkeypatch.setattr(disk, "_make", make)
+        monkeypatch.setattr(disk, "_recipe", lambda name: "1")
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        image = disk.ensure("bare")
+        assert disk.ensure("bare") == image
+        assert made == ["bare"]
+        getattr(image, lost).unlink()
+        assert disk.ensure("bare") == image
+        assert getattr(image, lost).exists()
+        assert made == ["bare", "bare"]
 
 
 class TestHosts:
