@@ -21,11 +21,9 @@ from sandbox.hosts import Host
 _CLEANUP = 180
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Run one verb; return its exit code."""
-    arguments, rest = parse(sys.argv[1:])
-    # Also when a CI job is called off, `run` has to put things back.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments, rest = parse(argv)
     try:
         code: int = arguments.verb(arguments, rest)
     except SandboxError as error:
@@ -35,6 +33,7 @@ def main() -> int:
         print(f"error: the Docker engine: {getattr(error, 'explanation', None) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
     return code
 
@@ -134,6 +133,8 @@ def _down(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def _ssh(arguments: argparse.Namespace, command: list[str]) -> int:
     host = hosts.get(arguments.name)
+    if not host.listens():
+        raise SandboxError(f"{host.name} is stopped: `python -m sandbox up {host.name}` starts it")
     terminal = ["-t"] if sys.stdin.isatty() else []
     line = ssh.command(host.name, *terminal, *(["--", *command] if command else []))
     return subprocess.run(line, env=ssh.environment(), check=False).returncode
@@ -236,4 +237,6 @@ def _clean(_: argparse.Namespace, __: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Also when a CI job is called off, `run` has to put things back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main(sys.argv[1:]))

@@ -38,6 +38,13 @@ class NoEngineError(SandboxError):
     """Why no engine answers and none of our own can run on this machine, in its first line. A virtual machine can."""
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it finds all of it, or what was there before."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 def say(topic: str, text: str) -> None:
     """Print one line of progress, on stderr: stdout belongs to results."""
     print(f"  {topic:<8} {text}", file=sys.stderr, flush=True)

@@ -96,10 +96,8 @@ def start(host: Host) -> None:
     try:
         _container(host).start()
     except docker.errors.APIError as error:
-        raise SandboxError(
-            f"the engine cannot start {host.name}: {error.explanation}\n"
-            f"If its port was taken meanwhile, `python -m sandbox down {host.name}` and `up` again."
-        ) from error
+        why = str(error.explanation or error)
+        raise SandboxError(f"the engine cannot start {host.name}: {why}{host.port_hint(why)}") from error
 
 
 def stop(host: Host) -> None:
@@ -114,7 +112,11 @@ def kill(host: Host) -> None:
 
 def remove(host: Host) -> None:
     """Remove the container and its volume."""
-    client = engine.ensure()
+    client = engine.ensure() if engine.was_started() else engine.answering()
+    if client is None:
+        if host.kind == "container":
+            raise SandboxError(f"the engine that has {host.name} does not answer: start it, and try again")
+        return
     with suppress(docker.errors.NotFound):
         client.containers.get(_container_name(host)).remove(force=True, v=True)
     with suppress(docker.errors.NotFound):

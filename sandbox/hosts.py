@@ -20,10 +20,14 @@ from pathlib import Path
 from typing import Protocol
 
 from sandbox import images, ssh
-from sandbox.common import ID, STATE, SandboxError, lock, say, wait_until
+from sandbox.common import ID, STATE, SandboxError, lock, say, wait_until, write_whole
 
 DEFAULT = "redoubt-1"
 _DIRECTORY = STATE / "hosts"
+# What QEMU and the engines say of a port that somebody else listens on.
+_PORT_TAKEN = ("Could not set up host forwarding rule", "port is already allocated", "address already in use")
+# The kind of a host whose record cannot be read. Nobody knows what it was.
+_DAMAGED = "damaged"
 
 
 class Kind(Protocol):
@@ -115,13 +119,24 @@ class Host:
         }
 
     @property
+    def _is(self) -> Kind:
+        kinds = _kinds()
+        if self.kind not in kinds:
+            raise SandboxError(
+                f"the record of host {self.name} is damaged: `python -m sandbox down {self.name}` removes it"
+                if self.kind == _DAMAGED
+                else f"there are no hosts of kind {self.kind!r}, only: {', '.join(kinds)}"
+            )
+        return kinds[self.kind]
+
+    @property
     def known_hosts(self) -> Path:
         """The file that holds this host's key."""
         return _DIRECTORY / self.name / "known_hosts"
 
     def is_running(self) -> bool:
         """Whether the host is started. Asks the engine."""
-        return _kind(self.kind).is_running(self)
+        return self.kind != _DAMAGED and self._is.is_running(self)
 
     def listens(self) -> bool:
         """Whether its port on this machine is open, as it is while the host runs. Quick: asks no engine."""
@@ -129,7 +144,7 @@ class Host:
 
     def start(self) -> None:
         """Start the host if it is stopped, and wait until it can be worked with."""
-        kind = _kind(self.kind)
+        kind = self._is
         with lock():
             if not kind.is_running(self):
                 say(self.name, "starting")
@@ -141,7 +156,7 @@ class Host:
         """Shut the host down in good order; what is on its disks stays."""
         say(self.name, "stopping")
         ssh.hang_up(self.name)
-        _kind(self.kind).stop(self)
+        self._is.stop(self)
 
     def restart(self) -> None:
         """Reboot the host, and wait until it can be worked with."""
@@ -151,16 +166,23 @@ class Host:
     def kill(self) -> None:
         """Cut the host's power. It stays down until `start`."""
         ssh.hang_up(self.name)
-        _kind(self.kind).kill(self)
+        self._is.kill(self)
 
     def down(self) -> None:
         """Remove the host: its disks, its keys and its entry in ssh_config too."""
         with lock():
             say(self.name, "removing")
             ssh.hang_up(self.name)
-            _kind(self.kind).remove(self)
+            for kind in _kinds().values() if self.kind == _DAMAGED else [self._is]:
+                kind.remove(self)
             shutil.rmtree(_DIRECTORY / self.name, ignore_errors=True)
             _write_ssh_config()
+
+    def port_hint(self, why: str) -> str:
+        """A further line for an error, where the reason is that the host's port is taken."""
+        if not any(words in why for words in _PORT_TAKEN):
+            return ""
+        return f"\nIts port {self.ssh_port} is taken: `python -m sandbox down {self.name}` and `up` again."
 
     def _wait(self, timeout: float) -> None:
         """Wait for SSH, for systemd to have started everything, and for the engine if any.
@@ -195,19 +217,28 @@ class Host:
                     removed = not self.known_hosts.exists()
                 if removed:
                     raise SandboxError(f"{self.name} was removed while it started")
-                raise SandboxError(f"{self.name} went off while it started\n{_kind(self.kind).diagnose(self)}")
+                raise SandboxError(f"{self.name} went off while it started\n{self._is.diagnose(self)}")
             if not in_time:
                 raise SandboxError(
                     f"{self.name} did not come up: {what} is not ready after {timeout:.0f} s: {error}\n"
-                    f"{_kind(self.kind).diagnose(self)}\n"
+                    f"{self._is.diagnose(self)}\n"
                     f"Look at it with `make ssh HOST={self.name}`, or start over with `make clean`."
                 )
 
 
 def load() -> list[Host]:
-    """All hosts that were made, running or not, by name. Reads files; asks no engine."""
-    records = sorted(_DIRECTORY.glob("*/host.json"))
-    return [Host(**json.loads(record.read_text())) for record in records]
+    """All hosts that were made, running or not, by name. Reads files; asks no engine.
+
+    One whose record cannot be read is of a kind that can only be removed.
+    """
+    return [_read(record) for record in sorted(_DIRECTORY.glob("*/host.json"))]
+
+
+def _read(record: Path) -> Host:
+    try:
+        return Host(**json.loads(record.read_text()))
+    except (ValueError, TypeError):
+        return Host(record.parent.name, _DAMAGED, image="?", ssh_port=0)
 
 
 def without_stopped(found: Iterable[Host]) -> list[Host]:
@@ -234,20 +265,32 @@ def up(name: str = DEFAULT, *, kind: str = "", image: str = "") -> Host:
 
     `kind` is `container` or `vm`. `image` is `host`, or `bare` for one without a container engine. By default it is
     a container of image `host`, and a virtual machine is `bare`. A host that is there stays what it is; one that is
-    asked for as something else is an error.
+    asked for as something else is an error. What a call that is interrupted has made or started is removed or
+    switched off again.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
         raise SandboxError(f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens")
     with lock():
         host = next((host for host in load() if host.name == name), None)
+        new = host is None
         if host is None:
             host = _create(name, kind or "container", image or ("bare" if kind == "vm" else "host"))
-        elif (kind or host.kind, image or host.image) != (host.kind, host.image):
+        elif host.kind != _DAMAGED and (kind or host.kind, image or host.image) != (host.kind, host.image):
             raise SandboxError(
                 f"{name} is there already, as a {host.kind} of image `{host.image}`: "
                 f"`python -m sandbox down {name}` first, or choose another name"
             )
-    host.start()
+    ran = host.is_running()
+    try:
+        host.start()
+    except (KeyboardInterrupt, SystemExit):
+        if new:
+            say(name, "interrupted while it started, so it is removed again")
+            host.down()
+        elif not ran and host.is_running():
+            say(name, "interrupted while it started, so its power is cut")
+            host.kill()
+        raise
     return host
 
 
@@ -255,27 +298,30 @@ def _create(name: str, kind: str, image: str) -> Host:
     pair = ssh.generate()
     host = Host(name, kind, image, ssh_port=_free_port(host.ssh_port for host in load()))
     say(name, f"making a {kind} from image `{image}`")
-    host = _kind(kind).create(host, host_key=pair, authorized_key=ssh.public_key())
+    try:
+        host = host._is.create(host, host_key=pair, authorized_key=ssh.public_key())
+    except (KeyboardInterrupt, SystemExit):
+        say(name, "interrupted while it was made, so what there is of it is removed")
+        host._is.remove(host)
+        raise
     directory = _DIRECTORY / name
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     host.known_hosts.write_text(ssh.known_hosts_line(host.ssh_port, pair.public))
-    (directory / "host.json").write_text(json.dumps(asdict(host), indent=2) + "\n")
+    write_whole(directory / "host.json", json.dumps(asdict(host), indent=2) + "\n")
     _write_ssh_config()
     return host
 
 
 def _write_ssh_config() -> None:
-    ssh.write_config(ssh.Entry(host.name, host.ssh_port, host.known_hosts) for host in load())
+    known = [host for host in load() if host.kind != _DAMAGED]
+    ssh.write_config(ssh.Entry(host.name, host.ssh_port, host.known_hosts) for host in known)
 
 
-def _kind(name: str) -> Kind:
+def _kinds() -> dict[str, Kind]:
     # Not at the top: whoever only reads the list of hosts does not wait for an engine's SDK.
     from sandbox import container, vm
 
-    kinds: dict[str, Kind] = {"container": container, "vm": vm}
-    if name not in kinds:
-        raise SandboxError(f"there are no hosts of kind {name!r}, only: {', '.join(kinds)}")
-    return kinds[name]
+    return {"container": container, "vm": vm}
 
 
 def _free_port(taken: Iterable[int]) -> int:

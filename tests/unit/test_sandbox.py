@@ -268,6 +268,13 @@ class TestVirtualMachine:
         given = options[options.index("-fw_cfg") + 1]
         assert given.endswith(",file=/there/identity"), "by the name of a file that only root reads"
 
+    def test_a_comma_in_a_path_is_no_end_of_an_option(self) -> None:
+        image = disk.Image(Path("/a,b"))
+        options = vm.command(self.HOST, image, Path("/a,b/console"), Path("/a,b/qemu.pid"), kvm=True)
+        ending = [option for option in options if "=" in option and "/a" in option]
+        assert len(ending) == 3
+        assert all("=/a,,b/" in option for option in ending)
+
     def test_its_disk_is_made_again_when_a_recipe_changes_and_only_then(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -335,6 +342,88 @@ class TestHosts:
         assert hosts.load() == [hosts.Host("redoubt-1", "container", "host", 22001, "10.201.3.10")]
         with pytest.raises(SandboxError, match="redoubt-1"):
             hosts.get("redoubt-2")
+
+    @pytest.mark.parametrize("record", ["", "{", '{"name": "try-1"}', "[]", b"\xff"])
+    def test_a_damaged_record_is_a_host_that_can_be_removed_and_nothing_else(
+        self,
+        record: str | bytes,
+        directory: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        elsewhere = tmp_path_factory.mktemp("state")
+        monkeypatch.setattr(common, "STATE", elsewhere)
+        monkeypatch.setattr(ssh, "CONFIG", elsewhere / "ssh_config")
+        removed: list[str] = []
+        for kind in (container, vm):
+            monkeypatch.setattr(kind, "remove", lambda host: removed.append(host.name))
+        path = directory / "try-1" / "host.json"
+        path.parent.mkdir()
+        path.write_bytes(record if isinstance(record, bytes) else record.encode())
+        assert command_line.main(["list"]) == 0
+        assert "try-1                stopped  damaged" in capsys.readouterr().out
+        assert command_line.main(["up", "try-1"]) == 1
+        assert "record of host try-1 is damaged: `python -m sandbox down try-1`" in capsys.readouterr().err
+        assert command_line.main(["down", "try-1"]) == 0
+        assert removed == ["try-1", "try-1"], "of either kind"
+        assert hosts.load() == []
+
+    def test_a_file_that_is_written_whole_is_there_as_it_was_until_it_is_done(self, tmp_path: Path) -> None:
+        path = tmp_path / "host.json"
+        common.write_whole(path, "first")
+        reader = path.open()
+        common.write_whole(path, "second")
+        assert (reader.read(), path.read_text()) == ("first", "second")
+        reader.close()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["host.json"]
+
+    @pytest.mark.parametrize(
+        ("why", "named"),
+        [
+            ("qemu: -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:22001-:22'", True),
+            (
+                "driver failed programming external connectivity: Bind for 127.0.0.1:22001: port is already allocated",
+                True,
+            ),
+            ("failed to bind host port: listen tcp4 127.0.0.1:22001: bind: address already in use", True),
+            ("qemu: could not open disk image: No such file or directory", False),
+        ],
+    )
+    def test_the_port_is_named_as_the_cause_where_it_is(self, why: str, named: bool) -> None:
+        hint = hosts.Host("try-1", "vm", "bare", 22001).port_hint(why)
+        assert ("port 22001 is taken" in hint) == named
+        assert bool(hint) == named
+
+    @pytest.mark.usefixtures("directory")
+    @pytest.mark.parametrize("signalled", [KeyboardInterrupt, SystemExit])
+    @pytest.mark.parametrize(("state", "undone"), [("none", "down"), ("stopped", "kill"), ("running", "")])
+    def test_what_an_interrupted_up_has_started_is_undone_and_nothing_else(
+        self,
+        signalled: type[BaseException],
+        state: str,
+        undone: str,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        host = hosts.Host("try-1", "vm", "bare", 22001)
+        running = [state == "running"]
+        done: list[str] = []
+
+        def start(_: hosts.Host) -> None:
+            running[0] = True
+            raise signalled
+
+        monkeypatch.setattr(common, "STATE", tmp_path_factory.mktemp("state"))
+        monkeypatch.setattr(hosts, "load", lambda: [] if state == "none" else [host])
+        monkeypatch.setattr(hosts, "_create", lambda *_: host)
+        monkeypatch.setattr(hosts.Host, "start", start)
+        monkeypatch.setattr(hosts.Host, "is_running", lambda _: running[0])
+        for verb in ("down", "kill"):
+            monkeypatch.setattr(hosts.Host, verb, lambda _, verb=verb: done.append(verb))
+        with pytest.raises(signalled):
+            hosts.up("try-1")
+        assert done == ([undone] if undone else [])
 
     def test_the_inventory_has_the_hosts_that_run_by_kind_and_names_the_others(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
