@@ -26,6 +26,10 @@ def main(argv: list[str]) -> int:
     arguments, rest = parse(argv)
     try:
         code: int = arguments.verb(arguments, rest)
+    except NoEngineError as error:
+        print(f"error: no container engine answers, and none can be started: {error}", file=sys.stderr)
+        print("a virtual machine has its own: `python -m sandbox up NAME --kind vm --image host`", file=sys.stderr)
+        return 1
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -86,6 +90,7 @@ def _up(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host:
     """The host; a new one as `choose` has it."""
+    hosts.check_name(name)
     if not any(host.name == name for host in hosts.load()):
         kind, image = choose(name, kind, image)
     return hosts.up(name, kind=kind, image=image)

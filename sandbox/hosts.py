@@ -260,6 +260,12 @@ def get(name: str) -> Host:
     raise SandboxError(f"there is no host {name} (there are: {there}); `python -m sandbox up {name}`")
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that a host cannot have."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
+        raise SandboxError(f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens")
+
+
 def up(name: str = DEFAULT, *, kind: str = "", image: str = "") -> Host:
     """Make the host if there is none of this name, start it if it is stopped; wait for it.
 
@@ -268,8 +274,7 @@ def up(name: str = DEFAULT, *, kind: str = "", image: str = "") -> Host:
     asked for as something else is an error. What a call that is interrupted has made or started is removed or
     switched off again.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
-        raise SandboxError(f"{name!r} cannot name a host: use up to 40 lower-case letters, digits and hyphens")
+    check_name(name)
     with lock():
         host = next((host for host in load() if host.name == name), None)
         new = host is None
