@@ -1,21 +1,24 @@
 """The disposable hosts that are running on this machine ('make deploy' starts one, 'make clean' removes all).
 
-Your own hosts belong in production.py beside this file.
+By kind: 'pyinfra inventory deploy.py --limit vms' deploys to virtual machines alone. Your own hosts belong in
+production.py beside this file.
 """
 
 from sandbox import hosts as _sandbox
 from sandbox.common import STATE as _STATE
 
-disposable = [
-    (
-        host.name,
-        {
-            **host.deploy_data(),
-            # Their passwords go when they go.
-            "redis_secrets_dir": str(_STATE / "secrets"),
-        },
-    )
-    for host in _sandbox.load()
-    # The lifecycle tests break and mend hosts of their own.
-    if not host.name.startswith("lifecycle-")
-]
+# The lifecycle tests break and mend hosts of their own.
+_running = _sandbox.without_stopped(host for host in _sandbox.load() if not host.name.startswith("lifecycle-"))
+
+
+def _of_kind(kind: str) -> list[tuple[str, dict[str, str | int | bool]]]:
+    return [
+        # Their passwords go when they go.
+        (host.name, {**host.deploy_data(), "redis_secrets_dir": str(_STATE / "secrets")})
+        for host in _running
+        if host.kind == kind
+    ]
+
+
+containers = _of_kind("container")
+vms = _of_kind("vm")

@@ -14,27 +14,30 @@ import docker
 import requests
 
 from sandbox import building, cleaning, engine, hosts, ssh, vm
-from sandbox.common import ROOT, SandboxError, lock, say
+from sandbox.common import ROOT, NoEngineError, SandboxError, lock, say
 from sandbox.hosts import Host
 
 # Seconds that a command has to remove its hosts when it is called off.
 _CLEANUP = 180
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Run one verb; return its exit code."""
-    arguments, rest = parse(sys.argv[1:])
-    # Also when a CI job is called off, `run` has to put things back.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments, rest = parse(argv)
     try:
         code: int = arguments.verb(arguments, rest)
+    except NoEngineError as error:
+        print(f"error: no container engine answers, and none can be started: {error}", file=sys.stderr)
+        print("a virtual machine has its own: `python -m sandbox up NAME --kind vm --image host`", file=sys.stderr)
+        return 1
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (docker.errors.DockerException, requests.RequestException) as error:
-        print(f"error: the Docker engine: {error}", file=sys.stderr)
+        print(f"error: the Docker engine: {getattr(error, 'explanation', None) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
     return code
 
@@ -86,26 +89,45 @@ def _up(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host:
-    """The host, as a container where nothing else is asked for and one can run."""
-    if not kind and not any(host.name == name for host in hosts.load()) and engine.is_impossible():
-        say(name, "no container engine can be started here: this is an unprivileged container (root may not mount)")
-        say(name, "taking a virtual machine instead, whose engine builds the images, too")
-        kind, image = "vm", image or "host"
+    """The host; a new one as `choose` has it."""
+    hosts.check_name(name)
+    if not any(host.name == name for host in hosts.load()):
+        kind, image = choose(name, kind, image)
     return hosts.up(name, kind=kind, image=image)
+
+
+def choose(name: str, kind: str, image: str) -> tuple[str, str]:
+    """Kind and image of a new host: a container where nothing else is asked for and an engine runs or can be started.
+
+    It is started to find out. Elsewhere a virtual machine whose own engine can build images. Says why on stderr.
+    """
+    if kind:
+        return kind, image
+    try:
+        with lock():
+            engine.ensure()
+    except NoEngineError as error:
+        say(name, f"no container engine can be started here: {str(error).splitlines()[0]}")
+        say(name, "taking a virtual machine instead, whose engine builds the images, too")
+        return "vm", image or "host"
+    return "container", image
 
 
 def _build_redis() -> None:
     """Build the Redis image: by the machine's engine, or where it can have none, by that of a virtual machine."""
     with lock():
-        if not engine.is_impossible():
-            building.ensure_redis(engine.ensure())
-            return
-        able = [host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()]
-        if not able:
-            raise SandboxError(
-                "no container engine can run here, and none runs in a virtual machine: `make deploy` starts one"
-            )
-        with vm.engine(able[0]) as client:
+        try:
+            client = engine.ensure()
+        except NoEngineError as error:
+            able = [host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()]
+            if not able:
+                raise SandboxError(
+                    f"no container engine can be started here: {error}\n"
+                    "None runs in a virtual machine either: `make deploy` starts one"
+                ) from None
+            with vm.engine(able[0]) as client:
+                building.ensure_redis(client)
+        else:
             building.ensure_redis(client)
 
 
@@ -116,6 +138,8 @@ def _down(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def _ssh(arguments: argparse.Namespace, command: list[str]) -> int:
     host = hosts.get(arguments.name)
+    if not host.listens():
+        raise SandboxError(f"{host.name} is stopped: `python -m sandbox up {host.name}` starts it")
     terminal = ["-t"] if sys.stdin.isatty() else []
     line = ssh.command(host.name, *terminal, *(["--", *command] if command else []))
     return subprocess.run(line, env=ssh.environment(), check=False).returncode
@@ -135,11 +159,11 @@ def _list(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:
-    """Run a command against the default host; afterwards stop what did not run before."""
+    """Run a command against the default host; afterwards stop what this started, and what nobody else uses."""
     if not command:
         raise SandboxError("nothing to run: python -m sandbox run -- COMMAND")
     engine_ran = engine.is_running()
-    ran = {host.name for host in hosts.load() if host.is_running()}
+    host_ran = arguments.no_host or _default_runs()
     try:
         if not arguments.no_host:
             _host_up()
@@ -149,11 +173,14 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         return _wait_for(subprocess.Popen(command, cwd=ROOT, env=environment))
     finally:
-        for host in hosts.load():
-            if host.name not in ran and host.is_running():
-                _end(host)
+        if not host_ran and _default_runs():
+            _end(hosts.get(hosts.DEFAULT))
         if not engine_ran:
-            engine.stop()
+            _end_engine()
+
+
+def _default_runs() -> bool:
+    return any(host.name == hosts.DEFAULT and host.is_running() for host in hosts.load())
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> int:
@@ -181,11 +208,21 @@ def _end(host: Host) -> None:
         host.kill()
 
 
+def _end_engine() -> None:
+    """Stop our own engine, unless somebody came to use it meanwhile."""
+    with lock():
+        others = engine.containers()
+        if others:
+            say("engine", f"left running: it has {', '.join(others)}")
+        else:
+            engine.stop()
+
+
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
-    # Its tests break and mend containers.
+    # Its tests break and mend containers, which need the engine that built the images.
     test = "  make test                     prove it; disposable hosts of the tests' own are broken and mended\n"
-    test = "" if engine.is_impossible() else test
+    test = test if engine.answering() else ""
     at = f" at {host.address}" if host.address else " as a virtual machine"
     print(f"""
 {host.name} is up{at}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs
@@ -205,4 +242,6 @@ def _clean(_: argparse.Namespace, __: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Also when a CI job is called off, `run` has to put things back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main(sys.argv[1:]))

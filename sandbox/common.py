@@ -34,6 +34,17 @@ class SandboxError(Exception):
     """Something a person has to know: what failed, where, and what to do about it."""
 
 
+class NoEngineError(SandboxError):
+    """Why no engine answers and none of our own can run on this machine, in its first line. A virtual machine can."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it finds all of it, or what was there before."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 def say(topic: str, text: str) -> None:
     """Print one line of progress, on stderr: stdout belongs to results."""
     print(f"  {topic:<8} {text}", file=sys.stderr, flush=True)
@@ -119,6 +130,13 @@ def arguments_of(pid: int | str) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
+
+
+def capabilities_of_this_process(which: str) -> int:
+    """A capability set from /proc/self/status (`CapEff`, `CapBnd`), as a bit mask. Another kernel refuses nothing."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1], 16) for line in lines if line.startswith(f"{which}:")), ~0)
 
 
 def tail(log: Path, lines: int = 15) -> str:

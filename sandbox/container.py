@@ -17,7 +17,7 @@ import docker
 from docker.models.containers import Container
 
 from sandbox import building, engine, identity, network
-from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError
+from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError, capabilities_of_this_process
 from sandbox.hosts import Host
 from sandbox.identity import File
 from sandbox.ssh import KeyPair
@@ -51,7 +51,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     client.volumes.create(_volume(host), labels=LABELS)
     api = client.api
     host_config = api.create_host_config(
-        cap_add=capabilities(_bounding_set()),
+        cap_add=capabilities(capabilities_of_this_process("CapBnd")),
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         device_cgroup_rules=["a *:* rwm"],
         tmpfs={"/run": "", "/run/lock": "", **({"/sys/fs/cgroup": "mode=755"} if legacy else {})},
@@ -96,10 +96,8 @@ def start(host: Host) -> None:
     try:
         _container(host).start()
     except docker.errors.APIError as error:
-        raise SandboxError(
-            f"the engine cannot start {host.name}: {error.explanation}\n"
-            f"If its port was taken meanwhile, `python -m sandbox down {host.name}` and `up` again."
-        ) from error
+        why = str(error.explanation or error)
+        raise SandboxError(f"the engine cannot start {host.name}: {why}{host.port_hint(why)}") from error
 
 
 def stop(host: Host) -> None:
@@ -114,7 +112,11 @@ def kill(host: Host) -> None:
 
 def remove(host: Host) -> None:
     """Remove the container and its volume."""
-    client = engine.ensure()
+    client = engine.ensure() if engine.was_started() else engine.answering()
+    if client is None:
+        if host.kind == "container":
+            raise SandboxError(f"the engine that has {host.name} does not answer: start it, and try again")
+        return
     with suppress(docker.errors.NotFound):
         client.containers.get(_container_name(host)).remove(force=True, v=True)
     with suppress(docker.errors.NotFound):
@@ -150,16 +152,6 @@ def capabilities(bounding_set: int) -> list[str]:
     """
     there = [name for bit, name in enumerate(_CAPABILITIES) if bounding_set >> bit & 1]
     return ["ALL"] if there == _CAPABILITIES else there
-
-
-def _bounding_set() -> int:
-    """The capabilities that exist on this machine. An engine in a VM of its own has them all."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("CapBnd:"):
-                return int(line.split()[1], 16)
-    return ~0
 
 
 def _init(legacy: bool) -> list[str]:

@@ -7,6 +7,7 @@ made again when its recipe has changed, and at no other time.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import platform
 import shutil
@@ -18,8 +19,9 @@ from sandbox import base, toolbox
 from sandbox.common import STATE, SandboxError, run_logged
 
 _RECIPES = Path(__file__).parent / "images"
-_IMAGES = STATE / "vm"
-_QEMU = STATE / "tools" / "qemu"
+# Disks and the emulator: what all machines of a checkout share.
+SHARED = STATE / "vm"
+_QEMU = SHARED / "qemu"
 # Sparse: it takes what is in it. Redis wants 3 x maxmemory, which is 3 GiB by default.
 _SIZE = "12G"
 
@@ -60,11 +62,11 @@ def ensure(name: str) -> Image:
         raise SandboxError(f"there are virtual machines for x86_64 only, and this machine is {platform.machine()}")
     if os.geteuid() != 0:
         raise SandboxError("only root can make the disk of a virtual machine: run this as root on Debian or Ubuntu")
-    image = Image(_IMAGES / f"{name}-{_recipe(name)}")
-    if not image.directory.exists():
-        for former in _IMAGES.glob(f"{name}-*"):
+    image = Image(SHARED / f"{name}-{_recipe(name)}")
+    if not all(path.exists() for path in (image.disk, image.kernel, image.initrd)):
+        for former in SHARED.glob(f"{name}-*"):
             shutil.rmtree(former)
-        unfinished = Image(_IMAGES / f"{name}-unfinished")
+        unfinished = Image(SHARED / f"{name}-unfinished")
         unfinished.directory.mkdir(parents=True)
         _make(unfinished, name)
         unfinished.directory.rename(image.directory)
@@ -72,8 +74,9 @@ def ensure(name: str) -> Image:
 
 
 def _recipe(name: str) -> str:
-    """A digest of all that goes into an image, but for the packages' versions."""
-    digest = hashlib.sha256(f"{base.SUITE} {_SIZE}".encode())
+    """A digest of all that goes into an image, but for the packages' versions: what is installed and run, and how."""
+    how = "".join(inspect.getsource(function) for function in (base.debian, _make))
+    digest = hashlib.sha256(f"{base.SUITE} {_SIZE} {how}".encode())
     for path in (*_PACKAGES[name], *_SETUPS):
         digest.update((_RECIPES / path).read_bytes())
     return digest.hexdigest()[:16]

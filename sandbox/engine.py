@@ -27,12 +27,15 @@ from sandbox.common import (
     PREFIX,
     RUNTIME,
     STATE,
+    NoEngineError,
     SandboxError,
     arguments_of,
+    capabilities_of_this_process,
     run_logged,
     running,
     runtime_dir,
     say,
+    shorten,
     tail,
     wait_until,
 )
@@ -45,6 +48,8 @@ _BEFORE = _HOME / "before.json"
 _PATIENCE = 120
 _CGROUPS = Path("/sys/fs/cgroup")
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+# linux/capability.h
+_CAP_NET_ADMIN = 12
 
 # What a dockerd makes outside the directories that it is given, innermost first.
 _FOOTPRINT = (
@@ -83,6 +88,12 @@ def _found_client() -> docker.DockerClient:
 def is_running() -> bool:
     """Whether an engine of our own runs."""
     return _pid() is not None
+
+
+def containers() -> list[str]:
+    """The names of the containers that run in our own engine."""
+    client = answering() if is_running() else None
+    return [str(container.name) for container in client.containers.list()] if client else []
 
 
 def was_started() -> bool:
@@ -140,17 +151,31 @@ def _pid() -> int | None:
 
 
 def start() -> None:
-    """Start our own engine, unless it runs."""
+    """Start our own engine with the fleet network, unless it runs.
+
+    Raises NoEngineError where even root cannot: before anything is fetched, if that can be told.
+    """
     if is_running():
         return
     _refuse_if_impossible()
+    data = _remember_machine()["data"]
     env = toolbox.provide({"dockerd": "docker.io", "iptables": "iptables", "nft": "nftables"})
+    _launch(data, env)
+    try:
+        network.ensure(_own_client(), own_engine=True)
+    except SandboxError as error:
+        stop()
+        raise NoEngineError(str(error)) from None
+
+
+def _launch(data: str, env: dict[str, str]) -> None:
+    """Start dockerd, and wait until it answers."""
     _LOG.parent.mkdir(exist_ok=True)
     runtime_dir()
     options = {
         "host": f"unix://{_SOCKET}",
         "pidfile": _PIDFILE,
-        "data-root": _remember_machine()["data"],
+        "data-root": data,
         "exec-root": RUNTIME / "exec",
         # Its own place in the cgroup tree, also where it would ask systemd for one.
         "exec-opt": "native.cgroupdriver=cgroupfs",
@@ -180,9 +205,10 @@ def start() -> None:
 
     if not wait_until("engine", "waiting for it to answer", settled, 60):
         dockerd.terminate()
-        raise SandboxError(f"the engine did not answer within 60 s\n{tail(_LOG)}")
+        raise NoEngineError(f"the engine did not answer within 60 s\n{tail(_LOG)}")
     if dockerd.poll() is not None:
-        raise SandboxError(f"the engine ended at once (exit code {dockerd.returncode})\n{tail(_LOG)}")
+        last = shorten(tail(_LOG, lines=1).rpartition("| ")[2], 200)
+        raise NoEngineError(f"the engine ended at once (exit code {dockerd.returncode}): {last}\n{tail(_LOG)}")
     say("engine", f"answers after {time.monotonic() - begin:.1f} s")
 
 
@@ -199,19 +225,19 @@ def _refuse_if_impossible() -> None:
             "no Docker engine answers, and only root can start one: run this as root, or "
             "start Docker and make yourself a member of the group `docker`"
         )
-    if not _may_mount():
-        raise SandboxError(
-            "no Docker engine answers, and none can be started: root may not mount here, so this is an "
-            "unprivileged container. Use a machine or a container with --privileged, or a virtual machine: "
-            "`python -m sandbox up NAME --kind vm --image host`"
-        )
+    lacks = lacking(capabilities_of_this_process("CapEff"), mounts=_may_mount())
+    if lacks:
+        raise NoEngineError(f"root may not {lacks} here, so this is an unprivileged container")
 
 
-def is_impossible() -> bool:
-    """Whether no engine answers and even root can start none, as in an unprivileged container."""
-    if os.environ.get("DOCKER_HOST") or os.geteuid() != 0 or not Path("/proc/self/ns").exists():
-        return False
-    return answering() is None and not _may_mount()
+def lacking(effective: int, *, mounts: bool) -> str:
+    """What root may not do here though an engine has to; nothing if it may all.
+
+    `effective` are its capabilities as a bit mask, and `mounts` says whether a mount came off: a security module can
+    forbid that to root with all capabilities.
+    """
+    tried = {"mount": mounts, "set up networks": bool(effective >> _CAP_NET_ADMIN & 1)}
+    return " or ".join(what for what, may in tried.items() if not may)
 
 
 def _may_mount() -> bool:
@@ -242,7 +268,10 @@ def _mount_cgroups() -> bool:
     if any(_CGROUPS.iterdir()):
         return False
     mount = ["mount", "-t", "cgroup2", "cgroup2", str(_CGROUPS)]
-    run_logged("engine", f"mounting the cgroup tree: {_CGROUPS} is empty", mount, timeout=10)
+    try:
+        run_logged("engine", f"mounting the cgroup tree: {_CGROUPS} is empty", mount, timeout=10)
+    except SandboxError as error:
+        raise NoEngineError(str(error)) from None
     return True
 
 
@@ -253,9 +282,8 @@ def _data_root() -> Path:
         if _holds_overlays(path):
             return path
         path.rmdir()
-    raise SandboxError(
-        f"neither {STATE} nor /var/lib is on a filesystem that can hold overlay layers "
-        "(ext4 and xfs can): put the checkout on one that can"
+    raise NoEngineError(
+        f"neither {STATE} nor /var/lib is on a filesystem that can hold overlay layers (ext4 and xfs can)"
     )
 
 

@@ -102,13 +102,16 @@ def _create(client: docker.DockerClient) -> Network:
     if mtu:
         options["com.docker.network.driver.mtu"] = mtu
     say("network", f"making {subnet} on {BRIDGE}, mtu {mtu or 'as the engine has it'}")
-    network = client.networks.create(
-        PREFIX,
-        driver="bridge",
-        options=options,
-        labels=LABELS,
-        ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(subnet))]),
-    )
+    try:
+        network = client.networks.create(
+            PREFIX,
+            driver="bridge",
+            options=options,
+            labels=LABELS,
+            ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(subnet))]),
+        )
+    except docker.errors.APIError as error:
+        raise SandboxError(f"the engine cannot make the network {PREFIX}: {error.explanation or error}") from error
     network.reload()
     return network
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sandbox import toolbox
-from sandbox.common import RUNTIME, STATE, runtime_dir
+from sandbox.common import RUNTIME, STATE, runtime_dir, write_whole
 
 KEY = STATE / "ssh" / "id_ed25519"
 CONFIG = STATE / "ssh_config"
@@ -96,9 +96,7 @@ Host *
 def write_config(entries: Iterable[Entry]) -> None:
     """Write `.sandbox/ssh_config`, for `ssh -F .sandbox/ssh_config NAME`."""
     text = render_config(entries, key=KEY, sockets=runtime_dir())
-    unfinished = CONFIG.with_suffix(".partial")
-    unfinished.write_text(text)
-    unfinished.replace(CONFIG)
+    write_whole(CONFIG, text)
 
 
 def command(name: str, *arguments: str, user: str = "root") -> list[str]:

@@ -63,9 +63,7 @@ def start(host: Host) -> None:
     try:
         run_logged(host.name, how, [*disk.qemu(), *options], timeout=60)
     except SandboxError as error:
-        raise SandboxError(
-            f"{error}\nIf its port was taken meanwhile, `python -m sandbox down {host.name}` and `up` again."
-        ) from None
+        raise SandboxError(f"{error}{host.port_hint(str(error))}") from None
 
 
 def stop(host: Host) -> None:
@@ -135,18 +133,23 @@ def command(host: Host, image: Image, console: Path, pidfile: Path, *, kvm: bool
         *accelerator,
         *("-smp", str(_CORES), "-m", str(_MEMORY_MIB)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-daemonize", "-pidfile", str(pidfile)),
-        *("-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"),
+        *("-chardev", f"file,id=console,path={_value(console)},append=on", "-serial", "chardev:console"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
         # eth0 whatever the bus; the console is the log that is left when a boot fails.
         *("-append", f"root=/dev/vda rw console=ttyS0 net.ifnames=0 systemd.hostname={host.name}"),
         # What the guest has flushed is in the machine's memory at least: it outlives the end of QEMU.
-        *("-drive", f"file={image.disk},format=raw,if=virtio,cache=writeback"),
+        *("-drive", f"file={_value(image.disk)},format=raw,if=virtio,cache=writeback"),
         *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{host.ssh_port}-:22"),
         *("-device", "virtio-net-pci,netdev=net,romfile="),
         *("-device", "virtio-rng-pci"),
         # systemd takes credentials from there; systemd-tmpfiles makes the files that this one names.
-        *("-fw_cfg", f"name=opt/io.systemd.credentials/tmpfiles.extra,file={image.directory / 'identity'}"),
+        *("-fw_cfg", f"name=opt/io.systemd.credentials/tmpfiles.extra,file={_value(image.directory / 'identity')}"),
     ]
+
+
+def _value(path: Path) -> str:
+    """A path as the value of one of QEMU's options, which end at a comma."""
+    return str(path).replace(",", ",,")
 
 
 def tmpfiles(files: Iterable[File]) -> str:

@@ -1,7 +1,8 @@
 """A machine on which no container engine can run: what make deploy does ends with a Redis all the same.
 
-It is this machine, as root in an unprivileged container sees it: Docker's default capabilities and no engine's socket.
-In a copy of the project, since an engine of the project's own may be running here.
+It is this machine without any engine's socket, as root sees it in an unprivileged container (Docker's default
+capabilities), and in those that lack one thing alone. In a copy of the project, since an engine of the project's own
+may be running here.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import disk
 from sandbox.common import STATE
 from tests.host.bridge import PROJECT
 
@@ -21,26 +23,38 @@ CAPABILITIES = (
     "chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,mknod,"
     "audit_write,setfcap"
 )
-UNPRIVILEGED = (
-    "[ ! -S /run/docker.sock ] || mount --bind /dev/null /run/docker.sock; "
-    f'exec setpriv --bounding-set=-all,+{CAPABILITIES.replace(",", ",+")} --inh-caps=-all "$@"'
-)
-
+UNPRIVILEGED = f'exec setpriv --bounding-set=-all,+{CAPABILITIES.replace(",", ",+")} --inh-caps=-all "$@"'
+WITHOUT_NETWORKS = 'exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin "$@"'
+# As all files of a container are, but for its volumes.
+ON_OVERLAYS = """
+mount -t tmpfs tmpfs /mnt
+for path in /var/lib "$PWD"; do
+  mkdir -p "/mnt$path/upper" "/mnt$path/work"
+  mount -t overlay overlay -o "lowerdir=$path,upperdir=/mnt$path/upper,workdir=/mnt$path/work" "$path"
+done
+cd "$PWD"
+exec "$@"
+"""
 
 # Nobody's passwords, and nothing that was made.
 LEFT_BEHIND = shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__", ".*_cache", "secrets")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Path]:
-    """A copy of the project without anything that was made in it; whatever it makes is removed.
+    """A copy of the project without anything that was made in it but what all virtual machines start from.
 
-    Not in a directory for temporary files, which may be in memory: it makes a disk.
+    Disks and QEMU it shares with the project, either way: in a fresh checkout it is the unprivileged root that makes
+    them. Whatever else it makes is removed. Not in a directory for temporary files, which may be in memory.
     """
     copy = STATE / "elsewhere"
     if copy.exists():
         _remove(copy)  # of a run that was broken off
     shutil.copytree(PROJECT, copy, ignore=LEFT_BEHIND)
+    disk.SHARED.mkdir(exist_ok=True)
+    state = copy / STATE.relative_to(PROJECT)
+    state.mkdir(mode=0o700)
+    (state / disk.SHARED.relative_to(STATE)).symlink_to(disk.SHARED)
     try:
         yield copy
     finally:
@@ -52,11 +66,12 @@ def _remove(copy: Path) -> None:
     shutil.rmtree(copy)
 
 
-def run(directory: Path, *command: str) -> str:
-    """Run a command as in an unprivileged container: all that it says. Fails when it does."""
+def run(directory: Path, *command: str, machine: str = UNPRIVILEGED) -> str:
+    """Run a command as in an unprivileged container, or on another machine: all that it says. Fails when it does."""
+    hidden = "set -e; [ ! -S /run/docker.sock ] || mount --bind /dev/null /run/docker.sock; "
     environment = {name: value for name, value in os.environ.items() if name != "DOCKER_HOST"}
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", UNPRIVILEGED, "sh", *command],
+        ["unshare", "--mount", "sh", "-c", hidden + machine, "sh", *command],
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -68,6 +83,23 @@ def run(directory: Path, *command: str) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        pytest.param(WITHOUT_NETWORKS, "root may not set up networks", id="networks"),
+        pytest.param(ON_OVERLAYS, "can hold overlay layers", id="overlays"),
+    ],
+)
+def test_whatever_keeps_an_engine_from_running_a_virtual_machine_is_chosen(
+    machine: str, reason: str, elsewhere: Path
+) -> None:
+    """Chosen and no more: below it is also started."""
+    choose = "from sandbox.__main__ import choose; print('chosen:', *choose('redoubt-1', '', ''))"
+    said = run(elsewhere, sys.executable, "-c", choose, machine=machine)
+    assert reason in said
+    assert "chosen: vm host" in said
 
 
 def test_a_virtual_machine_takes_the_place_of_a_container(elsewhere: Path) -> None:

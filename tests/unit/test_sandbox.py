@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import inspect
 import io
 import json
+import runpy
 import shutil
+import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -17,8 +23,8 @@ import paramiko
 import pytest
 
 from sandbox import __main__ as command_line
-from sandbox import base, building, common, container, disk, hosts, identity, images, network, ssh, vm
-from sandbox.common import SandboxError
+from sandbox import base, building, common, container, disk, engine, hosts, identity, images, network, ssh, vm
+from sandbox.common import NoEngineError, SandboxError
 
 # /proc/net/route of a machine with one network card: a default route, then the card's own subnet.
 ROUTES = """\
@@ -159,6 +165,57 @@ class TestImages:
         assert images.redis_reference() == "redoubt/redis:8.0.2"
 
 
+class TestEngine:
+    EVERYTHING = (1 << 41) - 1
+
+    @pytest.mark.parametrize(
+        ("effective", "mounts", "lacks"),
+        [
+            (EVERYTHING, True, ""),
+            (EVERYTHING & ~(1 << 24), True, ""),  # SYS_RESOURCE: an engine does without
+            (EVERYTHING, False, "mount"),
+            (EVERYTHING & ~(1 << 12), True, "set up networks"),
+            (0xA80425FB, False, "mount or set up networks"),  # what Docker gives to a container
+        ],
+    )
+    def test_what_an_engine_needs_is_known_before_it_is_fetched(self, effective: int, mounts: bool, lacks: str) -> None:
+        assert engine.lacking(effective, mounts=mounts) == lacks
+
+    @pytest.mark.parametrize(("image", "taken"), [("", "host"), ("bare", "bare")])
+    def test_where_none_can_run_a_virtual_machine_is_taken_and_the_reason_said_in_one_line(
+        self,
+        image: str,
+        taken: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def cannot() -> None:
+            raise NoEngineError("the reason\nthe end of the log")
+
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(engine, "ensure", cannot)
+        assert command_line.choose("try-1", "", image) == ("vm", taken)
+        said = capsys.readouterr().err
+        assert "the reason\n" in said
+        assert "the end of the log" not in said
+
+    def test_what_somebody_can_put_right_is_an_error_and_no_reason_for_a_virtual_machine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing answers at the engine that the operator names."""
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(engine, "answering", lambda: None)
+        monkeypatch.setattr(engine, "is_running", lambda: False)
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+        with pytest.raises(SandboxError, match="DOCKER_HOST=unix:///nowhere") as caught:
+            command_line.choose("try-1", "", "")
+        assert not isinstance(caught.value, NoEngineError)
+
+    def test_a_kind_that_is_asked_for_is_not_questioned(self) -> None:
+        assert command_line.choose("try-1", "vm", "") == ("vm", "")
+
+
 class TestContainer:
     def test_a_host_is_given_no_capability_that_the_machine_lacks(self) -> None:
         everything = (1 << 41) - 1
@@ -211,6 +268,13 @@ class TestVirtualMachine:
         given = options[options.index("-fw_cfg") + 1]
         assert given.endswith(",file=/there/identity"), "by the name of a file that only root reads"
 
+    def test_a_comma_in_a_path_is_no_end_of_an_option(self) -> None:
+        image = disk.Image(Path("/a,b"))
+        options = vm.command(self.HOST, image, Path("/a,b/console"), Path("/a,b/qemu.pid"), kvm=True)
+        ending = [option for option in options if "=" in option and "/a" in option]
+        assert len(ending) == 3
+        assert all("=/a,,b/" in option for option in ending)
+
     def test_its_disk_is_made_again_when_a_recipe_changes_and_only_then(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -223,6 +287,40 @@ class TestVirtualMachine:
         assert {name for name in before if disk._recipe(name) != before[name]} == {"host"}
         (recipes / "vm/setup.sh").write_text("true\n")
         assert {name for name in before if disk._recipe(name) != before[name]} == {"bare", "host"}
+
+    def test_its_disk_is_made_again_when_the_options_that_it_is_made_with_change(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = disk._recipe("bare")
+        genuine = inspect.getsource
+        monkeypatch.setattr(inspect, "getsource", lambda code: genuine(code).replace("path-exclude", "path-include"))
+        other_dpkg = disk._recipe("bare")
+        monkeypatch.setattr(inspect, "getsource", lambda code: genuine(code).replace('"-t", "ext4"', '"-t", "ext3"'))
+        assert len({before, other_dpkg, disk._recipe("bare")}) == 3
+
+    @pytest.mark.parametrize("lost", ["disk", "kernel", "initrd"])
+    def test_its_disk_is_made_again_when_a_part_is_lost(
+        self, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[str] = []
+
+        def make(image: disk.Image, name: str) -> None:
+            made.append(name)
+            for path in (image.disk, image.kernel, image.initrd):
+                path.touch()
+
+        monkeypatch.setattr(disk, "SHARED", tmp_path)
+        monkeypatch.setattr(disk, "_make", make)
+        monkeypatch.setattr(disk, "_recipe", lambda name: "1")
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        image = disk.ensure("bare")
+        assert disk.ensure("bare") == image
+        assert made == ["bare"]
+        getattr(image, lost).unlink()
+        assert disk.ensure("bare") == image
+        assert getattr(image, lost).exists()
+        assert made == ["bare", "bare"]
 
 
 class TestHosts:
@@ -245,10 +343,173 @@ class TestHosts:
         with pytest.raises(SandboxError, match="redoubt-1"):
             hosts.get("redoubt-2")
 
+    @pytest.mark.parametrize("record", ["", "{", '{"name": "try-1"}', "[]", b"\xff"])
+    def test_a_damaged_record_is_a_host_that_can_be_removed_and_nothing_else(
+        self,
+        record: str | bytes,
+        directory: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        elsewhere = tmp_path_factory.mktemp("state")
+        monkeypatch.setattr(common, "STATE", elsewhere)
+        monkeypatch.setattr(ssh, "CONFIG", elsewhere / "ssh_config")
+        removed: list[str] = []
+        for kind in (container, vm):
+            monkeypatch.setattr(kind, "remove", lambda host: removed.append(host.name))
+        path = directory / "try-1" / "host.json"
+        path.parent.mkdir()
+        path.write_bytes(record if isinstance(record, bytes) else record.encode())
+        assert command_line.main(["list"]) == 0
+        assert "try-1                stopped  damaged" in capsys.readouterr().out
+        assert command_line.main(["up", "try-1"]) == 1
+        assert "record of host try-1 is damaged: `python -m sandbox down try-1`" in capsys.readouterr().err
+        assert command_line.main(["down", "try-1"]) == 0
+        assert removed == ["try-1", "try-1"], "of either kind"
+        assert hosts.load() == []
+
+    def test_a_file_that_is_written_whole_is_there_as_it_was_until_it_is_done(self, tmp_path: Path) -> None:
+        path = tmp_path / "host.json"
+        common.write_whole(path, "first")
+        reader = path.open()
+        common.write_whole(path, "second")
+        assert (reader.read(), path.read_text()) == ("first", "second")
+        reader.close()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["host.json"]
+
+    @pytest.mark.parametrize(
+        ("why", "named"),
+        [
+            ("qemu: -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:22001-:22'", True),
+            (
+                "driver failed programming external connectivity: Bind for 127.0.0.1:22001: port is already allocated",
+                True,
+            ),
+            ("failed to bind host port: listen tcp4 127.0.0.1:22001: bind: address already in use", True),
+            ("qemu: could not open disk image: No such file or directory", False),
+        ],
+    )
+    def test_the_port_is_named_as_the_cause_where_it_is(self, why: str, named: bool) -> None:
+        hint = hosts.Host("try-1", "vm", "bare", 22001).port_hint(why)
+        assert ("port 22001 is taken" in hint) == named
+        assert bool(hint) == named
+
+    @pytest.mark.usefixtures("directory")
+    @pytest.mark.parametrize("signalled", [KeyboardInterrupt, SystemExit])
+    @pytest.mark.parametrize(("state", "undone"), [("none", "down"), ("stopped", "kill"), ("running", "")])
+    def test_what_an_interrupted_up_has_started_is_undone_and_nothing_else(
+        self,
+        signalled: type[BaseException],
+        state: str,
+        undone: str,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        host = hosts.Host("try-1", "vm", "bare", 22001)
+        running = [state == "running"]
+        done: list[str] = []
+
+        def start(_: hosts.Host) -> None:
+            running[0] = True
+            raise signalled
+
+        monkeypatch.setattr(common, "STATE", tmp_path_factory.mktemp("state"))
+        monkeypatch.setattr(hosts, "load", lambda: [] if state == "none" else [host])
+        monkeypatch.setattr(hosts, "_create", lambda *_: host)
+        monkeypatch.setattr(hosts.Host, "start", start)
+        monkeypatch.setattr(hosts.Host, "is_running", lambda _: running[0])
+        for verb in ("down", "kill"):
+            monkeypatch.setattr(hosts.Host, verb, lambda _, verb=verb: done.append(verb))
+        with pytest.raises(signalled):
+            hosts.up("try-1")
+        assert done == ([undone] if undone else [])
+
+    def test_the_inventory_has_the_hosts_that_run_by_kind_and_names_the_others(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with contextlib.ExitStack() as listening:
+            for name, kind, runs in [
+                ("one", "container", True),
+                ("two", "vm", True),
+                ("three", "vm", False),
+                ("lifecycle-1", "container", True),
+                ("lifecycle-2", "container", False),
+            ]:
+                port = listening.enter_context(socket.create_server(("127.0.0.1", 0)))
+                (directory / name).mkdir()
+                record = asdict(hosts.Host(name, kind, "host", port.getsockname()[1]))
+                (directory / name / "host.json").write_text(json.dumps(record))
+                if not runs:
+                    port.close()
+            monkeypatch.setattr(images, "redis_reference", lambda: "redoubt/redis:8.0.2")
+            monkeypatch.setattr(images, "redis_archive", lambda: Path("/there/redis.tar"))
+            inventory = runpy.run_path(str(common.ROOT / "inventory" / "hosts.py"))
+        lists = {name: value for name, value in inventory.items() if isinstance(value, list) and name[0] != "_"}
+        assert {group: [name for name, _ in found] for group, found in lists.items()} == {
+            "containers": ["one"],
+            "vms": ["two"],
+        }
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.splitlines() == [
+            "  three    is stopped, so it is left out; `python -m sandbox up three` starts it"
+        ]
+
     def test_pyinfra_is_told_to_know_the_host_before_it_connects(self) -> None:
         data = hosts.Host("redoubt-1", "container", "host", 22001).ssh_data()
         assert data["ssh_strict_host_key_checking"] == "yes"
         assert str(data["ssh_known_hosts_file"]).endswith("redoubt-1/known_hosts")
+
+
+class TestBoot:
+    HOST = hosts.Host("try-1", "vm", "bare", 22001)
+
+    @pytest.fixture
+    def seconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+        """A host that does not answer; how long it was waited for."""
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(hosts, "_DIRECTORY", tmp_path)
+        monkeypatch.setattr(vm, "_console", lambda host: tmp_path / "console")
+        (tmp_path / "console").write_text("Kernel panic - not syncing\n")
+        self.HOST.known_hosts.parent.mkdir()
+        self.HOST.known_hosts.touch()
+        refused = subprocess.CompletedProcess([], 255, "", "Connection refused")
+        monkeypatch.setattr(hosts.Host, "run", lambda *_, **__: refused)
+        begin = time.monotonic()
+        return lambda: time.monotonic() - begin
+
+    def test_a_host_that_goes_off_is_waited_for_no_longer_and_its_last_words_are_shown(
+        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alive = iter([True, True])
+        monkeypatch.setattr(vm, "is_running", lambda host: next(alive, False))
+        with pytest.raises(SandboxError, match=r"(?s)try-1 went off while it started.*Kernel panic"):
+            self.HOST._wait(60)
+        assert seconds() < 5
+
+    def test_a_host_that_is_removed_meanwhile_is_waited_for_no_longer(
+        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.HOST.known_hosts.unlink()
+        monkeypatch.setattr(vm, "is_running", lambda host: False)
+        with pytest.raises(SandboxError, match="try-1 was removed while it started"):
+            self.HOST._wait(60)
+        assert seconds() < 5
+
+    def test_all_waits_together_have_the_time_of_one_boot(
+        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SSH answers late, systemd never has started everything."""
+        monkeypatch.setattr(vm, "is_running", lambda host: True)
+
+        def run(_: hosts.Host, command: str, **__: Any) -> subprocess.CompletedProcess[str]:
+            return subprocess.CompletedProcess([], int(command != "true" or seconds() < 1), "", "")
+
+        monkeypatch.setattr(hosts.Host, "run", run)
+        with pytest.raises(SandboxError, match="systemd is not ready after 2 s"):
+            self.HOST._wait(2)
+        assert seconds() < 2.9
 
 
 class TestWaiting:
@@ -305,6 +566,43 @@ class TestFrontDoor:
         ).stdout.replace(".venv/bin/python", "printf '%s\\n'")
         words = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
         assert words == ["-m", "sandbox", "ssh", "redoubt-1", "--", remote]
+
+    @pytest.mark.parametrize(
+        ("options", "containers", "ended"),
+        [
+            ([], [], ["redoubt-1", "engine"]),
+            ([], ["other-1"], ["redoubt-1"]),
+            (["--no-host"], [], ["engine"]),
+            (["--no-host"], ["other-1"], []),
+        ],
+    )
+    def test_a_run_ends_what_it_started_and_nothing_that_others_started_meanwhile(
+        self,
+        options: list[str],
+        containers: list[str],
+        ended: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        others = [hosts.Host("other-1", "container", "host", 22001), hosts.Host("other-2", "vm", "bare", 22002)]
+        there: list[hosts.Host] = []
+        done: list[str] = []
+
+        def start(*own: hosts.Host) -> None:
+            there.extend([*own, *others])
+
+        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(hosts, "load", lambda: there)
+        monkeypatch.setattr(hosts.Host, "is_running", lambda host: True)
+        monkeypatch.setattr(hosts.Host, "stop", lambda host: done.append(host.name))
+        monkeypatch.setattr(engine, "is_running", lambda: False)
+        monkeypatch.setattr(engine, "containers", lambda: containers)
+        monkeypatch.setattr(engine, "stop", lambda: done.append("engine"))
+        monkeypatch.setattr(command_line, "_host_up", lambda: start(hosts.Host("redoubt-1", "vm", "bare", 22000)))
+        monkeypatch.setattr(command_line, "_build_redis", lambda: None if there else start())
+        arguments, command = command_line.parse(["run", *options, "--", "true"])
+        assert arguments.verb(arguments, command) == 0
+        assert done == ended
 
     def test_what_follows_the_dashes_is_the_remote_command(self) -> None:
         arguments, command = command_line.parse(["ssh", "redoubt-2", "--", "ls", "--", "-l"])
