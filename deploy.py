@@ -7,6 +7,7 @@ from tasks.directories import directories
 from tasks.engine import engine
 from tasks.image import image
 from tasks.logs import logs
+from tasks.network import network
 from tasks.preflight import preflight_all
 from tasks.secrets import secrets
 from tasks.service import service
@@ -24,5 +25,6 @@ secrets(instance)
 access(instance)
 config(instance)
 logs(instance)
+network(instance)
 service(instance)
 summary(instance)

@@ -50,6 +50,7 @@ echo "generation $(cat "$ROOT/secrets/server/generation" 2>/dev/null)"
 for file in "$ROOT/data/dump.rdb" "$ROOT"/data/appendonlydir/*.base.rdb; do
     [ ! -f "$file" ] || echo "format $(head -c 9 "$file" | tr -cd '[:alnum:]')"
 done
+echo "network_filtered $(ls "/etc/systemd/system/$INSTANCE-network.service" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 # A host that may listen on addresses before it has them (keepalived) has no list to check against.

@@ -142,6 +142,20 @@ class ImageBuild(FactBase[Build | None]):
         return image.build_that_runs(json.loads(config), "\n".join(said))
 
 
+class NetworkState(FactBase[list[str]]):
+    """How the filter before the published port differs from its file, in words; empty when it does not."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self, table: str, unit: str, rules: str) -> str:
+        return script("network-state.sh", TABLE=table, UNIT=unit, RULES=rules)
+
+    def process(self, output: list[str]) -> list[str]:
+        return list(output)
+
+
 class ServiceState(FactBase[service.ServiceState]):
     """The Compose service: definition, containers, image, files and running configuration.
 

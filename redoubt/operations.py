@@ -13,7 +13,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import facts, image, preflight, render, secretstore, service, tuning
+from redoubt import facts, image, network, preflight, render, secretstore, service, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
@@ -193,6 +193,31 @@ def data_handed_over(settings: Settings, to: Literal["log", "dump"]) -> Commands
             WAIT=str(settings.stop_grace_period),
         )
     )
+
+
+@operation()
+def network_loaded(settings: Settings) -> Commands:
+    """Load the filter before the published port, now and at every boot, where what is loaded differs from its file.
+
+    The table is replaced in one step. It affects this instance's port alone.
+    """
+    unit, rules = network.unit(settings), f"{settings.root}/network.nft"
+    differing = host.get_fact(facts.NetworkState, table=network.table(settings), unit=unit, rules=rules)
+    if not differing:
+        host.noop("as wanted")
+        return
+    for why in differing:
+        _say(f"{settings.redis_name}'s port: {why}")
+    yield StringCommand(f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl restart {unit}")
+
+
+@operation()
+def network_removed(settings: Settings) -> Commands:
+    """Take the filter before the published port away, with its unit and its file."""
+    _say(f"{settings.redis_name}'s port: no network is named any more")
+    yield StringCommand(f"systemctl disable --quiet --now {network.unit(settings)}")
+    yield from tree._inner(entries=network.files(settings))
+    yield StringCommand("systemctl daemon-reload")
 
 
 @operation()

@@ -96,6 +96,8 @@ class HostFacts:
     data_at: str
     persistence: "Persistence"
     # Its own addresses; empty where it does not say, or may listen on others as well.
+    # Whether a filter before its published port is set up.
+    network_filtered: bool
     # How often the passwords of the instance were changed; 0 where there is none.
     generation: int
     addresses: frozenset[str]
@@ -155,6 +157,7 @@ def read(lines: Iterable[str]) -> HostFacts:
                 log=".manifest" in values["stored"],
                 formats=frozenset(formats),
             ),
+            network_filtered=bool(values["network_filtered"]),
             generation=int(values["generation"] or 0),
             addresses=frozenset(addresses),
             listeners=tuple(listeners),

@@ -70,7 +70,7 @@ def acl_file(settings: Settings, secrets: Secrets) -> File:
 
 def config_files(settings: Settings) -> list[File]:
     """redis.conf and the health check."""
-    conf = _template(
+    conf = template(
         "redis.conf.j2",
         settings=settings,
         sections=redisconf.directives(settings),
@@ -85,7 +85,7 @@ def config_files(settings: Settings) -> list[File]:
 
 def compose_file(settings: Settings, *, selinux: bool) -> File:
     """The Compose project. It names secrets by file, so it can be shown to anyone."""
-    text = _template(
+    text = template(
         "compose.yml.j2",
         s=settings,
         mounts=mounts(settings),
@@ -103,7 +103,7 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
 
 def logrotate_file(settings: Settings) -> File:
     """Rotation of Redis's log file."""
-    text = _template("logrotate.j2", s=settings, uid=REDIS_UID)
+    text = template("logrotate.j2", s=settings, uid=REDIS_UID)
     return File(f"/etc/logrotate.d/{settings.redis_name}", text, mode=0o644, uid=0, gid=0)
 
 
@@ -121,7 +121,8 @@ def _app_service(settings: Settings, service: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _template(name: str, **values: Any) -> str:
+def template(name: str, **values: Any) -> str:
+    """A file of templates/ with its values."""
     environment = Environment(
         loader=FileSystemLoader(PROJECT / "templates"),
         undefined=StrictUndefined,

@@ -78,6 +78,13 @@ def _address(value: object) -> str:
         raise ValueError(f"{value!r} is not an IP address, such as 127.0.0.1 or ::1") from None
 
 
+def _network(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(str(value)))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a network such as 10.0.0.0/24 or 10.0.0.7 ({error})") from None
+
+
 def _save_points(value: str) -> str:
     numbers = value.split()
     if len(numbers) % 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
@@ -137,6 +144,7 @@ Int = Annotated[int, BeforeValidator(_not_bool)]
 Float = Annotated[float, BeforeValidator(_not_bool)]
 Line = Annotated[str, AfterValidator(_one_line)]
 HostPath = Annotated[str, AfterValidator(_absolute)]
+Network = Annotated[str, BeforeValidator(_network)]
 Address = Annotated[str, BeforeValidator(_address)]
 Command = Annotated[str, BeforeValidator(_command_name)]
 # One word of an ACL rule, which neither an ACL file nor redis-cli reads as something else.
@@ -393,6 +401,14 @@ class Settings(BaseModel):
         "Addresses of the host on which the port is published. () publishes nothing: only containers on the "
         "network <redis_name>_backend reach Redis. A published port bypasses ufw.",
         section="Network",
+    )
+    redis_allow_from: tuple[Network, ...] = setting(
+        (),
+        "Networks that reach the published port from outside; all others are dropped before Docker sees them. (): "
+        "whoever reaches an address of redis_bind, which may then not be 0.0.0.0 or ::.",
+        cost="live",
+        section="Network",
+        example=["10.0.0.0/24"],
     )
 
     redis_unix_socket: bool = setting(
@@ -695,6 +711,17 @@ def _commands_usable(s: Settings) -> str | None:
     return f"{', '.join(lost)}: cannot be disabled or renamed; logins, the health check or RQ call it" if lost else None
 
 
+def _not_open_to_everybody(s: Settings) -> str | None:
+    open_to_all = [address for address in s.redis_bind if ipaddress.ip_address(address).is_unspecified]
+    if not open_to_all or s.redis_allow_from:
+        return None
+    return (
+        f"redis_bind: {', '.join(open_to_all)} publishes Redis on every address of the host, past ufw and without "
+        "encryption. Name an address of a private network, or the networks that may come in redis_allow_from "
+        "(['0.0.0.0/0', '::/0'] if it is to be everybody)"
+    )
+
+
 def _secrets_command_named(s: Settings) -> str | None:
     if (s.redis_secrets_source == "command") == bool(s.redis_secrets_command):
         return None
@@ -747,6 +774,7 @@ RELATIONS: tuple[Relation, ...] = (
     (("redis_image", "redis_image_source", "redis_image_archive"), _archive_named),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_distinct),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_usable),
+    (("redis_bind", "redis_allow_from"), _not_open_to_everybody),
     (("redis_secrets_source", "redis_secrets_command"), _secrets_command_named),
     (("redis_users",), _users_usable),
     (("redis_appendonly", "redis_save"), _persistence_kept),

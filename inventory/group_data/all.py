@@ -153,6 +153,10 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # <redis_name>_backend reach Redis. A published port bypasses ufw. [restarts Redis]
 # redis_bind = ["127.0.0.1"]
 
+# Networks that reach the published port from outside; all others are dropped before Docker sees them. ():
+# whoever reaches an address of redis_bind, which may then not be 0.0.0.0 or ::. [applied live]
+# redis_allow_from = []
+
 # Listen on <redis_root>/socket/redis.sock as well, for applications on the host itself. [restarts Redis]
 # redis_unix_socket = False
 

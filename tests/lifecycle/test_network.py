@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from sandbox import images
 from sandbox.hosts import Host
+from tests.host.target import listens
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.instance import Instance, wait_until
 
 # Asks for a login over a plain connection: "-NOAUTH" is Redis's own voice, and not that of a forgotten proxy.
 KNOCK = """
@@ -67,6 +69,8 @@ def test_redis_is_reached_exactly_at_the_addresses_of_the_settings(
     bind, port = published
     place = {LOOPBACK: LOOPBACK, LOOPBACK6: LOOPBACK6, OUTSIDE: str(host.address), ALL: ALL}
     settings: dict[str, Any] = {"redis_bind": [place[name] for name in bind], "redis_port": port}
+    if ALL in bind:
+        settings["redis_allow_from"] = ["0.0.0.0/0", "::/0"]
 
     result = deployer.deploy(host, **settings)
 
@@ -79,6 +83,116 @@ def test_redis_is_reached_exactly_at_the_addresses_of_the_settings(
     assert Instance(host, deployer.secrets(host)).call("PING") == ["PONG"]
     again = deployer.deploy(host, **settings)
     assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+# -- Networks that may come
+
+
+@pytest.fixture(scope="module")
+def filtered(host: Host, neighbour: Host, deployer: Deployer) -> Iterator[dict[str, Any]]:
+    """Settings by which the neighbour may come, and nobody else from outside; deployed."""
+    settings: dict[str, Any] = {"redis_bind": [ALL], "redis_allow_from": [f"{neighbour.address}/32", "192.0.2.0/24"]}
+    result = deployer.deploy(host, **settings)
+    assert result.returncode == 0, result.stderr
+    yield settings
+    assert deployer.deploy(host).returncode == 0
+
+
+def assert_only_the_neighbour_comes(host: Host, neighbour: Host) -> None:
+    address = str(host.address)
+    assert answers(neighbour, address, 6379) == "redis"
+    # This machine is on the same network, and not on the list.
+    assert not listens(address, 6379)
+    assert listens(address, 22)
+    # Whoever is on the host is not from outside.
+    assert answers(host, LOOPBACK, 6379) == "redis"
+    assert answers(host, address, 6379) == "redis"
+
+
+def test_only_the_named_networks_come_from_outside(
+    host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
+) -> None:
+    assert_only_the_neighbour_comes(host, neighbour)
+    again = deployer.deploy(host, **filtered)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_containers_on_its_network_come_in_any_case(host: Host, deployer: Deployer, filtered: dict[str, Any]) -> None:
+    assert filtered
+    backend = Instance(host, deployer.secrets(host)).inspect()["NetworkSettings"]["Networks"]["redis_backend"]
+    said = host.run(
+        f"docker run --rm --network redis_backend --entrypoint redis-cli {images.redis_reference()} "
+        f"-h {backend['IPAddress']} PING"
+    )
+    assert "NOAUTH" in said.stdout
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "systemctl restart docker",
+        # What an administrator does, and what ufw does.
+        "nft flush ruleset && systemctl restart docker",
+        "nft flush chain inet redoubt_redis outside",
+        "systemctl disable --now redis-network.service",
+        "echo >/srv/redis/network.nft",
+    ],
+)
+def test_what_is_undone_by_hand_is_put_back(
+    host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any], harm: str
+) -> None:
+    host.run(harm, check=True)
+    result = deployer.deploy(host, **filtered)
+    assert result.returncode == 0, result.stderr
+    assert_only_the_neighbour_comes(host, neighbour)
+    again = deployer.deploy(host, **filtered)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_a_boot_brings_it_back_before_the_engine(
+    host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
+) -> None:
+    assert filtered
+    host.restart()
+    wait_until(lambda: Instance(host, deployer.secrets(host)).health == "healthy", "Redis is back", 60)
+    assert_only_the_neighbour_comes(host, neighbour)
+    started = {
+        unit: int(host.run(f"systemctl show --property ActiveEnterTimestampMonotonic --value {unit}").stdout)
+        for unit in ("redis-network.service", "docker.service")
+    }
+    assert started["redis-network.service"] < started["docker.service"]
+
+
+def test_other_networks_are_let_in_and_out_without_a_restart(
+    host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
+) -> None:
+    redis = Instance(host, deployer.secrets(host))
+    before = redis.identity
+    elsewhere = {**filtered, "redis_allow_from": ["192.0.2.0/24"]}
+    assert deployer.deploy(host, **elsewhere).returncode == 0
+    assert answers(neighbour, str(host.address), 6379) == "closed"
+    everybody = {**filtered, "redis_allow_from": ["0.0.0.0/0"]}
+    assert deployer.deploy(host, **everybody).returncode == 0
+    assert listens(str(host.address), 6379)
+    assert redis.identity == before
+
+
+def test_without_networks_nothing_of_it_is_left(host: Host, deployer: Deployer, filtered: dict[str, Any]) -> None:
+    assert filtered
+    address: dict[str, Any] = {"redis_bind": [str(host.address)]}
+    assert deployer.deploy(host, **address).returncode == 0
+    assert listens(str(host.address), 6379)
+    left = host.run("nft list tables; ls /etc/systemd/system/*redis* /srv/redis/*.nft; systemctl list-units '*redis*'")
+    assert "redoubt_redis" not in left.stdout
+    assert "redis-network" not in left.stdout
+    again = deployer.deploy(host, **address)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_redis_for_everybody_is_refused_unless_it_is_meant(deployed: Host, deployer: Deployer) -> None:
+    result = deployer.deploy(deployed, redis_bind=[ALL])
+    assert result.returncode == 1
+    assert "redis_bind: 0.0.0.0 publishes Redis on every address of the host, past ufw" in result.stderr
 
 
 def test_a_long_backlog_is_really_given(deployed: Host, deployer: Deployer) -> None:

@@ -113,7 +113,7 @@ def test_a_queue_cannot_list_the_keys_of_others() -> None:
     ],
 )
 def test_the_url_is_the_one_that_works_on_the_host(bind: list[str], url: str) -> None:
-    settings = load({"redis_bind": bind, "redis_port": 6380})
+    settings = load({"redis_bind": bind, "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]})
     assert access.url(settings, access.users(settings)[0]) == url
 
 

@@ -37,6 +37,7 @@ format REDIS0012
 selinux
 logrotate /usr/sbin/logrotate
 generation 3
+network_filtered
 address 127.0.0.1
 address 10.0.0.5
 address ::1
@@ -47,6 +48,7 @@ listener LISTEN 0 128 [fe80::1%eth0]:546 [::]:*
 listener LISTEN 0 128 *:8080 *:*
 """
 FACTS = read(PROBE.splitlines())
+ALLOWED = {"redis_allow_from": ["10.0.0.0/8"]}
 
 
 def test_the_probe_is_read() -> None:
@@ -76,6 +78,7 @@ def test_the_probe_is_read() -> None:
             persistence=Persistence(
                 "yes", "900 1 300 10", "yes", dump=True, log=True, formats=frozenset({"REDIS0012"})
             ),
+            network_filtered=False,
             generation=3,
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(
@@ -135,7 +138,7 @@ def test_a_good_host_has_no_problems() -> None:
         ({}, {"redis_root": "/opt/redis"}, "redis_root = '/opt/redis', but redis has its data in /srv/redis"),
         ({}, {"redis_bind": ["10.0.0.6"]}, "10.0.0.6 is no address of this host; it has 10.0.0.5, 127.0.0.1, ::1"),
         ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is no address of this host"),
-        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::"]}, ":: is no address of this host"),
+        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::"], **ALLOWED}, ":: is no address of this host"),
         ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
         ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
         ({"name_taken": True}, {}, "there is a container redis that Redoubt did not make"),
@@ -149,7 +152,7 @@ def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: d
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.2", "10.0.0.5", "0.0.0.0", "::", "::1"])
 def test_addresses_of_the_host_may_be_bound(bind: str) -> None:
-    assert problems(load({"redis_bind": [bind]}), replace(FACTS, listeners=())) == []
+    assert problems(load({**ALLOWED, "redis_bind": [bind]}), replace(FACTS, listeners=())) == []
 
 
 def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
@@ -254,7 +257,7 @@ def test_an_unsupported_system_may_be_allowed() -> None:
 )
 def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bool) -> None:
     facts = replace(FACTS, addresses=frozenset(), listeners=(Listener(taken, 7000),))
-    assert bool(problems(load({"redis_port": 7000, "redis_bind": [wanted]}), facts)) is conflict
+    assert bool(problems(load({**ALLOWED, "redis_port": 7000, "redis_bind": [wanted]}), facts)) is conflict
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,23 @@ def test_a_user_that_cannot_be_is_refused(user: dict[str, Any], words: str) -> N
 def test_a_user_s_name_is_its_own_and_fit_for_a_file(name: str) -> None:
     with pytest.raises(SettingsError, match="redis_users"):
         load({"redis_users": {name: {"role": "session", "keys": ["shop:*"]}}})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"redis_bind": ["0.0.0.0"]}, "redis_bind: 0.0.0.0 publishes Redis on every address"),
+        ({"redis_bind": ["127.0.0.1", "::"]}, "redis_bind: :: publishes Redis on every address"),
+        ({"redis_allow_from": ["10.0.0.1/24"]}, "redis_allow_from[0] = '10.0.0.1/24'"),
+        ({"redis_allow_from": ["office"]}, "redis_allow_from[0] = 'office': 'office' is not a network"),
+    ],
+)
+def test_redis_is_not_open_to_everybody_by_accident(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(data)
+    assert words in str(caught.value)
+
+
+def test_redis_may_be_open_to_named_networks_and_even_to_everybody() -> None:
+    load({"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["10.0.0.0/8", "2001:db8::/32"]})
+    load({"redis_bind": ["0.0.0.0"], "redis_allow_from": ["0.0.0.0/0"]})

@@ -1,0 +1,55 @@
+"""Who reaches the published port from outside: a table of nftables of the instance's own, and the unit that loads it.
+
+Docker forwards what comes to a published port past the chains in which ufw and its like have their rules. This table
+looks at a packet before Docker translates its address, and before the engine's own proxy, in a place that neither the
+engine nor a firewall clears.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+
+from redoubt.render import template
+from redoubt.settings import Settings
+from redoubt.tree import Absent, File
+
+
+def table(settings: Settings) -> str:
+    """The name of the table. nftables knows no hyphens in names without quotes."""
+    return f"redoubt_{settings.redis_name.replace('-', '_')}"
+
+
+def unit(settings: Settings) -> str:
+    """The name of the unit that loads the table at boot, before the engine starts."""
+    return f"{settings.redis_name}-network.service"
+
+
+def is_filtered(settings: Settings) -> bool:
+    """Whether somebody outside is kept from the published port."""
+    return bool(settings.redis_bind and settings.redis_allow_from)
+
+
+def files(settings: Settings) -> list[File | Absent]:
+    """The table and its unit; none of them where nobody is kept out."""
+    rules, service = f"{settings.root}/network.nft", f"/etc/systemd/system/{unit(settings)}"
+    if not is_filtered(settings):
+        return [Absent(rules), Absent(service)]
+    text = template(
+        "network.nft.j2", s=settings, table=table(settings), refused=list(refused(settings.redis_allow_from))
+    )
+    loader = template("network.service.j2", s=settings, table=table(settings))
+    return [
+        File(rules, text, mode=0o644, uid=0, gid=0),
+        File(service, loader, mode=0o644, uid=0, gid=0),
+    ]
+
+
+def refused(allowed: Iterable[str]) -> Iterable[str]:
+    """What nftables says of the sources that may not come, a rule for each family of addresses."""
+    networks = [ipaddress.ip_network(network) for network in allowed]
+    for family, version in (("ip", 4), ("ip6", 6)):
+        own = [network for network in networks if network.version == version]
+        if any(network.prefixlen == 0 for network in own):
+            continue
+        merged = ipaddress.collapse_addresses(own)  # type: ignore[type-var]
+        sources = ", ".join(map(str, merged))
+        yield f"{family} saddr != {{ {sources} }}" if sources else f"meta nfproto ipv{version}"

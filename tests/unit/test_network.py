@@ -1,0 +1,38 @@
+"""Network: whom the filter before the published port keeps out."""
+
+import pytest
+
+from redoubt import network
+from redoubt.settings import load
+from redoubt.tree import Absent, File
+
+
+@pytest.mark.parametrize(
+    ("allowed", "rules"),
+    [
+        (["10.0.0.0/8"], ["ip saddr != { 10.0.0.0/8 }", "meta nfproto ipv6"]),
+        (["10.0.0.7", "10.0.0.0/24", "192.0.2.1"], ["ip saddr != { 10.0.0.0/24, 192.0.2.1/32 }", "meta nfproto ipv6"]),
+        (["2001:db8::/32"], ["meta nfproto ipv4", "ip6 saddr != { 2001:db8::/32 }"]),
+        (["0.0.0.0/0"], ["meta nfproto ipv6"]),
+        (["0.0.0.0/0", "::/0"], []),
+    ],
+)
+def test_all_sources_but_the_named_ones_are_refused(allowed: list[str], rules: list[str]) -> None:
+    assert list(network.refused(allowed)) == rules
+
+
+def test_without_networks_or_without_a_port_there_is_no_filter() -> None:
+    for data in ({}, {"redis_allow_from": ["10.0.0.0/8"], "redis_bind": []}):
+        assert all(isinstance(entry, Absent) for entry in network.files(load(data)))
+
+
+def test_two_instances_have_tables_and_units_of_their_own() -> None:
+    made = [
+        (network.table(settings), network.unit(settings), *(entry.path for entry in network.files(settings)))
+        for name in ("redis", "redis-queue")
+        for settings in [load({"redis_name": name, "redis_allow_from": ["10.0.0.0/8"]})]
+    ]
+    assert not set(made[0]) & set(made[1])
+    (rules, _) = network.files(load({"redis_name": "q", "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]}))
+    assert isinstance(rules, File)
+    assert "tcp dport 6380 ip saddr != { 10.0.0.0/8 } drop" in rules.content
