@@ -139,6 +139,15 @@ HARMS = [
         changes=(START,),
     ),
     Harm(
+        "limits in the kernel, which the engine does not look at",
+        # By version 2 or 1 of cgroups.
+        shell="pid=$(docker inspect --format '{{{{.State.Pid}}}}' redis); cd /sys/fs/cgroup; "
+        "if [ -e cgroup.controllers ]; then echo max >.$(sed -n 's/^0:://p' /proc/$pid/cgroup)/memory.swap.max; "
+        "else echo -1 >memory$(sed -n 's/.*:memory://p' /proc/$pid/cgroup)/memory.memsw.limit_in_bytes; fi",
+        says=("redis is held by the kernel to swap = no limit, the settings say 0",),
+        changes=(START,),
+    ),
+    Harm(
         "users of the running Redis",
         redis=(
             "ACL SETUSER eve on nopass ~* +@all",
