@@ -34,6 +34,12 @@ if [ "${pid:-0}" -gt 0 ] && [ -d "/proc/$pid/root" ]; then
     done
 fi
 
+# Where the host listens, with the queues that the kernel gave, and the most that it gives.
+echo "@@listeners"
+ss -Hltn 2>/dev/null
+echo "@@somaxconn"
+cat /proc/sys/net/core/somaxconn 2>/dev/null
+
 # Passwords and the new name of CONFIG go in on standard input: arguments are visible in ps. What comes back is
 # shown when pyinfra is asked for its output: no hash of a password, and no name that Redis does not know.
 if [ "$(docker inspect --format '{{.State.Running}}' "$INSTANCE" 2>/dev/null)" = true ]; then

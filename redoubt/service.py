@@ -54,7 +54,8 @@ class ServiceState:
     without the hashes of passwords; empty likewise. ``passwords`` are the users whose passwords are not those of the
     ACL file, ``admin`` when Redis refuses the deploy's own. ``detached`` are directories below the root that the
     container has as they were before they were removed or replaced. ``kernel`` are the files of Redis's cgroup by their
-    names, those of version 1 or 2; empty while Redis does not run.
+    names, those of version 1 or 2; empty while Redis does not run. ``queues`` say how many connections may wait where
+    the host listens, by ``address:port`` as ss writes it; ``somaxconn`` is the most that the kernel gives by now.
     """
 
     hashes: dict[str, str]
@@ -66,6 +67,8 @@ class ServiceState:
     passwords: tuple[str, ...] = ()
     detached: tuple[str, ...] = ()
     kernel: Mapping[str, str] = field(default_factory=dict)
+    queues: Mapping[str, int] = field(default_factory=dict)
+    somaxconn: int = 0
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -93,6 +96,8 @@ def read(lines: Iterable[str]) -> ServiceState:
         passwords=("admin",) if refused else tuple(sections.get("passwords", [])),
         detached=tuple(sections.get("detached", [])),
         kernel=dict(line.split(" ", 1) for line in sections.get("kernel", [])),
+        queues={fields[3]: int(fields[2]) for fields in map(str.split, sections.get("listeners", []))},
+        somaxconn=int("".join(sections.get("somaxconn", [])) or 0),
     )
 
 
@@ -190,6 +195,7 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
     ]
     if container.config_hash == state.hashes[container.service]:
         found += _not_held(settings, container, state.kernel)
+        found += _short_queues(settings, state)
     if state.config:
         found += [
             f"runs with {name} = {running!r}, the settings say {wanted!r}"
@@ -246,6 +252,21 @@ def _not_held(settings: Settings, container: Container, kernel: Mapping[str, str
         f"the settings say {wanted:.12g}"
         for name, key, wanted, tolerance in rules
         if name in held and container.limits.get(key) == asked[key] and abs(held[name] - wanted) >= tolerance
+    ]
+
+
+def _short_queues(settings: Settings, state: ServiceState) -> list[str]:
+    """The published addresses that hold fewer waiting connections than Redis, where the kernel gives more by now.
+
+    The engine's listener asks for all that the kernel gives, once: when the container starts.
+    """
+    wanted = min(settings.redis_tcp_backlog, state.somaxconn)
+    addresses = (f"[{address}]" if ":" in address else address for address in settings.redis_bind)
+    listeners = (f"{address}:{settings.redis_port}" for address in addresses)
+    return [
+        f"lets {state.queues[one]} connections wait at {one}, the settings say {settings.redis_tcp_backlog}"
+        for one in listeners
+        if state.queues.get(one, wanted) < wanted
     ]
 
 

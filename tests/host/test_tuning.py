@@ -53,6 +53,19 @@ def test_backlog_is_the_one_of_the_settings(host: Host, settings: Settings, kern
     assert redis == {settings.redis_tcp_backlog}
 
 
+def test_published_addresses_have_the_backlog_as_well(host: Host, settings: Settings) -> None:
+    """The engine listens there in Redis's place, with the ceiling that it found when the container started."""
+    ceiling = int(host.file("/proc/sys/net/core/somaxconn").content_string)
+    wanted = settings.redis_tcp_backlog if settings.redis_host_tuning else min(settings.redis_tcp_backlog, ceiling)
+    listing = host.check_output(f"ss --no-header --listening --tcp --numeric sport = :{settings.redis_port}")
+    queues = {
+        fields[3].rpartition(":")[0].strip("[]"): int(fields[2]) for fields in map(str.split, listing.splitlines())
+    }
+    assert {address: queues[address] >= wanted for address in settings.redis_bind} == dict.fromkeys(
+        settings.redis_bind, True
+    ), queues
+
+
 @pytest.mark.kernel
 @pytest.mark.disrupts
 @pytest.mark.usefixtures("back_healthy")

@@ -148,6 +148,13 @@ HARMS = [
         changes=(START,),
     ),
     Harm(
+        "started while the kernel gave short queues",
+        shell="before=$(sysctl -n net.core.somaxconn); sysctl -w net.core.somaxconn=128; docker restart redis; "
+        "sysctl -w net.core.somaxconn=$before",
+        says=("redis lets 128 connections wait at 127.0.0.1:6379, the settings say 511",),
+        changes=(START,),
+    ),
+    Harm(
         "users of the running Redis",
         redis=(
             "ACL SETUSER eve on nopass ~* +@all",

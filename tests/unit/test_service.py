@@ -85,6 +85,29 @@ def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str],
     assert drift(SETTINGS, replace(current, hashes={"redis": "other"})).replace == ()
 
 
+@pytest.mark.parametrize(
+    ("queues", "somaxconn", "short"),
+    [
+        ({"127.0.0.1:6379": 128, "[::1]:6379": 4096}, 65535, ("127.0.0.1:6379",)),
+        ({"127.0.0.1:6379": 511, "[::1]:6379": 510}, 65535, ("[::1]:6379",)),
+        # More than is needed; less than is needed and all that there is; another's; an engine that does not listen.
+        ({"127.0.0.1:6379": 4096, "[::1]:6379": 4096}, 65535, ()),
+        ({"127.0.0.1:6379": 128, "[::1]:6379": 128}, 128, ()),
+        ({"127.0.0.1:6380": 5, "10.0.0.5:6379": 5}, 65535, ()),
+        ({}, 65535, ()),
+    ],
+)
+def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
+    queues: dict[str, int], somaxconn: int, short: tuple[str, ...]
+) -> None:
+    settings = load({"redis_bind": ["127.0.0.1", "::1"]})
+    found = drift(settings, replace(RIGHT, queues=queues, somaxconn=somaxconn))
+    assert found.reasons == tuple(
+        f"redis lets {queues[one]} connections wait at {one}, the settings say 511" for one in short
+    )
+    assert found.replace == (("redis",) if short else ())
+
+
 @pytest.mark.parametrize("value", [0, None])
 def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | None) -> None:
     assert not drift(SETTINGS, state(limits={**LIMITS, "MemoryReservation": value}))
@@ -211,6 +234,11 @@ def test_the_script_s_output_is_read() -> None:
         "@@kernel",
         "memory.swap.max 0",
         "cpu.max 100000 100000",
+        "@@listeners",
+        "LISTEN 0      4096       127.0.0.1:6379      0.0.0.0:*",
+        "LISTEN 0      128             [::]:22           [::]:*",
+        "@@somaxconn",
+        "65535",
         "@@config",
         "OK",
         "maxmemory",
@@ -234,6 +262,8 @@ def test_the_script_s_output_is_read() -> None:
         passwords=("health",),
         detached=("logs",),
         kernel={"memory.swap.max": "0", "cpu.max": "100000 100000"},
+        queues={"127.0.0.1:6379": 4096, "[::]:22": 128},
+        somaxconn=65535,
     )
 
 
