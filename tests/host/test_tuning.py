@@ -6,6 +6,7 @@ import pytest
 from testinfra.host import Host
 
 from redoubt.settings import Settings
+from tests.host import sysctl
 from tests.host.kernel import Kernel
 from tests.host.target import quoted, until
 
@@ -30,10 +31,9 @@ def test_huge_pages_are_given_only_to_who_asks(host: Host) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("name", SYSCTLS)
 def test_next_boot_sets_the_kernel_up_alike(host: Host, name: str) -> None:
-    """As systemd would read all files of sysctl.d: the last one that names a value wins, whoever wrote it."""
+    """As systemd would read all files of sysctl.d, whoever wrote them."""
     files = host.check_output("/usr/lib/systemd/systemd-sysctl --cat-config")
-    named = re.findall(rf"^-?{re.escape(name)}\s*=\s*(\S+)", files, re.MULTILINE)
-    assert named[-1:] == [SYSCTLS[name]]
+    assert sysctl.at_boot(files, name) == SYSCTLS[name]
 
 
 @pytest.mark.kernel
@@ -51,6 +51,14 @@ def test_backlog_is_the_one_of_the_settings(host: Host, settings: Settings, kern
     backlogs = {fields[3]: int(fields[2]) for fields in map(str.split, listing.splitlines())}
     redis = {backlog for address, backlog in backlogs.items() if address.endswith(":6379")}
     assert redis == {settings.redis_tcp_backlog}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("unit", ["systemd-sysctl.service", "systemd-tmpfiles-setup.service"])
+def test_next_boot_reads_these_files(host: Host, unit: str) -> None:
+    """Neither masked nor taken out of the boot."""
+    assert host.check_output(f"systemctl show --value --property LoadState {unit}") == "loaded"
+    assert unit in host.check_output("systemctl show --value --property Wants sysinit.target").split()
 
 
 def test_published_addresses_have_the_backlog_as_well(host: Host, settings: Settings) -> None:
