@@ -178,9 +178,9 @@ def test_after_a_power_cut_redis_is_back_by_itself_with_all_that_was_flushed(
         assert len(there) >= demanded
         written = len(load.acknowledged)
         with capsys.disabled():
-            lost = max(0, written - len(there))
+            lost, before = max(0, written - len(there)), max(0, cut - load.acknowledged[-1])
             print(
-                f"\n{target.entry.name}: {written} writes until {max(0, cut - load.acknowledged[-1]):.2f} s before the cut, "
+                f"\n{target.entry.name}: {written} writes until {before:.2f} s before the cut, "
                 f"the last {lost} of them lost; the settings promise {demanded}"
             )
 
