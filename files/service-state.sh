@@ -25,7 +25,22 @@ if [ "${pid:-0}" -gt 0 ] && [ -d "/proc/$pid/root" ]; then
     for mount in $MOUNTS; do
         [ "${mount%%:*}" -ef "/proc/$pid/root${mount#*:}" ] || echo "${mount%%:*}"
     done
+    # What the kernel holds it to, whatever the engine once asked for: systemd sets limits anew at every daemon-reload.
+    echo "@@kernel"
+    for file in memory.max memory.swap.max pids.max cpu.max \
+        memory.limit_in_bytes memory.memsw.limit_in_bytes cpu.cfs_quota_us cpu.cfs_period_us; do
+        kind=
+        [ -e /sys/fs/cgroup/cgroup.controllers ] || kind=${file%%.*}
+        path=$(sed -n "s/^[0-9]*:\([^:]*,\)\{0,1\}$kind\(,[^:]*\)\{0,1\}://p" "/proc/$pid/cgroup" | head -n 1)
+        [ ! -r "/sys/fs/cgroup/$kind$path/$file" ] || echo "$file $(cat "/sys/fs/cgroup/$kind$path/$file")"
+    done
 fi
+
+# Where the host listens, with the queues that the kernel gave, and the most that it gives.
+echo "@@listeners"
+ss -Hltn 2>/dev/null
+echo "@@somaxconn"
+cat /proc/sys/net/core/somaxconn 2>/dev/null
 
 # Passwords and the new name of CONFIG go in on standard input: arguments are visible in ps. What comes back is
 # shown when pyinfra is asked for its output: no hash of a password, and no name that Redis does not know.

@@ -1,13 +1,15 @@
 """The Compose service as it should run and as it runs: pure decisions over what ``files/service-state.sh`` prints."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from redoubt import access, redisconf
 from redoubt.settings import Settings
+from redoubt.sizes import KIB
 
 _HASH_LABEL = "com.docker.compose.config-hash"
 _SERVICE_LABEL = "com.docker.compose.service"
@@ -15,6 +17,10 @@ _ONE_OFF_LABEL = "com.docker.compose.oneoff"
 
 # What docker inspect says in numbers of the limits that can be changed on a running container.
 _NUMBERS = ("Memory", "MemoryReservation", "NanoCpus", "CpuShares", "PidsLimit")
+
+# The largest page of any kernel: it cuts limits of memory to whole ones.
+_PAGE = 64 * KIB
+_MOST = 2**62
 
 # Redis reads the names of commands when it starts, the health check its password every time.
 _COMMANDS = "secrets/server/commands.conf"
@@ -56,7 +62,9 @@ class ServiceState:
     ``config`` is the answer to CONFIG GET *; empty when Redis did not answer. ``acl`` are the lines of ACL LIST
     without the hashes of passwords; empty likewise. ``passwords`` are the users whose passwords are not those of the
     ACL file, ``admin`` when Redis refuses the deploy's own. ``detached`` are directories below the root that the
-    container has as they were before they were removed or replaced.
+    container has as they were before they were removed or replaced. ``kernel`` are the files of Redis's cgroup by their
+    names, those of version 1 or 2; empty while Redis does not run. ``queues`` say how many connections may wait where
+    the host listens, by ``address:port`` as ss writes it; ``somaxconn`` is the most that the kernel gives by now.
     """
 
     hashes: dict[str, str]
@@ -68,6 +76,9 @@ class ServiceState:
     passwords: tuple[str, ...] = ()
     detached: tuple[str, ...] = ()
     networks: dict[str, Network] = field(default_factory=dict)
+    kernel: Mapping[str, str] = field(default_factory=dict)
+    queues: Mapping[str, int] = field(default_factory=dict)
+    somaxconn: int = 0
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -98,6 +109,9 @@ def read(lines: Iterable[str]) -> ServiceState:
             inspected["Name"]: _network(inspected)
             for inspected in json.loads("".join(sections.get("networks", [])) or "[]")
         },
+        kernel=dict(line.split(" ", 1) for line in sections.get("kernel", [])),
+        queues={fields[3]: int(fields[2]) for fields in map(str.split, sections.get("listeners", []))},
+        somaxconn=int("".join(sections.get("somaxconn", [])) or 0),
     )
 
 
@@ -214,6 +228,9 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
         if container.config_hash == state.hashes[container.service]
         and container.limits.get(name, wanted) not in (wanted, 0, None)
     ]
+    if container.config_hash == state.hashes[container.service]:
+        found += _not_held(settings, container, state.kernel)
+        found += _short_queues(settings, state)
     if state.config:
         found += [
             f"runs with {name} = {running!r}, the settings say {wanted!r}"
@@ -251,6 +268,65 @@ def _limits(settings: Settings) -> dict[str, int | str]:
         "PidsLimit": settings.redis_container_pids,
         "RestartPolicy": settings.redis_restart,
     }
+
+
+def _not_held(settings: Settings, container: Container, kernel: Mapping[str, str]) -> list[str]:
+    """The limits that the kernel holds Redis to and that are not the settings', where the engine says that they are.
+
+    Weights and reservations are left out: the kernel has them on scales of its own, and they hold nothing back.
+    """
+    held = _held(kernel)
+    asked = _limits(settings)
+    rules: tuple[tuple[str, str, float, float], ...] = (
+        ("memory", "Memory", settings.memory_limit, _PAGE),
+        ("swap", "Memory", 0, _PAGE),
+        # systemd keeps a quota in hundredths of a core.
+        ("cpus", "NanoCpus", settings.redis_container_cpus, 0.011),
+        ("pids", "PidsLimit", settings.redis_container_pids, 1),
+    )
+    return [
+        f"is held by the kernel to {name} = {'no limit' if math.isinf(held[name]) else f'{held[name]:.12g}'}, "
+        f"the settings say {wanted:.12g}"
+        for name, key, wanted, tolerance in rules
+        if name in held and container.limits.get(key) == asked[key] and abs(held[name] - wanted) >= tolerance
+    ]
+
+
+def _short_queues(settings: Settings, state: ServiceState) -> list[str]:
+    """The published addresses that hold fewer waiting connections than Redis, where the kernel gives more by now.
+
+    The engine's listener asks for all that the kernel gives, once: when the container starts.
+    """
+    wanted = min(settings.redis_tcp_backlog, state.somaxconn)
+    addresses = (f"[{address}]" if ":" in address else address for address in settings.redis_bind)
+    listeners = (f"{address}:{settings.redis_port}" for address in addresses)
+    return [
+        f"lets {state.queues[one]} connections wait at {one}, the settings say {settings.redis_tcp_backlog}"
+        for one in listeners
+        if state.queues.get(one, wanted) < wanted
+    ]
+
+
+def _held(kernel: Mapping[str, str]) -> dict[str, float]:
+    """Bytes, cores and processes, infinity for no limit; nothing of what the kernel does not have."""
+    numbers = {
+        # Version 1 writes no limit as -1, or as the most pages that it can count.
+        name: [math.inf if word in ("max", "-1") or int(word) > _MOST else int(word) for word in text.split()]
+        for name, text in kernel.items()
+    }
+    limits: dict[str, float] = {}
+    for name, file in (("memory", "memory.max"), ("swap", "memory.swap.max"), ("pids", "pids.max")):
+        if file in numbers:
+            (limits[name],) = numbers[file]
+    # Version 1 counts memory and swap together.
+    if "memory.limit_in_bytes" in numbers:
+        (limits["memory"],) = numbers["memory.limit_in_bytes"]
+        if both := numbers.get("memory.memsw.limit_in_bytes"):
+            limits["swap"] = both[0] - limits["memory"]
+    quota = numbers.get("cpu.max") or numbers.get("cpu.cfs_quota_us", []) + numbers.get("cpu.cfs_period_us", [])
+    if len(quota) == 2:
+        limits["cpus"] = quota[0] / quota[1]
+    return limits
 
 
 def wait_timeout(settings: Settings) -> int:

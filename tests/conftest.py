@@ -122,6 +122,21 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         lines.append(
             "left out: tests/lifecycle, which makes and breaks disposable hosts (without --inventory: included)"
         )
+    return lines + _said_left_out(config, fleet)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """At the end again: -q shows no header, and a number of tests that were deselected says nothing."""
+    fleet = config.stash.get(FLEET, None)
+    # A smoke run has a fleet, and leaves it to others to look at it.
+    if fleet is not None and config.option.hosts:
+        for line in _said_left_out(config, fleet):
+            terminalreporter.write_line(line)
+
+
+def _said_left_out(config: pytest.Config, fleet: Fleet) -> list[str]:
+    """What is left out on which hosts, in words."""
+    lines = []
     for what, is_unprovable in UNPROVABLE.values():
         names = [target.entry.name for target in fleet.targets.values() if is_unprovable(target)]
         lines += [f"left out on {', '.join(names)}: {what}"] if names else []

@@ -52,6 +52,11 @@ def container(target: Target) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def kernel(target: Target) -> Kernel:
     """What the host's kernel says of it."""
+    return kernel_of(target)
+
+
+def kernel_of(target: Target) -> Kernel:
+    """What the host's kernel says of the container now."""
     script = kernels.SCRIPT % quoted(target.settings.redis_name)
     return kernels.read(target.host.check_output(script).splitlines())
 

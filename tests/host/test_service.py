@@ -7,6 +7,7 @@ import pytest
 from testinfra.host import Host
 
 from redoubt.settings import Settings
+from tests.host.conftest import kernel_of
 from tests.host.kernel import Kernel, weights
 from tests.host.target import Target, quoted
 
@@ -49,6 +50,21 @@ def test_memory_is_reserved(kernel: Kernel, settings: Settings) -> None:
 def test_redis_never_swaps(kernel: Kernel) -> None:
     """A swapping Redis stalls every client: no swap on top of its memory."""
     assert kernel.limits.swap == 0
+
+
+@pytest.mark.security("container isolation")
+@pytest.mark.writes
+def test_limits_outlive_what_any_package_does_to_systemd(target: Target) -> None:
+    """A daemon-reload and a new unit: systemd sets the limits of all anew, by what it knows of them."""
+    target.host.check_output("systemctl daemon-reload && systemd-run --wait --quiet true")
+    limits = kernel_of(target).limits
+    settings = target.settings
+    assert (limits.memory, limits.swap) == (settings.memory_limit // PAGE * PAGE, 0)
+    assert (limits.reservation, limits.pids) == (
+        settings.memory_reservation // PAGE * PAGE,
+        settings.redis_container_pids,
+    )
+    assert limits.cpus == pytest.approx(settings.redis_container_cpus, abs=0.01)
 
 
 @pytest.mark.security("container isolation")

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +173,21 @@ def test_a_host_that_cannot_be_reached_fails_the_deploy_and_the_others_are_deplo
     assert "[lifecycle-dead] Could not connect" in done.stderr
     assert Instance(blank, deployer.secrets(blank)).health == "healthy"
     assert not os.path.exists(deployer.secrets_dir / "lifecycle-dead")
+
+
+def test_what_the_acceptance_suite_leaves_out_is_said_where_it_says_little_else(
+    deployed: Host, deployer: Deployer
+) -> None:
+    """With -q there is no header, and "9 deselected" would be all."""
+    command = [sys.executable, "-m", "pytest", "tests/host/test_tuning.py", "-q", "--inventory"]
+    done = subprocess.run(
+        [*command, str(deployer.inventory(deployed))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    said = done.stdout.splitlines()
+    assert f"left out on {deployed.name}: the kernel's settings (redis_host_tuning = False: nobody set them)" in said

@@ -139,6 +139,22 @@ HARMS = [
         changes=(START,),
     ),
     Harm(
+        "limits in the kernel, which the engine does not look at",
+        # By version 2 or 1 of cgroups.
+        shell="pid=$(docker inspect --format '{{{{.State.Pid}}}}' redis); cd /sys/fs/cgroup; "
+        "if [ -e cgroup.controllers ]; then echo max >.$(sed -n 's/^0:://p' /proc/$pid/cgroup)/memory.swap.max; "
+        "else echo -1 >memory$(sed -n 's/.*:memory://p' /proc/$pid/cgroup)/memory.memsw.limit_in_bytes; fi",
+        says=("redis is held by the kernel to swap = no limit, the settings say 0",),
+        changes=(START,),
+    ),
+    Harm(
+        "started while the kernel gave short queues",
+        shell="before=$(sysctl -n net.core.somaxconn); sysctl -w net.core.somaxconn=128; docker restart redis; "
+        "sysctl -w net.core.somaxconn=$before",
+        says=("redis lets 128 connections wait at 127.0.0.1:6379, the settings say 511",),
+        changes=(START,),
+    ),
+    Harm(
         "users of the running Redis",
         redis=(
             "ACL SETUSER eve on nopass ~* +@all",

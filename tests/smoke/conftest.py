@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,8 @@ _MACHINE = "lifecycle-smoke"
 # The kernel restarts the machine at once, without writing anything (kernel: admin-guide/sysrq.rst).
 _RESET = "echo b >/proc/sysrq-trigger"
 REBOOTS = "reboots"
+OWN_BOOT = Path("/proc/sys/kernel/random/boot_id")
+LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +47,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{REBOOTS}: reboots the hosts, or cuts their power; --{REBOOTS} includes it")
     if config.option.hosts:
         raise pytest.UsageError("a smoke run deploys: name its hosts by an inventory (--inventory), not by --hosts")
+    if config.option.reboots and not bridge.is_disposable(config.option.inventory):
+        _refuse_this_machine(config.option.inventory)
+
+
+def _refuse_this_machine(inventory: str) -> None:
+    try:
+        entries = bridge.read(inventory)
+    except bridge.BridgeError as error:
+        raise pytest.UsageError(str(error)) from None
+    if any(entry.is_local for entry in entries):
+        raise pytest.UsageError(
+            f"--{REBOOTS} would reboot {bridge.LOCAL}, the machine that these tests run on, and end them: "
+            f"run them from another machine, or leave --{REBOOTS} out"
+        )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was left out, by the acceptance suite too, whose own words are not shown. -q shows no header."""
+    for line in _no_reboots(config):
+        terminalreporter.write_line(line)
+    for line in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(f"tests/host: {line}")
 
 
 def _may_reboot(config: pytest.Config) -> bool:
@@ -53,8 +78,11 @@ def _may_reboot(config: pytest.Config) -> bool:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     if bridge.is_disposable(config.option.inventory):
         return ["smoke run: on a virtual machine that is made for it"]
-    left_out = [] if _may_reboot(config) else [f"left out: what reboots the hosts (--{REBOOTS} includes it)"]
-    return [f"smoke run: on the hosts of {config.option.inventory}", *left_out]
+    return [f"smoke run: on the hosts of {config.option.inventory}", *_no_reboots(config)]
+
+
+def _no_reboots(config: pytest.Config) -> list[str]:
+    return [] if _may_reboot(config) else [f"left out: what reboots the hosts (--{REBOOTS} includes it)"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -78,6 +106,7 @@ class Smoke:
     options: tuple[str, ...]
     machine: Host | None = None
     fleet: Fleet | None = field(default=None, repr=False)
+    left_out: list[str] = field(default_factory=list)
 
     def deploy(self) -> Result:
         """``pyinfra -y <inventory> deploy.py``"""
@@ -91,8 +120,10 @@ class Smoke:
             command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        # What no other run proves must not be left out of this one in silence.
+        # What no other run proves must not be left out of this one, nor of others in silence.
         assert self.machine is None or UNPROVABLE["kernel"][0] not in done.stdout
+        said = re.findall(r"^left out on .*", done.stdout, re.MULTILINE)
+        self.left_out += [line for line in dict.fromkeys(said) if line not in self.left_out]
         counted = re.search(r"^=+ (\d+) passed", done.stdout, re.MULTILINE)
         assert counted, done.stdout
         return int(counted[1])
@@ -105,16 +136,20 @@ class Smoke:
 
     def reboot(self) -> None:
         """Reboot all hosts in good order, and wait until they are up again."""
-        before = [(target, _boot_id(target)) for target in self.targets]
+        before = self.boots()
         for target in self.targets:
             # In the background: the connection does not outlive it.
             target.run("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")
         self._hang_up()
         _await_boots(before)
 
-    def cut_power(self) -> None:
-        """End all hosts at once, with whatever they had not written, and wait until they are up again."""
-        before = [(target, _boot_id(target)) for target in self.targets]
+    def cut_power(self) -> float:
+        """End all hosts at once, with whatever they had not written, and wait until they are up again.
+
+        Returns when it was (time.monotonic).
+        """
+        before = self.boots()
+        cut = time.monotonic()
         if self.machine is not None:
             self.machine.kill()
         else:
@@ -125,6 +160,16 @@ class Smoke:
         if self.machine is not None:
             self.machine.start()
         _await_boots(before)
+        return cut
+
+    def boots(self) -> list[tuple[Target, str]]:
+        """The hosts and their boots. Fails when one runs on the kernel of this machine, which would end with it."""
+        before = [(target, _boot_id(target)) for target in self.targets]
+        here = [target.entry.name for target, boot in before if boot == OWN_BOOT.read_text().strip()]
+        assert not here, (
+            f"{', '.join(here)}: its kernel is that of this machine, where these tests run; nothing was done"
+        )
+        return before
 
     def _hang_up(self) -> None:
         for target in self.targets:
@@ -157,16 +202,17 @@ def _await_boots(before: list[tuple[Target, str]]) -> None:
 def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
     """The run: on the hosts of --inventory, or on a virtual machine that is made for it and removed afterwards."""
     config = request.config
+    left_out = config.stash[LEFT_OUT] = []
     inventory: str = config.option.inventory
     if not bridge.is_disposable(inventory):
         chosen = {name: getattr(config.option, name) for name in ("writes", "disrupts")}
-        yield Smoke(inventory, tuple(f"--{name}" for name, wanted in chosen.items() if wanted))
+        yield Smoke(inventory, tuple(f"--{name}" for name, wanted in chosen.items() if wanted), left_out=left_out)
     else:
         _remove_machine()  # of a run that was broken off: this one starts from a bare one
         try:
             machine = hosts.up(_MACHINE, kind="vm")
             path = Deployer(tmp_path_factory.mktemp("smoke")).inventory(machine)
-            yield Smoke(str(path), ("--writes", "--disrupts"), machine)
+            yield Smoke(str(path), ("--writes", "--disrupts"), machine, left_out=left_out)
         finally:
             _remove_machine()
 

@@ -9,6 +9,7 @@ import yaml
 from redoubt import access, render
 from redoubt.secretstore import Secrets
 from redoubt.settings import load
+from redoubt.sizes import MIB
 from redoubt.tree import Absent, File
 
 SECRETS = Secrets(
@@ -61,6 +62,12 @@ def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
 @pytest.mark.parametrize(("backlog", "sysctls"), [(511, None), (4096, None), (4097, {"net.core.somaxconn": 4097})])
 def test_redis_s_own_network_has_the_ceiling_that_the_backlog_needs(backlog: int, sysctls: dict[str, int]) -> None:
     assert compose(redis_tcp_backlog=backlog)["services"]["redis"].get("sysctls") == sysctls
+
+
+def test_systemd_is_told_of_a_limit_of_swap_that_the_kernel_rounds_to_none() -> None:
+    """runc leaves a limit of 0 out, and what is less than a page is none."""
+    redis = compose(redis_container_memory="1536M")["services"]["redis"]
+    assert 0 < redis["memswap_limit"] - 1536 * MIB < 4096
 
 
 def test_the_memory_reservation_never_exceeds_the_limit() -> None:

@@ -31,6 +31,15 @@ RIGHT = ServiceState(
 )
 
 
+V1 = {
+    "memory.limit_in_bytes": "1610612736",
+    "memory.memsw.limit_in_bytes": "1610612736",
+    "pids.max": "128",
+    "cpu.cfs_quota_us": "100000",
+    "cpu.cfs_period_us": "100000",
+}
+V2 = {"memory.max": "1610612736", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "100000 100000"}
+
 ACL = (
     *(f"user {one.name} on sanitize-payload # {one.rules(SETTINGS.server_version)}" for one in access.users(SETTINGS)),
     "user default off sanitize-payload ~* &* +@all",
@@ -51,9 +60,59 @@ def test_a_paused_service_is_resumed_and_keeps_its_container() -> None:
     assert drift(SETTINGS, state(status="paused")) == Drift(("redis is paused",), (), ("redis",))
 
 
+@pytest.mark.parametrize("kernel", [V1, V2, {"memory.max": "1610612736"}])
+def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> None:
+    assert not drift(SETTINGS, replace(RIGHT, kernel=kernel))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "held"),
+    [
+        ({**V2, "memory.swap.max": "max"}, "swap = no limit, the settings say 0"),
+        ({**V2, "memory.max": "max"}, "memory = no limit, the settings say 1610612736"),
+        ({**V2, "cpu.max": "max 100000"}, "cpus = no limit, the settings say 1"),
+        ({**V2, "cpu.max": "50000 100000"}, "cpus = 0.5, the settings say 1"),
+        ({**V2, "pids.max": "max"}, "pids = no limit, the settings say 128"),
+        ({**V1, "memory.memsw.limit_in_bytes": "3221225472"}, "swap = 1610612736, the settings say 0"),
+        ({**V1, "memory.memsw.limit_in_bytes": "9223372036854771712"}, "swap = no limit, the settings say 0"),
+        ({**V1, "cpu.cfs_quota_us": "-1"}, "cpus = no limit, the settings say 1"),
+    ],
+)
+def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str], held: str) -> None:
+    """The engine still says the right one: systemd, or a hand, set another behind its back."""
+    current = replace(RIGHT, kernel=kernel)
+    assert drift(SETTINGS, current) == Drift((f"redis is held by the kernel to {held}",), ("redis",))
+    assert drift(SETTINGS, replace(current, hashes={"redis": "other"})).replace == ()
+
+
+@pytest.mark.parametrize(
+    ("queues", "somaxconn", "short"),
+    [
+        ({"127.0.0.1:6379": 128, "[::1]:6379": 4096}, 65535, ("127.0.0.1:6379",)),
+        ({"127.0.0.1:6379": 511, "[::1]:6379": 510}, 65535, ("[::1]:6379",)),
+        # More than is needed; less than is needed and all that there is; another's; an engine that does not listen.
+        ({"127.0.0.1:6379": 4096, "[::1]:6379": 4096}, 65535, ()),
+        ({"127.0.0.1:6379": 128, "[::1]:6379": 128}, 128, ()),
+        ({"127.0.0.1:6380": 5, "10.0.0.5:6379": 5}, 65535, ()),
+        ({}, 65535, ()),
+    ],
+)
+def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
+    queues: dict[str, int], somaxconn: int, short: tuple[str, ...]
+) -> None:
+    settings = load({"redis_bind": ["127.0.0.1", "::1"]})
+    found = drift(settings, replace(RIGHT, queues=queues, somaxconn=somaxconn))
+    assert found.reasons == tuple(
+        f"redis lets {queues[one]} connections wait at {one}, the settings say 511" for one in short
+    )
+    assert found.replace == (("redis",) if short else ())
+
+
 @pytest.mark.parametrize("value", [0, None])
 def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | None) -> None:
     assert not drift(SETTINGS, state(limits={**LIMITS, "MemoryReservation": value}))
+    without = state(limits={**LIMITS, "PidsLimit": value})
+    assert not drift(SETTINGS, replace(without, kernel={**V2, "pids.max": "max"}))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +234,14 @@ def test_the_script_s_output_is_read() -> None:
         "900.000000 config/redis.conf",
         "@@detached",
         "logs",
+        "@@kernel",
+        "memory.swap.max 0",
+        "cpu.max 100000 100000",
+        "@@listeners",
+        "LISTEN 0      4096       127.0.0.1:6379      0.0.0.0:*",
+        "LISTEN 0      128             [::]:22           [::]:*",
+        "@@somaxconn",
+        "65535",
         "@@config",
         "OK",
         "maxmemory",
@@ -198,6 +265,9 @@ def test_the_script_s_output_is_read() -> None:
         passwords=("health",),
         detached=("logs",),
         networks={"redis_edge": Network(internal=False, translated=True, members=frozenset({"redis"}))},
+        kernel={"memory.swap.max": "0", "cpu.max": "100000 100000"},
+        queues={"127.0.0.1:6379": 4096, "[::]:22": 128},
+        somaxconn=65535,
     )
 
 

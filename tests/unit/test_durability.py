@@ -1,0 +1,26 @@
+"""The smoke run demands after a power cut what the settings promise: no more and no less."""
+
+from typing import Any
+
+import pytest
+
+from redoubt.settings import load
+from tests.smoke.durability import promised, unflushed_seconds
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds", "writes"),
+    [
+        ({}, 3, 2),
+        ({"redis_appendfsync": "always"}, 0, 4),
+        ({"redis_appendfsync": "no"}, None, 0),
+        ({"redis_appendonly": False}, None, 0),
+        ({"redis_appendonly": False, "redis_appendfsync": "always"}, None, 0),
+    ],
+)
+def test_what_has_to_be_there_follows_from_the_settings(
+    settings: dict[str, Any], seconds: float | None, writes: int
+) -> None:
+    assert unflushed_seconds(load(settings)) == seconds
+    # The last one was under way when the power went.
+    assert promised(load(settings), [90, 96.9, 97.1, 99.9, 100.1], 100) == writes
