@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import shlex
+import socket
 from typing import Any
 
 import pytest
@@ -86,12 +87,69 @@ def test_redis_is_not_reached_from_outside(target: Target, settings: Settings) -
     assert target.outside is not None
     address = _resolved(target.outside)
     wanted = address in settings.redis_bind or _covered(address, settings.redis_bind)
+    if settings.redis_allow_from:
+        wanted = wanted and _is_in(_own_address(address), settings.redis_allow_from)
     assert not listens(address, settings.redis_port) or wanted
 
 
-def _resolved(name: str) -> str:
-    import socket
+def _own_address(to: str) -> str:
+    """By which this machine reaches another."""
+    with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM) as unconnected:
+        # Nothing is sent.
+        unconnected.connect((to, 9))
+        return str(unconnected.getsockname()[0])
 
+
+def _is_in(address: str, networks: tuple[str, ...]) -> bool:
+    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+
+
+def test_only_the_named_networks_get_past_the_filter(host: Host, settings: Settings) -> None:
+    """What the kernel has loaded, now and at the next boot: for this port, all sources but those, and nothing else."""
+    table, unit = f"redoubt_{settings.redis_name.replace('-', '_')}", f"{settings.redis_name}-network.service"
+    loaded = host.run(f"nft --json list table inet {table}")
+    if not (settings.redis_allow_from and settings.redis_bind):
+        assert loaded.rc != 0
+        assert host.run(f"systemctl cat {unit}").rc != 0
+        return
+    assert host.check_output(f"systemctl is-enabled {unit}; systemctl is-active {unit}").split() == [
+        "enabled",
+        "active",
+    ]
+    everything = json.loads(loaded.stdout)["nftables"]
+    (chain,) = [entry["chain"] for entry in everything if "chain" in entry]
+    assert (chain["hook"], chain["prio"], chain["policy"]) == ("prerouting", -300, "accept")
+    let_in = set()
+    for rule in (entry["rule"]["expr"] for entry in everything if "rule" in entry):
+        assert rule[-1] == {"drop": None}
+        (port,) = [one["match"]["right"] for one in rule[:-1] if _field(one) == "dport"]
+        assert port == settings.redis_port
+        for sources in (one["match"]["right"] for one in rule[:-1] if _field(one) == "saddr"):
+            let_in |= {_network(source) for source in (sources["set"] if "set" in sources else [sources])}
+    whole = {ipaddress.ip_network(network) for network in settings.redis_allow_from}
+    given = {network for network in whole if network.prefixlen}
+    merged = {
+        network
+        for version in (4, 6)
+        for network in ipaddress.collapse_addresses([one for one in given if one.version == version])  # type: ignore[type-var]
+    }
+    assert let_in == merged
+    families = {network.version for network in whole if not network.prefixlen}
+    assert sum("rule" in entry for entry in everything) == 2 - len(families)
+
+
+def _field(expression: dict[str, Any]) -> str:
+    """Which field of a packet an expression of a rule looks at."""
+    return str(expression["match"]["left"].get("payload", {}).get("field", ""))
+
+
+def _network(source: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if isinstance(source, str):
+        return ipaddress.ip_network(source)
+    return ipaddress.ip_network(f"{source['prefix']['addr']}/{source['prefix']['len']}")
+
+
+def _resolved(name: str) -> str:
     return str(socket.getaddrinfo(name, None)[0][4][0])
 
 

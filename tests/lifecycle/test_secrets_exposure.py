@@ -102,8 +102,14 @@ class Watched:
     process: str = field(repr=False)
 
 
+def lose_store(host: Host) -> None:
+    """Have the host take passwords from a new store, as an operator does who lost the one before."""
+    host.run("rm -f /srv/redis/secrets/server/generation", check=True)
+
+
 def deploy(deployer: Deployer, host: Host, store: Path, *arguments: str, **settings: Any) -> Watched:
-    """Deploy with secrets from a store, and look at the deploying process while it runs."""
+    """Deploy with secrets from a new store, and look at the deploying process while it runs."""
+    lose_store(host)
     running = deployer.start(host, arguments=arguments, redis_secrets_dir=str(store), **settings)
     seen: set[str] = set()
 
@@ -133,6 +139,7 @@ def store(tmp_path: Path) -> Callable[[str], Path]:
 def before(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with which the shared host is deployed before every deploy that is looked at."""
     directory = tmp_path_factory.mktemp("before")
+    lose_store(host)
     result = deployer.deploy(host, redis_secrets_dir=str(directory))
     assert result.returncode == 0
     return directory
