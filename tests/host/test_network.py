@@ -125,7 +125,7 @@ def test_only_the_named_networks_get_past_the_filter(host: Host, settings: Setti
         (port,) = [one["match"]["right"] for one in rule[:-1] if _field(one) == "dport"]
         assert port == settings.redis_port
         for sources in (one["match"]["right"] for one in rule[:-1] if _field(one) == "saddr"):
-            let_in |= {_network(source) for source in (sources["set"] if "set" in sources else [sources])}
+            let_in |= {_network(source) for source in sources.get("set", [sources])}
     whole = {ipaddress.ip_network(network) for network in settings.redis_allow_from}
     given = {network for network in whole if network.prefixlen}
     merged = {

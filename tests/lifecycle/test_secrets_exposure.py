@@ -136,13 +136,14 @@ def store(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def before(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def before(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with which the shared host is deployed before every deploy that is looked at."""
     directory = tmp_path_factory.mktemp("before")
     lose_store(host)
     result = deployer.deploy(host, redis_secrets_dir=str(directory))
     assert result.returncode == 0
-    return directory
+    yield directory
+    lose_store(host)
 
 
 def elsewhere_on_disk(host: Host, secrets: Known) -> list[str]:
