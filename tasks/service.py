@@ -11,5 +11,4 @@ def service(instance: Instance) -> None:
     """Write the Compose project and bring it up, healthy."""
     compose = render.compose_file(instance.settings, selinux=instance.facts.selinux)
     operations.tree(name="Write the Compose project", entries=[compose])
-    operations.users_applied(name="Give the running Redis its users", settings=instance.settings, acl=instance.acl)
     operations.compose_up(name="Start Redis and wait until it is healthy", settings=instance.settings, acl=instance.acl)

@@ -24,7 +24,8 @@ from tests.host.target import Target, quoted
 JUNIT = pytest.StashKey[Callable[[str, object], None]]()
 
 
-@dataclass
+# As a plugin it must have a hash.
+@dataclass(eq=False)
 class Audit:
     """The plugin that follows the tests of a run. ``why_left_out`` tells how a test left out could be included."""
 

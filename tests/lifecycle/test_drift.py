@@ -25,7 +25,7 @@ CONFIG = "Config | Write redis.conf and the health check"
 DEFRAG = "Config | Find out whether the image can defragment"
 LOGS = "Logs | Rotate the log file"
 COMPOSE = "Service | Write the Compose project"
-USERS = "Service | Give the running Redis its users"
+USERS = "Access | Give the running Redis its users"
 START = "Service | Start Redis and wait until it is healthy"
 
 # The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
@@ -56,7 +56,7 @@ HARMS = [
             for path, (mode, owner) in TREE.items()
             for words in (f"owner 1:1, should be {owner}", f"mode 0777, should be 0{mode}")
         ),
-        changes=(DIRECTORIES, SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE),
+        changes=(DIRECTORIES, ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE),
         restarts=False,
     ),
     Harm(
@@ -67,7 +67,7 @@ HARMS = [
             "/srv/redis/config/activedefrag.conf: not known for this image",
             "redis is exited",
         ),
-        changes=(SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
     ),
     Harm(
         "directories deleted under Redis",
@@ -98,7 +98,7 @@ HARMS = [
             "/srv/redis/config/activedefrag.conf: not known for this image",
             "redis started before config/activedefrag.conf, config/redis.conf changed",
         ),
-        changes=(SECRETS, ACCESS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
     ),
     Harm("container killed", shell="docker kill redis", says=("redis is exited",), changes=(START,)),
     Harm("container removed", shell="docker rm -f redis", says=("redis has no container",), changes=(START,)),

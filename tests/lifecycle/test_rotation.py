@@ -270,9 +270,13 @@ def test_a_grace_ends_the_former_password_by_itself(rotating: Rotating) -> None:
     assert rotating.runs("deploy.py").changed == []
 
 
+@pytest.mark.parametrize("next_job", [ROTATE, "deploy.py"])
 @pytest.mark.parametrize("operation", ["Give the running Redis its users", "Write the ACL file", "Write the secrets"])
-def test_a_rotation_that_is_killed_is_carried_on_by_the_next_command(rotating: Rotating, operation: str) -> None:
+def test_a_rotation_that_is_killed_is_carried_on_by_the_next_command(
+    rotating: Rotating, operation: str, next_job: str
+) -> None:
     first = rotating.secrets
+    before = rotating.instance.identity
     running = rotating.deployer.start(rotating.host, job=ROTATE, **rotating.settings)
     running.wait_for(operation)
     running.signal(signal.SIGKILL)
@@ -280,9 +284,10 @@ def test_a_rotation_that_is_killed_is_carried_on_by_the_next_command(rotating: R
     # Whatever was done: what clients have goes on working.
     assert rotating.lets_in("sessions", first)
     assert rotating.lets_in("admin", first)
-    rotating.runs(ROTATE)
+    rotating.runs(next_job)
     second = rotating.secrets
     assert second.generation == first.generation + 1
+    assert rotating.instance.identity == before
     for user in first.passwords:
         assert rotating.lets_in(user, first)
         assert rotating.lets_in(user, second)
