@@ -94,8 +94,8 @@ def test_a_full_redis_that_saves_under_load_is_not_killed_and_evicts_sessions_on
     assert int(info(redis, "stats")["evicted_keys"]) > ROUNDS * KEYS // 3
     keys = int(info(redis, "keyspace")["db0"].split(",")[0].removeprefix("keys="))
     assert JOBS < keys < ROUNDS * KEYS
-    with redis.client("queues") as queues:
-        assert sum(1 for _ in queues.scan_iter("rq:job:*", count=1000)) == JOBS, "a job was evicted"
+    with redis.client("admin") as admin:
+        assert sum(1 for _ in admin.scan_iter("rq:job:*", count=1000)) == JOBS, "a job was evicted"
     persistence = info(redis, "persistence")
     assert persistence["rdb_last_bgsave_status"] == persistence["aof_last_bgrewrite_status"] == "ok"
     assert int(persistence["rdb_saves"]) > 0
@@ -109,7 +109,7 @@ def test_when_jobs_alone_fill_it_writes_are_refused_and_no_job_is_lost(redis: In
     said = fill(redis, "rq:more:%d", range(80_000))
     errors, replies = (int(part.split(": ")[1]) for part in said.split(", "))
     assert errors > 0, "64 MiB took 80 MB"
-    with redis.client("queues") as queues:
-        more = sum(1 for _ in queues.scan_iter("rq:more:*", count=1000))
+    with redis.client("admin") as admin:
+        more = sum(1 for _ in admin.scan_iter("rq:more:*", count=1000))
     assert more == replies - 1 - errors
     assert_not_killed(redis, before)

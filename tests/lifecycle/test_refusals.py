@@ -87,11 +87,12 @@ def test_everything_wrong_with_two_hosts_is_said_at_once_and_neither_is_touched(
     assert len(said) == len(BAD_SETTINGS)
 
     said = refusals(result, second)
-    assert len(said) == 3
-    assert "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has" in said[0]
-    assert "/srv/redis has room for" in said[1]
-    assert "and 12288000 MiB are needed" in said[1]
-    assert "0.0.0.0:22 is in use by sshd (pid " in said[2]
+    assert len(said) == 4
+    assert "redis_bind: 0.0.0.0 publishes Redis on every address of the host" in said[0]
+    assert "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has" in said[1]
+    assert "/srv/redis has room for" in said[2]
+    assert "and 12288000 MiB are needed" in said[2]
+    assert "0.0.0.0:22 is in use by sshd (pid " in said[3]
 
 
 def test_a_host_is_not_changed_because_of_a_mistake_with_another(
