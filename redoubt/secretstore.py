@@ -122,8 +122,8 @@ def keep(settings: Settings, host_name: str, before: Secrets, after: Secrets) ->
         stored = _read(source)
         if stored is None or stored.generation != before.generation:
             raise SecretsError(f"{source}: somebody else changed passwords just now; run the same command again")
-        changed = {"passwords": after.passwords, "previous": after.previous, "generation": after.generation}
-        _write(source, replace(stored, **changed))  # type: ignore[arg-type]
+        changed = replace(stored, passwords=after.passwords, previous=after.previous, generation=after.generation)
+        _write(source, changed)
 
 
 def load(settings: Settings, host_name: str) -> Secrets:
