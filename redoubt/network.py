@@ -46,10 +46,10 @@ def files(settings: Settings) -> list[File | Absent]:
 def refused(allowed: Iterable[str]) -> Iterable[str]:
     """What nftables says of the sources that may not come, a rule for each family of addresses."""
     networks = [ipaddress.ip_network(network) for network in allowed]
-    for family, version in (("ip", 4), ("ip6", 6)):
-        own = [network for network in networks if network.version == version]
-        if any(network.prefixlen == 0 for network in own):
+    # One that lies in another would be a conflict to older versions of nftables.
+    v4 = ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv6Network))
+    for family, version, own in (("ip", 4, [str(one) for one in v4]), ("ip6", 6, [str(one) for one in v6])):
+        if own in (["0.0.0.0/0"], ["::/0"]):
             continue
-        merged = ipaddress.collapse_addresses(own)  # type: ignore[type-var]
-        sources = ", ".join(map(str, merged))
-        yield f"{family} saddr != {{ {sources} }}" if sources else f"meta nfproto ipv{version}"
+        yield f"{family} saddr != {{ {', '.join(own)} }}" if own else f"meta nfproto ipv{version}"

@@ -55,17 +55,17 @@ class Audit:
             controls = [mark.args[0] if mark.args else "(none)" for mark in item.iter_markers("security")]
             unknown += [f"{item.nodeid}: {control}" for control in controls if control not in CONTROLS]
             target = self.fleet.target_of(item)
-            if controls and target:
+            if controls and target and isinstance(item, pytest.Function):
                 self._expect(item, target, controls)
         if unknown:
             words = "marked with a security control that is not in tests/host/controls.py"
             raise pytest.UsageError("\n".join([f"{words} ({', '.join(CONTROLS)}):", *unknown]))
 
-    def _expect(self, item: pytest.Item, target: Target, controls: list[str]) -> None:
+    def _expect(self, item: pytest.Function, target: Target, controls: list[str]) -> None:
         host = target.entry.name
-        function: Any = item.function  # type: ignore[attr-defined]
+        function: Any = item.function
         name = function.__name__.removeprefix("test_").replace("_", " ").capitalize()
-        parameters = item.callspec.id.replace(target.entry.pytest_id, "").strip("-")  # type: ignore[attr-defined]
+        parameters = item.callspec.id.replace(target.entry.pytest_id, "").strip("-")
         name += f" ({parameters})" if parameters else ""
         promise = " ".join(cleandoc(function.__doc__ or "").split())
         self.checks[item.nodeid] = [Check(control, host, item.nodeid, name, promise) for control in controls]

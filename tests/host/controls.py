@@ -65,7 +65,9 @@ class Check:
         if report.failed:
             self.outcome, self.why = "failed", f"{self.why}\n{report.longreprtext}".strip()
         elif report.skipped:
-            self.outcome, self.why = "skipped", str(report.longrepr[-1] if report.longrepr else "")  # type: ignore[index]
+            # pytest's own form of a skip: file, line and reason.
+            reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longreprtext
+            self.outcome, self.why = "skipped", reason
         elif report.when == "call" and self.outcome == "not run":
             self.outcome = "passed"
 

@@ -7,6 +7,7 @@ What it connects by comes as JSON on standard input; it prints what came of the 
 import json
 import sys
 import time
+from typing import Any
 
 from celery import Celery, chord
 from celery.contrib.testing.worker import start_worker
@@ -14,27 +15,27 @@ from celery.contrib.testing.worker import start_worker
 app = Celery("redoubt-test")
 
 
-@app.task  # type: ignore[untyped-decorator]
+@app.task
 def add(x: int, y: int) -> int:
     """Work that is done."""
     return x + y
 
 
-@app.task  # type: ignore[untyped-decorator]
+@app.task
 def divide(x: int, y: int) -> float:
     """Work that fails."""
     return x / y
 
 
-@app.task(bind=True, max_retries=3)  # type: ignore[untyped-decorator]
-def stubborn(self) -> int:  # type: ignore[no-untyped-def]
+@app.task(bind=True, max_retries=3)
+def stubborn(self: Any) -> int:
     """Work that is done at the third attempt after the first."""
     if self.request.retries < self.max_retries:
         raise self.retry(countdown=0)
     return int(self.request.retries)
 
 
-@app.task  # type: ignore[untyped-decorator]
+@app.task
 def total(numbers: list[int]) -> int:
     """What comes after other work."""
     return sum(numbers)

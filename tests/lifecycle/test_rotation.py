@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ class Clients:
     def _reconnect(self, user: str, work: Callable[[Redis], Any]) -> None:
         while not self._stop.is_set():
             with self.client(user) as redis:
-                self._count(user, lambda redis=redis: work(redis))  # type: ignore[misc]
+                self._count(user, partial(work, redis))
             time.sleep(0.01)
 
     def _stay(self) -> None:

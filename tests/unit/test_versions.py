@@ -67,8 +67,9 @@ def test_a_package_is_accepted_from_its_last_update_on(package: versions.Package
     versions_ = [update.version for update in package.updates]
     assert judge(Build(engine, versions_[-1], package.name)).problem == ""
     # The next update, as dpkg counts: 10 is above 9.
-    stem, number = re.fullmatch(r"(.*?)(\d+)", versions_[-1]).groups()  # type: ignore[union-attr]
-    assert judge(Build(engine, f"{stem}{int(number) + 10}", package.name)).problem == ""
+    last = re.fullmatch(r"(.*?)(\d+)", versions_[-1])
+    assert last
+    assert judge(Build(engine, f"{last[1]}{int(last[2]) + 10}", package.name)).problem == ""
     for update, following in zip(versions_, package.updates[1:], strict=False):
         said = judge(Build(engine, update, package.name)).problem
         assert following.names.split()[0] in said
