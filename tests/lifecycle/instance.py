@@ -56,6 +56,14 @@ class Instance:
         assert lines[:1] == ["OK"], f"{user} cannot log in to {self.name} on {self.host.name} ({done.returncode})"
         return lines[1:]
 
+    def crash(self) -> None:
+        """Kill Redis, so that it saves nothing, once what it acknowledged is in its log of writes.
+
+        It keeps writes in memory while another flush is under way, on a slow disk for up to two seconds.
+        """
+        wait_until(lambda: "aof_buffer_length:0" in self.call("INFO persistence"), "the log has all writes", 10)
+        self.host.run(f"docker kill {self.name}", check=True)
+
     def config(self, directive: str) -> str:
         """The value of a directive that runs, by CONFIG GET."""
         return self.call(f"{self.secrets.name_of('CONFIG')} GET {directive}")[1]

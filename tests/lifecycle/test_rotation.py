@@ -71,7 +71,10 @@ class Rotating:
     def lets_in(self, user: str, secrets: Secrets) -> bool:
         """Whether Redis accepts the present password of these, by its own word to a client."""
         line = f"AUTH {user} {secrets.passwords[user]}\n"
-        return self.host.run("docker exec -i redis redis-cli", input=line).stdout.strip() == "OK"
+        done = self.host.run("docker exec -i redis redis-cli", input=line)
+        said = done.stdout.partition(" ")[0].strip()
+        assert said in ("OK", "WRONGPASS"), f"no answer to {user} ({done.returncode}): {said} {done.stderr}"
+        return said == "OK"
 
 
 @pytest.fixture
