@@ -12,6 +12,7 @@ from tasks.preflight import preflight_all
 from tasks.secrets import secrets
 from tasks.service import service
 from tasks.summary import summary
+from tasks.tls import former_certificates, tls
 from tasks.tuning import tuning
 
 instance = preflight_all()
@@ -23,7 +24,9 @@ image(instance)
 data(instance)
 access(instance)
 secrets(instance)
+tls(instance)
 config(instance)
+former_certificates(instance)
 logs(instance)
 network(instance)
 service(instance)

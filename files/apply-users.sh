@@ -9,7 +9,7 @@ ask() {
     {
         printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin")"
         cat
-    } | timeout 60 docker exec -i "$INSTANCE" redis-cli 2>&1 | tr -d '\r'
+    } | timeout 60 docker exec -i "$INSTANCE" redis-cli -s /run/redis/redis.sock 2>&1 | tr -d '\r'
 }
 names() { sed -n 's/^user \([^ ]*\) .*/\1/p' | sort; }
 
@@ -27,7 +27,17 @@ said=$({
     for user in $(printf '%s\n' "$there" | names); do
         printf '%s\n' "$wanted" | names | grep -Fqx "$user" || echo "ACL DELUSER $user"
     done
-} | ask | grep -Evx 'OK|1|') || exit 0
+    # Nothing that came back would look like nothing to complain of.
+    echo 'ECHO end'
+} | ask)
+case $said in
+*end) ;;
+*)
+    echo "$INSTANCE did not answer to the end; deploy again"
+    exit 1
+    ;;
+esac >&2
+said=$(printf '%s\n' "$said" | grep -Evx 'OK|1|end|') || exit 0
 echo "$INSTANCE refuses its new users, and keeps those that it has:" >&2
 printf '%s\n' "$said" | sed 's/#[0-9a-f]\{64\}/(not shown)/g' >&2
 exit 1

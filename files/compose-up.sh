@@ -22,7 +22,7 @@ ask() {
     {
         printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin")"
         printf '%s\n' "$1"
-    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null
+    } | timeout 10 docker exec -i "$INSTANCE" redis-cli -s /run/redis/redis.sock 2>/dev/null
 }
 
 # The name that a command has on this instance.

@@ -9,7 +9,7 @@ ask() {
     {
         printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin")"
         printf '%s\n' "$1"
-    } | timeout 30 docker exec -i "$INSTANCE" redis-cli 2>&1 | tr -d '\r' | sed 1d
+    } | timeout 30 docker exec -i "$INSTANCE" redis-cli -s /run/redis/redis.sock 2>&1 | tr -d '\r' | sed 1d
 }
 give_up() {
     echo "$INSTANCE goes on as it is, and its data stays where it is: $*" >&2

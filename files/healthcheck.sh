@@ -10,6 +10,14 @@ say() {
 }
 
 key="redoubt:health:$$"
+# By TLS where Redis speaks it: with a certificate that the CA issued, and that has not ended.
+tls=/etc/redis/tls.conf
+value() { sed -n "s/^$1 \"*\([^\"]*\)\"*$/\1/p" "$2"; }
+set --
+if [ -e $tls ]; then
+    set -- --tls -p "$(value tls-port /etc/redis/redis.conf)" --cacert "$(value tls-ca-cert-file $tls)" \
+        --cert "$(value tls-cert-file $tls)" --key "$(value tls-key-file $tls)"
+fi
 IFS= read -r password </run/secrets/health || say "the secret 'health' cannot be read"
 
 # The key expires by itself if this script is killed half-way. An expiry is an event that subscribers may see,
@@ -18,7 +26,7 @@ answer=$({
     printf 'AUTH health %s\n' "$password"
     printf 'SET %s %s EX 60\nGET %s\nDEL %s\n' "$key" "$$" "$key" "$key"
     printf 'ROLE\nINFO persistence\n'
-} | redis-cli 2>&1) || say "redis-cli: $answer"
+} | redis-cli "$@" 2>&1) || say "redis-cli: $answer"
 
 line() { printf '%s\n' "$answer" | sed -n "$1p"; }
 [ "$(line 1)" = OK ] || say "login: $(line 1)"
@@ -32,4 +40,5 @@ for name in rdb_last_bgsave_status aof_last_bgrewrite_status aof_last_write_stat
     [ "$(field "$name")" = ok ] || say "$name: $(field "$name")"
 done
 [ "$(field loading)" = 0 ] || say "loading the data set"
-echo healthy
+[ $# -eq 0 ] || ends=" (the certificate is valid for $((($(value '# expires' $tls) - $(date +%s)) / 86400)) days)"
+echo "healthy${ends-}"

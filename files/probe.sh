@@ -40,7 +40,7 @@ if [ "$(docker container inspect --format '{{.State.Running}}' "$INSTANCE" 2>/de
     {
         printf 'AUTH admin %s\n' "$(cat "$ROOT/secrets/admin" 2>/dev/null)"
         printf '%s GET appendonly\n%s GET save\n' "${config:-CONFIG}" "${config:-CONFIG}"
-    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null |
+    } | timeout 10 docker exec -i "$INSTANCE" redis-cli -s /run/redis/redis.sock 2>/dev/null |
         sed -n '/^appendonly$/ { n; s/^/running_appendonly /p; }; /^save$/ { n; s/^/running_save /p; }'
 fi
 echo "configured_appendonly $(sed -n 's/^appendonly //p' "$ROOT/config/redis.conf" 2>/dev/null)"
@@ -51,6 +51,10 @@ for file in "$ROOT/data/dump.rdb" "$ROOT"/data/appendonlydir/*.base.rdb; do
     [ ! -f "$file" ] || echo "format $(head -c 9 "$file" | tr -cd '[:alnum:]')"
 done
 echo "network_filtered $(ls "/etc/systemd/system/$INSTANCE-network.service" 2>/dev/null)"
+for file in "$ROOT/ca.crt" "$ROOT/config/tls.conf" "$ROOT"/config/tls/*; do
+    [ ! -f "$file" ] || echo "certificate $file"
+done
+echo "certificate_source $(sed -n 's/^# source //p' "$ROOT/config/tls.conf" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 # A host that may listen on addresses before it has them (keepalived) has no list to check against.

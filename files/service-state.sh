@@ -16,7 +16,7 @@ docker network inspect "${INSTANCE}_backend" "${INSTANCE}_edge" 2>/dev/null
 echo "@@image"
 docker image inspect --format '{{.Id}}' "$IMAGE" 2>/dev/null
 echo "@@files"
-find config/redis.conf config/users.acl config/activedefrag.conf secrets -type f -exec stat -c '%.6Y %n' {} + 2>/dev/null
+find config/redis.conf config/users.acl config/activedefrag.conf ca.crt secrets -type f -exec stat -c '%.6Y %n' {} + 2>/dev/null
 
 # A directory that was removed or replaced stays in the container as it was.
 pid=$(docker inspect --format '{{.State.Pid}}' "$INSTANCE" 2>/dev/null)
@@ -46,11 +46,15 @@ cat /proc/sys/net/core/somaxconn 2>/dev/null
 # shown when pyinfra is asked for its output: no hash of a password, and no name that Redis does not know.
 if [ "$(docker inspect --format '{{.State.Running}}' "$INSTANCE" 2>/dev/null)" = true ]; then
     config=$(sed -n 's/^rename-command CONFIG //p' secrets/server/commands.conf)
-    answer=$({
-        printf 'AUTH admin %s\n' "$(cat secrets/admin)"
-        printf '%s GET *\n' "${config:-CONFIG}"
-        printf 'ECHO @@acl\nACL LIST\n'
-    } | timeout 10 docker exec -i "$INSTANCE" redis-cli 2>/dev/null)
+    # Twice: docker exec loses what a program printed once in a long while (moby#27289).
+    for _ in 1 2; do
+        answer=$({
+            printf 'AUTH admin %s\n' "$(cat secrets/admin)"
+            printf '%s GET *\n' "${config:-CONFIG}"
+            printf 'ECHO @@acl\nACL LIST\n'
+        } | timeout 10 docker exec -i "$INSTANCE" redis-cli -s /run/redis/redis.sock 2>/dev/null)
+        [ -z "$answer" ] || break
+    done
     echo "@@config"
     printf '%s\n' "$answer" | sed -e '/^ERR unknown command/d' -e 's/#[0-9a-f]\{64\}/#/g'
     # The users whose passwords are not those of the ACL file.

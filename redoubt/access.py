@@ -136,11 +136,14 @@ def url(settings: Settings, user: User) -> str:
     When no port is published it is the URL for a container on the instance's network.
     """
     name = "" if user.name == "default" else user.name
+    # By TLS where there is a choice.
+    port = settings.ports[-1]
+    scheme, ca = ("rediss", f"?ssl_ca_certs={settings.ca_file}") if port.tls else ("redis", "")
     if not settings.redis_bind:
-        return f"redis://{name}:PASSWORD@{settings.redis_name}:6379/0"
+        return f"{scheme}://{name}:PASSWORD@{settings.redis_name}:{port.inside}/0{ca}"
     address = settings.redis_bind[0]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
-    return f"redis://{name}:PASSWORD@{host}:{settings.redis_port}/0"
+    return f"{scheme}://{name}:PASSWORD@{host}:{port.published}/0{ca}"
 
 
 def acl_file(settings: Settings, passwords: Mapping[str, Iterable[str]]) -> str:

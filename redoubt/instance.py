@@ -6,6 +6,7 @@ from redoubt import render
 from redoubt.preflight import HostFacts
 from redoubt.secretstore import Secrets
 from redoubt.settings import Settings
+from redoubt.tls import Identity
 from redoubt.tree import File
 
 
@@ -13,13 +14,15 @@ from redoubt.tree import File
 class Instance:
     """Valid settings, the instance's secrets, and what the host looked like before the deploy.
 
-    ``judged`` says that the version in the image was known, and found fit, before the host had the image.
+    ``judged`` says that the version in the image was known, and found fit, before the host had the image. Without TLS
+    there is no ``identity``.
     """
 
     settings: Settings
     secrets: Secrets
     facts: HostFacts
     judged: bool
+    identity: Identity | None = None
 
     @property
     def acl(self) -> File:

@@ -7,13 +7,14 @@ import difflib
 import shlex
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Literal
 
 from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import facts, image, network, preflight, render, secretstore, service, tuning
+from redoubt import certificatestore, facts, image, network, preflight, redisconf, render, secretstore, service, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
@@ -238,6 +239,12 @@ def users_applied(settings: Settings, acl: File, *, now: bool = False) -> Comman
     refuses a user, which then stays as it was.
     """
     current = _service_state(settings, acl)
+    if service.is_silent(settings, current):
+        yield from _stop(
+            f"{settings.redis_name} is healthy by its check, and did not answer within 10 s: look at the load of the "
+            "host, and deploy again"
+        )
+        return
     if now and not current.acl:
         yield from _stop(f"{settings.redis_name} does not answer, and cannot be given other passwords: deploy first")
         return
@@ -249,6 +256,36 @@ def users_applied(settings: Settings, acl: File, *, now: bool = False) -> Comman
         _say(reason)
     script = facts.script("apply-users.sh", INSTANCE=settings.redis_name, ROOT=settings.root)
     yield StringCommand(script, _stdin=acl.content)
+
+
+@operation()
+def certificate_loaded(settings: Settings, acl: File, digest: str) -> Commands:
+    """Have the running Redis load the certificate of this digest, without a restart; connections stay open.
+
+    Nothing where it is about to start anew and reads it by itself. Fails when Redis refuses it, and keeps the former.
+    """
+    current = _service_state(settings, acl)
+    reasons = service.certificate_drift(settings, digest, current)
+    if not reasons or service.is_to_be_replaced(settings, current):
+        host.noop("as wanted, or read at the start to come")
+        return
+    for reason in reasons:
+        _say(reason)
+    directives = " ".join(f'{name} "{value}"' for name, value in redisconf.certificate(settings, digest).items())
+    yield StringCommand(
+        facts.script("load-certificate.sh", INSTANCE=settings.redis_name, ROOT=settings.root, DIRECTIVES=directives)
+    )
+
+
+@operation()
+def client_certificate_issued(settings: Settings, client: str, directory: str) -> Commands:
+    """Issue a certificate for a client, into a directory on this machine; nothing while the one there is good."""
+    why = certificatestore.client_is_due(settings, directory, datetime.now(UTC))
+    if not why:
+        host.noop("as wanted")
+        return
+    _say(f"{directory}: {why}")
+    yield FunctionCommand(certificatestore.issue_client, (settings, client, directory, datetime.now(UTC)), {})
 
 
 @operation()

@@ -98,6 +98,9 @@ class HostFacts:
     # Its own addresses; empty where it does not say, or may listen on others as well.
     # Whether a filter before its published port is set up.
     network_filtered: bool
+    # Paths of its certificates and of what names them, and where those came from (redis_tls_source).
+    certificates: frozenset[str]
+    certificate_source: str
     # How often the passwords of the instance were changed; 0 where there is none.
     generation: int
     addresses: frozenset[str]
@@ -113,6 +116,7 @@ def read(lines: Iterable[str]) -> HostFacts:
     published: set[tuple[str, int]] = set()
     kernel = {}
     formats = set()
+    certificates = set()
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
@@ -123,6 +127,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             published |= _published(value)
         elif key == "format":
             formats.add(value.strip())
+        elif key == "certificate":
+            certificates.add(value)
         elif key == "kernel":
             path, _, shown = value.partition(" ")
             kernel[path] = shown
@@ -158,6 +164,8 @@ def read(lines: Iterable[str]) -> HostFacts:
                 formats=frozenset(formats),
             ),
             network_filtered=bool(values["network_filtered"]),
+            certificates=frozenset(certificates),
+            certificate_source=values["certificate_source"],
             generation=int(values["generation"] or 0),
             addresses=frozenset(addresses),
             listeners=tuple(listeners),
@@ -199,7 +207,7 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_maxmemory", "redis_container_memory"), _memory),
         (("redis_maxmemory", "redis_root", "redis_name"), _disk),
         (("redis_bind",), _addresses),
-        (("redis_port", "redis_bind"), _ports),
+        (("redis_port", "redis_tls_port", "redis_tls", "redis_bind"), _ports),
         (("redis_name",), _name),
         (("redis_name", "redis_root"), _root),
         (("redis_appendonly",), _data),
@@ -315,6 +323,17 @@ def stale_store(path: object, stored: int, root: str, facts: HostFacts) -> list[
     ]
 
 
+def lost_certificate(path: object, root: str, facts: HostFacts) -> list[str]:
+    """What to say where the host has a certificate of a CA that this machine does not know."""
+    if facts.certificate_source != "ca":
+        return []
+    return [
+        f"{path} is missing, and a deploy would give Redis a certificate of another CA, which no client trusts. Copy "
+        f"it and the CA from the machine that deployed last. If they are lost, remove {root}/config/tls.conf on the "
+        "host: a deploy then makes others, and every client needs the new ca.crt"
+    ]
+
+
 def _addresses(settings: Settings, facts: HostFacts) -> list[str]:
     strange = [address for address in settings.redis_bind if not _is_own(address, facts.addresses)]
     own = ", ".join(sorted(facts.addresses))
@@ -397,11 +416,12 @@ def _is_own(address: str, addresses: frozenset[str]) -> bool:
 
 def _ports(settings: Settings, facts: HostFacts) -> list[str]:
     taken = [
-        f"{address}:{settings.redis_port} is in use by {other.process or 'another process'}: "
-        "stop that, or choose another redis_port or redis_bind"
+        f"{address}:{port.published} is in use by {other.process or 'another process'}: "
+        f"stop that, or choose another {'redis_tls_port' if index else 'redis_port'} or redis_bind"
+        for index, port in enumerate(settings.ports)
         for address in settings.redis_bind
         for other in facts.listeners
-        if other.port == settings.redis_port
+        if other.port == port.published
         and (other.address, other.port) not in facts.published
         and _overlap(address, other.address)
     ]

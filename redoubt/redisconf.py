@@ -11,13 +11,16 @@ CONFIG_DIR = "/etc/redis"
 DATA_DIR = "/data"
 LOG_FILE = "/var/log/redis/redis.log"
 SOCKET_DIR = "/run/redis"
+SOCKET = f"{SOCKET_DIR}/redis.sock"
+TLS_DIR = f"{CONFIG_DIR}/tls"
 SECRETS_DIR = "/run/secrets"
 
 # Redis's own default: a stopping primary waits this long for its replicas.
 SHUTDOWN_TIMEOUT = 10
 
-# Who may use it is decided by the directory: its group is inherited by the socket.
-_SOCKET = {"unixsocket": f"{SOCKET_DIR}/redis.sock", "unixsocketperm": "770"}
+# By it root on the host reaches Redis whatever its ports speak. Who else does is decided by the directory, whose group
+# the socket inherits.
+_SOCKET = {"unixsocket": SOCKET, "unixsocketperm": "770"}
 
 Sections = dict[str, dict[str, str]]
 
@@ -32,8 +35,8 @@ def directives(settings: Settings) -> Sections:
         "Network": {
             # The container's own interfaces: who may reach them is decided by the published addresses.
             "bind": "* -::*",
-            "port": "6379",
-            **(_SOCKET if s.redis_unix_socket else {}),
+            **_ports(s),
+            **_SOCKET,
             "protected-mode": "yes",
             "tcp-backlog": str(s.redis_tcp_backlog),
             "timeout": str(s.redis_timeout),
@@ -85,9 +88,30 @@ def directives(settings: Settings) -> Sections:
     }
 
 
+def _ports(settings: Settings) -> dict[str, str]:
+    """0 turns one off. A server that was built without TLS does not know the other."""
+    inside = {port.tls: str(port.inside) for port in settings.ports}
+    return {"port": inside.get(False, "0"), **({"tls-port": inside[True]} if True in inside else {})}
+
+
 def includes(settings: Settings) -> list[str]:
-    """Files that redis.conf includes: the command names, which are secret, and what was detected."""
-    return [f"{SECRETS_DIR}/commands.conf", f"{CONFIG_DIR}/activedefrag.conf"]
+    """Files that redis.conf includes: the command names, which are secret, what was detected, and the certificate."""
+    certificate = [f"{CONFIG_DIR}/tls.conf"] if settings.redis_tls != "off" else []
+    return [f"{SECRETS_DIR}/commands.conf", f"{CONFIG_DIR}/activedefrag.conf", *certificate]
+
+
+def certificate(settings: Settings, digest: str) -> dict[str, str]:
+    """The directives of TLS that a running Redis takes over, and answers by CONFIG GET.
+
+    The names of files tell the identity: by them Redis says which one it has loaded.
+    """
+    return {
+        "tls-cert-file": f"{TLS_DIR}/server-{digest}.crt",
+        "tls-key-file": f"{TLS_DIR}/server-{digest}.key",
+        "tls-ca-cert-file": f"{TLS_DIR}/ca-{digest}.crt",
+        "tls-auth-clients": settings.redis_tls_auth_clients,
+        "tls-protocols": "TLSv1.2 TLSv1.3",
+    }
 
 
 def command_names(settings: Settings, renamed: dict[str, str]) -> str:
@@ -103,7 +127,8 @@ def managed_directives(settings: Settings) -> set[str]:
         name for section, values in directives(settings).items() if section != "Further directives" for name in values
     }
     return own | {
-        *_SOCKET,
+        *certificate(settings, ""),
+        "tls-port",
         "include",
         "rename-command",
         "activedefrag",

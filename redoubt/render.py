@@ -1,5 +1,6 @@
 """The files of an instance: settings and secrets in, text out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from redoubt import access, redisconf, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.sizes import format_size
+from redoubt.tls import Identity
 from redoubt.tree import Absent, Directory, File
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -68,6 +70,34 @@ def acl_file(settings: Settings, secrets: Secrets) -> File:
     return File(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True)
 
 
+def certificate_files(settings: Settings, identity: Identity) -> list[Directory | File]:
+    """The certificate with its key and CA under names of their own, what names them to Redis, and the CA for clients.
+
+    The certificate that runs stays beside a new one until Redis has taken that over.
+    """
+    wanted = redisconf.certificate(settings, identity.digest)
+    conf = template("tls.conf.j2", s=settings, directives=wanted, expires=int(identity.expires.timestamp()))
+    here = f"{settings.root}/config"
+    certificate, key, ca = (
+        f"{here}{wanted[name].removeprefix(redisconf.CONFIG_DIR)}"
+        for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
+    )
+    return [
+        Directory(f"{here}/tls"),
+        File(certificate, identity.certificate),
+        File(key, identity.key, mode=0o400, secret=True),
+        File(ca, identity.ca),
+        File(f"{here}/tls.conf", conf),
+        File(settings.ca_file, identity.ca, mode=0o644, uid=0, gid=0),
+    ]
+
+
+def former_certificates(settings: Settings, identity: Identity | None, present: Iterable[str]) -> list[Absent]:
+    """What is left of former certificates on the host, of the files that are ``present`` there by their paths."""
+    wanted = {entry.path for entry in certificate_files(settings, identity)} if identity else set()
+    return [Absent(path) for path in sorted(set(present) - wanted)]
+
+
 def config_files(settings: Settings) -> list[File]:
     """redis.conf and the health check."""
     conf = template(
@@ -93,7 +123,8 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
         data_dir=redisconf.DATA_DIR,
         uid=REDIS_UID,
         gid=REDIS_GID,
-        secrets=secret_paths(settings),
+        secrets={**secret_paths(settings), **({"ca.crt": settings.ca_file} if settings.redis_tls != "off" else {})},
+        socket_dir=redisconf.SOCKET_DIR,
         selinux=selinux,
         default_somaxconn=tuning.DEFAULT_SOMAXCONN,
         app_services={name: _app_service(settings, service) for name, service in settings.redis_app_services.items()},

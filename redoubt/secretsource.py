@@ -23,14 +23,18 @@ class SecretsError(ValueError):
     """A store that cannot be used; the message names it and says what to do."""
 
 
-def of(settings: Settings, host_name: str) -> "FileSource | CommandSource":
-    """The source of one instance on one host, by the host's name in the inventory."""
+def of(settings: Settings, host_name: str, document: str = "") -> "FileSource | CommandSource":
+    """The source of one document of a host, by the host's name in the inventory; by default the instance's passwords.
+
+    Other documents have a dot in their names, which no instance has.
+    """
+    document = document or settings.redis_name
     if settings.redis_secrets_source == "command":
-        return CommandSource(settings.redis_secrets_command, host_name, settings.redis_name)
+        return CommandSource(settings.redis_secrets_command, host_name, document)
     directory = Path(settings.redis_secrets_dir) / re.sub(r"[^A-Za-z0-9.@_-]", "_", host_name)
     if settings.redis_secrets_source == "sops":
-        return SopsSource(directory / f"{settings.redis_name}.sops.yml")
-    return FileSource(directory / f"{settings.redis_name}.yml")
+        return SopsSource(directory / f"{document}.sops.yml")
+    return FileSource(directory / f"{document}.yml")
 
 
 class FileSource:
@@ -107,9 +111,9 @@ class CommandSource:
     reads it on standard input. Both end with 0, or say on standard error why not.
     """
 
-    def __init__(self, command: Sequence[str], host_name: str, instance: str) -> None:
+    def __init__(self, command: Sequence[str], host_name: str, document: str) -> None:
         self._command = tuple(command)
-        self._what = (host_name, instance)
+        self._what = (host_name, document)
 
     def __str__(self) -> str:
         return f"{self._command[0]} for {' '.join(self._what)}"

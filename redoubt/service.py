@@ -25,6 +25,7 @@ _MOST = 2**62
 # Redis reads the names of commands when it starts, the health check its password every time.
 _COMMANDS = "secrets/server/commands.conf"
 _ACL_FILE = "config/users.acl"
+_CA_FILE = "ca.crt"
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
         read -= {_ACL_FILE} if state.acl else set()
     else:
         read = {name for name in state.files if name.startswith("secrets/") and "/server/" not in name}
+        read |= {name for name in state.files if name == _CA_FILE}
     found = []
     if newer := sorted(name for name in read if state.files[name] > container.started):
         found.append(f"started before {', '.join(newer)} changed")
@@ -246,6 +248,26 @@ def users_drift(settings: Settings, state: ServiceState) -> tuple[str, ...]:
         return ()
     others = (f"has other passwords of {user}" for user in state.passwords)
     return tuple(f"{settings.redis_name} {why}" for why in (*access.differences(settings, state.acl), *others))
+
+
+def certificate_drift(settings: Settings, digest: str, state: ServiceState) -> tuple[str, ...]:
+    """Why the running Redis must be told of its certificate anew. Nothing where it speaks no TLS yet, or is down."""
+    if state.config.get("tls-port", "0") == "0":
+        return ()
+    wanted = redisconf.certificate(settings, digest)
+    return tuple(
+        f"{settings.redis_name} runs with {name} = {state.config.get(name)!r}, should be {value!r}"
+        for name, value in wanted.items()
+        if state.config.get(name) != value
+    )
+
+
+def is_silent(settings: Settings, state: ServiceState) -> bool:
+    """Whether a Redis that the engine calls healthy, made from these files, did not answer: nobody knows what runs."""
+    redis = next((one for one in state.containers if one.service == settings.redis_name), None)
+    if redis is None or redis.status != "running" or redis.health != "healthy":
+        return False
+    return not state.acl and not state.passwords and redis.config_hash == state.hashes.get(redis.service)
 
 
 def is_to_be_replaced(settings: Settings, state: ServiceState) -> bool:
@@ -298,8 +320,8 @@ def _short_queues(settings: Settings, state: ServiceState) -> list[str]:
     The engine's listener asks for all that the kernel gives, once: when the container starts.
     """
     wanted = min(settings.redis_tcp_backlog, state.somaxconn)
-    addresses = (f"[{address}]" if ":" in address else address for address in settings.redis_bind)
-    listeners = (f"{address}:{settings.redis_port}" for address in addresses)
+    addresses = [f"[{address}]" if ":" in address else address for address in settings.redis_bind]
+    listeners = (f"{address}:{port.published}" for port in settings.ports for address in addresses)
     return [
         f"lets {state.queues[one]} connections wait at {one}, the settings say {settings.redis_tcp_backlog}"
         for one in listeners

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -85,6 +85,17 @@ def _network(value: object) -> str:
         raise ValueError(f"{value!r} is not a network such as 10.0.0.0/24 or 10.0.0.7 ({error})") from None
 
 
+def _certificate_name(value: object) -> str:
+    text = str(value)
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    if not re.fullmatch(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,62}\.?)*[a-z0-9]", text) or re.fullmatch(r"[\d.]+", text):
+        raise ValueError(f"{value!r} is neither a name such as redis-1.example.com nor an IP address")
+    return text
+
+
 def _save_points(value: str) -> str:
     numbers = value.split()
     if len(numbers) % 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
@@ -146,6 +157,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 HostPath = Annotated[str, AfterValidator(_absolute)]
 Network = Annotated[str, BeforeValidator(_network)]
 Address = Annotated[str, BeforeValidator(_address)]
+CertificateName = Annotated[str, BeforeValidator(_certificate_name)]
 Command = Annotated[str, BeforeValidator(_command_name)]
 # One word of an ACL rule, which neither an ACL file nor redis-cli reads as something else.
 Pattern = Annotated[str, Field(pattern=r"^[!#-&(-\[\]-~]+$")]
@@ -175,6 +187,14 @@ class NamedUser(BaseModel):
     keys: tuple[Pattern, ...] = ()
     channels: tuple[Pattern, ...] = ()
     rules: Annotated[str, AfterValidator(_acl_rules)] = ""
+
+
+class Port(NamedTuple):
+    """A port of Redis: where it is published on the host, where Redis listens in the container, and whether by TLS."""
+
+    published: int
+    inside: int
+    tls: bool
 
 
 class Settings(BaseModel):
@@ -424,6 +444,61 @@ class Settings(BaseModel):
         le=4_294_967_294,
     )
 
+    # -- TLS
+    redis_tls: Literal["off", "only", "beside"] = setting(
+        "off",
+        "only: redis_port speaks TLS (1.2 and 1.3) and nothing else does. beside: TLS on redis_tls_port, plain on "
+        "redis_port, while clients move.",
+        section="TLS",
+    )
+    redis_tls_port: Int = setting(6380, "With 'beside': the port of TLS.", section="TLS", ge=1, le=65535)
+    redis_tls_source: Literal["ca", "files"] = setting(
+        "ca",
+        "ca: a CA of your own, kept with the secrets, issues certificates, and a deploy renews them. files: you give "
+        "the three files below.",
+        cost="live",
+        section="TLS",
+    )
+    redis_tls_cert: str | None = setting(
+        None,
+        "With source files: the certificate and what leads from it to the CA (PEM), on the machine that deploys.",
+        cost="live",
+        section="TLS",
+        example="tls/redis-1.crt",
+    )
+    redis_tls_key: str | None = setting(
+        None, "... its key, without a passphrase.", cost="live", section="TLS", example="tls/redis-1.key"
+    )
+    redis_tls_ca: str | None = setting(
+        None,
+        "... and the CA (one or more), by which clients know the server, and Redis its clients.",
+        cost="live",
+        section="TLS",
+        example="tls/ca.crt",
+    )
+    redis_tls_names: tuple[CertificateName, ...] = setting(
+        (),
+        "Names and IP addresses by which clients reach Redis, beside the host's name in the inventory and redis_bind. "
+        "With source files: those that the certificate must have.",
+        cost="live",
+        section="TLS",
+        example=["redis-1.example.com"],
+    )
+    redis_tls_days: Int = setting(
+        365,
+        "With source ca: days that a certificate is valid. In their last third a deploy replaces it.",
+        cost="live",
+        section="TLS",
+        ge=2,
+        le=825,
+    )
+    redis_tls_auth_clients: Literal["no", "optional", "yes"] = setting(
+        "no",
+        "Whether clients show a certificate of the CA too: no, if they have one, or always. They log in all the same.",
+        cost="live",
+        section="TLS",
+    )
+
     # -- Container limits
     redis_container_memory: DockerSize | None = setting(
         None,
@@ -589,6 +664,19 @@ class Settings(BaseModel):
         return self.redis_stop_grace_period or 30 + math.ceil(self.redis_maxmemory / (50 * MIB))
 
     @property
+    def ports(self) -> tuple[Port, ...]:
+        """The ports of Redis, published or not: plain, by TLS, or both."""
+        if self.redis_tls == "only":
+            return (Port(self.redis_port, 6379, tls=True),)
+        beside = (Port(self.redis_tls_port, 6380, tls=True),) if self.redis_tls == "beside" else ()
+        return (Port(self.redis_port, 6379, tls=False), *beside)
+
+    @property
+    def ca_file(self) -> str:
+        """The CA's certificate on the host, for clients."""
+        return f"{self.root}/ca.crt"
+
+    @property
     def unix_socket(self) -> str:
         """Path of the socket on the host; empty when there is none."""
         return f"{self.root}/socket/redis.sock" if self.redis_unix_socket else ""
@@ -711,14 +799,45 @@ def _commands_usable(s: Settings) -> str | None:
     return f"{', '.join(lost)}: cannot be disabled or renamed; logins, the health check or RQ call it" if lost else None
 
 
+def _open_to_all(s: Settings) -> list[str]:
+    return [address for address in s.redis_bind if ipaddress.ip_address(address).is_unspecified]
+
+
 def _not_open_to_everybody(s: Settings) -> str | None:
-    open_to_all = [address for address in s.redis_bind if ipaddress.ip_address(address).is_unspecified]
-    if not open_to_all or s.redis_allow_from:
+    if not _open_to_all(s) or s.redis_allow_from or s.redis_tls == "only":
         return None
     return (
-        f"redis_bind: {', '.join(open_to_all)} publishes Redis on every address of the host, past ufw and without "
+        f"redis_bind: {', '.join(_open_to_all(s))} publishes Redis on every address of the host, past ufw and without "
         "encryption. Name an address of a private network, or the networks that may come in redis_allow_from "
-        "(['0.0.0.0/0', '::/0'] if it is to be everybody)"
+        "(['0.0.0.0/0', '::/0'] if it is to be everybody), or set redis_tls = 'only'"
+    )
+
+
+def _tls_ports_distinct(s: Settings) -> str | None:
+    if s.redis_tls != "beside" or s.redis_tls_port != s.redis_port:
+        return None
+    return f"redis_tls_port = {s.redis_tls_port} is redis_port as well; with redis_tls = 'beside' they are two"
+
+
+def _tls_files_named(s: Settings) -> str | None:
+    files = {name: getattr(s, name) for name in ("redis_tls_cert", "redis_tls_key", "redis_tls_ca")}
+    given = [name for name, path in files.items() if path]
+    if s.redis_tls_source == "ca" or s.redis_tls == "off":
+        why = "redis_tls = 'off'" if s.redis_tls == "off" else "redis_tls_source = 'ca'"
+        return f"{', '.join(given)}: set, but {why} does not use it" if given else None
+    if missing := [name for name in files if name not in given]:
+        return f"redis_tls_source = 'files' needs {', '.join(missing)} as well"
+    if lost := [f"{name} = {path!r}" for name, path in files.items() if not Path(path).is_file()]:
+        return f"{', '.join(lost)}: there is no such file on this machine"
+    return None
+
+
+def _tls_names_known(s: Settings) -> str | None:
+    if s.redis_tls == "off" or s.redis_tls_source == "files" or s.redis_tls_names or not _open_to_all(s):
+        return None
+    return (
+        f"redis_tls_names: redis_bind = {', '.join(_open_to_all(s))} does not say by which names or addresses clients "
+        "reach this host, and its certificate has to: name them"
     )
 
 
@@ -774,7 +893,10 @@ RELATIONS: tuple[Relation, ...] = (
     (("redis_image", "redis_image_source", "redis_image_archive"), _archive_named),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_distinct),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_usable),
-    (("redis_bind", "redis_allow_from"), _not_open_to_everybody),
+    (("redis_bind", "redis_allow_from", "redis_tls"), _not_open_to_everybody),
+    (("redis_tls", "redis_port", "redis_tls_port"), _tls_ports_distinct),
+    (("redis_tls", "redis_tls_source", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"), _tls_files_named),
+    (("redis_tls", "redis_tls_source", "redis_tls_names", "redis_bind"), _tls_names_known),
     (("redis_secrets_source", "redis_secrets_command"), _secrets_command_named),
     (("redis_users",), _users_usable),
     (("redis_appendonly", "redis_save"), _persistence_kept),

@@ -1,6 +1,7 @@
 """Preflight: read the settings of every host, look at every host, and refuse before anything is changed."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from gevent.lock import RLock
 from gevent.pool import Pool
@@ -9,7 +10,7 @@ from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from redoubt import facts, image, preflight, secretstore
+from redoubt import certificatestore, facts, image, preflight, secretstore
 from redoubt.instance import Instance
 from redoubt.secretsource import SecretsError
 from redoubt.settings import Settings, SettingsError, load
@@ -41,6 +42,13 @@ class _Known:
     judged: bool = False
     # The generation of its passwords on this machine; None where they cannot be read.
     stored: int | None = None
+    # Whether a certificate of the CA is there.
+    certificate: bool = False
+
+
+def now() -> datetime:
+    """By which certificates are judged."""
+    return datetime.now(UTC)
 
 
 def _check_all() -> None:
@@ -56,18 +64,22 @@ def _check_all() -> None:
             if one.stored is not None:
                 path = secretstore.place(one.settings, name)
                 one.problems += preflight.stale_store(path, one.stored, one.settings.root, facts_)
+            if one.settings.redis_tls != "off" and one.settings.redis_tls_source == "ca" and not one.certificate:
+                path = certificatestore.place(one.settings, name)
+                one.problems += preflight.lost_certificate(path, one.settings.root, facts_)
     _refuse(checked)
 
     try:
         secrets = {name: secretstore.ensure(one.settings, name) for name, one in checked.items()}
+        identities = {name: certificatestore.ensure(one.settings, name, now()) for name, one in checked.items()}
     except (OSError, SecretsError) as error:
-        raise PyinfraError(f"nothing was changed on any host; passwords cannot be kept here: {error}") from error
+        raise PyinfraError(f"nothing was changed on any host; secrets cannot be kept here: {error}") from error
     for name, one in checked.items():
         if one.warning:
             logger.warning(f"{hosts[name].print_prefix}{one.warning}")
     _checked.update(
         {
-            name: Instance(checked[name].settings, secrets[name], facts_, checked[name].judged)
+            name: Instance(checked[name].settings, secrets[name], facts_, checked[name].judged, identities[name])
             for name, facts_ in probed.items()
             if facts_
         }
@@ -87,6 +99,10 @@ def _check(one: Host) -> _Known:
         checked.stored = secretstore.check(checked.settings, one.name)
     except SecretsError as error:
         checked.problems.append(str(error))
+    if not checked.wrong & {name for name in Settings.model_fields if name.startswith(("redis_tls", "redis_secrets"))}:
+        found = certificatestore.check(checked.settings, one.name, now())
+        checked.problems += found
+        checked.certificate = not found and certificatestore.is_kept(checked.settings, one.name)
     return checked
 
 

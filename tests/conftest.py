@@ -35,6 +35,7 @@ UNPROVABLE: dict[str, tuple[str, Callable[[Target], bool]]] = {
         "reachability from outside (this machine has no way there but SSH)",
         lambda target: target.outside is None,
     ),
+    "tls": ("what encryption promises (redis_tls = 'off')", lambda target: target.settings.redis_tls == "off"),
 }
 
 

@@ -163,6 +163,40 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Group on the host, by number, whose members may use the socket. [restarts Redis]
 # redis_unix_socket_gid = 999
 
+# -- TLS
+
+# only: redis_port speaks TLS (1.2 and 1.3) and nothing else does. beside: TLS on redis_tls_port, plain on
+# redis_port, while clients move. [restarts Redis]
+# redis_tls = "off"
+
+# With 'beside': the port of TLS. [restarts Redis]
+# redis_tls_port = 6380
+
+# ca: a CA of your own, kept with the secrets, issues certificates, and a deploy renews them. files: you give
+# the three files below. [applied live]
+# redis_tls_source = "ca"
+
+# With source files: the certificate and what leads from it to the CA (PEM), on the machine that deploys.
+# [applied live]
+# redis_tls_cert = "tls/redis-1.crt"
+
+# ... its key, without a passphrase. [applied live]
+# redis_tls_key = "tls/redis-1.key"
+
+# ... and the CA (one or more), by which clients know the server, and Redis its clients. [applied live]
+# redis_tls_ca = "tls/ca.crt"
+
+# Names and IP addresses by which clients reach Redis, beside the host's name in the inventory and redis_bind.
+# With source files: those that the certificate must have. [applied live]
+# redis_tls_names = []
+
+# With source ca: days that a certificate is valid. In their last third a deploy replaces it. [applied live]
+# redis_tls_days = 365
+
+# Whether clients show a certificate of the CA too: no, if they have one, or always. They log in all the same.
+# [applied live]
+# redis_tls_auth_clients = "no"
+
 # -- Container limits
 
 # Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation

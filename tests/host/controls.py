@@ -28,10 +28,7 @@ CONTROLS = {
         "have names that nobody can guess."
     ),
     "network": Control("Redis is reached where the settings say and nowhere else, and has no way out."),
-    "TLS": Control(
-        "What travels between hosts is encrypted, and clients can tell the server from another.",
-        lacks="Redoubt sets up no TLS yet: between hosts, Redis needs a tunnel (SSH, WireGuard).",
-    ),
+    "TLS": Control("What travels between hosts is encrypted, and clients can tell the server from another."),
     "container isolation": Control(
         "A taken-over Redis is an ordinary user in a box: no privileges, nothing of the host in reach but its own "
         "directories, and an end to what it can use up."

@@ -64,12 +64,12 @@ def _fill(fleet: Fleet, chosen: list[tuple[str, bridge.Entry]], given: Path | No
     for spec, entry in chosen:
         disposable = entry.listed and bridge.is_disposable(fleet.inventory)
         try:
-            settings, secrets = expectations(entry)
+            promised = expectations(entry)
         except bridge.BridgeError as error:
             wrong.append(str(error))
             continue
         outside = _outside(entry, disposable)
-        fleet.targets[entry.pytest_id] = Target(entry, spec, fleet.ssh_config, disposable, settings, secrets, outside)
+        fleet.targets[entry.pytest_id] = Target(entry, spec, fleet.ssh_config, disposable, *promised, outside)
     if wrong:
         raise bridge.BridgeError("\n".join(wrong))
     _refuse_unreachable(fleet)

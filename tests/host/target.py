@@ -18,10 +18,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from redoubt import access, secretstore
+from redoubt import access, certificatestore, secretstore
 from redoubt.secretsource import SecretsError
 from redoubt.secretstore import Secrets
-from redoubt.settings import Settings, SettingsError, load
+from redoubt.settings import Port, Settings, SettingsError, load
+from redoubt.tls import Identity
 from tests.host.bridge import PROJECT, BridgeError, Entry
 
 # A Redis that hangs costs every test this long.
@@ -38,6 +39,7 @@ class Target:
     disposable: bool
     settings: Settings
     secrets: Secrets = field(repr=False)
+    identity: Identity | None = field(repr=False)
     # Where others reach it, when the inventory's own address is a loopback port of this machine.
     outside: str | None = None
     # Names what the tests leave in Redis and in its logs; new in each session.
@@ -86,11 +88,28 @@ class Target:
     @cached_property
     def endpoint(self) -> dict[str, Any]:
         """How a client on this machine connects: redis-py's arguments. SSH carries the connection to a remote host."""
-        address, port = self.published or (self._container_address(), 6379)
+        address, port = self.reached(self.settings.ports[0])
+        tls = self.tls if self.settings.ports[0].tls else {}
         if self.entry.is_local:
-            return {"host": address, "port": port}
+            return {"host": address, "port": port, **tls}
         bracketed = f"[{address}]" if ":" in address else address
+        if tls:
+            return {"host": "127.0.0.1", "port": self.forwarded_port(f"{bracketed}:{port}"), **tls}
         return {"unix_socket_path": self.forwarded(f"{bracketed}:{port}")}
+
+    @cached_property
+    def tls(self) -> dict[str, Any]:
+        """redis-py's arguments for TLS. Its names are not checked here: a tunnel's end has none of them."""
+        assert self.identity is not None
+        options: dict[str, Any] = {"ssl": True, "ssl_ca_data": self.identity.ca, "ssl_check_hostname": False}
+        if self.settings.redis_tls_auth_clients == "yes":
+            # As the health check does: the server's own stands for a client as well.
+            for name, text in (("ssl_certfile", self.identity.certificate), ("ssl_keyfile", self.identity.key)):
+                path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{name}")
+                path.touch(mode=0o600)
+                path.write_text(text)
+                options[name] = str(path)
+        return options
 
     def forwarded(self, there: str) -> str:
         """A socket on this machine that leads to an address and port, or to a socket, as the host itself reaches it."""
@@ -102,14 +121,21 @@ class Target:
         self._control("forward", "-L", f"{path}:{there}").check_returncode()
         return str(path)
 
-    @property
-    def published(self) -> tuple[str, int] | None:
-        """The first published address as the host itself reaches it, and the port; None when none is published."""
+    def forwarded_port(self, there: str) -> int:
+        """The same as a port on this machine's loopback, for clients that know no sockets."""
+        self.run("true")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        self._control("forward", "-L", f"127.0.0.1:{port}:{there}").check_returncode()
+        return port
+
+    def reached(self, port: Port) -> tuple[str, int]:
+        """The address and number by which the host itself reaches a port: the first published ones, if any is."""
         if not self.settings.redis_bind:
-            return None
+            return self._container_address(), port.inside
         unspecified = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         first = self.settings.redis_bind[0]
-        return unspecified.get(first, first), self.settings.redis_port
+        return unspecified.get(first, first), port.published
 
     def _container_address(self) -> str:
         networks = self.inspect()["NetworkSettings"]["Networks"]
@@ -195,17 +221,18 @@ class Target:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
 
     def hidden(self) -> list[str]:
-        """Everything that must be seen nowhere: passwords, their hashes as the ACL file holds them, command names."""
+        """What must be seen nowhere: passwords, their hashes as the ACL file holds them, names of commands, keys."""
         passwords = [*self.secrets.passwords.values(), *self.secrets.previous.values()]
-        return [*passwords, *map(access.password_hash, passwords), *self.secrets.commands.values()]
+        keys = [self.identity.key.splitlines()[1]] if self.identity else []
+        return [*passwords, *map(access.password_hash, passwords), *self.secrets.commands.values(), *keys]
 
 
-def expectations(entry: Entry) -> tuple[Settings, Secrets]:
-    """What the inventory and the secrets on this machine promise for a host. Raises BridgeError."""
+def expectations(entry: Entry) -> tuple[Settings, Secrets, Identity | None]:
+    """What the inventory, the secrets and the certificate on this machine promise for a host. Raises BridgeError."""
     with chdir(PROJECT):
         try:
             settings = load(entry.data)
-            return settings, secretstore.load(settings, entry.name)
+            return settings, secretstore.load(settings, entry.name), certificatestore.load(settings, entry.name)
         except (SettingsError, SecretsError) as error:
             raise BridgeError(f"{entry.name}: {error}") from None
 

@@ -25,7 +25,7 @@ def _always(value: str) -> Callable[[Settings], str]:
 
 
 PROMISED: dict[str, Callable[[Settings], str]] = {
-    "port": _always("6379"),
+    "port": lambda settings: "0" if settings.redis_tls == "only" else "6379",
     # Strangers are refused even if a later change opened the default user.
     "protected-mode": _always("yes"),
     "tcp-backlog": _is("redis_tcp_backlog"),

@@ -1,6 +1,7 @@
 """Health: a check that tells the truth, and can say no."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from testinfra.host import Host
 
 from redoubt.settings import Settings
 from tests.host.kernel import Kernel
-from tests.host.target import quoted
+from tests.host.target import Target, quoted
 
 SECOND = 10**9
 
@@ -55,10 +56,17 @@ def test_check_gives_up_when_the_settings_say(container: dict[str, Any], setting
     assert container["Config"]["Healthcheck"]["Retries"] == settings.redis_health_retries
 
 
-def test_check_succeeds_now(host: Host, settings: Settings, check: str) -> None:
-    """Run by hand, in the time that the engine gives it: the engine's last word may be as old as the interval."""
+def test_check_succeeds_now(target: Target, host: Host, settings: Settings, check: str) -> None:
+    """Run by hand, in the time that the engine gives it: the engine's last word may be as old as the interval.
+
+    It tells how long the certificate lasts, where whoever looks at a container looks first.
+    """
     done = host.run(f"timeout {settings.redis_health_timeout} {check}")
-    assert (done.rc, done.stdout.strip()) == (0, "healthy")
+    said = "healthy"
+    if target.identity:
+        days = (target.identity.expires - datetime.now(UTC)).days
+        said += f" (the certificate is valid for {days} days)"
+    assert (done.rc, done.stdout.strip()) == (0, said)
 
 
 @pytest.mark.parametrize(

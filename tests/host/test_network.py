@@ -42,13 +42,10 @@ def networks(host: Host, settings: Settings) -> dict[str, dict[str, Any]]:
 
 def test_port_listens_exactly_where_the_settings_say(host: Host, settings: Settings) -> None:
     """As sets: a check for one address passes as well when another one listens beside it."""
-    port = f":{settings.redis_port}"
-    listening = {
-        socket.removeprefix("tcp://").removesuffix(port)
-        for socket in host.socket.get_listening_sockets()
-        if socket.startswith("tcp://") and socket.endswith(port)
-    }
-    assert listening == set(settings.redis_bind)
+    ports = {str(port.published) for port in settings.ports}
+    sockets = [socket.removeprefix("tcp://").rpartition(":") for socket in host.socket.get_listening_sockets()]
+    listening = {(address, port) for address, _, port in sockets if port in ports}
+    assert listening == {(address, port) for address in settings.redis_bind for port in ports}
 
 
 def test_container_publishes_nothing_else(settings: Settings, container: dict[str, Any]) -> None:
@@ -58,22 +55,27 @@ def test_container_publishes_nothing_else(settings: Settings, container: dict[st
         for port, bindings in container["NetworkSettings"]["Ports"].items()
         for binding in bindings or ()
     }
-    assert published == {("6379/tcp", address, str(settings.redis_port)) for address in settings.redis_bind}
+    assert published == {
+        (f"{port.inside}/tcp", address, str(port.published))
+        for port in settings.ports
+        for address in settings.redis_bind
+    }
 
 
 def test_connections_are_accepted_exactly_where_the_settings_say(
     host: Host, settings: Settings, addresses: list[str]
 ) -> None:
     """Tried on every address that the host has: the engine's rules redirect where no socket listens."""
-    script = f'for a in "$@"; do timeout 2 bash -c "</dev/tcp/$a/{settings.redis_port}" && echo "$a"; done 2>/dev/null'
-    accepted = set(host.run(f"bash -c {quoted(script)} - {quoted(*addresses)}").stdout.split())
+    tries = [f"{address}/{port.published}" for address in addresses for port in settings.ports]
+    script = 'for a in "$@"; do timeout 2 bash -c "</dev/tcp/$a" && echo "$a"; done 2>/dev/null'
+    accepted = set(host.run(f"bash -c {quoted(script)} - {quoted(*tries)}").stdout.split())
     wanted = {
         address
         for address in addresses
         if address in settings.redis_bind
         or (UNSPECIFIED & set(settings.redis_bind) and _covered(address, settings.redis_bind))
     }
-    assert accepted == wanted
+    assert accepted == {f"{address}/{port.published}" for address in wanted for port in settings.ports}
 
 
 def _covered(address: str, bind: tuple[str, ...]) -> bool:
@@ -89,7 +91,7 @@ def test_redis_is_not_reached_from_outside(target: Target, settings: Settings) -
     wanted = address in settings.redis_bind or _covered(address, settings.redis_bind)
     if settings.redis_allow_from:
         wanted = wanted and _is_in(_own_address(address), settings.redis_allow_from)
-    assert not listens(address, settings.redis_port) or wanted
+    assert wanted or not any(listens(address, port.published) for port in settings.ports)
 
 
 def _own_address(to: str) -> str:
@@ -119,11 +121,11 @@ def test_only_the_named_networks_get_past_the_filter(host: Host, settings: Setti
     everything = json.loads(loaded.stdout)["nftables"]
     (chain,) = [entry["chain"] for entry in everything if "chain" in entry]
     assert (chain["hook"], chain["prio"], chain["policy"]) == ("prerouting", -300, "accept")
-    let_in = set()
+    let_in, kept = set(), set()
     for rule in (entry["rule"]["expr"] for entry in everything if "rule" in entry):
         assert rule[-1] == {"drop": None}
         (port,) = [one["match"]["right"] for one in rule[:-1] if _field(one) == "dport"]
-        assert port == settings.redis_port
+        kept.add(port)
         for sources in (one["match"]["right"] for one in rule[:-1] if _field(one) == "saddr"):
             let_in |= {_network(source) for source in _members(sources)}
     whole = {ipaddress.ip_network(network) for network in settings.redis_allow_from}
@@ -132,7 +134,8 @@ def test_only_the_named_networks_get_past_the_filter(host: Host, settings: Setti
     v6 = ipaddress.collapse_addresses(one for one in given if isinstance(one, ipaddress.IPv6Network))
     assert let_in == {*v4, *v6}
     families = {network.version for network in whole if not network.prefixlen}
-    assert sum("rule" in entry for entry in everything) == 2 - len(families)
+    assert sum("rule" in entry for entry in everything) == (2 - len(families)) * len(settings.ports)
+    assert kept == ({port.published for port in settings.ports} if len(families) < 2 else set())
 
 
 def _field(expression: dict[str, Any]) -> str:

@@ -161,11 +161,12 @@ def test_only_data_backups_and_logs_can_be_written(kernel: Kernel, settings: Set
 
 
 @pytest.mark.security("container isolation")
-def test_writable_memory_is_what_the_engine_needs(kernel: Kernel) -> None:
-    """Besides those directories: device files, and shared memory of a fixed size. No /tmp."""
+def test_writable_memory_is_what_the_engine_needs(kernel: Kernel, settings: Settings) -> None:
+    """Besides those directories: device files, shared memory of a fixed size, and Redis's socket. No /tmp."""
     writable = {mount.point for mount in kernel.mounts if mount.writable and mount.filesystem in ("tmpfs", "mqueue")}
     outside_of_system = {point for point in writable if not point.startswith(("/proc/", "/sys/"))}
-    assert outside_of_system == {"/dev", "/dev/mqueue", "/dev/shm"}
+    socket = set() if settings.redis_unix_socket else {"/run/redis"}
+    assert outside_of_system == {"/dev", "/dev/mqueue", "/dev/shm"} | socket
 
 
 @pytest.mark.security("container isolation")

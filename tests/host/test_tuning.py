@@ -49,8 +49,9 @@ def test_backlog_is_the_one_of_the_settings(host: Host, settings: Settings, kern
     pid = kernel.processes[-1].pid
     listing = host.check_output(f"nsenter --target {pid} --net ss --no-header --listening --tcp --numeric")
     backlogs = {fields[3]: int(fields[2]) for fields in map(str.split, listing.splitlines())}
-    redis = {backlog for address, backlog in backlogs.items() if address.endswith(":6379")}
-    assert redis == {settings.redis_tcp_backlog}
+    ports = {str(port.inside) for port in settings.ports}
+    redis = {(port, backlog) for address, backlog in backlogs.items() if (port := address.rpartition(":")[2]) in ports}
+    assert redis == {(port, settings.redis_tcp_backlog) for port in ports}
 
 
 @pytest.mark.kernel
@@ -65,13 +66,13 @@ def test_published_addresses_have_the_backlog_as_well(host: Host, settings: Sett
     """The engine listens there in Redis's place, with the ceiling that it found when the container started."""
     ceiling = int(host.file("/proc/sys/net/core/somaxconn").content_string)
     wanted = settings.redis_tcp_backlog if settings.redis_host_tuning else min(settings.redis_tcp_backlog, ceiling)
-    listing = host.check_output(f"ss --no-header --listening --tcp --numeric sport = :{settings.redis_port}")
+    listing = host.check_output("ss --no-header --listening --tcp --numeric")
     queues = {
-        fields[3].rpartition(":")[0].strip("[]"): int(fields[2]) for fields in map(str.split, listing.splitlines())
+        fields[3].replace("[", "").replace("]", ""): int(fields[2]) for fields in map(str.split, listing.splitlines())
     }
-    assert {address: queues[address] >= wanted for address in settings.redis_bind} == dict.fromkeys(
-        settings.redis_bind, True
-    ), queues
+    for port in settings.ports:
+        for address in settings.redis_bind:
+            assert queues[f"{address}:{port.published}"] >= wanted
 
 
 def test_half_open_connections_have_room_as_well(host: Host, settings: Settings, kernel: Kernel) -> None:

@@ -50,7 +50,7 @@ class Instance:
         """Lines that redis-cli in the container prints for commands. The password goes in on standard input."""
         secret = self.secrets.passwords[user] if password is None else password
         script = "\n".join([f"AUTH {user} {secret}", *commands, ""])
-        done = self.host.run(f"docker exec -i {self.name} redis-cli", input=script)
+        done = self.host.run(f"docker exec -i {self.name} redis-cli -s /run/redis/redis.sock", input=script)
         lines = done.stdout.splitlines()
         # Not the script or the error: either would show the password.
         assert lines[:1] == ["OK"], f"{user} cannot log in to {self.name} on {self.host.name} ({done.returncode})"

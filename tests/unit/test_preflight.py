@@ -38,6 +38,7 @@ selinux
 logrotate /usr/sbin/logrotate
 generation 3
 network_filtered
+certificate_source
 address 127.0.0.1
 address 10.0.0.5
 address ::1
@@ -79,6 +80,8 @@ def test_the_probe_is_read() -> None:
                 "yes", "900 1 300 10", "yes", dump=True, log=True, formats=frozenset({"REDIS0012"})
             ),
             network_filtered=False,
+            certificates=frozenset(),
+            certificate_source="",
             generation=3,
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(

@@ -15,7 +15,7 @@ from tests.smoke.load import Load
 
 
 def test_a_host_with_this_machine_s_kernel_is_refused_by_whatever_name_it_is_reached(tmp_path: Path) -> None:
-    target = Target(Entry(LOCAL), "local://", tmp_path / "ssh_config", False, load({}), Secrets({}, {}))
+    target = Target(Entry(LOCAL), "local://", tmp_path / "ssh_config", False, load({}), Secrets({}, {}), None)
     smoke = Smoke("inventory.py", (), fleet=Fleet("inventory.py", tmp_path, {"local": target}))
     with pytest.raises(AssertionError, match="@local: its kernel is that of this machine"):
         smoke.boots()

@@ -1,0 +1,184 @@
+"""Where certificates come from: files that are given, or the CA whose key is kept beside the passwords.
+
+The CA is one document of the secrets' source, and each instance's certificate with its key another. What is missing or
+due is issued by a deploy; what is there stays the same until then.
+"""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from gevent.lock import RLock
+
+from redoubt import secretsource, tls
+from redoubt.secretsource import CommandSource, FileSource, SecretsError
+from redoubt.settings import Settings
+from redoubt.tls import Authority, CertificateError, Identity
+
+# In the place of a host's name and of an instance's.
+_CA = ("ca", "redoubt.ca")
+
+_CLIENT_FILES = ("client.crt", "client.key", "ca.crt")
+# Hosts of one inventory have one CA, and are worked on at the same time.
+_issuing = RLock()
+
+_Source = FileSource | CommandSource
+
+
+def place(settings: Settings, host_name: str) -> str:
+    """Where the certificate of an instance is, in words."""
+    return str(settings.redis_tls_cert if settings.redis_tls_source == "files" else _source(settings, host_name))
+
+
+def authority_place(settings: Settings) -> str:
+    """Where the CA is, in words."""
+    return str(secretsource.of(settings, *_CA))
+
+
+def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
+    """What stands against the certificate of an instance, or against the CA, before anything is changed, in words."""
+    if settings.redis_tls == "off":
+        return []
+    try:
+        if settings.redis_tls_source == "files":
+            found = tls.problems(
+                _given(settings),
+                settings.redis_tls_names,
+                now,
+                shown_by_clients=settings.redis_tls_auth_clients == "yes",
+            )
+            return [f"{settings.redis_tls_cert}: {one}" for one in found]
+        authority = _authority(settings)
+        if authority and (ends := Identity(authority.certificate, "", "").expires) <= now:
+            return [
+                f"{authority_place(settings)}: the CA ended at {ends:%Y-%m-%d}. Move it away and a deploy makes "
+                "another, whose ca.crt every client needs"
+            ]
+        _stored(_source(settings, host_name))
+    except (OSError, SecretsError, CertificateError) as error:
+        return [str(error)]
+    return []
+
+
+def is_kept(settings: Settings, host_name: str) -> bool:
+    """Whether the source holds a certificate of the instance. Raises SecretsError."""
+    return _stored(_source(settings, host_name)) is not None
+
+
+def ensure(settings: Settings, host_name: str, now: datetime) -> Identity | None:
+    """The certificate of an instance; None without TLS. What is missing or due is issued and stored.
+
+    Changes nothing on a host. Raises SecretsError and OSError when the source or the files cannot be used.
+    """
+    if settings.redis_tls == "off":
+        return None
+    if settings.redis_tls_source == "files":
+        return _given(settings)
+    authority = ensure_authority(settings, now)
+    source = _source(settings, host_name)
+    names = tls.names(settings, host_name)
+    with source.locked():
+        stored = _stored(source)
+        if stored and not tls.why_due(stored, authority, names, now):
+            return stored
+        issued = tls.issue(authority, host_name, names, now, settings.redis_tls_days)
+        _write(source, {"certificate": issued.certificate, "key": issued.key, "ca": issued.ca})
+    return issued
+
+
+def ensure_authority(settings: Settings, now: datetime) -> Authority:
+    """The CA, made when there is none. Raises SecretsError."""
+    source = secretsource.of(settings, *_CA)
+    with source.locked():
+        authority = _authority(settings)
+        if authority is None:
+            authority = tls.new_authority(now)
+            _write(source, {"certificate": authority.certificate, "key": authority.key})
+    return authority
+
+
+def load(settings: Settings, host_name: str) -> Identity | None:
+    """The certificate as a deploy left it; None without TLS. Raises SecretsError when there is none yet."""
+    if settings.redis_tls == "off":
+        return None
+    if settings.redis_tls_source == "files":
+        return _given(settings)
+    source = _source(settings, host_name)
+    stored = _stored(source)
+    if stored is None:
+        raise SecretsError(f"{source}: holds nothing yet; deploy {settings.redis_name} to {host_name} first")
+    return stored
+
+
+def check_client(settings: Settings, name: object, directory: object) -> None:
+    """Whether a certificate can be issued for a client of this name. Raises ValueError in words."""
+    if settings.redis_tls == "off" or settings.redis_tls_source == "files":
+        raise ValueError("there is no CA of Redoubt's: that takes redis_tls, and redis_tls_source = 'ca'")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("certificate_for names the client, such as web: letters, digits, '.', '_' and '-'")
+    if not isinstance(directory, str) or not directory:
+        raise ValueError("certificate_to names the directory for its files on this machine, such as ./web")
+
+
+def client_is_due(settings: Settings, directory: str, now: datetime) -> str:
+    """Why a client's certificate in a directory is to be issued, in words; nothing while it is good."""
+    try:
+        certificate, key, ca = (Path(directory, name).read_text() for name in _CLIENT_FILES)
+        authority = _authority(settings)
+        return tls.why_due(Identity(certificate, key, ca), authority, (), now) if authority else "there is no CA yet"
+    except FileNotFoundError as missing:
+        return f"{missing.filename} is missing"
+    except CertificateError as error:
+        return str(error)
+
+
+def issue_client(settings: Settings, name: str, directory: str, now: datetime) -> None:
+    """Issue a certificate for a client into a directory on this machine, unless another did meanwhile."""
+    with _issuing:
+        if not client_is_due(settings, directory, now):
+            return
+        issued = tls.issue(ensure_authority(settings, now), name, (), now, settings.redis_tls_days)
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file, text in zip(_CLIENT_FILES, (issued.certificate, issued.key, issued.ca), strict=True):
+            FileSource(Path(directory, file)).write(text)
+
+
+def _source(settings: Settings, host_name: str) -> _Source:
+    return secretsource.of(settings, host_name, f"{settings.redis_name}.tls")
+
+
+def _given(settings: Settings) -> Identity:
+    paths = (settings.redis_tls_cert, settings.redis_tls_key, settings.redis_tls_ca)
+    certificate, key, ca = (f"{Path(path or '').read_text().strip()}\n" for path in paths)
+    return Identity(certificate, key, ca)
+
+
+def _authority(settings: Settings) -> Authority | None:
+    source = secretsource.of(settings, *_CA)
+    found = _read(source, "certificate", "key")
+    return Authority(*found) if found else None
+
+
+def _stored(source: _Source) -> Identity | None:
+    found = _read(source, "certificate", "key", "ca")
+    return Identity(*found) if found else None
+
+
+def _read(source: _Source, *names: str) -> list[str] | None:
+    text = source.read()
+    if text is None:
+        return None
+    try:
+        document = yaml.safe_load(text)
+        values = [str(document[name]) for name in names]
+        # Whatever is no certificate is said here, with its place.
+        Identity(values[0], "", "").chain  # noqa: B018
+    except (yaml.YAMLError, KeyError, TypeError, CertificateError):
+        # The parser's own message would quote the text.
+        raise SecretsError(f"{source}: no document of a certificate and its key; restore it from your copy") from None
+    return values
+
+
+def _write(source: _Source, document: dict[str, str]) -> None:
+    source.write(yaml.safe_dump(document, sort_keys=True))
