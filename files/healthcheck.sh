@@ -17,6 +17,8 @@ set --
 if [ -e $tls ]; then
     set -- --tls -p "$(value tls-port /etc/redis/redis.conf)" --cacert "$(value tls-ca-cert-file $tls)" \
         --cert "$(value tls-cert-file $tls)" --key "$(value tls-key-file $tls)"
+    seconds=$(($(value '# expires' $tls) - $(date +%s)))
+    [ $seconds -gt 0 ] || say "the certificate has ended: a deploy renews it"
 fi
 IFS= read -r password </run/secrets/health || say "the secret 'health' cannot be read"
 
@@ -40,5 +42,4 @@ for name in rdb_last_bgsave_status aof_last_bgrewrite_status aof_last_write_stat
     [ "$(field "$name")" = ok ] || say "$name: $(field "$name")"
 done
 [ "$(field loading)" = 0 ] || say "loading the data set"
-[ $# -eq 0 ] || ends=" (the certificate is valid for $((($(value '# expires' $tls) - $(date +%s)) / 86400)) days)"
-echo "healthy${ends-}"
+echo "healthy${seconds+ (the certificate is valid for $((seconds / 86400)) days)}"

@@ -6,7 +6,7 @@ All are no-ops when nothing differs, and say why they change what they change.
 import difflib
 import shlex
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -259,13 +259,16 @@ def users_applied(settings: Settings, acl: File, *, now: bool = False) -> Comman
 
 
 @operation()
-def certificate_loaded(settings: Settings, acl: File, digest: str) -> Commands:
+def certificate_loaded(settings: Settings, acl: File, digest: str, written: Callable[[], bool]) -> Commands:
     """Have the running Redis load the certificate of this digest, without a restart; connections stay open.
 
-    Nothing where it is about to start anew and reads it by itself. Fails when Redis refuses it, and keeps the former.
+    ``written`` tells, once the deploy is under way, whether its files were: whoever changed them by hand may have had
+    Redis load what they made of them. Nothing where it is about to start anew and reads it by itself. Fails when Redis
+    refuses it, and keeps the former.
     """
     current = _service_state(settings, acl)
-    reasons = service.certificate_drift(settings, digest, current)
+    anew = state.is_executing and written()
+    reasons = service.certificate_drift(settings, digest, current, written=anew)
     if not reasons or service.is_to_be_replaced(settings, current):
         host.noop("as wanted, or read at the start to come")
         return

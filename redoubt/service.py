@@ -250,16 +250,22 @@ def users_drift(settings: Settings, state: ServiceState) -> tuple[str, ...]:
     return tuple(f"{settings.redis_name} {why}" for why in (*access.differences(settings, state.acl), *others))
 
 
-def certificate_drift(settings: Settings, digest: str, state: ServiceState) -> tuple[str, ...]:
-    """Why the running Redis must be told of its certificate anew. Nothing where it speaks no TLS yet, or is down."""
+def certificate_drift(
+    settings: Settings, digest: str, state: ServiceState, *, written: bool = False
+) -> tuple[str, ...]:
+    """Why the running Redis must be told of its certificate anew: its files were ``written``, or it has others.
+
+    Nothing where it speaks no TLS yet, or is down.
+    """
     if state.config.get("tls-port", "0") == "0":
         return ()
     wanted = redisconf.certificate(settings, digest)
-    return tuple(
+    differing = tuple(
         f"{settings.redis_name} runs with {name} = {state.config.get(name)!r}, should be {value!r}"
         for name, value in wanted.items()
         if state.config.get(name) != value
     )
+    return differing or ((f"{settings.redis_name}'s certificate was written anew",) if written else ())
 
 
 def is_silent(settings: Settings, state: ServiceState) -> bool:

@@ -53,6 +53,10 @@ COSTS: dict[Cost, str] = {
 }
 
 
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+HOST_NAME = rf"{_LABEL}(\.{_LABEL})*"
+
+
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
@@ -91,7 +95,7 @@ def _certificate_name(value: object) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         pass
-    if not re.fullmatch(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,62}\.?)*[a-z0-9]", text) or re.fullmatch(r"[\d.]+", text):
+    if not re.fullmatch(rf"(\*\.)?{HOST_NAME}", text) or re.fullmatch(r"[\d.]+", text):
         raise ValueError(f"{value!r} is neither a name such as redis-1.example.com nor an IP address")
     return text
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from redoubt.settings import Settings
+from redoubt.settings import HOST_NAME, Settings
 
 # What clients trust has to be carried to each of them: it lasts.
 AUTHORITY_DAYS = 3650
@@ -78,13 +78,9 @@ class Identity:
 def names(settings: Settings, host_name: str) -> tuple[str, ...]:
     """The names and addresses by which clients reach an instance: on its host, in its network, and from outside."""
     own = (address for address in settings.redis_bind if not ipaddress.ip_address(address).is_unspecified)
-    inventory = [host_name] if _is_name(host_name) else []
+    inventory = [host_name] if re.fullmatch(HOST_NAME, host_name) else []
     local = ("localhost", "127.0.0.1", "::1", settings.redis_name)
     return tuple(dict.fromkeys((*inventory, *own, *settings.redis_tls_names, *local)))
-
-
-def _is_name(text: str) -> bool:
-    return bool(re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", text))
 
 
 def new_authority(now: datetime) -> Authority:

@@ -20,14 +20,10 @@ def summary(instance: Instance) -> None:
         ),
         *([f"  on the host itself: {settings.unix_socket} as well"] if settings.redis_unix_socket else []),
         f"  PASSWORD is in {secretstore.place(settings, host.name)} on this machine",
-        *(
-            [
-                f"  the CA is {settings.ca_file} on the host; the certificate ends on {instance.identity.expires:%Y-%m-%d}"
-            ]
-            if instance.identity
-            else []
-        ),
     ]
+    if instance.identity:
+        ends = f"{instance.identity.expires:%Y-%m-%d}"
+        lines.append(f"  the CA is {settings.ca_file} on the host; the certificate ends on {ends}")
     if instance.secrets.previous:
         lines += rotation.report(instance, host.name)
     at_the_end(host.name, lines)

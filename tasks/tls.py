@@ -17,9 +17,13 @@ def tls(instance: Instance) -> None:
     settings, identity = instance.settings, instance.identity
     if identity is None:
         return
-    operations.tree(name="Write the certificate", entries=render.certificate_files(settings, identity))
+    written = operations.tree(name="Write the certificate", entries=render.certificate_files(settings, identity))
     operations.certificate_loaded(
-        name="Have the running Redis load its certificate", settings=settings, acl=instance.acl, digest=identity.digest
+        name="Have the running Redis load its certificate",
+        settings=settings,
+        acl=instance.acl,
+        digest=identity.digest,
+        written=written.did_change,
     )
 
 

@@ -9,18 +9,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from redoubt import certificatestore, tls
+from redoubt.settings import load
 from sandbox.hosts import Host
 from tests.host.controls import CONTROLS
 from tests.lifecycle.conftest import ROOT, Deployer
 from tests.lifecycle.instance import Instance
 
-# No test of these can fail before there is one.
-UNPROVEN = {"TLS": "Redoubt sets up no TLS yet"}
+# So that every control has something to prove.
+SETTINGS: dict[str, Any] = {"redis_tls": "only"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def report(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFact
         directory = tmp_path_factory.mktemp("audit") / "new"
         page, junit = directory / "audit.html", directory / "audit.xml"
         done = _pytest(
-            *("-m", "security", "--inventory", str(deployer.inventory(host))),
+            *("-m", "security", "--inventory", str(deployer.inventory(host, **SETTINGS))),
             *(f"--audit-page={page}", f"--junitxml={junit}", *arguments),
             **env,
         )
@@ -90,13 +94,14 @@ def _pytest(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 class Harm:
     """What takes a guard away, which tests have to say so, and which controls they stand for.
 
-    ``shell`` runs on the host and ``redis`` by the administrator, where ``{config}`` is the new name of CONFIG;
+    ``certificate`` is the name in one that Redis is given; ``shell`` runs on the host and ``redis`` by the administrator, where ``{config}`` is the new name of CONFIG;
     ``compose`` is merged into the service of Redis, which is then made anew. ``cure`` is for what no deploy looks at.
     """
 
     name: str
     red: dict[str, set[str]]
     redis: tuple[str, ...] = ()
+    certificate: str = ""
     shell: str = ""
     compose: str = ""
     cure: str = "true"
@@ -159,7 +164,7 @@ HARMS = [
         },
         # The append-only file has it, and no deploy looks into that.
         cure="{ cat /srv/redis/secrets/admin | sed 's/^/AUTH admin /'; echo; echo FUNCTION FLUSH; } | "
-        "docker exec -i redis redis-cli",
+        "docker exec -i redis redis-cli -s /run/redis/redis.sock",
     ),
     Harm(
         "published to everybody, on networks that lead out",
@@ -273,6 +278,19 @@ HARMS = [
         cure="systemctl stop by-hand; rm -f /run/by-hand.env /etc/by-hand.env /tmp/by-hand.env /srv/redis/by-hand.env",
     ),
     Harm(
+        "another's certificate, and versions of TLS that are broken",
+        certificate="another.invalid",
+        redis=('{config} SET tls-protocols "TLSv1 TLSv1.1 TLSv1.2 TLSv1.3" tls-auth-clients optional',),
+        red={
+            "TLS": {
+                "test_the_server_shows_the_certificate_of_the_settings",
+                "test_another_cannot_pass_for_it",
+                "test_older_versions_are_refused",
+                "test_clients_show_a_certificate_where_the_settings_demand_one",
+            }
+        },
+    ),
+    Harm(
         "another image under the image's name",
         shell="image=$(docker inspect --format '{{.Config.Image}}' redis) && "
         "docker commit --change 'LABEL other=1' redis $image",
@@ -284,7 +302,7 @@ HARMS = [
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
     """The shared host, deployed; every test leaves it so."""
-    result = deployer.deploy(host)
+    result = deployer.deploy(host, **SETTINGS)
     assert result.returncode == 0, result.stderr
     return Instance(host, deployer.secrets(host))
 
@@ -295,7 +313,19 @@ def sound(redis: Instance, report: Callable[..., Report]) -> Report:
     return report()
 
 
-def _do(harm: Harm, redis: Instance) -> None:
+def _give_certificate(redis: Instance, deployer: Deployer, name: str) -> None:
+    """One of the same CA, in the place of the instance's own."""
+    now = datetime.now(UTC)
+    ca = certificatestore.ensure_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), now)
+    other = tls.issue(ca, name, [name], now, 90)
+    for directive, text in (("tls-cert-file", other.certificate), ("tls-key-file", other.key)):
+        file = redis.config(directive).replace("/etc/redis", "/srv/redis/config")
+        redis.host.run(f"cat >{file}", input=text, check=True)
+
+
+def _do(harm: Harm, redis: Instance, deployer: Deployer) -> None:
+    if harm.certificate:
+        _give_certificate(redis, deployer, harm.certificate)
     if harm.shell:
         redis.host.run(harm.shell, check=True)
     if harm.redis:
@@ -308,13 +338,12 @@ def _do(harm: Harm, redis: Instance) -> None:
 
 
 def test_a_deployed_host_is_proven_and_what_is_not_is_said(sound: Report) -> None:
-    """TLS and versions are never passed by having no test; tests that write are named with the way to include them."""
+    """Tests that write are named with the way to include them."""
     found = sound
     assert (found.returncode, found.red) == (0, {})
     assert set(found.verdicts) == set(CONTROLS)
     for control, words in found.verdicts.items():
-        assert words.startswith("not proven" if control in UNPROVEN else "proven by "), (control, words)
-        assert UNPROVEN.get(control, "") in words
+        assert words.startswith("proven by "), (control, words)
         assert f"{control} " in found.terminal
         assert CONTROLS[control].promise.replace("'", "&#39;") in found.page
     named = "least privilege: A script has no more rights than its user (--writes includes it) on lifecycle-1"
@@ -328,11 +357,11 @@ def test_a_control_turns_red_when_its_guard_is_gone_and_green_by_a_deploy(
 ) -> None:
     """The others say what they said before: the next case shows as well what a deploy did not put back."""
     try:
-        _do(harm, redis)
+        _do(harm, redis, deployer)
         found = report()
     finally:
         redis.host.run(harm.cure)
-        mended = deployer.deploy(redis.host)
+        mended = deployer.deploy(redis.host, **SETTINGS)
     assert mended.returncode == 0, mended.stderr
 
     assert found.returncode == 1
@@ -382,7 +411,7 @@ def test_a_control_that_the_table_does_not_know_is_refused(redis: Instance, depl
         "def pytest_itemcollected(item):\n"
         "    if 'strangers' in item.name: item.add_marker(pytest.mark.security('netwrok'))\n"
     )
-    inventory = str(deployer.inventory(redis.host))
+    inventory = str(deployer.inventory(redis.host, **SETTINGS))
     done = _pytest("-p", "slip", "-m", "security", "--inventory", inventory, PYTHONPATH=str(tmp_path))
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "test_strangers_are_refused" in done.stderr

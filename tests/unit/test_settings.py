@@ -65,6 +65,18 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
         ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
         ({"redis_appendonly": False, "redis_save": ""}, "nothing would survive"),
         ({"redis_app_services": {"redis": {}}}, "the Redis service itself"),
+        ({"redis_tls": "beside", "redis_tls_port": 6379}, "redis_tls_port = 6379 is redis_port as well"),
+        ({"redis_tls_cert": "x"}, "redis_tls_cert: set, but redis_tls = 'off' does not use it"),
+        ({"redis_tls": "only", "redis_tls_ca": "x"}, "redis_tls_ca: set, but redis_tls_source = 'ca' does not use it"),
+        (
+            {"redis_tls": "only", "redis_tls_source": "files", "redis_tls_ca": "x"},
+            "needs redis_tls_cert, redis_tls_key",
+        ),
+        ({"redis_tls": "only", "redis_bind": ["0.0.0.0"]}, "redis_bind = 0.0.0.0 does not say by which names"),
+        ({"redis_tls": "beside", "redis_tls_names": ["x"], "redis_bind": ["::"]}, "redis_bind: :: publishes Redis"),
+        ({"redis_tls": "only", "redis_tls_names": ["https://x"]}, "is neither a name such as redis-1.example.com"),
+        ({"redis_tls": "only", "redis_tls_names": ["10.0.0.256"]}, "is neither a name such as redis-1.example.com"),
+        ({"redis_extra_config": {"tls-protocols": "TLSv1"}}, "tls-protocols is set by Redoubt"),
         ({"redis_app_services": {"Web App": {}}}, "not a name"),
     ],
 )
@@ -202,3 +214,4 @@ def test_redis_is_not_open_to_everybody_by_accident(data: dict[str, Any], words:
 def test_redis_may_be_open_to_named_networks_and_even_to_everybody() -> None:
     load({"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["10.0.0.0/8", "2001:db8::/32"]})
     load({"redis_bind": ["0.0.0.0"], "redis_allow_from": ["0.0.0.0/0"]})
+    load({"redis_bind": ["0.0.0.0"], "redis_tls": "only", "redis_tls_names": ["*.example.com", "2001:db8::5"]})

@@ -1,0 +1,277 @@
+"""TLS: what the CA issues is accepted by OpenSSL's own strict eye, is renewed in time, and what is given is judged."""
+
+import ipaddress
+import ssl
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import verification
+
+from redoubt import access, certificatestore, render, service, tls
+from redoubt.redisconf import certificate
+from redoubt.secretsource import SecretsError
+from redoubt.settings import Settings, load
+from redoubt.tls import Authority, Identity
+from redoubt.tree import Absent, File
+from tests.unit.test_service import RIGHT
+from tests.unit.test_service import state as running
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+CA = tls.new_authority(NOW)
+NAMES = ("redis-1.example.com", "10.0.0.5", "::1", "*.cache.example.com")
+GOOD = tls.issue(CA, "redis-1", NAMES, NOW, 365)
+
+
+def settings(tmp_path: Path, **data: Any) -> Settings:
+    return load({"redis_secrets_dir": str(tmp_path / "secrets"), "redis_tls": "only", **data})
+
+
+def verified(identity: Identity, name: verification.Subject, at: datetime) -> None:
+    """By the rules of the web, which are stricter than any client of Redis."""
+    trusted = verification.Store(x509.load_pem_x509_certificates(identity.ca.encode()))
+    leaf, *above = identity.chain
+    verification.PolicyBuilder().store(trusted).time(at).build_server_verifier(name).verify(leaf, above)
+
+
+def test_what_is_issued_is_accepted_for_its_names_and_for_its_time() -> None:
+    verified(GOOD, x509.DNSName("redis-1.example.com"), NOW)
+    verified(GOOD, x509.DNSName("any.cache.example.com"), NOW + timedelta(days=364))
+    verified(GOOD, x509.IPAddress(ipaddress.ip_address("10.0.0.5")), NOW)
+    for name, at in (("other.example.com", NOW), ("redis-1.example.com", NOW + timedelta(days=366))):
+        with pytest.raises(verification.VerificationError):
+            verified(GOOD, x509.DNSName(name), at)
+
+
+def test_keys_are_not_shown() -> None:
+    assert "PRIVATE" not in repr(GOOD) + repr(CA)
+
+
+def test_a_certificate_ends_with_its_ca_at_the_latest() -> None:
+    late = NOW + timedelta(days=tls.AUTHORITY_DAYS - 30)
+    assert tls.issue(CA, "x", ["x"], late, 365).expires == NOW + timedelta(days=tls.AUTHORITY_DAYS)
+
+
+def test_a_client_s_certificate_is_no_server_s() -> None:
+    client = tls.issue(CA, "web", (), NOW, 90)
+    usage = client.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert client.names == set()
+
+
+@pytest.mark.parametrize(
+    ("days", "names", "ca", "why"),
+    [
+        (0, NAMES, CA, ""),
+        (243, NAMES, CA, ""),
+        (244, NAMES, CA, "it ends at 2027-11-24 12:00 UTC"),
+        (400, NAMES, CA, "it ends at 2027-11-24 12:00 UTC"),
+        (0, (*NAMES, "new"), CA, "it does not stand for new"),
+        (0, NAMES, tls.new_authority(NOW), "another CA issued it"),
+    ],
+)
+def test_it_is_due_in_the_last_third_and_when_names_or_the_ca_change(
+    days: int, names: tuple[str, ...], ca: Authority, why: str
+) -> None:
+    assert tls.why_due(GOOD, ca, names, NOW + timedelta(days=days)) == why
+
+
+def test_the_names_are_those_by_which_clients_come() -> None:
+    own = load({"redis_tls": "only", "redis_bind": ["0.0.0.0", "10.0.0.5"], "redis_tls_names": ["cache.example.com"]})
+    assert tls.names(own, "redis-1") == (
+        *("redis-1", "10.0.0.5", "cache.example.com", "localhost", "127.0.0.1", "::1", "redis"),
+    )
+    assert "@local" not in tls.names(own, "@local")
+
+
+def intermediate() -> tuple[Authority, str]:
+    """A CA below the CA, as a company's has them, and its certificate."""
+    key = serialization.load_pem_private_key(CA.key.encode(), None)
+    below = tls.new_authority(NOW)
+    (template,) = x509.load_pem_x509_certificates(below.certificate.encode())
+    (issuer,) = x509.load_pem_x509_certificates(CA.certificate.encode())
+    builder = x509.CertificateBuilder(
+        issuer.subject,
+        template.subject,
+        template.public_key(),
+        x509.random_serial_number(),
+        template.not_valid_before_utc,
+        template.not_valid_after_utc,
+        list(template.extensions),
+    )
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signed = builder.sign(key, hashes.SHA256())
+    text = signed.public_bytes(serialization.Encoding.PEM).decode()
+    return Authority(text, below.key), text
+
+
+def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
+    below, text = intermediate()
+    leaf = tls.issue(below, "redis-1", ["a.example.com"], NOW, 90)
+    assert (
+        tls.problems(
+            replace(leaf, certificate=leaf.certificate + text, ca=CA.certificate), (), NOW, shown_by_clients=True
+        )
+        == []
+    )
+    (said,) = tls.problems(replace(leaf, ca=CA.certificate), (), NOW, shown_by_clients=True)
+    assert said.startswith("the CA did not issue the certificate")
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "at", "words"),
+    [
+        (replace(GOOD, key=CA.key), (), NOW, "the key is not that of the certificate"),
+        (GOOD, ("a.cache.example.com", "10.0.0.5", "*.cache.example.com"), NOW, ""),
+        (GOOD, ("a.b.cache.example.com",), NOW, "does not stand for a.b.cache.example.com (redis_tls_names)"),
+        (GOOD, (), NOW + timedelta(days=366), "the certificate of CN=redis-1 ended at 2027-11-24"),
+        (GOOD, (), NOW - timedelta(days=1), "the certificate of CN=redis-1 is valid from 2026-11-24"),
+        (replace(GOOD, ca=tls.new_authority(NOW).certificate), (), NOW, "the CA did not issue the certificate"),
+        (replace(GOOD, certificate="nothing"), (), NOW, "the certificate is not text in PEM"),
+        (replace(GOOD, ca=""), (), NOW, "the CA is not text in PEM"),
+        (replace(GOOD, key="nothing"), (), NOW, "the key is not text in PEM"),
+        (tls.issue(CA, "web", (), NOW, 90), (), NOW, "the certificate has no names (SAN)"),
+    ],
+)
+def test_a_given_certificate_is_judged_before_redis_sees_it(
+    given: Identity, names: tuple[str, ...], at: datetime, words: str
+) -> None:
+    found = tls.problems(given, names, at, shown_by_clients=True)
+    assert words in "\n".join(found)
+    assert bool(found) == bool(words)
+
+
+def test_a_key_with_a_passphrase_is_refused() -> None:
+    key = serialization.load_pem_private_key(GOOD.key.encode(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    ).decode()
+    (said,) = tls.problems(replace(GOOD, key=locked), (), NOW, shown_by_clients=False)
+    assert "needs a passphrase" in said
+
+
+def test_the_ca_and_a_certificate_are_made_once_and_stay(tmp_path: Path) -> None:
+    own = settings(tmp_path)
+    first = certificatestore.ensure(own, "redis-1", NOW)
+    assert (
+        first
+        == certificatestore.ensure(own, "redis-1", NOW + timedelta(days=200))
+        == certificatestore.load(own, "redis-1")
+    )
+    assert first is not None
+    other = certificatestore.ensure(own, "redis-2", NOW)
+    assert other is not None
+    assert (other.ca, other.key != first.key) == (first.ca, True)
+    later = certificatestore.ensure(own, "redis-1", NOW + timedelta(days=300))
+    assert later is not None
+    assert later.expires == NOW + timedelta(days=665)
+    assert sorted(path.name for path in tmp_path.rglob("*.yml")) == ["redis.tls.yml", "redis.tls.yml", "redoubt.ca.yml"]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.yml")} == {0o600}
+
+
+def test_a_ca_that_ended_or_a_damaged_document_is_told_before_anything_changes(tmp_path: Path) -> None:
+    own = settings(tmp_path)
+    certificatestore.ensure(own, "redis-1", NOW)
+    (said,) = certificatestore.check(own, "redis-1", NOW + timedelta(days=4000))
+    assert "the CA ended at 2036-11-21" in said
+    place = Path(certificatestore.place(own, "redis-1"))
+    place.write_text("certificate: SECRET")
+    (said,) = certificatestore.check(own, "redis-1", NOW)
+    assert f"{place}: no document of a certificate and its key" in said
+    assert "SECRET" not in said
+    with pytest.raises(SecretsError, match="holds nothing yet"):
+        certificatestore.load(own, "redis-2")
+
+
+def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Path) -> None:
+    own, directory = settings(tmp_path), str(tmp_path / "web")
+    assert certificatestore.client_is_due(own, directory, NOW) == f"{directory}/client.crt is missing"
+    certificatestore.issue_client(own, "web", directory, NOW)
+    first = Path(directory, "client.crt").read_text()
+    certificatestore.issue_client(own, "web", directory, NOW + timedelta(days=9))
+    assert Path(directory, "client.crt").read_text() == first
+    certificatestore.issue_client(own, "web", directory, NOW + timedelta(days=300))
+    assert Path(directory, "client.crt").read_text() != first
+    # What a client's library asks for.
+    ssl.create_default_context(cafile=f"{directory}/ca.crt").load_cert_chain(
+        f"{directory}/client.crt", f"{directory}/client.key"
+    )
+
+
+def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
+    own = load({"redis_tls": "only"})
+    files = {entry.path: entry for entry in render.certificate_files(own, GOOD) if isinstance(entry, File)}
+    conf = files["/srv/redis/config/tls.conf"].content
+    for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file"):
+        inside = certificate(own, GOOD.digest)[name]
+        assert f'{name} "{inside}"' in conf
+        assert inside.replace("/etc/redis", "/srv/redis/config") in files
+    assert [
+        file.path for file in files.values() if "PRIVATE" in file.content and (file.mode, file.secret) != (0o400, True)
+    ] == []
+    renewed = tls.issue(CA, "redis-1", NAMES, NOW, 365)
+    former = render.former_certificates(own, renewed, files)
+    assert {entry.path for entry in former} == {path for path in files if GOOD.digest in path}
+    assert {entry.path for entry in render.former_certificates(own, None, files)} == set(files)
+    assert all(isinstance(entry, Absent) for entry in former)
+
+
+@pytest.mark.parametrize(
+    ("config", "written", "reasons"),
+    [
+        ({}, True, ()),
+        ({"tls-port": "0"}, True, ()),
+        ({"tls-port": "6379", **certificate(load({"redis_tls": "only"}), "new")}, False, ()),
+        (
+            {"tls-port": "6379", **certificate(load({"redis_tls": "only"}), "new")},
+            True,
+            ("redis's certificate was written anew",),
+        ),
+        (
+            {"tls-port": "6379", **certificate(load({"redis_tls": "only"}), "new"), "tls-auth-clients": "yes"},
+            True,
+            ("redis runs with tls-auth-clients = 'yes', should be 'no'",),
+        ),
+    ],
+)
+def test_redis_loads_what_it_does_not_have(config: dict[str, str], written: bool, reasons: tuple[str, ...]) -> None:
+    current = replace(RIGHT, config=config)
+    assert service.certificate_drift(load({"redis_tls": "only"}), "new", current, written=written) == reasons
+
+
+@pytest.mark.parametrize(
+    ("container", "state", "silent"),
+    [
+        ({}, {}, True),
+        ({}, {"acl": ("user default off",)}, False),
+        ({}, {"passwords": ("admin",)}, False),
+        ({"health": "unhealthy"}, {}, False),
+        ({"status": "exited"}, {}, False),
+        ({"config_hash": "older"}, {}, False),
+    ],
+)
+def test_a_healthy_redis_that_says_nothing_is_not_taken_for_one_that_is_right(
+    container: dict[str, Any], state: dict[str, Any], silent: bool
+) -> None:
+    assert service.is_silent(load({}), replace(running(**container), **state)) == silent
+
+
+@pytest.mark.parametrize(
+    ("data", "url"),
+    [
+        ({"redis_tls": "only"}, "rediss://sessions:PASSWORD@127.0.0.1:6379/0?ssl_ca_certs=/srv/redis/ca.crt"),
+        ({"redis_tls": "beside"}, "rediss://sessions:PASSWORD@127.0.0.1:6380/0?ssl_ca_certs=/srv/redis/ca.crt"),
+        (
+            {"redis_tls": "beside", "redis_tls_port": 7000, "redis_bind": []},
+            "rediss://sessions:PASSWORD@redis:6380/0?ssl_ca_certs=/srv/redis/ca.crt",
+        ),
+    ],
+)
+def test_applications_are_told_the_port_that_is_encrypted(data: dict[str, Any], url: str) -> None:
+    own = load(data)
+    assert access.url(own, access.users(own)[0]) == url
