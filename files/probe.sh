@@ -51,8 +51,8 @@ for file in "$ROOT/data/dump.rdb" "$ROOT"/data/appendonlydir/*.base.rdb; do
     [ ! -f "$file" ] || echo "format $(head -c 9 "$file" | tr -cd '[:alnum:]')"
 done
 echo "network_filtered $(ls "/etc/systemd/system/$INSTANCE-network.service" 2>/dev/null)"
-for file in "$ROOT/ca.crt" "$ROOT/config/tls.conf" "$ROOT"/config/tls/*; do
-    [ ! -f "$file" ] || echo "certificate $file"
+for path in "$ROOT/ca.crt" "$ROOT/config/tls.conf" "$ROOT/config/tls" "$ROOT"/config/tls/*; do
+    [ ! -e "$path" ] || echo "certificate $path"
 done
 echo "certificate_source $(sed -n 's/^# source //p' "$ROOT/config/tls.conf" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"

@@ -93,9 +93,9 @@ def certificate_files(settings: Settings, identity: Identity) -> list[Directory 
 
 
 def former_certificates(settings: Settings, identity: Identity | None, present: Iterable[str]) -> list[Absent]:
-    """What is left of former certificates on the host, of the files that are ``present`` there by their paths."""
+    """What is left of former certificates on the host, of what is ``present`` there by its paths; files come first."""
     wanted = {entry.path for entry in certificate_files(settings, identity)} if identity else set()
-    return [Absent(path) for path in sorted(set(present) - wanted)]
+    return [Absent(path) for path in sorted(set(present) - wanted, reverse=True)]
 
 
 def config_files(settings: Settings) -> list[File]:

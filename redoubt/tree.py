@@ -45,7 +45,7 @@ class File:
 
 @dataclass(frozen=True)
 class Absent:
-    """A regular file that a former deploy may have left and that should go."""
+    """A regular file that a former deploy may have left and that should go, or a directory, which is empty by then."""
 
     path: str
 
@@ -85,7 +85,8 @@ def plan(wanted: Iterable[Directory | File | Absent], present: Mapping[str, Pres
         there = present.get(entry.path)
         if isinstance(entry, Absent):
             if there is not None:
-                steps.append(Step(entry.path, "no longer wanted", f"rm -f {shlex.quote(entry.path)}"))
+                remove = "rmdir" if stat.S_ISDIR(there.st_mode) else "rm -f"
+                steps.append(Step(entry.path, "no longer wanted", f"{remove} {shlex.quote(entry.path)}"))
             continue
         if there is not None:
             _refuse_other_kind(entry, there)

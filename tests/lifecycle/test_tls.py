@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from redoubt.tls import Identity
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import ROOT, Deployer
 from tests.lifecycle.instance import Instance, tcp_tunnel
+from tests.lifecycle.layout import TREE, looks
 
 NAME = "redis.example.test"
 
@@ -101,6 +103,15 @@ def replaced(deployer: Deployer, host: Host, settings: dict[str, Any], identity:
     FileSource(place).write(json.dumps(document))
 
 
+def names(identity: Identity) -> set[str]:
+    """The files of a certificate on the host, of which nothing else is to be left."""
+    return {f"server-{identity.digest}.crt", f"server-{identity.digest}.key", f"ca-{identity.digest}.crt"}
+
+
+def files(redis: Instance) -> set[str]:
+    return set(redis.host.run("ls /srv/redis/config/tls", check=True).stdout.split())
+
+
 def authority(deployer: Deployer) -> tls.Authority:
     """The CA that the deploys made."""
     return certificatestore.ensure_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), datetime.now(UTC))
@@ -167,15 +178,35 @@ def test_a_deploy_renews_it_and_no_client_is_disconnected(
         assert staying.client_id() == number
     assert redis.identity == before
     assert served(redis, second) == second.certificate
-    files = redis.host.run("ls /srv/redis/config/tls", check=True).stdout.split()
-    assert sorted(files) == [
-        f"{name}" for name in (f"ca-{second.digest}.crt", f"server-{second.digest}.crt", f"server-{second.digest}.key")
-    ]
+    assert files(redis) == names(second)
     again = deployer.deploy(redis.host, **settings)
     assert (again.returncode, again.changed) == (0, []), again.stderr
     # And it is what a start reads.
     redis.host.run("docker restart redis && cd /srv/redis && docker compose up --detach --wait", check=True)
     assert served(redis, second) == second.certificate
+
+
+def test_a_renewal_that_is_killed_is_finished_by_the_next_deploy(
+    redis: Instance, deployer: Deployer, settings: dict[str, Any]
+) -> None:
+    """The host has both then, and Redis one of them: neither a start nor a deploy lost its certificate."""
+    ca, now = authority(deployer), datetime.now(UTC)
+    before, first = redis.identity, kept(deployer, redis.host, settings)
+    replaced(deployer, redis.host, settings, tls.issue(ca, "old", [NAME], now - timedelta(days=250), 365))
+    running = deployer.start(redis.host, **settings)
+    running.wait_for("Starting operation: TLS | Have the running Redis load its certificate")
+    running.signal(signal.SIGKILL)
+    running.wait()
+    second = kept(deployer, redis.host, settings)
+    assert second != first
+    assert served(redis, first) in (first.certificate, second.certificate)
+
+    finished = deployer.deploy(redis.host, **settings)
+    assert finished.returncode == 0, finished.stderr
+    assert served(redis, second) == second.certificate
+    assert files(redis) == names(second)
+    assert redis.identity == before
+    assert deployer.deploy(redis.host, **settings).changed == []
 
 
 def test_an_end_that_nobody_renewed_is_unhealthy_and_a_deploy_mends_it(
@@ -287,7 +318,7 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
 def test_turned_off_nothing_of_it_is_left(redis: Instance, deployer: Deployer) -> None:
     result = deployer.deploy(redis.host)
     assert result.returncode == 0, result.stderr
-    assert redis.host.run("find /srv/redis/ca.crt /srv/redis/config/tls* -type f").stdout == ""
+    assert looks(redis.host) == TREE
     assert redis.config("tls-port") == "0"
     again = deployer.deploy(redis.host)
     assert (again.returncode, again.changed) == (0, []), again.stderr
