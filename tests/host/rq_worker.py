@@ -15,7 +15,7 @@ from rq.cron import CronScheduler
 from rq.job import requeue_job
 
 # Seconds without a job after which the worker gives up; nothing waits that long.
-IDLE = 5
+IDLE = 10
 
 
 def put_back(job_id: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rq import Queue, Repeat, Retry
 from rq.cron import get_cron_job_ids
 from rq.exceptions import DuplicateJobError
+from rq.group import Group
 from rq.job import Dependency, Job, JobStatus
 from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
@@ -82,7 +83,7 @@ def worked(target: Target) -> Iterator[Worked]:
             job.refresh()
         yield Worked(queue, jobs, waiting, ttls)
     finally:
-        _clean(target)
+        _clean(target, before)
     new = set(target.admin.scan_iter(match="rq:*", count=10_000)) - before
     # Elsewhere others use queues, too.
     assert not {key for key in new if target.disposable or target.mark in key}
@@ -136,8 +137,8 @@ def _work(target: Target) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _clean(target: Target) -> None:
-    """Remove what carries the mark. One pass over the keys: RQ keeps an index of nothing that it makes."""
+def _clean(target: Target, before: set[str]) -> None:
+    """Remove what carries the mark. Two passes over the keys: RQ keeps an index of nothing that it makes."""
     redis = target.admin
     made = redis.zrange(f"rq:cron_job:{target.mark}:jobs", 0, -1)
     for index in ("rq:cron_jobs", "rq:cron_schedulers"):
@@ -145,6 +146,8 @@ def _clean(target: Target) -> None:
     redis.srem(RateLimitRegistry.rl_keys_key, target.mark)
     redis.srem("rq:queues", *(f"rq:queue:{target.mark}{end}" for end in ("", "-emptied")))
     redis.srem("rq:workers", f"rq:worker:{target.mark}")
+    if Group.REDIS_GROUP_CLEANING_KEY not in before:
+        redis.unlink(Group.REDIS_GROUP_CLEANING_KEY)
     for name in (target.mark, *made):
         for key in list(redis.scan_iter(match=f"rq:*{name}*", count=10_000)):
             redis.unlink(key)
