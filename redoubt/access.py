@@ -45,7 +45,8 @@ ROLES: Mapping[str, str] = {
     "+del +unlink +exists +type +touch +incrbyfloat +@hash",
     # Whatever reads its keys by name; not what names or counts the keys of others, or waits.
     "read-only": f"-@all {_LOGIN} +@read -@dangerous -@blocking -scan -randomkey -dbsize",
-    # Exporters and dashboards: numbers. Not SLOWLOG GET or MONITOR, which show what others store.
+    # Exporters and dashboards: numbers. Not SLOWLOG GET or MONITOR, which show what others store: redis_exporter asks
+    # for the newest entry at every scrape, is refused it and goes on.
     "metrics": f"-@all {_LOGIN} +info +role +dbsize +lastsave +client|list +slowlog|len "
     "+latency|latest +latency|history +latency|histogram +memory|stats",
     # Connects, and does what its rules say.

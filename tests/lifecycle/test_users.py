@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import ROOT, Deployer
-from tests.lifecycle.instance import Instance, tcp_tunnel, tunnel
+from tests.lifecycle.instance import Instance, tcp_tunnel, tunnel, wait_until
 
 USERS: dict[str, dict[str, Any]] = {
     "shop": {"role": "session", "keys": ["shop:session:*"], "channels": ["__keyevent@*__:expired"]},
@@ -32,9 +32,22 @@ USERS: dict[str, dict[str, Any]] = {
     },
     "reports": {"role": "read-only", "keys": ["shop:session:*", "pages:*"]},
     "exporter": {"role": "metrics"},
+    "slowlog": {"role": "metrics", "rules": "+slowlog|get"},
     "ours": {"role": "custom", "keys": ["ours:*"], "rules": "+@geo -georadius"},
 }
 WITH_USERS: dict[str, Any] = {"redis_users": USERS}
+
+# The exporter's arguments as docs/applications.md has them.
+ARGUMENTS = next(
+    line for line in (ROOT / "docs" / "applications.md").read_text().splitlines() if line.startswith("ARGS=")
+)
+EXPORTER_PASSWORDS = "/etc/redis-exporter.json"
+INSTALL_EXPORTER = f"""
+set -e
+apt-get --quiet update
+apt-get --quiet --yes --no-install-recommends install prometheus-redis-exporter
+echo '{ARGUMENTS.removesuffix('"')} -export-client-list"' > /etc/default/prometheus-redis-exporter
+"""
 
 
 @pytest.fixture(scope="module")
@@ -169,14 +182,73 @@ def test_celery_works_with_results_retries_countdowns_chords_and_remote_control(
 
 
 @pytest.mark.usefixtures("undenied")
-def test_an_exporter_reads_numbers(connect: Connect) -> None:
+def test_a_dashboard_reads_numbers(connect: Connect) -> None:
     client = connect("exporter", protocol=2)
-    assert "keyspace_hits" in client.info("all")
     assert client.role()[0] == b"master"
-    assert client.slowlog_len() >= 0
-    assert client.client_list()
-    for command in ("LATENCY LATEST", "LATENCY HISTOGRAM", "MEMORY STATS", "DBSIZE", "LASTSAVE"):
+    for command in ("INFO ALL", "LATENCY HISTORY command", "MEMORY STATS", "DBSIZE", "LASTSAVE"):
         client.execute_command(*command.split())
+
+
+@pytest.fixture(scope="module")
+def exporter(redis: Instance) -> Iterator[Host]:
+    """Debian's exporter on the host as docs/applications.md says, with the list of clients and a second user."""
+    redis.host.run(INSTALL_EXPORTER, check=True)
+    passwords = {f"redis://{user}@127.0.0.1:6379": redis.secrets.passwords[user] for user in ("exporter", "slowlog")}
+    redis.host.run(
+        f"install -o prometheus -m 400 /dev/stdin {EXPORTER_PASSWORDS}", input=json.dumps(passwords), check=True
+    )
+    redis.host.run("systemctl restart prometheus-redis-exporter", check=True)
+    wait_until(lambda: _scrape(redis.host, "metrics"), "the exporter answers", 10)
+    yield redis.host
+    redis.host.run(f"apt-get --quiet --yes purge prometheus-redis-exporter; rm {EXPORTER_PASSWORDS}", check=True)
+
+
+def _scrape(host: Host, path: str) -> dict[str, float]:
+    """The numbers that the exporter gives, by name and labels; none when it does not answer."""
+    text = host.run(f"curl --silent --fail --globoff 'http://127.0.0.1:9121/{path}'").stdout
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_an_exporter_reads_numbers(redis: Instance, exporter: Host) -> None:
+    """All but the newest entry of SLOWLOG, which has in it what others store: it asks for that and goes on without."""
+    redis.call("SET rq:counted x EX 60", user="queues")
+    redis.call("ACL LOG RESET")
+    numbers = _scrape(exporter, "metrics")
+    assert numbers["redis_up"] == 1
+    assert numbers["redis_connected_clients"] >= 1
+    assert numbers["redis_memory_used_bytes"] > 100_000
+    assert numbers["redis_memory_max_bytes"] > numbers["redis_memory_used_bytes"]
+    assert numbers['redis_db_keys{db="db0"}'] >= 1
+    assert numbers["redis_slowlog_length"] >= 0
+    assert numbers['redis_commands_latencies_usec_count{cmd="set"}'] >= 1
+    assert any(name.startswith("redis_connected_client_info{") for name in numbers)
+    assert "redis_slowlog_last_id" not in numbers
+    denied = "redis_acl_access_denied_cmd_total"
+    assert _scrape(exporter, "metrics")[denied] - numbers[denied] == 1
+    assert _denied(redis) == {("exporter", "command", "slowlog|get"): 2}
+
+
+@pytest.mark.usefixtures("undenied")
+def test_an_exporter_that_may_read_slowlog_is_denied_nothing(exporter: Host) -> None:
+    numbers = _scrape(exporter, "scrape?target=redis://slowlog@127.0.0.1:6379")
+    assert numbers["redis_up"] == 1
+    assert numbers["redis_slowlog_last_id"] >= 0
+
+
+def test_an_exporter_tells_nobody_its_passwords(redis: Instance, exporter: Host) -> None:
+    """Whoever reaches it names the server that it asks, and whoever is on the host sees its arguments."""
+    assert _scrape(exporter, "scrape?target=redis://exporter@127.0.0.1:6379/0")["redis_up"] == 0
+    process = exporter.run("cd /proc/$(pidof prometheus-redis-exporter) && cat cmdline environ", check=True).stdout
+    assert not any(password in process for password in redis.secrets.passwords.values())
+    assert EXPORTER_PASSWORDS in process
+
+
+def _denied(redis: Instance) -> dict[tuple[str, str, str], int]:
+    """What ACL LOG has: user, reason and object, and how often."""
+    with redis.client(protocol=2, decode_responses=True) as client:
+        entries = [dict(zip(one[::2], one[1::2], strict=True)) for one in client.execute_command("ACL", "LOG")]
+    return {(entry["username"], entry["reason"], entry["object"]): entry["count"] for entry in entries}
 
 
 @pytest.mark.usefixtures("undenied")
@@ -205,6 +277,7 @@ REFUSED = {
         "XREAD BLOCK 1 STREAMS pages:x 0",
     ],
     "exporter": ["GET pages:x", "SLOWLOG GET", "MONITOR", "MEMORY USAGE pages:x", "CLIENT KILL ID 1", "SCAN 0"],
+    "slowlog": ["GET pages:x", "SLOWLOG RESET", "MONITOR"],
     "ours": ["GET ours:x", "GEORADIUS ours:places 1 1 1 m", "GEOADD pages:x 1 1 here"],
 }
 # Ways around a disabled EVAL, to another's data, or to more rights.
