@@ -107,7 +107,7 @@ class SopsSource(FileSource):
 class CommandSource:
     """A command of the user's, for Vault and its like.
 
-    ``COMMAND get HOST INSTANCE`` prints the text, or nothing where there is none yet; ``COMMAND put HOST INSTANCE``
+    ``COMMAND get HOST DOCUMENT`` prints the text, or nothing where there is none yet; ``COMMAND put HOST DOCUMENT``
     reads it on standard input. Both end with 0, or say on standard error why not.
     """
 

@@ -413,7 +413,7 @@ class Settings(BaseModel):
     redis_secrets_command: tuple[Line, ...] = setting(
         (),
         "With source command: a program and its first arguments. It is called with 'get' or 'put', the host and the "
-        "instance, see docs/secrets.md.",
+        "document's name, see docs/secrets.md.",
         cost="nothing",
         section="Access",
     )
@@ -1022,6 +1022,10 @@ def settings_file() -> str:
     return _FILE_HEADER + "\n".join(lines) + "\n"
 
 
+# Files that only an operator can name.
+_NO_DEFAULT = ("redis_image_archive", "redis_tls_cert", "redis_tls_key", "redis_tls_ca")
+
+
 def settings_table() -> str:
     """The settings as Markdown tables, a section each."""
     lines = []
@@ -1029,7 +1033,7 @@ def settings_table() -> str:
         lines += ["", f"## {section}", "", "| setting | default | meaning | a change |", "|---|---|---|---|"]
         for name, field in fields:
             default = "derived" if field.default is None else f"`{_shown(name, field)}`"
-            if field.default is None and name == "redis_image_archive":
+            if field.default is None and name in _NO_DEFAULT:
                 default = "none"
             lines.append(f"| `{name}` | {default} | {field.description} | {COSTS[_details(field)['cost']]} |")
     return _TABLE_HEADER + "\n".join(lines) + "\n"

@@ -141,7 +141,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # redis_secrets_dir = "secrets"
 
 # With source command: a program and its first arguments. It is called with 'get' or 'put', the host and the
-# instance, see docs/secrets.md. [no restart]
+# document's name, see docs/secrets.md. [no restart]
 # redis_secrets_command = []
 
 # -- Network
