@@ -9,6 +9,7 @@ from tasks.image import image
 from tasks.logs import logs
 from tasks.network import network
 from tasks.preflight import preflight_all
+from tasks.redisctl import redisctl
 from tasks.secrets import secrets
 from tasks.service import service
 from tasks.summary import summary
@@ -30,4 +31,5 @@ former_certificates(instance)
 logs(instance)
 network(instance)
 service(instance)
+redisctl(instance)
 summary(instance)

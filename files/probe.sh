@@ -56,6 +56,8 @@ for path in "$ROOT/ca.crt" "$ROOT/config/tls.conf" "$ROOT/config/tls" "$ROOT"/co
 done
 echo "certificate_source $(sed -n 's/^# source //p' "$ROOT/config/tls.conf" 2>/dev/null)"
 echo "selinux $(getenforce 2>/dev/null)"
+# Debian's python3-minimal has not all of the library.
+echo "python $(python3 -c 'import sys, asyncio, json, ssl, zipfile; print(sys.version_info >= (3, 10) or "")' 2>/dev/null)"
 echo "logrotate $(command -v logrotate)"
 # A host that may listen on addresses before it has them (keepalived) has no list to check against.
 [ "$(cat /proc/sys/net/ipv4/ip_nonlocal_bind 2>/dev/null)" = 1 ] ||

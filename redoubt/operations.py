@@ -398,8 +398,8 @@ def _say(why: str) -> None:
 
 
 def _show_diff(file: File) -> None:
-    if file.secret:
-        _say(f"{file.path}: secret, contents not shown")
+    if file.secret or file.packed:
+        _say(f"{file.path}: {'secret' if file.secret else 'a program'}, contents not shown")
         return
     before = host.get_fact(facts.FileText, path=file.path)
     for line in _diff(before, file.content, file.path):

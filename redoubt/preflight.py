@@ -106,6 +106,8 @@ class HostFacts:
     addresses: frozenset[str]
     listeners: tuple[Listener, ...]
     has_logrotate: bool
+    # A Python with all of its own library that redisctl runs on.
+    has_python: bool
 
 
 def read(lines: Iterable[str]) -> HostFacts:
@@ -170,6 +172,7 @@ def read(lines: Iterable[str]) -> HostFacts:
             addresses=frozenset(addresses),
             listeners=tuple(listeners),
             has_logrotate=bool(values["logrotate"]),
+            has_python=bool(values["python"]),
         )
     except KeyError as missing:
         raise ValueError(f"the probe did not answer {missing}") from None

@@ -1,5 +1,6 @@
 """The files of an instance: settings and secrets in, text out."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redoubt import access, redisconf, tuning
+from redoubt import access, bundle, redisconf, tuning
 from redoubt.secretstore import Secrets
 from redoubt.settings import REDIS_GID, REDIS_UID, Settings
 from redoubt.sizes import format_size
 from redoubt.tls import Identity
-from redoubt.tree import Absent, Directory, File
+from redoubt.tree import Absent, Directory, File, pack
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -130,6 +131,23 @@ def compose_file(settings: Settings, *, selinux: bool) -> File:
         app_services={name: _app_service(settings, service) for name, service in settings.redis_app_services.items()},
     )
     return File(f"{settings.root}/compose.yml", text, mode=0o644, uid=0, gid=0)
+
+
+def redisctl_files(settings: Settings) -> list[File]:
+    """redisctl beside the instance, what it is told of that, and the command that calls it."""
+    told = {"name": settings.redis_name, "root": settings.root, "session_keys": settings.session_keys}
+    program = f"{settings.root}/redisctl"
+    return [
+        File(program, pack(bundle.archive()), mode=0o755, uid=0, gid=0, packed=True),
+        File(f"{settings.root}/redisctl.json", json.dumps(told, indent=2) + "\n", mode=0o644, uid=0, gid=0),
+        File(redisctl_path(settings), f'#!/bin/sh\nexec {program} "$@"\n', mode=0o755, uid=0, gid=0),
+    ]
+
+
+def redisctl_path(settings: Settings) -> str:
+    """The command by which root looks after an instance, named after one that is not called redis."""
+    suffix = "" if settings.redis_name == "redis" else f"-{settings.redis_name}"
+    return f"/usr/local/sbin/redisctl{suffix}"
 
 
 def logrotate_file(settings: Settings) -> File:

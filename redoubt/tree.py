@@ -4,6 +4,8 @@ Owners are numbers: the host may call uid 999 anything or nothing. Contents trav
 they appear in no command line and no temporary file that others can read.
 """
 
+import base64
+import gzip
 import hashlib
 import shlex
 import stat
@@ -27,7 +29,7 @@ class Directory:
 class File:
     """A regular file that should exist with exactly this text, which must end with a line break.
 
-    ``secret`` keeps its contents out of ``--diff``.
+    ``secret`` keeps its contents out of ``--diff``. ``packed`` says that the text stands for bytes, see ``pack``.
     """
 
     path: str
@@ -36,11 +38,22 @@ class File:
     uid: int = REDIS_UID
     gid: int = REDIS_GID
     secret: bool = False
+    packed: bool = False
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the text."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
+        """SHA-256 of the contents."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def data(self) -> bytes:
+        """The contents as they are on the host."""
+        return gzip.decompress(base64.b64decode(self.content)) if self.packed else self.content.encode()
+
+
+def pack(data: bytes) -> str:
+    """Bytes as text, which is all that pyinfra carries: compressed, since a link may be slow."""
+    return base64.encodebytes(gzip.compress(data, mtime=0)).decode()
 
 
 @dataclass(frozen=True)
@@ -142,15 +155,16 @@ def _write(entry: File, why: str) -> Step:
     A lost connection ends standard input early: the length is compared before the rename, so that the target
     is either the old file or the whole new one.
     """
-    assert entry.content.endswith("\n"), entry.path
     directory, _, name = entry.path.rpartition("/")
-    size = len(entry.content.encode())
+    assert entry.content.endswith("\n"), entry.path
+    take = "base64 -d | gunzip" if entry.packed else "cat"
+    size = len(entry.data)
     target, temporary = shlex.quote(entry.path), shlex.quote(f"{directory}/.{name}.XXXXXX")
     command = " && ".join(
         (
             f"umask 077; t=$(mktemp {temporary})",
             "trap 'rm -f \"$t\"' EXIT HUP INT TERM",
-            'cat > "$t"',
+            f'{take} > "$t"',
             f'[ "$(wc -c < "$t")" -eq {size} ]',
             f'chown {entry.uid}:{entry.gid} "$t"',
             f'chmod {entry.mode:04o} "$t"',

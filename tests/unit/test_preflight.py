@@ -36,6 +36,7 @@ stored appendonlydir/appendonly.aof.manifest dump.rdb
 format REDIS0012
 selinux
 logrotate /usr/sbin/logrotate
+python True
 generation 3
 network_filtered
 certificate_source
@@ -92,6 +93,7 @@ def test_the_probe_is_read() -> None:
                 Listener("::", 8080),
             ),
             has_logrotate=True,
+            has_python=True,
         )
         == FACTS
     )

@@ -1,0 +1,37 @@
+"""redisctl as one file: this project's package and the libraries that it needs, run by a host's own Python.
+
+Made from what requirements.txt locks, as it is installed beside this project: neither a host nor a deploy fetches
+anything. The same sources make the same bytes, on every machine.
+"""
+
+import io
+import zipfile
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "redisctl"
+
+# Pure Python all of them. What rich has for source code and Markdown is not used, and left out with its libraries.
+LIBRARIES = ("redis", "async-timeout", "click", "rich")
+
+# -I: neither the environment nor the working directory has a word in what root runs.
+_SHEBANG = b"#!/usr/bin/python3 -I\n"
+_MAIN = "from redisctl.cli import main\n\nmain()\n"
+
+
+@cache
+def archive() -> bytes:
+    """The file: a zip archive that Python runs. Not compressed, since that is different with each version of zlib."""
+    sources = {"__main__.py": _MAIN.encode()}
+    sources |= {f"redisctl/{path.name}": path.read_bytes() for path in PACKAGE.glob("*.py")}
+    for library in LIBRARIES:
+        for file in distribution(library).files or ():
+            if file.suffix == ".py" and not file.is_absolute() and ".." not in file.parts:
+                sources[file.as_posix()] = Path(str(file.locate())).read_bytes()
+    made = io.BytesIO()
+    made.write(_SHEBANG)
+    with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as file_:
+        for name in sorted(sources):
+            file_.writestr(zipfile.ZipInfo(name), sources[name])
+    return made.getvalue()
