@@ -1,5 +1,6 @@
 """The command line. Every verb prints for people, or with --json for programs; passwords are never arguments."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -20,6 +21,16 @@ COLOURS = {"ok": "green", "warning": "yellow", "critical": "bold red", "unknown"
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
+def of_this_host(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb its instance, once its own options are understood: help needs no root."""
+
+    @functools.wraps(command)
+    def called(**options: Any) -> None:
+        command(installed(), **options)
+
+    return called
+
+
 class Commands(click.Group):
     """Verbs in the order in which they are written here: what is looked at first comes first."""
 
@@ -28,8 +39,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli() -> None:
     """Look after the Redis instance of this host. Run it as root.
 
     \b
@@ -38,12 +48,11 @@ def cli(ctx: click.Context) -> None:
 
     Exit codes: 0 well, 1 warning, 2 critical, 3 the question could not be answered.
     """
-    ctx.obj = installed()
 
 
 @cli.command()
 @as_json
-@click.pass_obj
+@of_this_host
 def health(instance: Instance, as_json: bool) -> None:
     """Say what is well and what is not, and what to do about it.
 
@@ -66,7 +75,7 @@ def health(instance: Instance, as_json: bool) -> None:
 
 @cli.command()
 @as_json
-@click.pass_obj
+@of_this_host
 def snapshot(instance: Instance, as_json: bool) -> None:
     """Print one reading: memory, clients, rates since the start, hits, keys, persistence."""
     reading = read(instance)

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,24 @@ class NetworkState(FactBase[list[str]]):
 
     def process(self, output: list[str]) -> list[str]:
         return list(output)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a program printed, on both of its streams, and how it ended."""
+
+    lines: tuple[str, ...]
+    code: int
+
+
+class Redisctl(FactBase[Said]):
+    """What redisctl prints on the host."""
+
+    def command(self, program: str, words: Sequence[str]) -> str:
+        return f"{shlex.join([program, *words])} 2>&1 </dev/null; echo $?"
+
+    def process(self, output: list[str]) -> Said:
+        return Said(tuple(output[:-1]), int(output[-1]))
 
 
 class ServiceState(FactBase[service.ServiceState]):

@@ -307,6 +307,20 @@ def _changed_users(before: Secrets, after: Secrets) -> str:
 
 
 @operation()
+def redisctl_run(settings: Settings, line: str) -> Commands:
+    """Run redisctl on the host with the words of a line, and say what it prints. Fails when it does not end with 0."""
+    if not state.is_executing:
+        yield StringCommand("true")
+        return
+    # Split here, so that the host's shell makes nothing else of it.
+    said = host.get_fact(facts.Redisctl, program=render.redisctl_path(settings), words=shlex.split(line))
+    for one in said.lines:
+        _say(one)
+    if said.code != 0:
+        yield from _stop(f"redisctl ended with {said.code}")
+
+
+@operation()
 def waited(seconds: int) -> Commands:
     """Wait, on this machine; an interruption leaves both passwords of each user valid."""
     yield FunctionCommand(time.sleep, (seconds,), {})

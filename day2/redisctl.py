@@ -1,0 +1,9 @@
+"""Run redisctl on all hosts of an inventory: pyinfra inventory/production.py day2/redisctl.py --data run="health"
+
+Prints what each host says. Fails where redisctl ends with anything but 0: for health that is a warning or worse.
+"""
+
+from tasks.preflight import preflight_all
+from tasks.redisctl import redisctl_run
+
+redisctl_run(preflight_all())
