@@ -271,7 +271,7 @@ def certificate_drift(
 def is_silent(settings: Settings, state: ServiceState) -> bool:
     """Whether a Redis that the engine calls healthy, made from these files, did not answer: nobody knows what runs."""
     redis = next((one for one in state.containers if one.service == settings.redis_name), None)
-    if redis is None or redis.status != "running" or redis.health != "healthy":
+    if redis is None or (redis.name, redis.status, redis.health) != (settings.redis_name, "running", "healthy"):
         return False
     return not state.acl and not state.passwords and redis.config_hash == state.hashes.get(redis.service)
 

@@ -252,6 +252,7 @@ def test_redis_loads_what_it_does_not_have(config: dict[str, str], written: bool
         ({}, {"passwords": ("admin",)}, False),
         ({"health": "unhealthy"}, {}, False),
         ({"status": "exited"}, {}, False),
+        ({"name": "old-redis"}, {}, False),
         ({"config_hash": "older"}, {}, False),
     ],
 )
