@@ -62,6 +62,9 @@ def test_directories_belong_to_redis_by_number(
     [
         # Names secrets by file and holds none: readable, and written by root alone.
         ("compose.yml", ROOT, 0o644),
+        # What root runs, and nobody else changes.
+        ("redisctl", ROOT, 0o755),
+        ("redisctl.json", ROOT, 0o644),
         ("config/redis.conf", REDIS, 0o640),
         ("config/activedefrag.conf", REDIS, 0o640),
         ("config/healthcheck.sh", REDIS, 0o550),
@@ -99,4 +102,7 @@ def test_other_users_cannot_read_data(target: Target, settings: Settings) -> Non
     nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
     readable = target.run(f"{nobody} find {quoted(settings.root)} -readable -type f").stdout.split()
     public = [settings.ca_file] if settings.redis_tls != "off" else []
-    assert sorted(readable) == [*public, f"{settings.root}/compose.yml"]
+    assert sorted(readable) == [
+        *public,
+        *(f"{settings.root}/{name}" for name in ("compose.yml", "redisctl", "redisctl.json")),
+    ]

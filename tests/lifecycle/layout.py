@@ -22,15 +22,18 @@ TREE = {
     "/srv/redis/config/healthcheck.sh": ("550", "999:999"),
     "/srv/redis/config/activedefrag.conf": ("640", "999:999"),
     "/srv/redis/compose.yml": ("644", "0:0"),
+    "/srv/redis/redisctl": ("755", "0:0"),
+    "/srv/redis/redisctl.json": ("644", "0:0"),
     "/etc/logrotate.d/redis": ("644", "0:0"),
+    "/usr/local/sbin/redisctl": ("755", "0:0"),
 }
-FILES = [path for path, (mode, _) in TREE.items() if mode not in ("755", "750", "700")]
+FILES = [path for path, (mode, _) in TREE.items() if path != "/srv/redis" and mode not in ("750", "700")]
 
 
 def looks(host: Host) -> dict[str, tuple[str, str]]:
     """What is there in the instance's places, whatever it is, but for what Redis itself writes."""
     lines = host.run(
-        "cd /srv && find /srv/redis /etc/logrotate.d/redis* /tmp/pyinfra* "
+        "cd /srv && find /srv/redis /etc/logrotate.d/redis* /usr/local/sbin/redisctl* /tmp/pyinfra* "
         "\\( -path '/srv/redis/data/*' -o -path '/srv/redis/logs/*' \\) -prune -o -printf '%p %m %U:%G\\n' 2>/dev/null"
     ).stdout.splitlines()
     return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}

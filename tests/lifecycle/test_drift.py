@@ -27,6 +27,7 @@ LOGS = "Logs | Rotate the log file"
 COMPOSE = "Service | Write the Compose project"
 USERS = "Access | Give the running Redis its users"
 START = "Service | Start Redis and wait until it is healthy"
+REDISCTL = "redisctl | Write redisctl"
 
 # The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 3}
@@ -56,7 +57,7 @@ HARMS = [
             for path, (mode, owner) in TREE.items()
             for words in (f"owner 1:1, should be {owner}", f"mode 0777, should be 0{mode}")
         ),
-        changes=(DIRECTORIES, ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE),
+        changes=(DIRECTORIES, ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, REDISCTL),
         restarts=False,
     ),
     Harm(
@@ -67,7 +68,7 @@ HARMS = [
             "/srv/redis/config/activedefrag.conf: not known for this image",
             "redis is exited",
         ),
-        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START, REDISCTL),
     ),
     Harm(
         "directories deleted under Redis",

@@ -29,8 +29,9 @@ OPERATIONS = (
     "Logs | Rotate the log file",
     "Service | Write the Compose project",
     "Service | Start Redis and wait until it is healthy",
+    "redisctl | Write redisctl",
 )
-USERS, START = OPERATIONS[3], OPERATIONS[-1]
+USERS, START = OPERATIONS[3], OPERATIONS[-2]
 
 # Settings that change what most operations write.
 OTHERWISE: dict[str, Any] = {

@@ -1,0 +1,109 @@
+"""redisctl on a host: it tells what is well from what is not, by words, JSON and exit codes."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.instance import Instance
+
+UNLIKELY: dict[str, Any] = {"redis_health_interval": 3600}
+
+
+@pytest.fixture(scope="module")
+def redis(host: Host, deployer: Deployer) -> Instance:
+    """The shared host, whose container is checked so seldom that only redisctl looks."""
+    result = deployer.deploy(host, **UNLIKELY)
+    assert result.returncode == 0, result.stderr
+    return Instance(host, deployer.secrets(host))
+
+
+def health(redis: Instance) -> tuple[int, str, dict[str, str]]:
+    """The exit code, the verdict, and the checks that are not ok with what was seen."""
+    done = redis.host.run("redisctl health --json")
+    told = json.loads(done.stdout)
+    return done.returncode, told["verdict"], {c["name"]: c["seen"] for c in told["checks"] if c["verdict"] != "ok"}
+
+
+def test_what_is_well_is_ok(redis: Instance) -> None:
+    assert health(redis) == (0, "ok", {})
+    said = redis.host.run("redisctl health", check=True).stdout
+    assert said.rstrip().endswith("redis is ok")
+    taken = json.loads(redis.host.run("redisctl snapshot --json", check=True).stdout)
+    assert (taken["instance"], taken["policy"], taken["memory_most"]) == ("redis", "volatile-lru", 1024**3)
+
+
+@pytest.mark.parametrize(
+    ("harm", "cure", "check", "seen"),
+    [
+        ("docker pause redis", "docker unpause redis", "container", "paused"),
+        ("docker stop redis", "docker start redis", "ping", "the container is exited"),
+        (
+            "kill -STOP $(docker top redis -o pid,comm | awk '/redis-server/ { print $1 }')",
+            "kill -CONT $(docker top redis -o pid,comm | awk '/redis-server/ { print $1 }')",
+            "ping",
+            "Timeout",
+        ),
+    ],
+)
+def test_a_redis_that_does_not_serve_is_critical(redis: Instance, harm: str, cure: str, check: str, seen: str) -> None:
+    redis.host.run(harm, check=True)
+    try:
+        found = health(redis)
+    finally:
+        redis.host.run(cure, check=True)
+    assert found[:2] == (2, "critical")
+    assert seen in found[2][check]
+
+
+def test_a_memory_that_is_nearly_full_is_told_before_it_is(redis: Instance) -> None:
+    config = redis.secrets.name_of("CONFIG")
+    used = int(redis.call("INFO memory")[1].partition(":")[2])
+    for most, code, verdict in ((used * 5 // 4, 1, "warning"), (used * 21 // 20, 2, "critical")):
+        redis.call(f"{config} SET maxmemory {most}")
+        found = health(redis)
+        assert (found[:2], set(found[2])) == ((code, verdict), {"memory"})
+    redis.call(f"{config} SET maxmemory 1gb")
+    assert health(redis)[0] == 0
+
+
+def test_who_is_not_root_is_told_so(redis: Instance) -> None:
+    done = redis.host.run("setpriv --reuid 65534 --regid 65534 --clear-groups redisctl health")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "redisctl: redisctl reads passwords and the container: run it as root, or with sudo\n"
+
+
+def test_all_hosts_are_asked_from_the_machine_that_deploys(redis: Instance, deployer: Deployer) -> None:
+    def asked(line: str) -> Any:
+        return deployer.deploy(
+            redis.host, job="day2/redisctl.py", arguments=("-y", "--data", f"run={line}"), **UNLIKELY
+        )
+
+    well = asked("health")
+    assert well.returncode == 0
+    assert "redis is ok" in well.reasons
+    redis.host.run("docker pause redis", check=True)
+    try:
+        ill = asked("health")
+    finally:
+        redis.host.run("docker unpause redis", check=True)
+    assert ill.returncode == 1
+    assert "redis is critical" in ill.reasons
+    # Of the words nothing is made by a shell.
+    assert "No such command 'health;id'" in "".join(asked("health;id").reasons)
+
+
+def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, start_host: Callable[..., Host]) -> None:
+    second: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_maxmemory": "64mb", "redis_tls": "only"}
+    assert deployer.deploy(redis.host, **second).returncode == 0
+    try:
+        told = json.loads(redis.host.run("redisctl-queue health --json", check=True).stdout)
+        assert (told["instance"], told["verdict"]) == ("queue", "ok")
+        assert "certificate" in {check["name"] for check in told["checks"]}
+        assert health(redis) == (0, "ok", {})
+    finally:
+        redis.host.run("cd /srv/queue && docker compose down && rm -r /srv/queue")
+        redis.host.run("rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue")

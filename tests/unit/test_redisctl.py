@@ -1,0 +1,186 @@
+"""redisctl: readings become verdicts with advice, and the program is one file that is the same everywhere."""
+
+import io
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redisctl import health
+from redisctl.health import CRITICAL, OK, UNKNOWN, WARNING, Check, judge, worst
+from redisctl.readings import Reading
+from redisctl.sizes import ago, size
+from redisctl.snapshot import rows, snapshot_of
+from redoubt import bundle, render
+from redoubt.settings import load
+
+GIB = 1024**3
+NOW = 1_800_000_000.0
+INFO: dict[str, Any] = {
+    "redis_version": "8.0.2",
+    "uptime_in_seconds": 90000,
+    "role": "master",
+    "connected_slaves": 0,
+    "loading": 0,
+    "used_memory": 200 * 1024**2,
+    "used_memory_peak": 210 * 1024**2,
+    "used_memory_rss": 230 * 1024**2,
+    "maxmemory": GIB,
+    "maxmemory_policy": "volatile-lru",
+    "mem_fragmentation_ratio": 1.1,
+    "evicted_keys": 0,
+    "expired_keys": 12,
+    "connected_clients": 7,
+    "blocked_clients": 2,
+    "rejected_connections": 0,
+    "rdb_last_save_time": NOW - 600,
+    "rdb_changes_since_last_save": 5,
+    "rdb_last_bgsave_status": "ok",
+    "aof_enabled": 1,
+    "aof_current_size": 4096,
+    "aof_last_write_status": "ok",
+    "aof_last_bgrewrite_status": "ok",
+    "instantaneous_ops_per_sec": 40,
+    "total_commands_processed": 5000,
+    "keyspace_hits": 90,
+    "keyspace_misses": 10,
+    "db0": {"keys": 30, "expires": 20, "avg_ttl": 5},
+}
+WELL = Reading(
+    at=NOW,
+    status="running",
+    health="healthy",
+    info=INFO,
+    config={"maxclients": "10000", "save": "900 1"},
+    round_trip=0.0003,
+    disk_free=20 * GIB,
+    data_size=GIB,
+    certificate_ends=NOW + 200 * 86400,
+)
+
+
+def found(**changes: Any) -> dict[str, Check]:
+    """The checks of a reading with other values, of its own or of INFO, by name."""
+    own = {name: value for name, value in changes.items() if name in Reading.__dataclass_fields__}
+    info = {**INFO, **{name: value for name, value in changes.items() if name not in own}}
+    return {check.name: check for check in judge(replace(WELL, **{"info": info, **own}))}
+
+
+def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
+    checks = judge(WELL)
+    assert {check.verdict for check in checks} == {OK}
+    assert {check.advice for check in checks} == {""}
+    assert worst(checks) == OK
+    names = [check.name for check in checks]
+    assert len(names) == len(set(names)) > 15
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "verdict", "words"),
+    [
+        ({"status": "exited"}, "container", CRITICAL, "exited, healthy"),
+        ({"health": "unhealthy"}, "container", CRITICAL, "running, unhealthy"),
+        ({"restarts": 3}, "container", WARNING, "3 restarts"),
+        ({"killed_for_memory": True}, "container", WARNING, "0 restarts"),
+        ({"round_trip": 0.2}, "ping", WARNING, "200.0 ms"),
+        ({"round_trip": 2.0}, "ping", CRITICAL, "2000.0 ms"),
+        ({"role": "slave", "master_host": "10.0.0.1"}, "role", CRITICAL, "replica of 10.0.0.1"),
+        ({"loading": 1}, "loading", WARNING, "loading"),
+        ({"used_memory": 0.74 * GIB}, "memory", OK, "74%"),
+        ({"used_memory": 0.75 * GIB}, "memory", WARNING, "75%"),
+        ({"used_memory": 0.9 * GIB}, "memory", CRITICAL, "90%"),
+        ({"maxmemory": 0}, "memory", WARNING, "no maxmemory"),
+        ({"mem_fragmentation_ratio": 1.6}, "fragmentation", WARNING, "1.60"),
+        ({"mem_fragmentation_ratio": 9.0, "used_memory": 2**20}, "fragmentation", OK, "means nothing"),
+        ({"evicted_keys": 4}, "evictions", WARNING, "4 keys"),
+        ({"connected_clients": 9100}, "clients", CRITICAL, "9100 of 10000"),
+        ({"rejected_connections": 1}, "rejected connections", WARNING, "1 since"),
+        ({"rdb_last_save_time": NOW - 90000}, "snapshot", WARNING, "1 d 1 h old, 5 changes"),
+        ({"rdb_last_save_time": NOW - 9e6, "rdb_changes_since_last_save": 0}, "snapshot", OK, "0 changes"),
+        ({"rdb_last_bgsave_status": "err"}, "snapshot", CRITICAL, "the last one failed"),
+        ({"config": {"maxclients": "10000", "save": ""}}, "snapshot", OK, "off"),
+        ({"aof_last_write_status": "err"}, "log of writes", CRITICAL, "failed: write"),
+        ({"aof_last_bgrewrite_status": "err"}, "log of writes", CRITICAL, "failed: bgrewrite"),
+        ({"aof_enabled": 0}, "log of writes", OK, "off"),
+        ({"disk_free": 1.5 * GIB}, "disk", WARNING, "1.5 GiB free"),
+        ({"disk_free": 0.5 * GIB}, "disk", CRITICAL, "512.0 MiB free"),
+        ({"certificate_ends": NOW + 29 * 86400}, "certificate", WARNING, "29 days left, until 2027-02-13"),
+        ({"certificate_ends": NOW - 1}, "certificate", CRITICAL, "days left"),
+    ],
+)
+def test_what_is_not_well_has_a_verdict_and_advice(
+    changes: dict[str, Any], name: str, verdict: str, words: str
+) -> None:
+    check = found(**changes)[name]
+    assert (check.verdict, words in check.seen) == (verdict, True), check
+    assert bool(check.advice) == (verdict != OK)
+
+
+def test_a_redis_that_does_not_answer_is_critical_and_the_host_is_looked_at_all_the_same() -> None:
+    checks = {check.name: check for check in judge(replace(WELL, info={}, config={}, silent="Timeout"))}
+    assert checks["ping"].verdict == CRITICAL
+    assert {"container", "disk", "certificate"} < set(checks)
+
+
+def test_without_tls_there_is_no_certificate_to_look_at() -> None:
+    assert "certificate" not in found(certificate_ends=None)
+
+
+def test_the_worst_verdict_decides_and_nothing_at_all_is_unknown() -> None:
+    made = [Check("x", verdict, "") for verdict in (OK, CRITICAL, WARNING)]
+    assert worst(made) == CRITICAL
+    assert worst(made[:1] + made[2:]) == WARNING
+    assert worst([]) == UNKNOWN
+    assert health.EXIT_CODES == {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
+
+
+def test_a_snapshot_is_numbers_and_the_same_for_people() -> None:
+    values = snapshot_of(WELL)
+    assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
+    shown = dict(rows(values))
+    assert shown["hits"] == "90.0% of reads found their key"
+    assert shown["memory"].startswith("200.0 MiB of 1.0 GiB")
+    unasked = snapshot_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
+    assert (unasked["hit_ratio"], unasked["aof_size"]) == (None, None)
+    assert dict(rows(unasked))["hits"] == "nothing asked yet"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (GIB, "1.0 GiB"), (5e12, "4.5 TiB")]
+)
+def test_sizes_are_short(count: float, words: str) -> None:
+    assert size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h"), (90061, "1 d 1 h")]
+)
+def test_times_are_short(seconds: float, words: str) -> None:
+    assert ago(seconds) == words
+
+
+def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path: Path) -> None:
+    made = bundle.archive()
+    bundle.archive.cache_clear()
+    assert bundle.archive() == made
+    names = zipfile.ZipFile(io.BytesIO(made)).namelist()
+    assert {"__main__.py", "redisctl/cli.py", "redis/client.py", "click/core.py", "rich/console.py"} < set(names)
+    assert not [name for name in names if name.startswith(("redoubt/", "pyinfra/", "tests/"))]
+    program = tmp_path / "redisctl"
+    program.write_bytes(made)
+    # Help needs no root, no Redis and nothing that is installed.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(program), "health", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "as monitors of Nagios's kind read it" in done.stdout
+
+
+def test_an_instance_of_another_name_has_a_command_of_its_own() -> None:
+    files = {file.path: file.content for file in render.redisctl_files(load({"redis_name": "queue"}))}
+    assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'
+    assert '"name": "queue"' in files["/srv/queue/redisctl.json"]
+    assert render.redisctl_path(load({})) == "/usr/local/sbin/redisctl"
