@@ -26,7 +26,7 @@ def test_the_way_to_the_root_belongs_to_root(host: Host, settings: Settings) -> 
 
 
 def test_what_root_runs_because_of_the_instance_is_roots(host: Host, settings: Settings) -> None:
-    """logrotate runs what its instructions say, and people run redisctl; the kernel's settings are read at every boot."""
+    """logrotate does what its instructions say, people run redisctl, and every boot reads the kernel's settings."""
     program = "redisctl" if settings.redis_name == "redis" else f"redisctl-{settings.redis_name}"
     files = quoted(f"/etc/logrotate.d/{settings.redis_name}", f"/usr/local/sbin/{program}")
     tuning = "/etc/sysctl.d/99-redoubt.conf /etc/tmpfiles.d/00-redoubt.conf"
