@@ -6,4 +6,4 @@
 from tasks.preflight import preflight_all
 from tasks.rotation import retire
 
-retire(preflight_all())
+retire(preflight_all(deploys=False))

@@ -6,4 +6,4 @@
 from tasks.preflight import preflight_all
 from tasks.rotation import rotate
 
-rotate(preflight_all())
+rotate(preflight_all(deploys=False))

@@ -6,4 +6,4 @@ Those of the rotation go on working until day2/retire.py. --data rotate_users=se
 from tasks.preflight import preflight_all
 from tasks.rotation import rotate_back
 
-rotate_back(preflight_all())
+rotate_back(preflight_all(deploys=False))

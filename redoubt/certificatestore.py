@@ -62,8 +62,13 @@ def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
 
 
 def is_kept(settings: Settings, host_name: str) -> bool:
-    """Whether the source holds a certificate of the instance. Raises SecretsError."""
-    return _stored(_source(settings, host_name)) is not None
+    """Whether the source holds a certificate of the instance, where the CA issues one. Raises SecretsError."""
+    return issues(settings) and _stored(_source(settings, host_name)) is not None
+
+
+def issues(settings: Settings) -> bool:
+    """Whether the CA of the store issues the certificate of an instance."""
+    return settings.redis_tls != "off" and settings.redis_tls_source == "ca"
 
 
 def ensure(settings: Settings, host_name: str, now: datetime) -> Identity | None:
@@ -113,7 +118,7 @@ def load(settings: Settings, host_name: str) -> Identity | None:
 
 def check_client(settings: Settings, name: object, directory: object) -> None:
     """Whether a certificate can be issued for a client of this name. Raises ValueError in words."""
-    if settings.redis_tls == "off" or settings.redis_tls_source == "files":
+    if not issues(settings):
         raise ValueError("there is no CA of Redoubt's: that takes redis_tls, and redis_tls_source = 'ca'")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError("certificate_for names the client, such as web: letters, digits, '.', '_' and '-'")

@@ -14,20 +14,23 @@ from redoubt import certificatestore, facts, image, preflight, secretstore
 from redoubt.instance import Instance
 from redoubt.secretsource import SecretsError
 from redoubt.settings import Settings, SettingsError, load
+from redoubt.tls import Identity
 
 _checked: dict[str, Instance] = {}
 _lock = RLock()
 
 
-def preflight_all() -> Instance:
+def preflight_all(*, deploys: bool = True) -> Instance:
     """The instance to deploy to the current host: valid settings, its secrets, and facts that stand for it.
+
+    A day-2 verb ``deploys`` nothing: certificates that are due wait for the next deploy.
 
     The first host to come here checks all, so that the problems of all hosts are reported together and none
     is changed when one cannot be deployed. Makes missing passwords on this machine. Raises PyinfraError.
     """
     with _lock:
         if not _checked:
-            _check_all()
+            _check_all(deploys=deploys)
     return _checked[host.name]
 
 
@@ -51,7 +54,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _check_all() -> None:
+def _check_all(*, deploys: bool) -> None:
     hosts = {one.name: one for one in inventory.get_active_hosts()}
     checked = {name: _check(one) for name, one in hosts.items()}
     probed = dict(Pool().imap_unordered(lambda one: (one.name, _probe(one, checked[one.name])), hosts.values()))
@@ -64,14 +67,14 @@ def _check_all() -> None:
             if one.stored is not None:
                 path = secretstore.place(one.settings, name)
                 one.problems += preflight.stale_store(path, one.stored, one.settings.root, facts_)
-            if one.settings.redis_tls != "off" and one.settings.redis_tls_source == "ca" and not one.certificate:
+            if certificatestore.issues(one.settings) and not one.certificate:
                 path = certificatestore.place(one.settings, name)
                 one.problems += preflight.lost_certificate(path, one.settings.root, facts_)
     _refuse(checked)
 
     try:
         secrets = {name: secretstore.ensure(one.settings, name) for name, one in checked.items()}
-        identities = {name: certificatestore.ensure(one.settings, name, now()) for name, one in checked.items()}
+        identities = {name: _identity(one, name, deploys=deploys) for name, one in checked.items()}
     except (OSError, SecretsError) as error:
         raise PyinfraError(f"nothing was changed on any host; secrets cannot be kept here: {error}") from error
     for name, one in checked.items():
@@ -84,6 +87,13 @@ def _check_all() -> None:
             if facts_
         }
     )
+
+
+def _identity(one: _Known, name: str, *, deploys: bool) -> Identity | None:
+    """The certificate; only a deploy issues another, for it alone brings that to the host."""
+    if deploys or not certificatestore.issues(one.settings):
+        return certificatestore.ensure(one.settings, name, now())
+    return certificatestore.load(one.settings, name) if one.certificate else None
 
 
 def _check(one: Host) -> _Known:
@@ -99,7 +109,8 @@ def _check(one: Host) -> _Known:
         checked.stored = secretstore.check(checked.settings, one.name)
     except SecretsError as error:
         checked.problems.append(str(error))
-    if not checked.wrong & {name for name in Settings.model_fields if name.startswith(("redis_tls", "redis_secrets"))}:
+    # What is said of these already is not said again.
+    if not any(name in problem for problem in checked.problems for name in ("redis_tls", "redis_secrets")):
         found = certificatestore.check(checked.settings, one.name, now())
         checked.problems += found
         checked.certificate = not found and certificatestore.is_kept(checked.settings, one.name)

@@ -2,9 +2,11 @@
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.exceptions import PyinfraError
 
 from redoubt import operations, render
 from redoubt.instance import Instance
+from redoubt.settings import SettingsError, load
 
 
 @deploy("redisctl")
@@ -16,10 +18,14 @@ def redisctl(instance: Instance) -> None:
 
 
 @deploy("redisctl")
-def redisctl_run(instance: Instance) -> None:
+def redisctl_run() -> None:
     """Run a verb of redisctl on the host and print what it says; a day-2 verb, in day2/.
 
-    ``run`` in the host's data is its command line.
+    ``run`` in the host's data is its command line. Nothing else is looked at: it has to work when a deploy would not.
     """
+    try:
+        settings = load(host.data.dict())
+    except SettingsError as error:
+        raise PyinfraError(f"{host.name}: {error}") from error
     line = str(host.data.get("run") or "health")
-    operations.redisctl_run(name=f"Run redisctl {line}", settings=instance.settings, line=line)
+    operations.redisctl_run(name=f"Run redisctl {line}", settings=settings, line=line)

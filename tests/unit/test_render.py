@@ -103,6 +103,11 @@ def test_redis_is_shown_the_secrets_that_it_reads_and_no_others() -> None:
     assert "/srv/redis/secrets/server:/run/secrets:ro" in compose()["services"]["redis"]["volumes"]
 
 
+def test_applications_are_given_the_ca_as_they_are_passwords() -> None:
+    assert compose(redis_tls="only")["secrets"]["ca.crt"] == {"file": "/srv/redis/ca.crt"}
+    assert "ca.crt" not in compose()["secrets"]
+
+
 def test_files_for_everybody_hold_no_secret() -> None:
     settings = load({})
     texts = [file.content for file in (*render.config_files(settings), render.compose_file(settings, selinux=False))]
