@@ -38,7 +38,7 @@ def files(settings: Settings) -> list[File | Absent]:
     )
     loader = template("network.service.j2", s=settings, table=table(settings))
     return [
-        File(rules, text, mode=0o644, uid=0, gid=0),
+        File(rules, text, mode=0o600, uid=0, gid=0),
         File(service, loader, mode=0o644, uid=0, gid=0),
     ]
 

@@ -209,7 +209,9 @@ def network_loaded(settings: Settings) -> Commands:
         return
     for why in differing:
         _say(f"{settings.redis_name}'s port: {why}")
-    yield StringCommand(f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl restart {unit}")
+    yield StringCommand(
+        f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl reload-or-restart {unit}"
+    )
 
 
 @operation()

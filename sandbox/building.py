@@ -46,11 +46,11 @@ def ensure_host(client: docker.DockerClient, image: str) -> str:
 def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
     """Build a Redis image and save it as an archive, if need be.
 
-    `build` is `redis` or `valkey`, Debian's own, or `redis-jemalloc`, which can defragment its memory as the official
-    image can.
+    `build` is `redis` or `valkey`, Debian's own, `valkey-testing`, the next Debian's, or `redis-jemalloc`, which can
+    defragment its memory as the official image can.
     """
-    target = build if build == "redis-jemalloc" else "package"
-    engine = "valkey" if build == "valkey" else "redis"
+    engine = build.partition("-")[0]
+    target = "package" if build == engine else build
     reference = f"{PREFIX}/{build}:{base.SUITE}"
     recipe = _recipe(client, "redis")
     if not _is_current(client, reference, recipe):
@@ -62,7 +62,7 @@ def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
         # Known only once it is built: a second, cached build says so. Debian patches under an old upstream number, so
         # the package version is the one to judge a build by.
         labels = {
-            "redoubt.package": f"{engine}-server={version}" if target == "package" else f"redis={upstream}",
+            "redoubt.package": f"redis={upstream}" if build == "redis-jemalloc" else f"{engine}-server={version}",
             "org.opencontainers.image.version": upstream,
         }
         _build(client, "redis", reference, recipe, target=target, arguments=arguments, labels=labels)

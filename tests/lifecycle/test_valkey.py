@@ -11,8 +11,8 @@ import pytest
 from sandbox import building, engine, images
 from sandbox.common import lock
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import ROOT, Deployer, Result
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.conftest import ROOT, Deployer, Result, remove_instance
+from tests.lifecycle.instance import Instance, wait_until
 
 OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)"
 
@@ -20,8 +20,12 @@ OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with 
 @pytest.fixture(scope="module")
 def valkey() -> dict[str, Any]:
     """Settings that deploy Debian's Valkey; everything else stays as it is."""
+    return settings_for("valkey")
+
+
+def settings_for(build: str) -> dict[str, Any]:
     with lock():
-        archive = building.ensure_redis(engine.ensure(), "valkey")
+        archive = building.ensure_redis(engine.ensure(), build)
     return {"redis_engine": "valkey", "redis_image": archive.reference, "redis_image_archive": str(archive.path)}
 
 
@@ -135,3 +139,33 @@ def test_data_that_valkey_does_not_read_is_not_given_to_it(
     assert "was written by Redis 7.4 or newer (REDIS0012), and Valkey does not read it" in refused.stderr
     assert redis.identity == before
     assert redis.health == "healthy"
+
+
+def test_valkey_9_on_a_host_without_data_keeps_what_a_user_of_the_settings_writes(
+    own: Host, deployer: Deployer
+) -> None:
+    """The next Debian's, whose version may lack fixes. Last on this host: it has nothing of the former one left."""
+    remove_instance(own)
+    nine = {**settings_for("valkey-testing"), "redis_allow_vulnerable_version": True}
+    first = deployer.deploy(own, **nine)
+    assert first.returncode == 0, first.stderr
+    server = Instance(own, deployer.secrets(own))
+    assert server.health == "healthy"
+    version = nine["redis_image"].rpartition(":")[2]
+    assert int(version.partition(".")[0]) >= 9
+    assert f"valkey_version:{version}" in [line.strip() for line in server.call("INFO server")]
+
+    before = server.identity
+    shop: dict[str, Any] = {"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}
+    applied = deployer.deploy(own, **nine, **shop)
+    assert applied.returncode == 0, applied.stderr
+    assert server.identity == before
+    server = Instance(own, deployer.secrets(own, **shop))
+    assert server.call("SET shop:1 kept EX 7200", user="shop") == ["OK"]
+    assert server.call("GET elsewhere", user="shop")[0].startswith("NOPERM")
+    again = deployer.deploy(own, **nine, **shop)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+    own.run("docker restart redis", check=True)
+    wait_until(lambda: server.health == "healthy", "Valkey is back", 60)
+    assert server.call("GET shop:1", user="shop") == ["kept"]

@@ -30,7 +30,10 @@ BOOT_SECONDS = 600
 _MACHINE = "lifecycle-smoke"
 # The kernel restarts the machine at once, without writing anything (kernel: admin-guide/sysrq.rst).
 _RESET = "echo b >/proc/sysrq-trigger"
+# What the machine is deployed with. All that the tests need from outside is SSH.
+_SETTINGS = {"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["192.0.2.2", "2001:db8::2"]}
 REBOOTS = "reboots"
+MACHINE = "machine"
 OWN_BOOT = Path("/proc/sys/kernel/random/boot_id")
 LEFT_OUT = pytest.StashKey[list[str]]()
 
@@ -45,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{REBOOTS}: reboots the hosts, or cuts their power; --{REBOOTS} includes it")
+    config.addinivalue_line("markers", f"{MACHINE}: about the virtual machine and its settings; not for other hosts")
     if config.option.hosts:
         raise pytest.UsageError("a smoke run deploys: name its hosts by an inventory (--inventory), not by --hosts")
     if config.option.reboots and not bridge.is_disposable(config.option.inventory):
@@ -86,13 +90,15 @@ def _no_reboots(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On hosts of an inventory: nothing that reboots them unasked, and nothing about this machine."""
+    """On hosts of an inventory: nothing that reboots them unasked, nothing of this machine or a disposable one."""
     if bridge.is_disposable(config.option.inventory):
         return
     out = [
         item
         for item in items
-        if item.path.name == "test_no_engine.py" or (item.get_closest_marker(REBOOTS) and not _may_reboot(config))
+        if item.path.name == "test_no_engine.py"
+        or item.get_closest_marker(MACHINE)
+        or (item.get_closest_marker(REBOOTS) and not _may_reboot(config))
     ]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
@@ -211,7 +217,7 @@ def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         _remove_machine()  # of a run that was broken off: this one starts from a bare one
         try:
             machine = hosts.up(_MACHINE, kind="vm")
-            path = Deployer(tmp_path_factory.mktemp("smoke")).inventory(machine)
+            path = Deployer(tmp_path_factory.mktemp("smoke")).inventory(machine, **_SETTINGS)
             yield Smoke(str(path), ("--writes", "--disrupts"), machine, left_out=left_out)
         finally:
             _remove_machine()
@@ -228,3 +234,26 @@ def deployed(smoke: Smoke, request: pytest.FixtureRequest) -> Smoke:
     """The run after its first deploy, with clients for its hosts. Their secrets are hidden in what is printed."""
     smoke.fleet = request.config.stash[FLEET] = connect(smoke.inventory, [])
     return smoke
+
+
+@pytest.fixture
+def outside(deployed: Smoke) -> Iterator[str]:
+    """A network on the machine itself, joined to it by a cable: what comes from there comes from outside.
+
+    The machine has the addresses 192.0.2.1 and 2001:db8::1 there. At the other end are those that end in 2, whom the
+    settings name, and in 3, whom they do not. Returns the command by which another one runs at that end.
+    """
+    assert deployed.machine is not None
+    commands = [
+        "ip netns add outside",
+        "ip link add cable type veth peer name end netns outside",
+        *(f"ip address add {address} dev cable" for address in ("192.0.2.1/24", "2001:db8::1/64 nodad")),
+        "ip link set cable up",
+        "ip netns exec outside sh -ec '",
+        *(f"ip address add 192.0.2.{number}/24 dev end" for number in (2, 3)),
+        *(f"ip address add 2001:db8::{number}/64 dev end nodad" for number in (2, 3)),
+        "ip link set end up'",
+    ]
+    deployed.machine.run("set -e\n" + "\n".join(commands), check=True)
+    yield "ip netns exec outside"
+    deployed.machine.run("ip link delete cable; ip netns delete outside", check=True)

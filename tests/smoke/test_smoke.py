@@ -13,6 +13,7 @@ import pytest
 from rq import Queue
 
 from tests.host.target import Target, quoted, until
+from tests.lifecycle.knock import answers
 from tests.smoke.conftest import Smoke
 from tests.smoke.durability import promised, unflushed_seconds
 from tests.smoke.load import under_load
@@ -89,6 +90,30 @@ def test_after_a_reboot_redis_is_back_by_itself_with_its_data(deployed: Smoke) -
     for one in kept:
         one.assert_there()
         one.remove()
+
+
+@pytest.mark.reboots
+@pytest.mark.machine
+def test_after_a_reboot_only_the_named_networks_come_from_outside(deployed: Smoke, outside: str) -> None:
+    """The filter stood before the engine started, and so before anything could be reached."""
+    assert deployed.machine is not None
+    times = deployed.machine.run(
+        "nft list table inet redoubt_redis >/dev/null && "
+        "systemctl show --property ActiveEnterTimestampMonotonic --value redis-network.service && "
+        "systemctl show --property InactiveExitTimestampMonotonic --value docker.service",
+        check=True,
+    )
+    stood, began = map(int, times.stdout.split())
+    assert 0 < stood < began
+    wanted = {
+        "192.0.2.1 6379 192.0.2.2": "redis",
+        "2001:db8::1 6379 2001:db8::2": "redis",
+        "192.0.2.1 6379 192.0.2.3": "closed",
+        "2001:db8::1 6379 2001:db8::3": "closed",
+        "192.0.2.1 22 192.0.2.3": "other",
+        "2001:db8::1 22 2001:db8::3": "other",
+    }
+    assert answers(deployed.machine, *wanted, within=outside) == wanted
 
 
 @pytest.mark.reboots
