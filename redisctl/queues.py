@@ -260,7 +260,8 @@ def _pile(redis: Redis) -> dict[str, Any]:
         pile.add_results(list(zip(answers[::2], answers[1::2], strict=True)))
         results.add(some)
     return {
-        **asdict(pile),
+        **vars(pile),
+        "jobs_without_ttl": dict(pile.jobs_without_ttl),
         "jobs_memory": memory(jobs.sizes(redis), pile.jobs),
         "results_memory": memory(results.sizes(redis), pile.results),
     }

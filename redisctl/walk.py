@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 
 # Keys that Redis looks at in one step of SCAN, commands that are sent at once, and the pause in seconds after a step.
-STEP = 500
+STEP = 1000
 PAUSE = 0.001
 
 
