@@ -156,7 +156,10 @@ def browsers(redis: Instance, count: int) -> Iterator[list[FlaskClient]]:
         clients = [app.test_client() for _ in range(count)]
         for client in clients:
             client.post("/login")
-        yield clients
+        try:
+            yield clients
+        finally:
+            connection.unlink(*(key_of(client) for client in clients))
 
 
 def key_of(browser: FlaskClient) -> str:
@@ -194,7 +197,6 @@ def test_sessions_are_counted_limited_and_removed_by_rule_and_nobody_else_is_log
             "somebody",
             "somebody",
         ]
-        admin.unlink(*(key_of(one) for one in (used, unused, endless, another)))
 
 
 def test_queues_are_told_as_rq_sees_them_and_failures_by_their_reason(redis: Instance, rq: Rq, tmp_path: Path) -> None:
