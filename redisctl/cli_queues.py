@@ -122,7 +122,7 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
     if done.held:
         click.echo(f"{done.held} of them wait for a place within their rate limit")
     if done.left:
-        click.echo(f"{done.left} were left alone: gone, or not failed any more")
+        click.echo(f"{done.left} were left alone: gone, not failed any more, or for another reason")
     _nothing_changed(yes)
 
 

@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass
 class Requeued:
-    """What was done, or would be, by queue. ``held`` of it wait for a rate limit; ``left`` were not failed any more."""
+    """What was done, or would be, by queue. ``held`` of it wait for a rate limit; ``left`` were not meant after all."""
 
     queues: Counter[str] = field(default_factory=Counter)
     held: int = 0
@@ -155,6 +155,8 @@ def requeue(redis: Redis, choice: Choice, *, really: bool) -> Requeued:
         done.held += sum(1 for record in wanted.values() if _limited(record))
         if wanted:
             done.queues[name] += len(wanted)
+    if choice.jobs:
+        done.left = len(choice.jobs) - sum(done.queues.values())
     return done
 
 
@@ -175,7 +177,8 @@ def _failed(redis: Redis, choice: Choice) -> Iterator[tuple[str, list[str]]]:
 
 def _take(redis: Redis, name: str, wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Put jobs into a queue; those that are still failed, which are returned."""
-    # First, since a Redis that is full refuses it: nothing has been taken out then.
+    # First, since a Redis that is full refuses it: nothing has been taken out then. Whoever is killed between the other
+    # two, as RQ itself may be, leaves jobs in neither place: no more than are taken at once.
     redis.sadd(QUEUES, QUEUE + name)
     claimed = ask(redis, [("ZREM", REGISTRIES["failed"] + name, job) for job in wanted])
     taken = {job: wanted[job] for job, mine in zip(wanted, claimed, strict=True) if mine}

@@ -287,7 +287,8 @@ def test_failed_jobs_are_put_back_as_rq_does_and_a_worker_works_them_off(
     assert broken.get_status(refresh=True).value == "failed"
 
     # By name; and what is not failed is left alone.
-    assert redisctl(redis, f"queues requeue --job {broken.id} --job {jobs[0].id} --yes")["count"] == 1
+    told = redisctl(redis, f"queues requeue --job {broken.id} --job {jobs[0].id} --yes")
+    assert (told["count"], told["left"]) == (1, 1)
     assert queue.get_job_ids() == [broken.id]
 
 
