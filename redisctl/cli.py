@@ -45,6 +45,8 @@ def cli() -> None:
     \b
     Something is wrong?       redisctl health
     What is it doing?         redisctl snapshot
+    What do sessions take?    redisctl sessions
+    What became of jobs?      redisctl queues
 
     Exit codes: 0 well, 1 warning, 2 critical, 3 the question could not be answered.
     """
@@ -123,4 +125,10 @@ def run(command: Callable[[], Any]) -> int:
 
 def main() -> None:
     """The program."""
+    # They need what is above.
+    from redisctl.cli_queues import queues
+    from redisctl.cli_sessions import sessions
+
+    cli.add_command(sessions)
+    cli.add_command(queues)
     sys.exit(run(lambda: cli(standalone_mode=False)))

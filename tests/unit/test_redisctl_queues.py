@@ -1,0 +1,228 @@
+"""What redisctl makes of RQ's records. They come from RQ itself."""
+
+import operator
+import zlib
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.job import Job
+from rq.queue import Queue as RqQueue
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+from rq.utils import utcformat
+
+from redisctl import cli_queues, jobs
+from redisctl.queues import (
+    JOB,
+    LONGEST,
+    QUEUE,
+    REGISTRIES,
+    RESULTS,
+    Failures,
+    Pile,
+    failure_rows,
+    function_of,
+    last_line,
+    packed_error,
+    pile_rows,
+    queue_rows,
+    unpacked,
+    when,
+    worker_of,
+    worker_rows,
+)
+
+AT = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
+# Where nothing listens: making a job's record asks for nothing.
+NOWHERE = Redis(port=1)
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\nKeyError: "x"\n'
+
+
+def record(**changes: str | None) -> dict[str, Any]:
+    """A failed job's fields as requeue reads them."""
+    fields = ("status", "origin", "ended_at", "timeout", "ttl", "rate_limit_key", "rate_limit_concurrency")
+    return {**dict.fromkeys(fields), "status": "failed", "origin": "mail", "timeout": "180", **changes}
+
+
+def test_keys_are_named_as_rq_names_them() -> None:
+    queue = RqQueue("mail", connection=NOWHERE)
+    job = Job.create(operator.add, (1, 2), connection=NOWHERE, id="j")
+    kinds: dict[str, type[BaseRegistry]] = {
+        "started": StartedJobRegistry,
+        "finished": FinishedJobRegistry,
+        "failed": FailedJobRegistry,
+        "deferred": DeferredJobRegistry,
+        "scheduled": ScheduledJobRegistry,
+        "canceled": CanceledJobRegistry,
+    }
+    assert {name: kind(queue=queue).key for name, kind in kinds.items()} == {
+        name: f"{prefix}mail" for name, prefix in REGISTRIES.items()
+    }
+    assert (queue.key, job.key, Result.get_key("j")) == (f"{QUEUE}mail", f"{JOB}j", f"{RESULTS}j")
+    (removal,) = jobs._removal("j", None, None)
+    assert {job.key, job.dependents_key, job.dependencies_key, Result.get_key("j")} < set(removal)
+
+
+def test_the_reason_is_the_last_line_of_the_traceback_in_a_result() -> None:
+    result = Result("j", Result.Type.FAILED, connection=NOWHERE, exc_string=TRACEBACK)
+    assert last_line(unpacked(packed_error(result.serialize()))) == 'KeyError: "x"'
+
+
+@pytest.mark.parametrize(
+    ("packed", "line"),
+    [
+        (zlib.compress(b""), "no reason was kept"),
+        (b"", "no reason was kept"),
+        (b"not packed:\nValueError", "ValueError"),
+        (zlib.compress(b"one\n\xff\n  \n"), "�"),
+        (zlib.compress(b"E" * 5000), "E" * 300),
+    ],
+)
+def test_a_reason_that_is_missing_damaged_or_long_is_a_line(packed: bytes, line: str) -> None:
+    assert last_line(unpacked(packed)) == line
+
+
+def test_a_traceback_that_unpacks_without_end_is_cut() -> None:
+    assert len(unpacked(zlib.compress(b"x" * LONGEST * 20))) == LONGEST
+
+
+@pytest.mark.parametrize("result", [{}, {"exc_string": "=="}, {"exc_string": "ä"}, {"return_value": "gASVBQAAAA=="}])
+def test_a_result_without_a_traceback_has_none(result: dict[str, str]) -> None:
+    assert packed_error(result) == b""
+
+
+def test_a_job_is_named_without_what_it_is_called_with() -> None:
+    job = Job.create(operator.add, ("secret", 2), connection=NOWHERE)
+    assert function_of(job.description) == "_operator.add"
+    assert function_of(None) == "?"
+
+
+def test_times_are_read_as_rq_writes_them() -> None:
+    assert when(utcformat(AT)) == AT.timestamp()
+    assert when(None, "", "2026-11-24T12:00:00Z") == AT.timestamp() - 0.25
+    assert when("", None, "yesterday") == 0
+
+
+def worker(**changes: str | None) -> dict[str, str | None]:
+    heard = utcformat(AT)
+    empty = {"state": "idle", "last_heartbeat": heard, "queues": "a,b", "current_job": None, "death": None}
+    return {**empty, **changes}
+
+
+@pytest.mark.parametrize(
+    ("values", "later", "dead"),
+    [
+        (worker(), 1, False),
+        (worker(), 480, False),
+        (worker(), 481, True),
+        (worker(death=utcformat(AT)), 1, True),
+        (dict.fromkeys(worker()), 1, True),
+    ],
+)
+def test_a_worker_is_dead_when_it_says_so_or_nothing_any_more(
+    values: dict[str, str | None], later: float, dead: bool
+) -> None:
+    assert worker_of("w", values, AT.timestamp() + later).dead is dead
+
+
+def test_workers_are_shown_with_their_last_sign_of_life() -> None:
+    seen = [worker_of("w", worker(), AT.timestamp() + 600), worker_of("gone", dict.fromkeys(worker()), 0)]
+    shown = list(worker_rows({"workers": [vars(one) for one in seen]}))
+    assert shown == [("w", "idle, dead", "10 min ago", "a, b", ""), ("gone", "gone", "no record", "", "")]
+
+
+def test_failures_are_grouped_by_queue_and_reason_with_the_newest_as_an_example() -> None:
+    failures = Failures()
+    failures.add("mail", "KeyError", 100, "old", "f")
+    failures.add("mail", "KeyError", 300, "new", "g")
+    failures.add("mail", "KeyError", 200, "between", "f")
+    failures.add("other", "KeyError", 0, "when?", "f")
+    first, second = failures.groups(at=360)
+    assert first == {
+        "queue": "mail",
+        "error": "KeyError",
+        "count": 3,
+        "newest": 60,
+        "job": "new",
+        "function": "g",
+    }
+    assert (second["count"], second["newest"]) == (1, None)
+    shown = failure_rows({"failed": {"groups": [first, second]}})
+    assert list(shown) == [("3", "mail", "1 min ago", "g", "KeyError"), ("1", "other", "?", "f", "KeyError")]
+
+
+def test_jobs_without_a_ttl_pile_up_only_when_they_have_ended() -> None:
+    pile = Pile()
+    pile.add_jobs([(-1, "queued"), (-1, "scheduled"), (-1, "canceled"), (-1, "failed"), (500, "finished"), (-1, None)])
+    pile.add_results([(-1, 0), (-1, 1), (500, 1)])
+    assert pile.jobs == 6
+    assert pile.jobs_without_ttl == {"canceled": 1, "failed": 1, "damaged": 1}
+    assert (pile.results, pile.results_without_ttl, pile.results_without_job) == (3, 2, 1)
+
+
+def test_what_piles_up_is_said_only_where_something_does() -> None:
+    sizes = {"jobs_memory": {"all": 10}, "results_memory": {"all": 20}}
+    assert dict(pile_rows({"pile": {**vars(Pile()), **sizes}})) == {"jobs": "0, about 10 B", "results": "0, about 20 B"}
+    pile = Pile()
+    pile.add_jobs([(-1, "canceled")])
+    pile.add_results([(-1, 0)])
+    told = dict(pile_rows({"pile": {**vars(pile), **sizes}}))
+    assert "1 canceled" in told["ended, no TTL"]
+    assert told["results, no TTL"] == "1; 1 results are of jobs that are gone"
+
+
+def test_jobs_that_nobody_looks_after_are_marked() -> None:
+    counts = dict.fromkeys(REGISTRIES, 0) | {"started": 2, "scheduled": 3}
+    queue = {"name": "q", "waiting": 1, "oldest": None, "registries": counts, "overdue": 1, "abandoned": 2}
+    (row,) = queue_rows({"queues": [queue]})
+    assert row[:4] == ("q", "1", "", "2 (2 abandoned)")
+    assert "3 (1 overdue" in row[7]
+
+
+@pytest.mark.parametrize(("registry", "since"), [("finished", 200), ("failed", 200), ("canceled", 9), ("deferred", 9)])
+def test_when_a_job_came_into_its_registry(registry: str, since: float) -> None:
+    """A score of RQ is the end of an entry, or its beginning, by registry."""
+    ended_at, created_at = (utcformat(datetime.fromtimestamp(at, UTC)) for at in (200, 100))
+    assert jobs.ended(registry, 9, ended_at, created_at) == since
+
+
+def test_a_job_that_waits_again_has_no_end_and_is_told_to_its_queue_last() -> None:
+    first, *expiries, last = jobs.revival("mail", "j", record(), AT)
+    assert first[:2] == ("HSET", "rq:job:j")
+    fields = dict(zip(first[2::2], first[3::2], strict=True))
+    assert fields["status"] == "queued"
+    assert fields["started_at"] == fields["ended_at"] == ""
+    assert fields["enqueued_at"] == utcformat(AT)
+    assert {name for name, *_ in expiries} == {"PERSIST"}
+    assert last == ("RPUSH", "rq:queue:mail", "j")
+
+
+def test_a_job_keeps_a_ttl_of_its_own() -> None:
+    commands = list(jobs.revival("mail", "j", record(ttl="60"), AT))
+    assert ("EXPIRE", "rq:job:j", "60") in commands
+    assert "PERSIST" not in {name for name, *_ in commands}
+
+
+def test_a_job_with_a_rate_limit_waits_for_a_place_and_not_in_the_queue() -> None:
+    commands = list(jobs.revival("mail", "j", record(rate_limit_key="one", rate_limit_concurrency="1"), AT))
+    assert ("ZADD", "rq:rl:one:rate_limited", AT.timestamp(), "j") in commands
+    assert "RPUSH" not in {name for name, *_ in commands}
+    assert "rate_limited" in commands[0]
+
+
+def test_what_applications_wrote_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    cli_queues._print_table(("reason",), [("\x1b[2J [red]KeyError[/red] \udcff",)])
+    said = capsys.readouterr().out
+    assert "[red]KeyError[/red]" in said
+    assert "\x1b" not in said
+    assert "\udcff" not in said

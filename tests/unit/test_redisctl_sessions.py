@@ -1,0 +1,134 @@
+"""What redisctl makes of the TTLs of sessions, and which sessions a rule means."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from redisctl import cli, cli_sessions
+from redisctl.durations import DURATION
+from redisctl.sessions import LIFETIME, LIMIT, REMOVE, Rule, Tally, bucket_rows, rows
+from redisctl.walk import Sample, batches, memory
+
+GONE, NO_TTL = -2, -1
+
+
+def test_ttls_are_counted_in_buckets_and_every_session_in_one() -> None:
+    tally = Tally()
+    tally.add([0, 60, 61, LIFETIME, LIFETIME + 1, 40 * 86400, NO_TTL, GONE])
+    report = tally.report([])
+    counts = {(bucket["from"], bucket["to"]): bucket["count"] for bucket in report["buckets"] if bucket["count"]}
+    assert counts == {
+        (0, 60): 2,
+        (60, 600): 1,
+        (3600, LIFETIME): 1,
+        (LIFETIME, 86400): 1,
+        (7 * 86400, None): 1,
+    }
+    assert (report["count"], report["without_ttl"]) == (7, 1)
+    assert sum(counts.values()) + report["without_ttl"] == report["count"]
+    assert report["ttl"] == {"shortest": 0, "longest": 40 * 86400}
+
+
+def test_the_time_without_use_is_the_lifetime_less_the_ttl() -> None:
+    tally = Tally(lifetime=7200)
+    tally.add([1800, 7200])
+    report = tally.report([])
+    assert report["longest_unused"] == 5400
+    assert [row[:3] for row in bucket_rows(report)] == [
+        ("10 min to 30 min", "1 h 30 min to 1 h 50 min", "1"),
+        ("1 h to 2 h", "0 s to 1 h", "1"),
+    ]
+
+
+def test_what_is_wrong_with_sessions_is_said_with_what_to_do() -> None:
+    tally = Tally()
+    tally.add([NO_TTL, 31 * 86400])
+    told = dict(rows(tally.report([100, 300])))
+    assert "expire --no-ttl" in told["without a TTL"]
+    assert "--lifetime" in told["lifetime"]
+    assert told["memory"] == "about 400 B: 200 B each, the largest of 2 has 300 B"
+
+
+def test_no_sessions_are_no_error() -> None:
+    report = Tally().report([])
+    assert dict(rows(report)) == {"sessions": "0", "without a TTL": "0"}
+    assert list(bucket_rows(report)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "ttl", "verdict"),
+    [
+        (Rule(older_than=5400), 1799, REMOVE),
+        (Rule(older_than=5400), 1800, ""),
+        (Rule(older_than=5400), GONE, ""),
+        # It may be in use: nothing says when it was.
+        (Rule(older_than=5400), NO_TTL, ""),
+        (Rule(older_than=5400, no_ttl=True), NO_TTL, LIMIT),
+        (Rule(no_ttl=True), 1, ""),
+        (Rule(no_ttl=True), GONE, ""),
+        # Longer than the lifetime: of another application, or renewed by other rules.
+        (Rule(older_than=0), LIFETIME + 1, ""),
+    ],
+)
+def test_a_rule_means_these_sessions_only(rule: Rule, ttl: int, verdict: str) -> None:
+    assert rule.verdict(ttl) == verdict
+
+
+def test_a_sample_keeps_no_more_than_it_has_room_for_and_prefers_no_place() -> None:
+    last = 0
+    for _ in range(400):
+        sample = Sample(10)
+        for some in batches([str(number) for number in range(100)], 7):
+            sample.add(some)
+        assert len(set(sample.keys)) == 10
+        assert sample.passed == 100
+        last += "99" in sample.keys
+    # 40 are expected; by chance alone it is outside once in millions of runs.
+    assert 12 < last < 75
+
+
+def test_memory_of_all_is_told_from_a_sample() -> None:
+    assert memory([100, 300], 1000) == {"all": 200_000, "mean": 200, "largest": 300, "sampled": 2}
+    assert memory([], 1000) == {"all": 0, "mean": 0, "largest": 0, "sampled": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10min", 600), ("2h", 7200), ("7d", 604800), ("2 h", 7200)]
+)
+def test_a_time_has_a_unit(text: str, seconds: int) -> None:
+    assert DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1m", "1.5h", "h", "1 week"])
+def test_a_time_that_may_be_misread_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="such as 90s"):
+        DURATION.convert(text, None, None)
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    """Runs a verb that must not get as far as the instance."""
+    return CliRunner()
+
+
+def test_help_needs_no_instance_and_tells_the_lifetime(runner: CliRunner) -> None:
+    for line in (["--help"], ["expire", "--help"]):
+        said = runner.invoke(cli_sessions.sessions, line)
+        assert said.exit_code == 0, said.output
+        assert f"{LIFETIME}s" in said.output
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (["expire"], "say which sessions"),
+        (["expire", "--yes"], "say which sessions"),
+        (["expire", "--older-than", "2h"], "end by themselves"),
+        (["expire", "--no-ttl", "--lifetime", "0"], "in use"),
+    ],
+)
+def test_a_rule_that_means_nothing_or_too_much_is_refused(
+    line: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(lambda: cli_sessions.sessions.main(line, standalone_mode=False)) == 3
+    assert why in capsys.readouterr().err
