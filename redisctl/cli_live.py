@@ -60,7 +60,7 @@ def top(instance: Instance, every: float, count: int | None, as_json: bool) -> N
 @click.option("--yes", is_flag=True, help="Empty it without asking.")
 @as_json
 @of_this_host
-def slowlog(instance: Instance, last: int, arguments: bool, reset: bool, yes: bool, as_json: bool) -> None:
+def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes: bool, as_json: bool) -> None:
     """Say which commands were slow: they kept all others waiting.
 
     Redis does one thing at a time. What it did for longer than redis_slowlog_log_slower_than (in microseconds) it

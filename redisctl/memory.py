@@ -92,7 +92,7 @@ def fold(part: str) -> str:
 
 
 def prefix_of(key: str, depth: int, sessions: str) -> str:
-    """The first parts of a key, and ``*`` for the rest. In the session keys (a pattern) what its ``*`` stands for is an ID."""
+    """The first parts of a key, and ``*`` for the rest. What ``*`` in the pattern ``sessions`` stands for is an ID."""
     parts = _folded(key, sessions)
     return ":".join(parts[:depth] + ["*"] * (len(parts) > depth))
 

@@ -155,7 +155,7 @@ class Reader:
         if self._redis is None:
             self._names = real_names(self._instance)
             # Bytes: arguments in the slow log may be anything.
-            self._redis = self._instance.connect(decode_responses=False, single_connection_client=True)
+            self._redis = self._instance.connect(decode_responses=False)
             self._own = {}
         try:
             return self._look(self._redis)
