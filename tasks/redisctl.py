@@ -17,6 +17,6 @@ def redisctl(instance: Instance) -> None:
 
 @deploy("redisctl")
 def redisctl_run(instance: Instance) -> None:
-    """Run a verb of redisctl on the host and print what it says; a day-2 verb, in day2/. ``run`` is its command line."""
+    """Run a verb of redisctl on the host and print what it says; a day-2 verb, in day2/. ``run`` is its line."""
     line = str(host.data.get("run") or "health")
     operations.redisctl_run(name=f"Run redisctl {line}", settings=instance.settings, line=line)

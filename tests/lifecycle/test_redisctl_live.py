@@ -35,7 +35,7 @@ READS, FOUND = 400, 0.75
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """The shared host with sessions, jobs, a queue and a big set; what was there before is gone, and so is that later."""
+    """The shared host with sessions, jobs, a queue and a big set in place of whatever was there; empty afterwards."""
     result = deployer.deploy(host)
     assert result.returncode == 0, result.stderr
     instance = Instance(host, deployer.secrets(host))
@@ -177,17 +177,27 @@ def test_top_shows_the_rate_at_which_a_client_really_reads_and_fits_into_80_by_2
     assert terminal.text.rindex("\x1b[?25h") > terminal.text.rindex("\x1b[?25l")
 
 
-@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl-c"])
-def test_top_of_an_idle_redis_shows_nothing_of_its_own_and_ends_at_a_key(redis: Instance, key: bytes) -> None:
+def test_top_of_an_idle_redis_shows_nothing_of_its_own_and_ends_at_q(redis: Instance) -> None:
     terminal = Terminal(redis.host, "redisctl top --every 1")
     terminal.read_until(lambda: len(terminal.frames) == 2)
-    terminal.press(key)
+    terminal.press(b"q")
     assert terminal.end() == 0
     assert "Traceback" not in terminal.text
-    # A health check is a handful of commands.
-    assert number(terminal.frames[1], r"commands +([\d,.]+)/s") < 15
-    assert min(number(frame, r"commands +([\d,.]+)/s") for frame in terminal.frames) == 0
-    assert "nothing asked for" in "\n".join(terminal.frames[-1])
+    frames = terminal.frames
+    rates = [number(frame, r"commands +([\d,.]+)/s") for frame in frames]
+    # In one of them there may have been a health check.
+    assert min(rates) == 0, rates
+    assert max(rates) < 15
+    assert "nothing asked for" in "\n".join(frames[rates.index(0)])
+
+
+def test_top_ends_at_ctrl_c_without_a_word(redis: Instance) -> None:
+    terminal = Terminal(redis.host, "redisctl top --every 60")
+    terminal.read_until(lambda: "\x1b[?1049h" in terminal.text)
+    terminal.press(b"\x03")
+    assert terminal.end() == 0
+    said = terminal.text.rpartition("\x1b[?1049l")[2]
+    assert not re.search(r"[A-Za-z]{3}", said.replace("Connection to 127.0.0.1 closed.", "")), said
 
 
 def test_top_without_a_terminal_names_what_goes_without_one_and_prints_frames_as_lines(redis: Instance) -> None:
@@ -201,10 +211,11 @@ def test_top_without_a_terminal_names_what_goes_without_one_and_prints_frames_as
 
 
 def test_a_slow_command_is_in_the_slow_log_the_histogram_and_the_time_of_a_ping(redis: Instance) -> None:
-    redisctl(redis, "slowlog --reset --yes")
     with redis.client("admin", client_name="copier") as client, ThreadPoolExecutor(1) as pool:
-        before = _copies(redisctl(redis, "latency --seconds 1"))
-        told = pool.submit(redisctl, redis, "latency --seconds 3")
+        # Redis's counts of commands begin here.
+        client.execute_command(redis.secrets.name_of("CONFIG"), "RESETSTAT")
+        client.slowlog_reset()
+        told = pool.submit(redisctl, redis, "latency --seconds 2")
         done = 0
         while not told.done():
             client.sunionstore("shop:secret-name", ["shop:big:basket", "shop:nothing"])
@@ -212,37 +223,32 @@ def test_a_slow_command_is_in_the_slow_log_the_histogram_and_the_time_of_a_ping(
             time.sleep(0.1)
         latency = told.result()
         client.unlink("shop:secret-name")
+        frame = redisctl(redis, "top --count 1 --every 1")
+        text = redis.host.run("redisctl slowlog", check=True).stdout
+        log = redisctl(redis, "slowlog --last 1000 --arguments")
+        removed = redisctl(redis, "slowlog --reset --yes")["removed"]
+        assert client.slowlog_len() < removed
 
-    text = redis.host.run("redisctl slowlog", check=True).stdout
     assert "SUNIONSTORE" in text
     assert "secret-name" not in text
-    log = redisctl(redis, "slowlog --last 1000 --arguments")
-    slow = [entry for entry in log["shown"] if entry["command"] == "SUNIONSTORE"]
+    slow = [entry for entry in log["shown"] if entry["command"] == "SUNIONSTORE"][::-1]
     assert len(slow) == done >= COPIES
     assert {(entry["argument_count"], entry["client"]) for entry in slow} == {(3, "copier")}
     assert slow[0]["arguments"] == ["shop:secret-name", "shop:big:basket", "shop:nothing"]
     assert all(log["slower_than"] <= entry["seconds"] for entry in slow)
+    assert frame["slow"][0]["seconds"] == max(entry["seconds"] for entry in log["shown"][:32])
 
-    frame = redisctl(redis, "top --count 1 --every 1")
-    longest = max(entry["seconds"] for entry in log["shown"][:32])
-    assert frame["slow"][0]["seconds"] == longest
-
-    commands = {command["name"]: command for command in latency["commands"]}
-    assert before < commands["sunionstore"]["calls"] <= before + done
-    # The step of powers of two that the longest is in.
-    assert max(entry["seconds"] for entry in slow) < commands["sunionstore"]["most"] * 1.02 or before
+    counted = next(command for command in latency["commands"] if command["name"] == "sunionstore")
+    assert COPIES <= counted["calls"] <= done
+    # It counts in steps of powers of two.
+    longest = max(entry["seconds"] for entry in slow[: counted["calls"]])
+    assert longest / 1.02 <= counted["most"] <= longest * 2.1
     trips = latency["trips"]
     assert 0 < trips["least"] <= trips["median"] <= trips["p99"] <= trips["most"]
     assert trips["count"] > 50
-    assert trips["most"] > min(entry["seconds"] for entry in slow) / 2
+    assert trips["most"] > slow[0]["seconds"] / 2
     assert latency["doctor"]
-
-    assert redisctl(redis, "slowlog --reset --yes")["removed"] >= done
-    assert not [entry for entry in redisctl(redis, "slowlog")["shown"] if entry["command"] == "SUNIONSTORE"]
-
-
-def _copies(latency: dict[str, Any]) -> int:
-    return sum(command["calls"] for command in latency["commands"] if command["name"] == "sunionstore")
+    assert removed >= done
 
 
 def test_memory_counts_what_was_written_and_a_sample_comes_near_to_it(redis: Instance) -> None:
@@ -267,7 +273,8 @@ def test_memory_counts_what_was_written_and_a_sample_comes_near_to_it(redis: Ins
     biggest = whole["biggest"][0]
     assert (biggest["name"], biggest["type"], biggest["elements"]) == ("shop:big:…", "set", ELEMENTS + 1)
     assert biggest["bytes"] == pytest.approx(big, rel=0.1)
-    assert whole["bytes"] < whole["used_memory"]
+    # Of sets Redis itself only estimates what they take.
+    assert whole["bytes"] == pytest.approx(whole["used_memory"], rel=0.5)
 
     sample = redisctl(redis, "memory --sample 1000")
     assert (sample["whole"], sample["seen_keys"], sample["keys"]) == (False, 1000, SESSIONS + JOBS + 3)
@@ -275,7 +282,7 @@ def test_memory_counts_what_was_written_and_a_sample_comes_near_to_it(redis: Ins
     assert near["app:session:*"] == pytest.approx(SESSIONS, rel=0.1)
     assert near["rq:job:*"] == pytest.approx(JOBS, rel=0.4)
 
-    text = redis.host.run("redisctl memory --all --biggest 1000; redisctl memory --sample 1000", check=True).stdout
+    text = redis.host.run("redisctl memory --sample 1000 --biggest 1000", check=True).stdout
     assert "Extrapolated from 1,000 keys" in text
     assert session not in text
     assert "shop:big:basket" in redis.host.run("redisctl memory --all --names", check=True).stdout
