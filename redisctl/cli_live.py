@@ -12,6 +12,7 @@ from redisctl import memory as memories
 from redisctl import slowlog as slow
 from redisctl.cli import as_json, console, of_this_host, print_json
 from redisctl.instance import Failure, Instance
+from redisctl.readings import keyspace
 from redisctl.sizes import ago, size, took
 
 # Rows that people read of a longer list.
@@ -187,11 +188,6 @@ def memory(
         tally = memories.Tally(depth, instance.session_keys, biggest)
         found = memories.usage(redis, database, tally, None if everything else sample, names)
         info = redis.info("all")
-    elsewhere = {
-        name: value["keys"]
-        for name, value in info.items()
-        if name[:2] == "db" and name[2:].isdigit() and name != f"db{database}"
-    }
     if as_json:
         print_json({"instance": instance.name, "used_memory": info["used_memory"], **found.as_dict()})
         return
@@ -203,7 +199,8 @@ def memory(
     if not found.whole:
         console().print(
             f"Extrapolated from {found.seen_keys:,} keys of {size(found.seen_bytes)}: "
-            f"keys, memory and share below are estimates; seen is what was counted"
+            "what has a ~ is an estimate, seen is what was counted.\n"
+            f"A huge key may be among the {found.keys - found.seen_keys:,} others: --all finds it"
         )
     table = _table("prefix", ">share", ">memory", ">keys", ">seen")
     for group in found.groups[:ROWS]:
@@ -222,8 +219,9 @@ def memory(
         console().print(table)
         if not names:
             console().print("Names are masked: --names shows them, and a session's name is its cookie")
-    for name, keys in elsewhere.items():
-        console().print(f"{name} holds {keys:,} keys more: --db {name[2:]}")
+    for name, there in keyspace(info).items():
+        if name != f"db{database}":
+            console().print(f"{name} holds {there['keys']:,} keys more: --db {name[2:]}")
 
 
 def _table(*columns: str) -> Table:

@@ -1,6 +1,5 @@
 """What an instance does right now: two readings in, one frame out."""
 
-import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from redis import Redis
 
 from redisctl.instance import Instance
+from redisctl.readings import keyspace
 from redisctl.sizes import words
 from redisctl.slowlog import SlowCommand, real_names, slow_commands
 
@@ -131,7 +131,7 @@ def frame_of(before: Reading, now: Reading) -> Frame:
         rejected=info["rejected_connections"],
         rejected_in_interval=gone_by("rejected_connections"),
         round_trip=now.round_trip,
-        keys={name: value for name, value in info.items() if re.fullmatch(r"db\d+", name)},
+        keys=keyspace(info),
         queues=now.queues,
         queue_count=now.queue_count,
         save_age=max(0, at - info["rdb_last_save_time"]),

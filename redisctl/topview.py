@@ -33,7 +33,9 @@ def lines(name: str, frame: Frame) -> Iterator[Text]:
     at = datetime.fromtimestamp(frame.at, timezone.utc)
     yield Text.assemble((name, "bold"), f"  {frame.server}  up {ago(frame.uptime)}  {at:%Y-%m-%d %H:%M:%S} UTC")
     yield Text()
-    ratio = "nothing asked for" if frame.hit_ratio is None else f"{frame.hit_ratio:.1%} found"
+    ratio = "" if frame.hits is None else "nothing asked for"
+    if frame.hit_ratio is not None:
+        ratio = f"{frame.hit_ratio:.1%} found"
     yield _line("commands", f"{_rate(frame.operations)}")
     yield _line("reads", f"{_rate(frame.hits)} hits   {_rate(frame.misses)} misses   {ratio}")
     yield _line("keys gone", f"{_rate(frame.evicted)} evicted   {_rate(frame.expired)} expired", bool(frame.evicted))
@@ -128,7 +130,7 @@ def show(console: Console, name: str, reader: Reader, every: float, count: int |
                 now = reader.read()
             except (RedisError, Failure) as error:
                 said = in_words(error) if isinstance(error, RedisError) else str(error)
-                view = [Text(name, "bold"), Text(), Text(f"Redis does not answer: {said}", "red")]
+                view = [Text(name, "bold"), Text(), Text(f"Redis does not answer: {said}", "red", no_wrap=False)]
             else:
                 view = list(lines(name, frame_of(before, now)))
                 before = now
@@ -138,7 +140,8 @@ def show(console: Console, name: str, reader: Reader, every: float, count: int |
 
 def _whole(view: list[Text]) -> Group:
     for line in view:
-        line.no_wrap, line.overflow = True, "ellipsis"
+        if line.no_wrap is None:
+            line.no_wrap, line.overflow = True, "ellipsis"
     return Group(*view)
 
 
