@@ -69,7 +69,7 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
     alone: not that in queues and on the network.
 
     A command is shown by its name and the number of its arguments. Arguments are keys and values: a session's key is
-    its cookie. --arguments shows them, cut by Redis to 31 of 128 bytes each.
+    its cookie. --arguments shows them, cut by Redis to 30 of 128 bytes each.
     """
     with instance.connect(decode_responses=False) as redis:
         there = redis.slowlog_len()

@@ -18,7 +18,7 @@ _MOST_ARGUMENTS = 32
 class SlowCommand:
     """One entry. ``at`` is when it ran, by the host's clock; ``seconds`` is how long, without waiting and the network.
 
-    ``arguments`` are those that Redis kept: at most 31, of each at most 128 bytes. ``count`` counts them all.
+    ``arguments`` are those that Redis kept: at most 30, and of each at most 128 bytes. ``count`` counts them all.
     """
 
     number: int
