@@ -42,7 +42,8 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     with instance.client("admin") as admin:
         _empty(admin)
         _fill(admin)
-        yield instance
+    yield instance
+    with instance.client("admin") as admin:
         _empty(admin)
 
 
@@ -74,18 +75,8 @@ def redisctl(redis: Instance, line: str) -> dict[str, Any]:
 class Terminal:
     """A program on the host in a terminal of 80x24, as ``ssh -t`` gives it."""
 
-    def __init__(self, host: Host, command: str) -> None:
-        self._ours, theirs = pty.openpty()
-        termios.tcsetwinsize(theirs, (LINES, COLUMNS))
-        self.process = subprocess.Popen(
-            ssh.command(host.name, "-tt", "--", command),
-            env={**ssh.environment(), "TERM": "xterm-256color"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
+    def __init__(self, ours: int, process: subprocess.Popen[bytes]) -> None:
+        self._ours, self._process = ours, process
         self.text = ""
 
     def read_until(self, true: Callable[[], object], seconds: float = 15) -> None:
@@ -116,9 +107,30 @@ class Terminal:
     def end(self) -> int:
         """Its exit code, once it has ended."""
         self.read_until(lambda: False)
-        code = self.process.wait(10)
-        os.close(self._ours)
-        return code
+        return self._process.wait(10)
+
+
+@contextmanager
+def terminal_of(host: Host, command: str) -> Iterator[Terminal]:
+    """Start a program in a terminal; where a test fails, the terminal goes and the program with it."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (LINES, COLUMNS))
+    process = subprocess.Popen(
+        # A connection of its own: a shared one would not end with this process.
+        ssh.command(host.name, "-o", "ControlPath=none", "-tt", "--", command),
+        env={**ssh.environment(), "TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(ours, process)
+    finally:
+        process.terminate()
+        process.wait(10)
+        os.close(ours)
 
 
 @contextmanager
@@ -159,8 +171,8 @@ def number(frame: list[str], pattern: str) -> float:
 
 def test_top_shows_the_rate_at_which_a_client_really_reads_and_fits_into_80_by_24(redis: Instance) -> None:
     with reading(redis) as real:
-        terminal = Terminal(redis.host, "redisctl top --every 1 --count 3")
-        assert terminal.end() == 0, terminal.text
+        with terminal_of(redis.host, "redisctl top --every 1 --count 3") as terminal:
+            assert terminal.end() == 0, terminal.text
         rate = real()
     frames = terminal.frames
     assert len(frames) == 3, terminal.text
@@ -178,10 +190,10 @@ def test_top_shows_the_rate_at_which_a_client_really_reads_and_fits_into_80_by_2
 
 
 def test_top_of_an_idle_redis_shows_nothing_of_its_own_and_ends_at_q(redis: Instance) -> None:
-    terminal = Terminal(redis.host, "redisctl top --every 1")
-    terminal.read_until(lambda: len(terminal.frames) == 2)
-    terminal.press(b"q")
-    assert terminal.end() == 0
+    with terminal_of(redis.host, "redisctl top --every 1") as terminal:
+        terminal.read_until(lambda: len(terminal.frames) == 2)
+        terminal.press(b"q")
+        assert terminal.end() == 0
     assert "Traceback" not in terminal.text
     frames = terminal.frames
     rates = [number(frame, r"commands +([\d,.]+)/s") for frame in frames]
@@ -192,10 +204,10 @@ def test_top_of_an_idle_redis_shows_nothing_of_its_own_and_ends_at_q(redis: Inst
 
 
 def test_top_ends_at_ctrl_c_without_a_word(redis: Instance) -> None:
-    terminal = Terminal(redis.host, "redisctl top --every 60")
-    terminal.read_until(lambda: "\x1b[?1049h" in terminal.text)
-    terminal.press(b"\x03")
-    assert terminal.end() == 0
+    with terminal_of(redis.host, "redisctl top --every 60") as terminal:
+        terminal.read_until(lambda: "\x1b[?1049h" in terminal.text)
+        terminal.press(b"\x03")
+        assert terminal.end() == 0
     said = terminal.text.rpartition("\x1b[?1049l")[2]
     assert not re.search(r"[A-Za-z]{3}", said.replace("Connection to 127.0.0.1 closed.", "")), said
 
@@ -255,7 +267,8 @@ def test_memory_counts_what_was_written_and_a_sample_comes_near_to_it(redis: Ins
     with redis.client("admin") as admin:
         big = admin.memory_usage("shop:big:basket", samples=5)
         job = admin.memory_usage(next(admin.scan_iter("rq:job:*", count=1000)), samples=5)
-        session = next(admin.scan_iter("app:session:*", count=1000)).decode().rpartition(":")[2]
+        key = next(admin.scan_iter("app:session:*", count=1000)).decode()
+        start, idle = time.monotonic(), admin.object("idletime", key)
     assert big
     assert job
 
@@ -284,5 +297,22 @@ def test_memory_counts_what_was_written_and_a_sample_comes_near_to_it(redis: Ins
 
     text = redis.host.run("redisctl memory --sample 1000 --biggest 1000", check=True).stdout
     assert "Extrapolated from 1,000 keys" in text
-    assert session not in text
+    assert key.removeprefix("app:session:") not in text
     assert "shop:big:basket" in redis.host.run("redisctl memory --all --names", check=True).stdout
+    with redis.client("admin") as admin:
+        # What is evicted first is as it was: nobody asked for this key. Redis counts in whole seconds.
+        assert admin.object("idletime", key) >= idle + time.monotonic() - start - 2
+
+
+def test_top_waits_for_a_redis_that_goes_away(redis: Instance) -> None:
+    with terminal_of(redis.host, "redisctl top --every 1") as terminal:
+        terminal.read_until(lambda: terminal.frames)
+        redis.host.run(f"docker stop {redis.name}", check=True)
+        terminal.read_until(lambda: "Redis does not answer" in terminal.text)
+        redis.host.run(f"docker start {redis.name}", check=True)
+        # Its counters began anew.
+        terminal.read_until(lambda: "commands   -" in terminal.frames[-1])
+        terminal.read_until(lambda: re.search(r"commands +[\d.]+/s", "\n".join(terminal.frames[-1])))
+        terminal.press(b"q")
+        assert terminal.end() == 0
+    assert number(terminal.frames[-1], r"queues +mail: (\d+)") == WAITING
