@@ -120,22 +120,24 @@ def show(console: Console, name: str, reader: Reader, every: float, count: int |
     Raises RedisError and Failure when Redis does not answer at the start.
     """
     before, shown, pause = reader.read(), 0, min(every, FIRST)
-    with (
-        suppress(KeyboardInterrupt),
-        _keys() as pressed,
-        Live(_whole([Text(name, "bold")]), console=console, screen=True, auto_refresh=False) as live,
-    ):
-        while shown != count and not pressed(pause):
-            try:
-                now = reader.read()
-            except (RedisError, Failure) as error:
-                said = in_words(error) if isinstance(error, RedisError) else str(error)
-                view = [Text(name, "bold"), Text(), Text(f"Redis does not answer: {said}", "red", no_wrap=False)]
-            else:
-                view = list(lines(name, frame_of(before, now)))
-                before = now
-            live.update(_whole([*view, Text(), Text("q ends it", "dim")]), refresh=True)
-            shown, pause = shown + 1, every
+    live = Live(_whole([Text(name, "bold")]), console=console, screen=True, auto_refresh=False)
+    with suppress(KeyboardInterrupt), _keys() as pressed:
+        # Not `with live`: a Ctrl-C while it starts would leave its screen behind.
+        try:
+            live.start()
+            while shown != count and not pressed(pause):
+                try:
+                    now = reader.read()
+                except (RedisError, Failure) as error:
+                    said = in_words(error) if isinstance(error, RedisError) else str(error)
+                    view = [Text(name, "bold"), Text(), Text(f"Redis does not answer: {said}", "red", no_wrap=False)]
+                else:
+                    view = list(lines(name, frame_of(before, now)))
+                    before = now
+                live.update(_whole([*view, Text(), Text("q ends it", "dim")]), refresh=True)
+                shown, pause = shown + 1, every
+        finally:
+            live.stop()
 
 
 def _whole(view: list[Text]) -> Group:
