@@ -32,7 +32,7 @@ _HEX = re.compile(_BETWEEN.format(r"(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}|[0-9a-fA-F
 _DIGITS = re.compile(_BETWEEN.format(r"[0-9]+"))
 # A long part is a name when it is made of words, else a token.
 _WORDS = re.compile(r"[a-z]+(?:[._-][a-z]+)*|[A-Z]+(?:[._-][A-Z]+)*")
-_LONG = 20
+_LONG, _LONGEST = 20, 60
 
 # How many elements a key of a type has.
 _LENGTHS = {"list": "LLEN", "set": "SCARD", "hash": "HLEN", "zset": "ZCARD", "stream": "XLEN"}
@@ -84,11 +84,15 @@ class Usage:
 def fold(part: str) -> str:
     """A part of a key with IDs folded: ``user-17`` is ``user-<id>``."""
     # An address of mail is somebody's, too.
-    if "@" in part or (len(part) >= _LONG and not _UUID.search(part) and not _WORDS.fullmatch(part)):
+    if "@" in part or len(part) > _LONGEST or _is_token(part):
         return ID
     for pattern in (_UUID, _HEX, _DIGITS):
         part = pattern.sub(ID, part)
     return part
+
+
+def _is_token(part: str) -> bool:
+    return len(part) >= _LONG and not _UUID.search(part) and not _WORDS.fullmatch(part)
 
 
 def prefix_of(key: str, depth: int, sessions: str) -> str:

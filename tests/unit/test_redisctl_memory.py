@@ -27,6 +27,7 @@ SESSIONS = "app:session:*"
         ("jane@example.org", "<id>"),
         ("user_notification_preferences", "user_notification_preferences"),
         ("scheduler-lock", "scheduler-lock"),
+        ("x" * 5000, "<id>"),
         ("", ""),
     ],
 )
