@@ -44,7 +44,9 @@ def cli() -> None:
 
     \b
     Something is wrong?       redisctl health
-    What is it doing?         redisctl snapshot
+    What is it doing?         redisctl snapshot, and top to watch it
+    Why is it slow?           redisctl slowlog, latency
+    What takes the memory?    redisctl memory
     What do sessions take?    redisctl sessions
     What became of jobs?      redisctl queues
 
@@ -64,14 +66,14 @@ def health(instance: Instance, as_json: bool) -> None:
     checks = judgement.judge(read(instance))
     verdict = judgement.worst(checks)
     if as_json:
-        _print_json({"instance": instance.name, "verdict": verdict, "checks": [check.as_dict() for check in checks]})
+        print_json({"instance": instance.name, "verdict": verdict, "checks": [check.as_dict() for check in checks]})
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
         for check in checks:
             advice = f"\n→ {check.advice}" if check.advice else ""
             table.add_row(_coloured(check.verdict), check.name, check.seen + advice)
-        _console().print(table)
-        _console().print(f"{instance.name} is", _coloured(verdict))
+        console().print(table)
+        console().print(f"{instance.name} is", _coloured(verdict))
     sys.exit(judgement.EXIT_CODES[verdict])
 
 
@@ -85,24 +87,26 @@ def snapshot(instance: Instance, as_json: bool) -> None:
         raise Failure(reading.silent)
     values = snapshot_of(reading)
     if as_json:
-        _print_json({"instance": instance.name, **values})
+        print_json({"instance": instance.name, **values})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows(values):
         table.add_row(name, value)
-    _console().print(table)
+    console().print(table)
 
 
 def _coloured(verdict: str) -> str:
     return f"[{COLOURS[verdict]}]{verdict}[/]"
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where people read."""
     # Piped or logged, lines stay whole.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """What programs read."""
     click.echo(json.dumps(value, indent=2))
 
 
@@ -125,10 +129,11 @@ def run(command: Callable[[], Any]) -> int:
 
 def main() -> None:
     """The program."""
-    # They need what is above.
+    # Here: they are made with what stands above.
+    from redisctl.cli_live import COMMANDS
     from redisctl.cli_queues import queues
     from redisctl.cli_sessions import sessions
 
-    cli.add_command(sessions)
-    cli.add_command(queues)
+    for command in (*COMMANDS, sessions, queues):
+        cli.add_command(command)
     sys.exit(run(lambda: cli(standalone_mode=False)))

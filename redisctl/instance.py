@@ -85,11 +85,15 @@ class Instance:
         except OSError as error:
             raise Failure(f"{error.filename}: {error.strerror}: deploy again") from None
 
+    @cached_property
+    def renamed(self) -> dict[str, str]:
+        """The names under which renamed commands are called on this instance, which nobody else shall know."""
+        text = (self.root / "secrets/server/commands.conf").read_text()
+        return dict(re.findall(r"^rename-command (\S+) ([^\s\"]+)$", text, re.MULTILINE))
+
     def name_of(self, command: str) -> str:
         """The name under which a command is called on this instance."""
-        text = (self.root / "secrets/server/commands.conf").read_text()
-        found = re.search(rf"^rename-command {command} (\S+)$", text, re.MULTILINE)
-        return found[1] if found else command
+        return self.renamed.get(command, command)
 
     def call(self, redis: Redis, command: str, *arguments: str) -> Any:
         """Call a command that may have another name here."""

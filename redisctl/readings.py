@@ -37,7 +37,12 @@ class Reading:
     @property
     def keyspace(self) -> dict[str, dict[str, int]]:
         """Keys, keys with a TTL and their mean by database."""
-        return {name: value for name, value in self.info.items() if re.fullmatch(r"db\d+", name)}
+        return keyspace(self.info)
+
+
+def keyspace(info: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """What INFO says of databases, by their names: ``db0``."""
+    return {name: value for name, value in info.items() if re.fullmatch(r"db\d+", name)}
 
 
 def read(instance: Instance) -> Reading:

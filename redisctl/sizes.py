@@ -21,3 +21,17 @@ def ago(seconds: float) -> str:
             parts.append(f"{left // length} {unit}")
             left %= length
     return " ".join(parts[:2])
+
+
+def took(seconds: float) -> str:
+    """A short time, in the unit that leaves a short number: ``35.0 ms``."""
+    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
+        if seconds * factor < 1000:
+            return f"{seconds * factor:.0f} µs" if unit == "µs" else f"{seconds * factor:.1f} ms"
+    return f"{seconds:.1f} s"
+
+
+def words(data: bytes) -> str:
+    """What somebody stored, as text that cannot move a terminal's cursor: ``caf\\xe9``."""
+    text = data.decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

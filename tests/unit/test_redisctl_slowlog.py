@@ -1,0 +1,81 @@
+"""What is made of Redis's slow log and of its histograms."""
+
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from redisctl import latency, slowlog
+from redisctl.sizes import took, words
+
+
+class Answering(Redis):
+    """A client of a Redis that says always the same."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __del__(self) -> None:
+        pass
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return self.answer
+
+
+def entry(*command: bytes) -> slowlog.SlowCommand:
+    raw = [1, 1_700_000_000, 25_000, list(command), b"10.0.0.1:5000", b"web"]
+    (found,) = slowlog.slow_commands(Answering([raw]), 1, {"X7F2": "CONFIG"})
+    return found
+
+
+def test_an_entry_is_told_without_arguments_unless_they_are_asked_for() -> None:
+    found = entry(b"set", b"app:session:abc", b"two words")
+    assert found.as_dict() == {
+        "id": 1,
+        "at": 1_700_000_000,
+        "seconds": 0.025,
+        "command": "SET",
+        "argument_count": 2,
+        "address": "10.0.0.1:5000",
+        "client": "web",
+    }
+    assert found.as_dict(arguments=True)["arguments"] == ["app:session:abc", "two words"]
+
+
+def test_a_renamed_command_goes_by_the_name_that_everybody_knows() -> None:
+    assert entry(b"x7f2", b"GET", b"*").command == "CONFIG"
+
+
+def test_arguments_that_redis_left_out_are_counted() -> None:
+    assert entry(b"DEL", *[b"k"] * 30, b"... (70 more arguments)").count == 100
+    assert entry(b"DEL", b"... (70 more arguments)").count == 1
+
+
+def test_bytes_of_others_cannot_move_the_cursor() -> None:
+    assert words(b"a\x1b[2J\xff\nb") == r"a\x1b[2J\xff\nb"
+    assert words("café".encode()) == "café"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.00004, "40 µs"), (0.0123, "12.3 ms"), (2.5, "2.5 s"), (0, "0 µs"), (0.9999, "999.9 ms")]
+)
+def test_short_times_are_told_in_their_unit(seconds: float, text: str) -> None:
+    assert took(seconds) == text
+
+
+def test_shares_of_round_trips_are_those_of_the_sorted_ones() -> None:
+    trips = latency.trips_of([number / 1000 for number in range(100, 0, -1)])
+    assert trips == latency.Trips(count=100, least=0.001, median=0.05, p99=0.099, most=0.1)
+    assert latency.trips_of([0.5]) == latency.Trips(1, 0.5, 0.5, 0.5, 0.5)
+
+
+def test_shares_of_a_histogram_are_the_steps_that_hold_them() -> None:
+    told = ["calls", 100, "histogram_usec", [1, 40, 2, 60, 16, 98, 1024, 99, 33_000, 100]]
+    found = latency.command_of("get", told)
+    assert (found.calls, found.median, found.p99, found.most) == (100, 2e-6, 1024e-6, 0.033)
+
+
+def test_events_are_read_whatever_newer_servers_add() -> None:
+    assert latency.event_of(["fork", 1_700_000_000, 120, 250, 370, 2]) == latency.Event(
+        "fork", 1_700_000_000, 0.12, 0.25
+    )
