@@ -10,7 +10,7 @@ from rich.table import Table
 
 from redisctl import jobs
 from redisctl import queues as reading
-from redisctl.cli import _console, _print_json, as_json
+from redisctl.cli import as_json, console, print_json
 from redisctl.durations import DURATION
 from redisctl.instance import Failure, installed
 from redisctl.sizes import ago
@@ -40,7 +40,7 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     with instance.connect(**SURROGATES) as redis:
         report = reading.read(redis)
     if as_json:
-        _print_json({"instance": instance.name, **report})
+        print_json({"instance": instance.name, **report})
         return
     if not report["queues"]:
         click.echo("RQ has no queues here")
@@ -84,7 +84,7 @@ def clean(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, a
         _known(queue, reading.queue_names(redis))
         done = jobs.clean(redis, time.time() - older_than, chosen, queue, really=yes)
     if as_json:
-        _print_json({"instance": instance.name, "dry_run": not yes, "registries": done})
+        print_json({"instance": instance.name, "dry_run": not yes, "registries": done})
         return
     click.echo(f"{'removed' if yes else 'would remove'} what is older than {ago(older_than)}:")
     rows = ((name, *(str(count) for count in counts.values())) for name, counts in done.items())
@@ -115,7 +115,7 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
     count = sum(done.queues.values())
     if as_json:
         told = {"count": count, "queues": done.queues, "held": done.held, "left": done.left}
-        _print_json({"instance": instance.name, "dry_run": not yes, **told})
+        print_json({"instance": instance.name, "dry_run": not yes, **told})
         return
     click.echo(f"{'put' if yes else 'would put'} {count} failed jobs back")
     _print_table(("queue", "jobs"), ((name, str(jobs_)) for name, jobs_ in sorted(done.queues.items())))
@@ -142,10 +142,10 @@ def _print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for row in rows:
         table.add_row(*(escape(_plain(cell)) for cell in row))
     if table.row_count:
-        console = _console()
-        console.print(table)
+        shown = console()
+        shown.print(table)
         if sys.stdout.isatty():
-            console.print()
+            shown.print()
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ import click
 from rich.table import Table
 
 from redisctl import sessions as judgement
-from redisctl.cli import _console, _print_json, as_json
+from redisctl.cli import as_json, console, print_json
 from redisctl.durations import DURATION
 from redisctl.instance import installed
 from redisctl.sizes import ago
@@ -39,19 +39,19 @@ def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
     with instance.connect(encoding_errors="surrogateescape") as redis:
         report = judgement.read(redis, instance.session_keys, lifetime)
     if as_json:
-        _print_json({"instance": instance.name, "keys": instance.session_keys, **report})
+        print_json({"instance": instance.name, "keys": instance.session_keys, **report})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in judgement.rows(report):
         table.add_row(name, value)
-    _console().print(table)
+    console().print(table)
     if not report["count"]:
         return
     buckets = Table("time left", "not used for", "sessions", "share", box=None, pad_edge=False)
     for row in judgement.bucket_rows(report):
         buckets.add_row(*row)
-    _console().print()
-    _console().print(buckets)
+    console().print()
+    console().print(buckets)
 
 
 @sessions.command()
@@ -82,7 +82,7 @@ def expire(older_than: int | None, no_ttl: bool, lifetime: int, yes: bool, as_js
     with instance.connect(encoding_errors="surrogateescape") as redis:
         done = judgement.expire(redis, instance.session_keys, rule, really=yes)
     if as_json:
-        _print_json({"instance": instance.name, "dry_run": not yes, **done})
+        print_json({"instance": instance.name, "dry_run": not yes, **done})
         return
     click.echo(f"looked at {done['looked_at']} sessions")
     if older_than is not None:
