@@ -262,7 +262,8 @@ def test_a_slow_command_is_in_the_slow_log_the_histogram_and_the_time_of_a_ping(
     trips = latency["trips"]
     assert 0 < trips["least"] <= trips["median"] <= trips["p99"] <= trips["most"]
     assert trips["count"] > 50
-    assert trips["most"] > slow[0]["seconds"] / 2
+    # A PING that came in the middle of one waited for it.
+    assert trips["most"] > min(entry["seconds"] for entry in slow) / 2
     assert latency["doctor"]
     assert removed >= done
 
