@@ -349,3 +349,7 @@ def test_turned_off_nothing_of_it_is_left(redis: Instance, deployer: Deployer) -
     assert redis.config("tls-port") == "0"
     again = deployer.deploy(redis.host)
     assert (again.returncode, again.changed) == (0, []), again.stderr
+    # And as little as a deploy leaves that was interrupted before it turned TLS on.
+    redis.host.run("touch /srv/redis/config/tls.conf", check=True)
+    found = redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh; rm /srv/redis/config/tls.conf")
+    assert found.stdout == "healthy\n"
