@@ -10,13 +10,17 @@ say() {
 }
 
 key="redoubt:health:$$"
-# By TLS where Redis speaks it: with a certificate that the CA issued, and that has not ended.
+# By TLS where Redis speaks it: with a certificate that the CA issued, and that has not ended. Shown by the check as well
+# where Redis demands one; others may be for servers alone.
 tls=/etc/redis/tls.conf
 value() { sed -n "s/^$1 \"*\([^\"]*\)\"*$/\1/p" "$2"; }
+port=$(value tls-port /etc/redis/redis.conf)
 set --
-if [ -e $tls ]; then
-    set -- --tls -p "$(value tls-port /etc/redis/redis.conf)" --cacert "$(value tls-ca-cert-file $tls)" \
-        --cert "$(value tls-cert-file $tls)" --key "$(value tls-key-file $tls)"
+# A deploy that was interrupted may have written the one and not yet the other.
+if [ -n "$port" ]; then
+    set -- --tls -p "$port" --cacert "$(value tls-ca-cert-file $tls)"
+    [ "$(value tls-auth-clients $tls)" != yes ] ||
+        set -- "$@" --cert "$(value tls-cert-file $tls)" --key "$(value tls-key-file $tls)"
     seconds=$(($(value '# expires' $tls) - $(date +%s)))
     [ $seconds -gt 0 ] || say "the certificate has ended: a deploy renews it"
 fi

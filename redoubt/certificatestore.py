@@ -5,6 +5,8 @@ due is issued by a deploy; what is there stays the same until then.
 """
 
 import re
+import ssl
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -48,12 +50,13 @@ def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
                 now,
                 shown_by_clients=settings.redis_tls_auth_clients == "yes",
             )
-            return [f"{settings.redis_tls_cert}: {one}" for one in found]
+            return [f"{settings.redis_tls_cert}: {one}" for one in found or _refused(settings)]
         authority = _authority(settings)
         if authority and (ends := Identity(authority.certificate, "", "").expires) <= now:
             return [
-                f"{authority_place(settings)}: the CA ended at {ends:%Y-%m-%d}. Move it away and a deploy makes "
-                "another, whose ca.crt every client needs"
+                f"{authority_place(settings)}: the CA ended at {ends:%Y-%m-%d}. Move it away, and remove "
+                f"{settings.root}/config/tls.conf on the host: a deploy then makes another, whose ca.crt every client "
+                "needs"
             ]
         _stored(_source(settings, host_name))
     except (OSError, SecretsError, CertificateError) as error:
@@ -61,9 +64,18 @@ def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
     return []
 
 
-def is_kept(settings: Settings, host_name: str) -> bool:
-    """Whether the source holds a certificate of the instance, where the CA issues one. Raises SecretsError."""
-    return issues(settings) and _stored(_source(settings, host_name)) is not None
+def lost(settings: Settings, host_name: str) -> str:
+    """Why a deploy would issue the instance's certificate by another CA than before, in words; nothing while the source
+    holds both, or needs neither. Raises SecretsError.
+    """
+    if not issues(settings):
+        return ""
+    authority, stored = _authority(settings), _stored(_source(settings, host_name))
+    if authority is None or stored is None:
+        return f"{place(settings, host_name) if authority else authority_place(settings)} is missing"
+    if stored.ca != authority.certificate:
+        return f"{authority_place(settings)} is another CA than that of {place(settings, host_name)}"
+    return ""
 
 
 def issues(settings: Settings) -> bool:
@@ -124,14 +136,19 @@ def check_client(settings: Settings, name: object, directory: object) -> None:
         raise ValueError("certificate_for names the client, such as web: letters, digits, '.', '_' and '-'")
     if not isinstance(directory, str) or not directory:
         raise ValueError("certificate_to names the directory for its files on this machine, such as ./web")
+    if Path(directory).exists() and not Path(directory).is_dir():
+        raise ValueError(f"certificate_to = {directory!r} is no directory")
 
 
-def client_is_due(settings: Settings, directory: str, now: datetime) -> str:
+def client_is_due(settings: Settings, name: str, directory: str, now: datetime) -> str:
     """Why a client's certificate in a directory is to be issued, in words; nothing while it is good."""
     try:
-        certificate, key, ca = (Path(directory, name).read_text() for name in _CLIENT_FILES)
+        found = Identity(*(Path(directory, file).read_text(errors="replace") for file in _CLIENT_FILES))
+        found.check()
+        if name != found.common_name:
+            return f"it is that of {found.common_name}"
         authority = _authority(settings)
-        return tls.why_due(Identity(certificate, key, ca), authority, (), now) if authority else "there is no CA yet"
+        return tls.why_due(found, authority, (), now) if authority else "there is no CA yet"
     except FileNotFoundError as missing:
         return f"{missing.filename} is missing"
     except CertificateError as error:
@@ -141,12 +158,33 @@ def client_is_due(settings: Settings, directory: str, now: datetime) -> str:
 def issue_client(settings: Settings, name: str, directory: str, now: datetime) -> None:
     """Issue a certificate for a client into a directory on this machine, unless another did meanwhile."""
     with _issuing:
-        if not client_is_due(settings, directory, now):
+        if not client_is_due(settings, name, directory, now):
             return
         issued = tls.issue(ensure_authority(settings, now), name, (), now, settings.redis_tls_days)
         Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         for file, text in zip(_CLIENT_FILES, (issued.certificate, issued.key, issued.ca), strict=True):
             FileSource(Path(directory, file)).write(text)
+
+
+def _refused(settings: Settings) -> list[str]:
+    """What OpenSSL itself has against files that are given: a key that is too short, a CA that is no root.
+
+    A server that has the certificate and a client that has the CA speak to each other in memory.
+    """
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False  # names are judged apart
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        server.load_cert_chain(str(settings.redis_tls_cert), settings.redis_tls_key)
+        client.load_verify_locations(settings.redis_tls_ca)
+        ends = (client.wrap_bio(down, up), server.wrap_bio(up, down, server_side=True))
+        for end in ends * 2:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    except ssl.SSLError as error:
+        said = getattr(error, "verify_message", error.reason)
+        return [f"OpenSSL does not take it, with this key and this CA: {said}"]
+    return []
 
 
 def _source(settings: Settings, host_name: str) -> _Source:
@@ -155,7 +193,8 @@ def _source(settings: Settings, host_name: str) -> _Source:
 
 def _given(settings: Settings) -> Identity:
     paths = (settings.redis_tls_cert, settings.redis_tls_key, settings.redis_tls_ca)
-    certificate, key, ca = (f"{Path(path or '').read_text().strip()}\n" for path in paths)
+    # What is no text, as DER, is said to be no PEM.
+    certificate, key, ca = (f"{Path(path or '').read_text(errors='replace').strip()}\n" for path in paths)
     return Identity(certificate, key, ca)
 
 
@@ -177,8 +216,8 @@ def _read(source: _Source, *names: str) -> list[str] | None:
     try:
         document = yaml.safe_load(text)
         values = [str(document[name]) for name in names]
-        # Whatever is no certificate is said here, with its place.
-        Identity(values[0], "", "").chain  # noqa: B018
+        # Whatever is no certificate, or no key of it, is said here, with its place.
+        Identity(values[0], values[1], "").check()
     except (yaml.YAMLError, KeyError, TypeError, CertificateError):
         # The parser's own message would quote the text.
         raise SecretsError(f"{source}: no document of a certificate and its key; restore it from your copy") from None

@@ -285,7 +285,7 @@ def certificate_loaded(settings: Settings, acl: File, digest: str, written: Call
 @operation()
 def client_certificate_issued(settings: Settings, client: str, directory: str) -> Commands:
     """Issue a certificate for a client, into a directory on this machine; nothing while the one there is good."""
-    why = certificatestore.client_is_due(settings, directory, datetime.now(UTC))
+    why = certificatestore.client_is_due(settings, client, directory, datetime.now(UTC))
     if not why:
         host.noop("as wanted")
         return

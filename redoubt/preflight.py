@@ -326,14 +326,14 @@ def stale_store(path: object, stored: int, root: str, facts: HostFacts) -> list[
     ]
 
 
-def lost_certificate(path: object, root: str, facts: HostFacts) -> list[str]:
-    """What to say where the host has a certificate of a CA that this machine does not know."""
-    if facts.certificate_source != "ca":
+def lost_certificate(why: str, root: str, facts: HostFacts) -> list[str]:
+    """What to say where the host has a certificate of a CA that this machine does not know; ``why`` says so."""
+    if not why or facts.certificate_source != "ca":
         return []
     return [
-        f"{path} is missing, and a deploy would give Redis a certificate of another CA, which no client trusts. Copy "
-        f"it and the CA from the machine that deployed last. If they are lost, remove {root}/config/tls.conf on the "
-        "host: a deploy then makes others, and every client needs the new ca.crt"
+        f"{why}, and a deploy would give Redis a certificate of another CA, which no client trusts. Copy "
+        "certificate and CA from the machine that deployed last. If they are lost, remove "
+        f"{root}/config/tls.conf on the host: a deploy then makes others, and every client needs the new ca.crt"
     ]
 
 

@@ -72,12 +72,11 @@ def acl_file(settings: Settings, secrets: Secrets) -> File:
 
 
 def certificate_files(settings: Settings, identity: Identity) -> list[Directory | File]:
-    """The certificate with its key and CA under names of their own, what names them to Redis, and the CA for clients.
+    """The certificate with its key and CA, under names of their own.
 
     The certificate that runs stays beside a new one until Redis has taken that over.
     """
     wanted = redisconf.certificate(settings, identity.digest)
-    conf = template("tls.conf.j2", s=settings, directives=wanted, expires=int(identity.expires.timestamp()))
     here = f"{settings.root}/config"
     certificate, key, ca = (
         f"{here}{wanted[name].removeprefix(redisconf.CONFIG_DIR)}"
@@ -88,14 +87,23 @@ def certificate_files(settings: Settings, identity: Identity) -> list[Directory 
         File(certificate, identity.certificate),
         File(key, identity.key, mode=0o400, secret=True),
         File(ca, identity.ca),
-        File(f"{here}/tls.conf", conf),
+    ]
+
+
+def certificate_named(settings: Settings, identity: Identity) -> list[File]:
+    """What names the certificate to Redis when it starts and to the health check, and its CA for clients."""
+    wanted = redisconf.certificate(settings, identity.digest)
+    conf = template("tls.conf.j2", s=settings, directives=wanted, expires=int(identity.expires.timestamp()))
+    return [
+        File(f"{settings.root}/config/tls.conf", conf),
         File(settings.ca_file, identity.ca, mode=0o644, uid=0, gid=0),
     ]
 
 
 def former_certificates(settings: Settings, identity: Identity | None, present: Iterable[str]) -> list[Absent]:
     """What is left of former certificates on the host, of what is ``present`` there by its paths; files come first."""
-    wanted = {entry.path for entry in certificate_files(settings, identity)} if identity else set()
+    files = [*certificate_files(settings, identity), *certificate_named(settings, identity)] if identity else []
+    wanted = {entry.path for entry in files}
     return [Absent(path) for path in sorted(set(present) - wanted, reverse=True)]
 
 

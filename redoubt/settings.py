@@ -884,6 +884,19 @@ def _app_services_named(s: Settings) -> str | None:
     return None
 
 
+def _ca_given_to_services(s: Settings) -> str | None:
+    if s.redis_tls != "off":
+        return None
+    wanted = [
+        name
+        for name, service in s.redis_app_services.items()
+        if any("ca.crt" in (one, isinstance(one, dict) and one.get("source")) for one in service.get("secrets") or ())
+    ]
+    if not wanted:
+        return None
+    return f"redis_app_services: {', '.join(wanted)} has the secret ca.crt, and there is none with redis_tls = 'off'"
+
+
 def _extra_config_is_extra(s: Settings) -> str | None:
     from redoubt.redisconf import managed_directives  # redisconf reads this model
 
@@ -905,6 +918,7 @@ RELATIONS: tuple[Relation, ...] = (
     (("redis_users",), _users_usable),
     (("redis_appendonly", "redis_save"), _persistence_kept),
     (("redis_app_services", "redis_name"), _app_services_named),
+    (("redis_app_services", "redis_tls"), _ca_given_to_services),
     (("redis_extra_config",), _extra_config_is_extra),
 )
 

@@ -60,10 +60,20 @@ class Identity:
         """The certificate and those above it. Raises CertificateError."""
         return _certificates(self.certificate, "certificate")
 
+    def check(self) -> None:
+        """Raises CertificateError where the key cannot be read, or is another's."""
+        if _private_key(self.key).public_key() != self.chain[0].public_key():
+            raise CertificateError("the key is not that of the certificate")
+
     @property
     def expires(self) -> datetime:
         """When the first of them ends: clients refuse it from then on."""
         return min(one.not_valid_after_utc for one in self.chain)
+
+    @property
+    def common_name(self) -> str:
+        """Whose certificate it is, in its own words."""
+        return " ".join(str(one.value) for one in self.chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME))
 
     @property
     def names(self) -> set[str]:
@@ -149,15 +159,17 @@ def problems(identity: Identity, wanted: Iterable[str], now: datetime, *, shown_
 
     ``wanted`` are names that clients use; ``shown_by_clients`` says that the health check has to show it as a client.
     """
+    found = []
     try:
         leaf, *above = identity.chain
-        key = _private_key(identity.key)
         trusted = _certificates(identity.ca, "CA")
+        _private_key(identity.key)
     except CertificateError as error:
         return [str(error)]
-    found = []
-    if key.public_key() != leaf.public_key():
-        found.append("the key is not that of the certificate")
+    try:
+        identity.check()
+    except CertificateError as error:
+        found.append(str(error))
     for one in (leaf, *above, *trusted):
         if one.not_valid_after_utc <= now:
             found.append(f"{_subject(one)} ended at {_day(one.not_valid_after_utc)}")
@@ -169,7 +181,9 @@ def problems(identity: Identity, wanted: Iterable[str], now: datetime, *, shown_
         found.append(f"the certificate does not stand for {', '.join(missing)} (redis_tls_names)")
     if not _leads_to(leaf, above, trusted):
         found.append("the CA did not issue the certificate, nor do those in its file lead to it")
-    if shown_by_clients and not _may_be_a_client(leaf):
+    if not _is_fit_for(_SERVER, leaf):
+        found.append("the certificate is not for servers (extended key usage), and clients refuse it")
+    if shown_by_clients and not _is_fit_for(_CLIENT, leaf):
         found.append(
             "the certificate is for servers alone (extended key usage), and with redis_tls_auth_clients = 'yes' the "
             "health check has to show it as a client"
@@ -178,8 +192,9 @@ def problems(identity: Identity, wanted: Iterable[str], now: datetime, *, shown_
 
 
 def _stands_for(sans: set[str], name: str) -> bool:
-    """Whether a certificate's names cover one; ``*.example.com`` stands for one label."""
-    return name in sans or f"*.{name.partition('.')[2]}" in sans
+    """Whether a certificate's names cover one, in either case; ``*.example.com`` stands for one label."""
+    name, lower = name.lower(), {one.lower() for one in sans}
+    return name in lower or f"*.{name.partition('.')[2]}" in lower
 
 
 def _leads_to(leaf: x509.Certificate, above: list[x509.Certificate], trusted: list[x509.Certificate]) -> bool:
@@ -198,15 +213,18 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _may_be_a_client(certificate: x509.Certificate) -> bool:
+def _is_fit_for(purpose: x509.ObjectIdentifier, certificate: x509.Certificate) -> bool:
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return True
-    return _CLIENT in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
+    return purpose in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
 
 
 def _certificates(pem: str, what: str) -> list[x509.Certificate]:
+    # Certificates are shown by --diff, and the CA's is everybody's to read.
+    if "PRIVATE KEY-----" in pem:
+        raise CertificateError(f"the file of the {what} holds a key, and others would read it: store that apart")
     try:
         return x509.load_pem_x509_certificates(pem.encode())
     except ValueError:

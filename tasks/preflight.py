@@ -45,8 +45,8 @@ class _Known:
     judged: bool = False
     # The generation of its passwords on this machine; None where they cannot be read.
     stored: int | None = None
-    # Whether a certificate of the CA is there.
-    certificate: bool = False
+    # Why a deploy would issue its certificate by another CA, in words; nothing where it would not.
+    lost: str = ""
 
 
 def now() -> datetime:
@@ -67,9 +67,7 @@ def _check_all(*, deploys: bool) -> None:
             if one.stored is not None:
                 path = secretstore.place(one.settings, name)
                 one.problems += preflight.stale_store(path, one.stored, one.settings.root, facts_)
-            if certificatestore.issues(one.settings) and not one.certificate:
-                path = certificatestore.place(one.settings, name)
-                one.problems += preflight.lost_certificate(path, one.settings.root, facts_)
+            one.problems += preflight.lost_certificate(one.lost, one.settings.root, facts_)
     _refuse(checked)
 
     try:
@@ -93,7 +91,7 @@ def _identity(one: _Known, name: str, *, deploys: bool) -> Identity | None:
     """The certificate; only a deploy issues another, for it alone brings that to the host."""
     if deploys or not certificatestore.issues(one.settings):
         return certificatestore.ensure(one.settings, name, now())
-    return certificatestore.load(one.settings, name) if one.certificate else None
+    return None if one.lost else certificatestore.load(one.settings, name)
 
 
 def _check(one: Host) -> _Known:
@@ -113,7 +111,7 @@ def _check(one: Host) -> _Known:
     if not any(name in problem for problem in checked.problems for name in ("redis_tls", "redis_secrets")):
         found = certificatestore.check(checked.settings, one.name, now())
         checked.problems += found
-        checked.certificate = not found and certificatestore.is_kept(checked.settings, one.name)
+        checked.lost = "" if found else certificatestore.lost(checked.settings, one.name)
     return checked
 
 

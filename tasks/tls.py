@@ -12,7 +12,8 @@ from redoubt.instance import Instance
 def tls(instance: Instance) -> None:
     """Write the certificate and have a running Redis load it; nothing without TLS.
 
-    Before redis.conf, which names its file: at no moment does that lead nowhere.
+    What a start and the health check read comes after, so that one that Redis refuses is nowhere but in its files. And
+    before redis.conf, which includes it: at no moment does that lead nowhere.
     """
     settings, identity = instance.settings, instance.identity
     if identity is None:
@@ -24,6 +25,9 @@ def tls(instance: Instance) -> None:
         acl=instance.acl,
         digest=identity.digest,
         written=written.did_change,
+    )
+    operations.tree(
+        name="Keep it for the next start, and its CA for clients", entries=render.certificate_named(settings, identity)
     )
 
 

@@ -79,8 +79,11 @@ def _deploys(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_sops_keeps_passwords_that_may_be_committed(own_host: Host, deployer: Deployer, sops: dict[str, Any]) -> None:
-    _deploys(deployer, own_host, sops)
+def test_sops_keeps_passwords_and_keys_that_may_be_committed(
+    own_host: Host, deployer: Deployer, sops: dict[str, Any]
+) -> None:
+    """Those of certificates and of the CA as well."""
+    _deploys(deployer, own_host, {**sops, "redis_tls": "only"})
     kept = secretstore.load(load(sops), own_host.name)
     assert kept.generation == 3
     assert Instance(own_host, kept).call("PING") == ["PONG"]
@@ -88,7 +91,11 @@ def test_sops_keeps_passwords_that_may_be_committed(own_host: Host, deployer: De
     text = file.read_text()
     assert text.count("ENC[AES256_GCM") >= len(kept.passwords) + len(kept.commands)
     assert not [user for user, password in kept.passwords.items() if password in text]
-    assert [path for path in file.parent.iterdir() if path != file] == []
+    store = file.parents[1]
+    documents = {f"{own_host.name}/redis.sops.yml", f"{own_host.name}/redis.tls.sops.yml", "ca/redoubt.ca.sops.yml"}
+    found = {str(path.relative_to(store)): path.read_text() for path in store.glob("*/*")}
+    assert set(found) == documents
+    assert [name for name, text in found.items() if "ENC[AES256_GCM" not in text or "PRIVATE KEY" in text] == []
 
 
 def test_a_store_that_sops_cannot_open_is_refused_before_anything_changes(

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Lost
@@ -117,6 +121,22 @@ def authority(deployer: Deployer) -> tls.Authority:
     return certificatestore.ensure_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), datetime.now(UTC))
 
 
+def for_servers_alone(name: str, now: datetime) -> Identity:
+    """A certificate as public CAs issue them by now: not to be shown by a client."""
+    authority = tls.new_authority(now)
+    made = tls.issue(authority, name, [name], now, 90)
+    builder = x509.CertificateBuilder(made.chain[0].issuer, made.chain[0].subject, made.chain[0].public_key(), 2)
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=90))
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    for extension in made.chain[0].extensions:
+        own = usage if isinstance(extension.value, x509.ExtendedKeyUsage) else extension.value
+        builder = builder.add_extension(own, extension.critical)
+    signer = serialization.load_pem_private_key(authority.key.encode(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    signed = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return Identity(signed.decode(), made.key, made.ca)
+
+
 def test_the_acceptance_suite_passes_by_tls(redis: Instance, deployer: Deployer, settings: dict[str, Any]) -> None:
     """Sessions and RQ's jobs too: no other port is left."""
     again = deployer.deploy(redis.host, **settings)
@@ -173,6 +193,7 @@ def test_a_deploy_renews_it_and_no_client_is_disconnected(
         assert renewed.changed == [
             "TLS | Write the certificate",
             "TLS | Have the running Redis load its certificate",
+            "TLS | Keep it for the next start, and its CA for clients",
             "Former certificates | Remove former certificates",
         ]
         assert staying.client_id() == number
@@ -199,6 +220,8 @@ def test_a_renewal_that_is_killed_is_finished_by_the_next_deploy(
     running.wait()
     second = kept(deployer, redis.host, settings)
     assert second != first
+    # Until Redis has the new one, a start loads the former.
+    assert first.digest in redis.host.run("cat /srv/redis/config/tls.conf", check=True).stdout
     assert served(redis, first) in (first.certificate, second.certificate)
 
     finished = deployer.deploy(redis.host, **settings)
@@ -239,16 +262,18 @@ def test_a_machine_without_the_ca_is_refused(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """It would make another CA, and shut out every client that knows the first."""
-    place = Path(
-        certificatestore.place(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), redis.host.name)
-    )
-    place.rename(tmp_path / "away")
-    try:
-        refused = deployer.deploy(redis.host, **settings)
-    finally:
-        (tmp_path / "away").rename(place)
-    assert refused.returncode == 1
-    assert f"{place} is missing, and a deploy would give Redis a certificate of another CA" in refused.stderr
+    own = load({"redis_secrets_dir": str(deployer.secrets_dir), **settings})
+    for place in map(Path, (certificatestore.place(own, redis.host.name), certificatestore.authority_place(own))):
+        place.rename(tmp_path / "away")
+        try:
+            refused = deployer.deploy(redis.host, **settings)
+        finally:
+            (tmp_path / "away").rename(place)
+        assert refused.returncode == 1
+        assert f"{place} is missing, and a deploy would give Redis a certificate of another CA" in refused.stderr
+    unknown = deployer.deploy(redis.host, **settings, redis_tls_dayz=3)
+    assert "did you mean redis_tls_days?" in unknown.stderr
+    assert "is missing" not in unknown.stderr
     assert deployer.deploy(redis.host, **settings).changed == []
 
 
@@ -284,12 +309,13 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     before, now = redis.identity, datetime.now(UTC)
-    own = tls.issue(tls.new_authority(now), NAME, [NAME], now, 90)
+    own = for_servers_alone(NAME, now)
     files = {kind: str(tmp_path / kind) for kind in ("cert", "key", "ca")}
     given = {
         **settings,
         "redis_tls_source": "files",
         "redis_tls_names": [NAME],
+        "redis_tls_auth_clients": "optional",
         **{f"redis_tls_{kind}": path for kind, path in files.items()},
     }
     ended = tls.issue(tls.new_authority(now), "other", ["other.test"], now - timedelta(days=9), 8)
@@ -311,6 +337,7 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
     assert accepted.returncode == 0, accepted.stderr
     with client(redis, own, ssl_check_hostname=False) as made:
         assert made.ping()
+    assert redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh").returncode == 0
     assert redis.identity == before
     assert deployer.deploy(redis.host, **given).changed == []
 
@@ -322,3 +349,7 @@ def test_turned_off_nothing_of_it_is_left(redis: Instance, deployer: Deployer) -
     assert redis.config("tls-port") == "0"
     again = deployer.deploy(redis.host)
     assert (again.returncode, again.changed) == (0, []), again.stderr
+    # And as little as a deploy leaves that was interrupted before it turned TLS on.
+    redis.host.run("touch /srv/redis/config/tls.conf", check=True)
+    found = redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh; rm /srv/redis/config/tls.conf")
+    assert found.stdout == "healthy\n"

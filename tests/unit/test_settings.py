@@ -65,6 +65,8 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
         ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
         ({"redis_appendonly": False, "redis_save": ""}, "nothing would survive"),
         ({"redis_app_services": {"redis": {}}}, "the Redis service itself"),
+        ({"redis_app_services": {"web": {"secrets": ["ca.crt"]}}}, "web has the secret ca.crt, and there is none"),
+        ({"redis_app_services": {"web": {"secrets": [{"source": "ca.crt", "target": "x"}]}}}, "web has the secret"),
         ({"redis_tls": "beside", "redis_tls_port": 6379}, "redis_tls_port = 6379 is redis_port as well"),
         ({"redis_tls_cert": "x"}, "redis_tls_cert: set, but redis_tls = 'off' does not use it"),
         ({"redis_tls": "only", "redis_tls_ca": "x"}, "redis_tls_ca: set, but redis_tls_source = 'ca' does not use it"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import verification
 
 from redoubt import access, certificatestore, render, service, tls
@@ -127,7 +127,7 @@ def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
     ("given", "names", "at", "words"),
     [
         (replace(GOOD, key=CA.key), (), NOW, "the key is not that of the certificate"),
-        (GOOD, ("a.cache.example.com", "10.0.0.5", "*.cache.example.com"), NOW, ""),
+        (GOOD, ("a.cache.example.com", "10.0.0.5", "*.cache.example.com", "REDIS-1.example.com"), NOW, ""),
         (GOOD, ("a.b.cache.example.com",), NOW, "does not stand for a.b.cache.example.com (redis_tls_names)"),
         (GOOD, (), NOW + timedelta(days=366), "the certificate of CN=redis-1 ended at 2027-11-24"),
         (GOOD, (), NOW - timedelta(days=1), "the certificate of CN=redis-1 is valid from 2026-11-24"),
@@ -136,6 +136,9 @@ def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
         (replace(GOOD, ca=""), (), NOW, "the CA is not text in PEM"),
         (replace(GOOD, key="nothing"), (), NOW, "the key is not text in PEM"),
         (tls.issue(CA, "web", (), NOW, 90), (), NOW, "the certificate has no names (SAN)"),
+        (tls.issue(CA, "web", (), NOW, 90), (), NOW, "the certificate is not for servers (extended key usage)"),
+        (replace(GOOD, certificate=GOOD.key + GOOD.certificate), (), NOW, "the file of the certificate holds a key"),
+        (replace(GOOD, ca=CA.certificate + CA.key), (), NOW, "the file of the CA holds a key, and others would read"),
     ],
 )
 def test_a_given_certificate_is_judged_before_redis_sees_it(
@@ -144,6 +147,50 @@ def test_a_given_certificate_is_judged_before_redis_sees_it(
     found = tls.problems(given, names, at, shown_by_clients=True)
     assert words in "\n".join(found)
     assert bool(found) == bool(words)
+
+
+def given(tmp_path: Path, identity: Identity) -> Settings:
+    """Settings that name files of a certificate."""
+    paths = {f"redis_tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
+    for path, text in zip(paths.values(), (identity.certificate, identity.key, identity.ca), strict=True):
+        path.write_text(text)
+    return load({"redis_tls": "only", "redis_tls_source": "files", **{name: str(path) for name, path in paths.items()}})
+
+
+def short(authority: Authority, now: datetime) -> Identity:
+    """A certificate whose key is of a length that OpenSSL has long refused."""
+    key, signer = (
+        rsa.generate_private_key(65537, 1024),
+        serialization.load_pem_private_key(authority.key.encode(), None),
+    )
+    (issuer,) = x509.load_pem_x509_certificates(authority.certificate.encode())
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    text = (
+        x509.CertificateBuilder(
+            issuer.subject, issuer.subject, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=9)
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("a")]), critical=False)
+        .sign(signer, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Identity(text.decode(), key.private_bytes(*pem).decode(), authority.certificate)
+
+
+def test_files_that_openssl_does_not_take_are_told_before_redis_sees_them(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    authority = tls.new_authority(now)
+    good = tls.issue(authority, "a", ["a"], now, 90)
+    assert certificatestore.check(given(tmp_path, good), "a", now) == []
+    (said,) = certificatestore.check(given(tmp_path, short(authority, now)), "a", now)
+    assert said.endswith("OpenSSL does not take it, with this key and this CA: EE_KEY_TOO_SMALL")
+    below, _ = intermediate()
+    (said,) = certificatestore.check(given(tmp_path, tls.issue(below, "a", ["a"], now, 90)), "a", now)
+    assert said.endswith("OpenSSL does not take it, with this key and this CA: unable to get issuer certificate")
+    own = given(tmp_path, good)
+    (tmp_path / "cert").write_bytes(good.chain[0].public_bytes(serialization.Encoding.DER))
+    (said,) = certificatestore.check(own, "a", now)
+    assert said.endswith("the certificate is not text in PEM (-----BEGIN CERTIFICATE-----)")
 
 
 def test_a_key_with_a_passphrase_is_refused() -> None:
@@ -179,24 +226,46 @@ def test_a_ca_that_ended_or_a_damaged_document_is_told_before_anything_changes(t
     certificatestore.ensure(own, "redis-1", NOW)
     (said,) = certificatestore.check(own, "redis-1", NOW + timedelta(days=4000))
     assert "the CA ended at 2036-11-21" in said
-    place = Path(certificatestore.place(own, "redis-1"))
-    place.write_text("certificate: SECRET")
-    (said,) = certificatestore.check(own, "redis-1", NOW)
-    assert f"{place}: no document of a certificate and its key" in said
-    assert "SECRET" not in said
+    for place in (certificatestore.place(own, "redis-1"), certificatestore.authority_place(own)):
+        text = Path(place).read_text()
+        for damaged in ("certificate: SECRET", text.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nSECRET")):
+            Path(place).write_text(damaged)
+            (said,) = certificatestore.check(own, "redis-1", NOW)
+            assert f"{place}: no document of a certificate and its key" in said
+            assert "SECRET" not in said
+        Path(place).write_text(text)
     with pytest.raises(SecretsError, match="holds nothing yet"):
         certificatestore.load(own, "redis-2")
 
 
+def test_a_ca_that_is_lost_or_another_s_is_known_by_the_certificates_that_are_kept(tmp_path: Path) -> None:
+    own = settings(tmp_path)
+    certificatestore.ensure(own, "redis-1", NOW)
+    assert certificatestore.lost(own, "redis-1") == ""
+    assert certificatestore.lost(load({"redis_secrets_dir": str(tmp_path)}), "redis-1") == ""
+    assert certificatestore.lost(own, "redis-2") == f"{certificatestore.place(own, 'redis-2')} is missing"
+    place = Path(certificatestore.authority_place(own))
+    place.unlink()
+    assert certificatestore.lost(own, "redis-1") == f"{place} is missing"
+    certificatestore.ensure_authority(own, NOW)
+    assert certificatestore.lost(own, "redis-1").startswith(f"{place} is another CA than that of ")
+
+
 def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Path) -> None:
     own, directory = settings(tmp_path), str(tmp_path / "web")
-    assert certificatestore.client_is_due(own, directory, NOW) == f"{directory}/client.crt is missing"
+    assert certificatestore.client_is_due(own, "web", directory, NOW) == f"{directory}/client.crt is missing"
     certificatestore.issue_client(own, "web", directory, NOW)
     first = Path(directory, "client.crt").read_text()
     certificatestore.issue_client(own, "web", directory, NOW + timedelta(days=9))
     assert Path(directory, "client.crt").read_text() == first
     certificatestore.issue_client(own, "web", directory, NOW + timedelta(days=300))
     assert Path(directory, "client.crt").read_text() != first
+    certificatestore.issue_client(own, "api", directory, NOW + timedelta(days=300))
+    assert certificatestore.client_is_due(own, "web", directory, NOW + timedelta(days=300)) == "it is that of api"
+    Path(directory, "client.key").write_text(GOOD.key)
+    why = "the key is not that of the certificate"
+    assert certificatestore.client_is_due(own, "api", directory, NOW + timedelta(days=300)) == why
+    certificatestore.issue_client(own, "api", directory, NOW + timedelta(days=300))
     # What a client's library asks for.
     ssl.create_default_context(cafile=f"{directory}/ca.crt").load_cert_chain(
         f"{directory}/client.crt", f"{directory}/client.key"
@@ -205,7 +274,8 @@ def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Pa
 
 def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
     own = load({"redis_tls": "only"})
-    files = {entry.path: entry for entry in render.certificate_files(own, GOOD) if isinstance(entry, File)}
+    entries = [*render.certificate_files(own, GOOD), *render.certificate_named(own, GOOD)]
+    files = {entry.path: entry for entry in entries if isinstance(entry, File)}
     conf = files["/srv/redis/config/tls.conf"].content
     for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file"):
         inside = certificate(own, GOOD.digest)[name]
