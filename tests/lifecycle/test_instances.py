@@ -36,7 +36,8 @@ def test_two_instances_on_a_host_do_not_know_of_each_other(deployed: Host, deplo
             again = deployer.deploy(deployed, **settings)
             assert (again.returncode, again.changed) == (0, []), again.stderr
     finally:
-        deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue")
+        deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores")
+        deployed.run("rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue")
     assert first.identity == before, "taking the second away touched the first"
 
 
