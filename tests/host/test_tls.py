@@ -70,6 +70,8 @@ def test_nothing_leaves_the_host_unencrypted(target: Target, settings: Settings)
     plain = [port for port in settings.ports if not port.tls]
     outward = [address for address in settings.redis_bind if not ipaddress.ip_address(address).is_loopback]
     if plain and outward:
+        # The settings allow it, so it is no failure; and nobody may take it for encrypted. A skip makes the report say
+        # "not proven", which leaving the test out would not.
         pytest.skip(f"redis_bind publishes a port without TLS at {', '.join(outward)}: redis_tls is not 'only'")
 
 
