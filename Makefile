@@ -10,6 +10,10 @@ BIN := .venv/bin
 SANDBOX := $(BIN)/python -m sandbox
 STAMP := .venv/.complete
 
+# Where this is set, each of the thousand commands that the tests run compiles five hundred modules anew. `make clean`
+# removes what it keeps Python from writing.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A value given on the command line, as one word of the shell: $ and quotes in it stay as they are.
 quoted = '$(subst ','\'',$(value $(1)))'
 
@@ -31,7 +35,12 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 
 .PHONY: test
 test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
-	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest tests/ "$$@"' pytest $(ARGS)
+	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),tests/unit tests/host)
+	$(if $(ARGS),,@$(SANDBOX) run --no-host -- pytest tests/lifecycle -n 2 --dist loadfile)
+
+.PHONY: drift
+drift: $(STAMP) ## whether the disposable hosts, or INVENTORY=file, still are what the settings say
+	@$(BIN)/python -m redoubt.drift $(call quoted,INVENTORY) $(ARGS)
 
 .PHONY: audit
 audit: $(STAMP) ## the security report of the disposable hosts, or INVENTORY=file, into audit/

@@ -1,6 +1,7 @@
 """Deploy Redis to the hosts of an inventory: pyinfra inventory/production.py deploy.py"""
 
 from tasks.access import access
+from tasks.backup import backup
 from tasks.config import config
 from tasks.data import data
 from tasks.directories import directories
@@ -15,6 +16,7 @@ from tasks.service import service
 from tasks.summary import summary
 from tasks.tls import former_certificates, tls
 from tasks.tuning import tuning
+from tasks.upgrade import upgrade
 
 instance = preflight_all()
 
@@ -22,6 +24,7 @@ tuning(instance)
 engine(instance)
 directories(instance)
 image(instance)
+upgrade(instance)
 data(instance)
 access(instance)
 secrets(instance)
@@ -32,4 +35,5 @@ logs(instance)
 network(instance)
 service(instance)
 redisctl(instance)
+backup(instance)
 summary(instance)

@@ -8,4 +8,4 @@ last third of its life.
 from tasks.preflight import preflight_all
 from tasks.tls import client_certificate
 
-client_certificate(preflight_all(deploys=False))
+client_certificate(preflight_all(deploys=False, locks=False))

@@ -1,20 +1,13 @@
 # Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
-# From the caller: INSTANCE (its name), ROOT (its directory), WAIT and LOCK_WAIT (seconds), REPLACE and PAUSED (lists of
+# From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of
 # services), RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER
-# (uid:gid).
-
-# Two Composes at once take each other's containers away and may leave none. The other one may be that of a deploy
-# that was interrupted and goes on here.
-exec 9<"$ROOT"
-flock --timeout "$LOCK_WAIT" 9 || {
-    echo "another deploy of $INSTANCE is still under way on this host" >&2
-    exit 1
-}
+# (uid:gid), MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with).
 
 # Redis quotes the line that it does not like.
 unnamed() { sed "s/\(rename-command  *[^ ]*  *\)[^ ']*/\1(not shown)/"; }
 
-compose() { docker compose --ansi never --progress plain --project-directory "$ROOT" "$@"; }
+# shellcheck disable=SC2086 # options
+compose() { docker compose $files --ansi never --progress plain --project-directory "$ROOT" "$@"; }
 up() { compose up --detach --remove-orphans --wait --wait-timeout "$WAIT" "$@"; }
 
 ask() {
@@ -71,6 +64,15 @@ bring_up() {
     [ -z "$REPLACE" ] || up --force-recreate --no-deps $REPLACE || return
     up
 }
+
+# Of the very container that runs and stays: any other is made from the project alone.
+id=$(docker inspect --format '{{.Id}}' "$INSTANCE" 2>/dev/null)
+files="-f $ROOT/compose.yml -f $ROOT/$MADE_WITH"
+case " $REPLACE " in *" $INSTANCE "*) id= ;; esac
+if [ -n "$NETWORKS" ] || [ -z "$id" ] || ! grep -qs "^# $id$" "$ROOT/$MADE_WITH"; then
+    rm -f "$ROOT/$MADE_WITH"
+    files=
+fi
 
 # Captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection must not leave
 # Redis down.

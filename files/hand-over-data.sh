@@ -1,8 +1,9 @@
 # Has the running Redis write its data where the configuration that follows reads it; redoubt/preflight.py says when.
 # From the caller: INSTANCE (its name), ROOT (its directory), TO (log: start the AOF; dump: have a stop write a snapshot),
 # SAVE (the save points to come), WAIT (seconds).
-config=$(sed -n 's/^rename-command CONFIG //p' "$ROOT/secrets/server/commands.conf")
-config=${config:-CONFIG}
+# The name that a command has on this instance.
+name() { sed -n "s/^rename-command $1 //p" "$ROOT/secrets/server/commands.conf" | grep . || echo "$1"; }
+config=$(name CONFIG)
 
 ask() {
     # On standard input: arguments are visible in ps.
@@ -16,20 +17,34 @@ give_up() {
     exit 1
 }
 
+# Redis is asked each second, as long as a stop may take.
+until_written() {
+    for _ in $(seq "$WAIT"); do
+        state=$(ask 'INFO persistence')
+        case $state in
+        *$1_in_progress:1* | *$1_scheduled:1*) ;;
+        *$2:ok*) return 0 ;;
+        *) give_up "writing its data failed, see $ROOT/logs/redis.log" ;;
+        esac
+        sleep 1
+    done
+    give_up "writing its data takes longer than $WAIT s; deploy again when INFO persistence says that it is done"
+}
+
 if [ "$TO" = dump ]; then
     said=$(ask "$config SET save \"$SAVE\"")
     [ "$said" = OK ] || give_up "it does not turn snapshots on ($said)"
+    # Without its log a crash before the next save point would leave what an old snapshot has.
+    # Not while it writes another or its log: that one began earlier.
+    for _ in $(seq "$WAIT"); do
+        said=$(ask "$(name BGSAVE)")
+        [ "$said" != "Background saving started" ] || break
+        sleep 1
+    done
+    [ "$said" = "Background saving started" ] || give_up "it does not write a snapshot ($said)"
+    until_written rdb_bgsave rdb_last_bgsave_status
     exit 0
 fi
 said=$(ask "$config SET appendonly yes")
 [ "$said" = OK ] || give_up "it does not start its log of writes ($said)"
-for _ in $(seq "$WAIT"); do
-    state=$(ask 'INFO persistence')
-    case $state in
-    *aof_rewrite_in_progress:1* | *aof_rewrite_scheduled:1*) ;;
-    *aof_last_bgrewrite_status:ok*) exit 0 ;;
-    *) give_up "writing the log failed, see $ROOT/logs/redis.log" ;;
-    esac
-    sleep 1
-done
-give_up "writing the log takes longer than $WAIT s; deploy again when INFO persistence says that it is done"
+until_written aof_rewrite aof_last_bgrewrite_status

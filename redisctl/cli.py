@@ -2,6 +2,7 @@
 
 import functools
 import json
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from redisctl import health as judgement
 from redisctl.instance import Failure, Instance, in_words, installed
+from redisctl.keeping import with_files
 from redisctl.readings import read
 from redisctl.snapshot import rows, snapshot_of
 
@@ -49,6 +51,11 @@ def cli() -> None:
     What takes the memory?    redisctl memory
     What do sessions take?    redisctl sessions
     What became of jobs?      redisctl queues
+    Is the data safe?         redisctl backups; backup takes one, verify proves one
+    Data was lost?            redisctl restore
+    Files are damaged?        redisctl repair
+    Another Redis to leave?   redisctl import
+    What was deployed?        redisctl history
 
     Exit codes: 0 well, 1 warning, 2 critical, 3 the question could not be answered.
     """
@@ -60,10 +67,10 @@ def cli() -> None:
 def health(instance: Instance, as_json: bool) -> None:
     """Say what is well and what is not, and what to do about it.
 
-    It looks at the container, Redis, its memory, clients, persistence, disk and certificate. The exit code is that of
-    the worst verdict: 0 ok, 1 warning, 2 critical, 3 unknown, as monitors of Nagios's kind read it.
+    It looks at the container, Redis, its memory, clients, persistence, disk, backups and certificate. The exit code is
+    that of the worst verdict: 0 ok, 1 warning, 2 critical, 3 unknown, as monitors of Nagios's kind read it.
     """
-    checks = judgement.judge(read(instance))
+    checks = judgement.judge(with_files(instance, read(instance)))
     verdict = judgement.worst(checks)
     if as_json:
         print_json({"instance": instance.name, "verdict": verdict, "checks": [check.as_dict() for check in checks]})
@@ -114,8 +121,8 @@ def run(command: Callable[[], Any]) -> int:
     """Run a command line; failures become words on standard error and exit code 3."""
     try:
         command()
-    except Failure as error:
-        click.echo(f"redisctl: {error}", err=True)
+    except (Failure, OSError) as error:
+        click.echo(f"redisctl: {in_words(error)}", err=True)
     except RedisError as error:
         click.echo(f"redisctl: Redis says: {in_words(error)}", err=True)
     except click.ClickException as error:
@@ -130,10 +137,13 @@ def run(command: Callable[[], Any]) -> int:
 def main() -> None:
     """The program."""
     # Here: they are made with what stands above.
-    from redisctl.cli_live import COMMANDS
+    from redisctl import cli_backup, cli_import, cli_live, cli_repair, cli_restore
     from redisctl.cli_queues import queues
     from redisctl.cli_sessions import sessions
 
-    for command in (*COMMANDS, sessions, queues):
+    modules = (cli_backup, cli_restore, cli_repair, cli_import)
+    for command in (*cli_live.COMMANDS, sessions, queues, *(one for module in modules for one in module.COMMANDS)):
         cli.add_command(command)
+    # What a verb began is put away when it is told to end, by systemd as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(lambda: cli(standalone_mode=False)))

@@ -7,6 +7,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from redisctl import history as histories
 from redisctl import latency as latencies
 from redisctl import memory as memories
 from redisctl import slowlog as slow
@@ -237,9 +238,39 @@ def _time(at: int) -> str:
     return f"{then:%Y-%m-%d %H:%M:%S} ({ago(max(0, since.total_seconds()))} ago)"
 
 
+@click.command()
+@click.option("--last", type=click.IntRange(1, 10_000), default=ROWS, show_default=True, help="Deploys, newest first.")
+@as_json
+@of_this_host
+def history(instance: Instance, last: int, as_json: bool) -> None:
+    """Tell what deploys and day-2 verbs did here: when, by whom, with which settings, and what changed.
+
+    \b
+    changed      these operations changed something
+    no change    all was as wanted
+    failed       it stopped at the operation that is named; what stands above it was changed
+    broken off   it was killed, or its connection or this host went down; a deploy finishes what it began
+    under way    it goes on now
+
+    SETTINGS is a digest: two deploys with the same one had the same settings.
+    """
+    deploys, damaged = histories.read(instance.name)
+    newest = deploys[:last]
+    if as_json:
+        print_json({"instance": instance.name, "deploys": [one.as_dict() for one in newest], "damaged": damaged})
+        return
+    table = _table("when", "who", "verb", "settings", "result", "what")
+    for one in newest:
+        when = f"{datetime.fromisoformat(one.started):%Y-%m-%d %H:%M:%S}"
+        table.add_row(when, *map(Text, (one.who, one.verb, one.settings, one.result, one.what)))
+    console().print(table)
+    if damaged:
+        click.echo(f"{damaged} damaged lines are left out", err=True)
+
+
 def _left_out(count: int, what: str) -> None:
     if count > ROWS:
         console().print(f"and {count - ROWS} {what} more: --json has all")
 
 
-COMMANDS = (top, slowlog, latency, memory)
+COMMANDS = (top, slowlog, latency, memory, history)

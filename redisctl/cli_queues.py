@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from redisctl import jobs
+from redisctl import growth, jobs
 from redisctl import queues as reading
 from redisctl.cli import as_json, console, print_json
 from redisctl.durations import DURATION
@@ -39,8 +39,10 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     instance = installed()
     with instance.connect(**SURROGATES) as redis:
         report = reading.read(redis)
+    now = time.time()
+    grown = growth.growth(now, report["pile"]["jobs"], growth.counted(instance, "jobs"))
     if as_json:
-        print_json({"instance": instance.name, **report})
+        print_json({"instance": instance.name, **report, "growth": grown})
         return
     if not report["queues"]:
         click.echo("RQ has no queues here")
@@ -48,7 +50,7 @@ def queues(ctx: click.Context, as_json: bool) -> None:
         (("queue", "waiting", "oldest", *reading.REGISTRIES), reading.queue_rows(report)),
         (("worker", "state", "last heard of", "queues", "job"), reading.worker_rows(report)),
         (("failed", "queue", "newest", "function", "reason"), reading.failure_rows(report)),
-        (("kept", ""), reading.pile_rows(report)),
+        (("kept", ""), (*reading.pile_rows(report), *growth.rows(now, grown))),
     )
     for heads, rows in tables:
         _print_table(heads, rows)

@@ -1,8 +1,11 @@
 """The verbs about sessions."""
 
+import time
+
 import click
 from rich.table import Table
 
+from redisctl import growth
 from redisctl import sessions as judgement
 from redisctl.cli import as_json, console, print_json
 from redisctl.durations import DURATION
@@ -26,7 +29,8 @@ def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
     """Say how many sessions there are, how long they have left and were not used, and what they weigh.
 
     It looks at all keys of the application's sessions in small steps and at none for long: other clients do not notice,
-    also with millions. Memory is measured on a sample of 1000. Names of sessions are not shown: they are the cookies.
+    also with millions. Memory is measured on a sample of 1000. Growth is told since the newest verified backup, and
+    since those of about a day and a week ago. Names of sessions are not shown: they are the cookies.
 
     \b
     redisctl sessions                                  # look
@@ -38,11 +42,13 @@ def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
     instance = installed()
     with instance.connect(encoding_errors="surrogateescape") as redis:
         report = judgement.read(redis, instance.session_keys, lifetime)
+    now = time.time()
+    grown = growth.growth(now, report["count"], growth.counted(instance, "sessions"))
     if as_json:
-        print_json({"instance": instance.name, "keys": instance.session_keys, **report})
+        print_json({"instance": instance.name, "keys": instance.session_keys, **report, "growth": grown})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in judgement.rows(report):
+    for name, value in (*judgement.rows(report), *growth.rows(now, grown)):
         table.add_row(name, value)
     console().print(table)
     if not report["count"]:

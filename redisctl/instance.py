@@ -9,14 +9,14 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.retry import Retry
 
 SOCKET = "run/redis/redis.sock"
@@ -29,16 +29,51 @@ class Failure(Exception):
 
 
 @dataclass(frozen=True)
+class Backups:
+    """What the deploy says of backups; by default what an older deploy did not say.
+
+    ``scheduled`` tells whether systemd takes them. ``verify``: load each one. ``max_age`` is in hours. ``keep`` counts
+    those that stay, by period (hourly, daily, weekly, monthly). ``repository`` is restic's, empty where there is none.
+    """
+
+    scheduled: bool = False
+    verify: bool = True
+    max_age: int = 26
+    keep: Mapping[str, int] = field(default_factory=lambda: {"hourly": 24, "daily": 7, "weekly": 4, "monthly": 6})
+    repository: str = ""
+
+
+@dataclass(frozen=True)
 class Instance:
     """One Redis on this host, as the deploy described it.
 
-    ``session_keys`` and ``queue_keys`` are patterns; sizes are in bytes.
+    ``session_keys`` and ``queue_keys`` are patterns; ``image`` is its reference; ``settings`` is a digest of the
+    settings. Sizes are in bytes. ``tried`` is another image, to load data with instead of its own.
     """
 
     name: str
     root: Path
     session_keys: str
     queue_keys: str = "rq:*"
+    image: str = ""
+    settings: str = ""
+    tried: str = ""
+    backup: Backups = field(default_factory=Backups)
+
+    @property
+    def backups(self) -> Path:
+        """Where backups are."""
+        return self.root / "backups"
+
+    @property
+    def data(self) -> Path:
+        """Where Redis keeps its data files."""
+        return self.root / "data"
+
+    @property
+    def image_id(self) -> str:
+        """The image that runs, or that a deploy named where nothing does; before both, the one that is tried."""
+        return self.tried or str(self.container.get("Image") or self.image)
 
     @cached_property
     def container(self) -> dict[str, Any]:
@@ -60,12 +95,19 @@ class Instance:
         found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
         return found[0] if found else {}
 
+    def look_again(self) -> None:
+        """Ask the engine anew when next somebody wants to know of the container."""
+        self.__dict__.pop("container", None)
+
     def connect(self, user: str = "admin", **options: Any) -> Redis:
         """A client, logged in as a user of the instance. It never retries. Raises Failure when Redis is not running."""
         pid = self.container.get("State", {}).get("Pid", 0)
         if not pid:
-            status = self.container.get("State", {}).get("Status", "gone: deploy again")
-            raise Failure(f"the container {self.name} is {status}: cd {self.root} && docker compose up -d --wait")
+            status = self.container.get("State", {}).get("Status", "gone")
+            do = f"cd {self.root} && docker compose up -d --wait"
+            if status == "restarting":
+                do = "redisctl health says why it does not stay up"
+            raise Failure(f"the container {self.name} is {status}: {do}")
         options.setdefault("decode_responses", True)
         return Redis(
             unix_socket_path=f"/proc/{pid}/root/{SOCKET}",
@@ -107,13 +149,16 @@ def installed() -> Instance:
     place = Path(sys.argv[0]).resolve().with_name("redisctl.json")
     try:
         told = json.loads(place.read_text())
-        return Instance(**{**told, "root": Path(told["root"])})
+        backup = Backups(**told.pop("backup", {}))
+        return Instance(**{**told, "root": Path(told["root"]), "backup": backup})
     except FileNotFoundError:
         raise Failure(f"{place} is missing: redisctl is run where a deploy put it") from None
     except (ValueError, KeyError, TypeError):
         raise Failure(f"{place} is not what a deploy writes: deploy again") from None
 
 
-def in_words(error: RedisError) -> str:
-    """Redis's refusal or silence, without the path of the socket."""
+def in_words(error: Exception) -> str:
+    """An error without what nobody can do anything with: the path of the socket, the number of what the system says."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(one) for one in (error.filename, error.strerror) if one)
     return re.sub(r"/proc/\d+/root", "", str(error)) or type(error).__name__

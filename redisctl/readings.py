@@ -10,6 +10,38 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from redisctl.instance import Instance, in_words
+from redisctl.replace import FORMER
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What lies on the disk beside the data that serves. Sizes are bytes, times are seconds.
+
+    ``deployed`` is when the instance was; ``attempt`` is what the last backup noted; ``running`` is who holds the lock;
+    ``verified`` is the moment of the newest good backup, None without one; ``count`` is how many are listed.
+    ``backups_free`` is None where they are on the disk of the data. ``former`` are moments of data that was set aside.
+    ``last_words`` are those of the last start, ``mended`` when Redis cut off a torn end of its log by itself.
+    ``unknown`` is what could not be read, by check.
+    """
+
+    scheduled: bool = False
+    max_age: float = 26 * 3600.0
+    deployed: float = 0.0
+    attempt: dict[str, Any] = field(default_factory=dict)
+    running: str = ""
+    verified: float | None = None
+    count: int = 0
+    bad: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    backup_size: int = 0
+    backups_free: int | None = None
+    former: tuple[str, ...] = ()
+    former_size: int = 0
+    interrupted: str = ""
+    log_problem: str = ""
+    last_words: tuple[str, ...] = ()
+    mended: tuple[float, ...] = ()
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -18,6 +50,7 @@ class Reading:
 
     ``info`` is INFO of all sections, ``config`` what CONFIG GET answers; both are empty, and ``silent`` says why, where
     Redis does not answer. ``round_trip`` is how long it took to. ``certificate_ends`` is None without TLS.
+    ``data_size`` is without data that was set aside. ``kept`` is of ``keeping.with_files``, and only there is it read.
     """
 
     at: float
@@ -33,6 +66,7 @@ class Reading:
     disk_free: int = 0
     data_size: int = 0
     certificate_ends: float | None = None
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def keyspace(self) -> dict[str, dict[str, int]]:
@@ -86,7 +120,7 @@ def _certificate_ends(conf: Path) -> float | None:
 def _disk(data: Path) -> dict[str, int]:
     try:
         room = os.statvfs(data)
-        files = [path.stat() for path in data.rglob("*")]
+        files = [path.stat() for path in data.rglob("*") if path.parts[len(data.parts)] != FORMER]
     except OSError:
         return {}
     # What the disk holds, and not what the files claim.

@@ -12,27 +12,50 @@ import atexit
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import click
+import gevent
 import pyinfra_cli.cli
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, Host, State
 from pyinfra.api.output import echo
+from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import CliError
 
-from redoubt import ssh
+from redoubt import planned, ssh
 
 DEFAULT_INVENTORY = "hosts.py"
 
 
+@dataclass
+class Called:
+    """What pyinfra was called to do: the name of its job, and whether it only plans."""
+
+    verb: str = ""
+    dry: bool = False
+
+
+called = Called()
+
+# Called when all operations have run, while the hosts are still connected.
+before_disconnect: list[Callable[[], None]] = []
+
+
 def install() -> None:
     """Wrap the running pyinfra command. Call it once, from ``config.py``."""
+    if context := click.get_current_context(silent=True):
+        called.verb = Path(next(iter(context.params.get("operations") or ()), "")).stem
+        called.dry = bool(context.params.get("dry"))
     _map_directory_to_inventory()
     _refuse_empty_selections()
+    _tell_before_disconnecting()
     _ask_only_a_person()
     _end_in_words()
 
@@ -84,20 +107,43 @@ def _refuse_empty_selections() -> None:
     def init_with_hosts(inventory: Any, config: Any, initial_limit: Any = None) -> None:
         if initial_limit is not None and not initial_limit:
             raise CliError("--limit and --exclude together leave no host")
+        for one in inventory if initial_limit is None else initial_limit:
+            planned.note(one.name, "named")
         init(inventory, config, initial_limit=initial_limit)
         state.add_callback_handler(_Progress())
 
     state.init = init_with_hosts
 
 
+def _tell_before_disconnecting() -> None:
+    state = ctx_state.get()
+    set_stage = state.set_stage
+
+    def set_stage_in_order(stage: StateStage) -> None:
+        if stage == StateStage.Disconnect:
+            for tell in before_disconnect:
+                tell()
+        set_stage(stage)
+
+    state.set_stage = set_stage_in_order
+
+
 def _ask_only_a_person() -> None:
     confirm = pyinfra_cli.cli._do_confirm
 
-    def confirm_or_say(message: str) -> bool:
+    def answer(message: str) -> bool | None:
         try:
             confirmed: bool = confirm(message)
         except EOFError:
-            raise CliError("nobody is there to answer: add -y to change the hosts, or --dry to look only") from None
+            # Told by what is returned: of an exception the thread prints where it came from.
+            return None
+        return confirmed
+
+    def confirm_or_say(message: str) -> bool:
+        # Beside all else: hosts have to hear of a deploy while a person thinks about it.
+        confirmed: bool | None = gevent.get_hub().threadpool.apply(answer, (message,))
+        if confirmed is None:
+            raise CliError("nobody is there to answer: add -y to change the hosts, or --dry to look only")
         return confirmed
 
     pyinfra_cli.cli._do_confirm = confirm_or_say

@@ -10,7 +10,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from redoubt import image, preflight, service, tuning
+from redoubt import deploylock, image, preflight, removal, render, service, tuning
 from redoubt.settings import REDIS_GID, REDIS_UID
 from redoubt.tree import Present
 from redoubt.versions import Build
@@ -27,15 +27,28 @@ def script(filename: str, **variables: str) -> str:
 class HostProbe(FactBase[preflight.HostFacts]):
     """What must be known of a host before a deploy: system, room, engine, who listens where."""
 
-    def command(self, instance: str, root: str) -> str:
+    def command(self, instance: str, root: str, image: str, calendar: str) -> str:
         paths = " ".join(knob.path for knob in tuning.KNOBS)
-        return script("probe.sh", INSTANCE=instance, ROOT=root, KERNEL=paths)
+        return script("probe.sh", INSTANCE=instance, ROOT=root, IMAGE=image, KERNEL=paths, CALENDAR=calendar)
 
     def process(self, output: list[str]) -> preflight.HostFacts:
         try:
             return preflight.read(output)
         except ValueError as error:
             raise FactProcessError(str(error)) from error
+
+
+class LockState(FactBase[deploylock.Answer]):
+    """Who holds the lock of an instance; with the id of a deploy that is about to have it, whether that has it."""
+
+    def command(self, instance: str, run: str) -> str:
+        return script("lock-state.sh", INSTANCE=instance, RUN=run)
+
+    def process(self, output: list[str]) -> deploylock.Answer:
+        try:
+            return deploylock.read(output)
+        except ValueError as error:
+            raise FactProcessError(f"the lock cannot be read: {error}") from error
 
 
 class Unseen(str):
@@ -139,6 +152,9 @@ class ImageBuild(FactBase[Build | None]):
 
     def process(self, output: list[str]) -> Build | None:
         config, *said = output
+        if not config:
+            # What the engine prints for an image that it does not have.
+            return None
         return image.build_that_runs(json.loads(config), "\n".join(said))
 
 
@@ -151,6 +167,20 @@ class NetworkState(FactBase[list[str]]):
 
     def command(self, table: str, unit: str, rules: str) -> str:
         return script("network-state.sh", TABLE=table, UNIT=unit, RULES=rules)
+
+    def process(self, output: list[str]) -> list[str]:
+        return list(output)
+
+
+class TimerState(FactBase[list[str]]):
+    """How the schedule of backups differs from its units, in words; empty when it does not."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self, timer: str, job: str) -> str:
+        return script("timer-state.sh", TIMER=timer, JOB=job)
 
     def process(self, output: list[str]) -> list[str]:
         return list(output)
@@ -174,6 +204,20 @@ class Redisctl(FactBase[Said]):
         return Said(tuple(output[:-1]), int(output[-1]))
 
 
+class InstanceState(FactBase[removal.Present]):
+    """What there is of an instance on the host, deployed, stopped or removed in part."""
+
+    @staticmethod
+    def default() -> removal.Present:
+        return removal.Present()
+
+    def command(self, instance: str, root: str, units: Sequence[str], paths: Sequence[str]) -> str:
+        return script("instance-state.sh", INSTANCE=instance, ROOT=root, UNITS=" ".join(units), PATHS=" ".join(paths))
+
+    def process(self, output: list[str]) -> removal.Present:
+        return removal.read(output)
+
+
 class ServiceState(FactBase[service.ServiceState]):
     """The Compose service: definition, containers, image, files and running configuration.
 
@@ -186,7 +230,14 @@ class ServiceState(FactBase[service.ServiceState]):
 
     def command(self, instance: str, root: str, reference: str, mounts: Sequence[tuple[str, str, str]]) -> str:
         pairs = " ".join(f"{directory}:{target}" for directory, target, _ in mounts)
-        return script("service-state.sh", INSTANCE=instance, ROOT=root, IMAGE=reference, MOUNTS=pairs)
+        return script(
+            "service-state.sh",
+            INSTANCE=instance,
+            ROOT=root,
+            IMAGE=reference,
+            MOUNTS=pairs,
+            MADE_WITH=render.MADE_WITH,
+        )
 
     def process(self, output: list[str]) -> service.ServiceState:
         try:

@@ -8,16 +8,31 @@ import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pyinfra import host, logger, state
 from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 
-from redoubt import certificatestore, facts, image, network, preflight, redisconf, render, secretstore, service, tuning
+from redoubt import (
+    certificatestore,
+    facts,
+    image,
+    network,
+    planned,
+    preflight,
+    redisconf,
+    removal,
+    render,
+    schedule,
+    secretstore,
+    service,
+    tuning,
+)
 from redoubt.secretstore import Secrets
-from redoubt.settings import REDIS_GID, REDIS_UID, Settings
+from redoubt.settings import REDIS_GID, REDIS_UID, Settings, changes
 from redoubt.tree import Absent, Directory, File, Obstacle, plan
+from redoubt.versions import Build
 
 # How long to wait for another apt: unattended upgrades of a fresh server take some minutes.
 APT_LOCK_SECONDS = 300
@@ -139,9 +154,7 @@ def version_judged(settings: Settings) -> Commands:
     if build is None and not state.is_executing:
         return
     if build is None:
-        yield from _stop(
-            f"redis_image = {settings.redis_image!r} does not tell its version: 'redis-server --version' fails in it"
-        )
+        yield from _stop(_tells_no_version(settings))
         return
     verdict = preflight.version(settings, build)
     if verdict.problem:
@@ -150,6 +163,38 @@ def version_judged(settings: Settings) -> Commands:
     host.noop(f"{settings.redis_image} is {build}")
     if verdict.warning and state.is_executing:
         logger.warning(f"{host.print_prefix}{verdict.warning}")
+
+
+def _tells_no_version(settings: Settings) -> str:
+    return f"redis_image = {settings.redis_image!r} does not tell its version: 'redis-server --version' fails in it"
+
+
+@operation()
+def upgrade_proven(settings: Settings, serves: Build) -> Commands:
+    """Take a verified backup and have another version load it before that is started; nothing for the same version.
+
+    ``serves`` is what runs. On the host it writes a backup, and redisctl, which takes it. Fails, with Redis untouched,
+    where there is no room for it, or where the new version does not read what the old one wrote.
+    """
+    build = host.get_fact(facts.ImageBuild, reference=settings.redis_image)
+    if build is None and not state.is_executing:
+        _say(f"{settings.redis_name} runs {serves}, and another image comes: of another version, after a backup")
+        return
+    if build is None:
+        yield from _stop(f"{_tells_no_version(settings)}. {serves} goes on serving")
+        return
+    if (build.engine, build.numbers) == (serves.engine, serves.numbers):
+        host.noop(f"{settings.redis_image} is the version that runs")
+        return
+    _say(f"{settings.redis_name} runs {serves}, and {settings.redis_image} is {build}")
+    program, told, *_ = render.redisctl_files(settings)
+    present = host.get_fact(facts.Paths, paths=[program.path, told.path], secret=[])
+    # What is told of backups goes with the former settings, until a deploy has come to its end.
+    wanted = [program] if told.path in present else [program, told]
+    for step in plan(wanted, present):
+        yield StringCommand(step.command, _stdin=step.stdin or "")
+    verify = "yes" if settings.redis_upgrade_verify else ""
+    yield StringCommand(_on_instance(settings, "prove-upgrade.sh", IMAGE=settings.redis_image, VERIFY=verify))
 
 
 @operation()
@@ -185,10 +230,9 @@ def data_handed_over(settings: Settings, to: Literal["log", "dump"]) -> Commands
     """
     _say("turns the log of writes on, and waits until all data is in it" if to == "log" else "turns snapshots on")
     yield StringCommand(
-        facts.script(
+        _on_instance(
+            settings,
             "hand-over-data.sh",
-            INSTANCE=settings.redis_name,
-            ROOT=settings.root,
             TO=to,
             SAVE=settings.redis_save,
             WAIT=str(settings.stop_grace_period),
@@ -220,6 +264,35 @@ def network_removed(settings: Settings) -> Commands:
     _say(f"{settings.redis_name}'s port: no network is named any more")
     yield StringCommand(f"systemctl disable --quiet --now {network.unit(settings)}")
     yield from tree._inner(entries=network.files(settings))
+    yield StringCommand("systemctl daemon-reload")
+
+
+@operation()
+def schedule_started(settings: Settings) -> Commands:
+    """Have systemd take backups by the units that are there, now and after every boot, where it does not yet.
+
+    Another calendar that would have come since the last backup has one taken soon.
+    """
+    timer, job = schedule.timer(settings), schedule.job(settings)
+    differing = host.get_fact(facts.TimerState, timer=timer, job=job)
+    if not differing:
+        host.noop("as wanted")
+        return
+    for why in differing:
+        _say(why)
+    yield StringCommand(f"systemctl daemon-reload && systemctl enable --quiet {timer} && systemctl restart {timer}")
+
+
+@operation()
+def schedule_removed(settings: Settings) -> Commands:
+    """Take the units away that take backups. One that is being taken is finished."""
+    timer, job = schedule.timer(settings), schedule.job(settings)
+    _say(f"{settings.redis_name}: redis_backup_calendar is empty")
+    yield StringCommand(
+        f"systemctl disable --quiet --now {timer}; systemctl clean --what=state {timer}; "
+        f"systemctl reset-failed {job} 2>/dev/null; true"
+    )
+    yield from tree._inner(entries=schedule.files(settings))
     yield StringCommand("systemctl daemon-reload")
 
 
@@ -256,7 +329,7 @@ def users_applied(settings: Settings, acl: File, *, now: bool = False) -> Comman
         return
     for reason in reasons:
         _say(reason)
-    script = facts.script("apply-users.sh", INSTANCE=settings.redis_name, ROOT=settings.root)
+    script = _on_instance(settings, "apply-users.sh")
     yield StringCommand(script, _stdin=acl.content)
 
 
@@ -277,9 +350,7 @@ def certificate_loaded(settings: Settings, acl: File, digest: str, written: Call
     for reason in reasons:
         _say(reason)
     directives = " ".join(f'{name} "{value}"' for name, value in redisconf.certificate(settings, digest).items())
-    yield StringCommand(
-        facts.script("load-certificate.sh", INSTANCE=settings.redis_name, ROOT=settings.root, DIRECTIVES=directives)
-    )
+    yield StringCommand(_on_instance(settings, "load-certificate.sh", DIRECTIVES=directives))
 
 
 @operation()
@@ -323,6 +394,96 @@ def redisctl_run(settings: Settings, line: str) -> Commands:
 
 
 @operation()
+def instance_stopped(settings: Settings) -> Commands:
+    """Stop the instance's containers within their grace, and the timer of its backups. Fails where Redis was killed."""
+    there = _present(settings)
+    timer = schedule.timer(settings)
+    if not there.running and timer not in there.active | there.enabled:
+        host.noop("stopped" if there.containers else "there is none")
+        return
+    if there.held:
+        yield from _stop(f"nothing was stopped: {removal.held(settings, there)}")
+        return
+    _say(f"{settings.redis_name}: {', '.join(there.running) or 'its timer'} runs")
+    yield StringCommand(
+        _alone(
+            settings,
+            "stop-instance.sh",
+            TIMER=timer,
+            GRACE=str(settings.stop_grace_period),
+        )
+    )
+
+
+@operation()
+def instance_started(settings: Settings) -> Commands:
+    """Start the instance as it is and wait until it is healthy; its backups as well, where it has a schedule."""
+    there = _present(settings)
+    timer = schedule.timer(settings) if settings.redis_backup_calendar else ""
+    if not any(path == f"{settings.root}/compose.yml" for path, _ in there.paths):
+        yield from _stop(f"there is no {settings.redis_name} in {settings.root}: deploy it")
+        return
+    stopped = [name for name, status in there.containers if status != "running"]
+    if settings.redis_name in there.healthy and not stopped and (not timer or timer in there.active & there.enabled):
+        host.noop("runs, and is healthy")
+        return
+    _say(f"{settings.redis_name}: {', '.join(stopped) or 'not all of it'} is stopped, or not healthy")
+    wait = service.wait_timeout(settings)
+    yield StringCommand(
+        _alone(
+            settings,
+            "start-instance.sh",
+            TIMER=timer,
+            WAIT=str(wait),
+        )
+    )
+
+
+@operation()
+def instance_removed(settings: Settings, asked: str) -> Commands:
+    """Remove all that is the instance's on the host but its data and backups; ``asked`` in the right words, those too.
+
+    Refuses before anything is removed; ended halfway, it is finished by the next run. Other instances, the engine,
+    images and the kernel's settings stay.
+    """
+    there = _present(settings)
+    refusals = removal.refusals(settings, there, asked)
+    if refusals:
+        yield from _stop(f"nothing was removed: {'; '.join(refusals)}")
+        return
+    data = bool(asked)
+    left = removal.left(settings, there, data=data)
+    kept = [] if data else removal.kept(settings, there)
+    if not left:
+        host.noop(f"gone; kept: {', '.join(kept) or 'nothing'}")
+        return
+    for one in left:
+        _say(f"{one}: removed")
+    for one in kept:
+        _say(f"{one}: kept")
+    yield StringCommand(
+        _alone(
+            settings,
+            "remove-instance.sh",
+            UNITS=" ".join(removal.units(settings)),
+            GRACE=str(settings.stop_grace_period),
+            PATHS=" ".join(removal.paths(settings, data=data)),
+        )
+    )
+
+
+def _present(settings: Settings) -> removal.Present:
+    present: removal.Present = host.get_fact(
+        facts.InstanceState,
+        instance=settings.redis_name,
+        root=settings.root,
+        units=removal.units(settings),
+        paths=removal.paths(settings, data=True),
+    )
+    return present
+
+
+@operation()
 def waited(seconds: int) -> Commands:
     """Wait, on this machine; an interruption leaves both passwords of each user valid."""
     yield FunctionCommand(time.sleep, (seconds,), {})
@@ -355,17 +516,49 @@ def _service_state(settings: Settings, acl: File) -> service.ServiceState:
 
 
 @operation()
-def compose_up(settings: Settings, acl: File) -> Commands:
+def changed_live(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Commands:
+    """Change the running Redis and the limits of its container to what the settings say; connections stay open.
+
+    Nothing where it is about to start anew. ``deployed`` are the settings of the last deploy, to say which differ.
+    Fails when Redis or the engine refuses: Redis takes all or nothing.
+    """
+    current = _service_state(settings, acl)
+    change = service.live(settings, current)
+    if not change:
+        host.noop("as wanted, or read at the start to come")
+        return
+    for why in (*changes(settings, deployed, "live"), *change.reasons):
+        _say(why)
+    yield StringCommand(
+        _on_instance(
+            settings,
+            "change-live.sh",
+            CONFIG_SET="\n".join(redisconf.set_commands(settings, dict(change.config))),
+            UPDATE=service.update_options(settings) if change.limits else "",
+            GROWS="yes" if change.grows else "",
+            MEMORY=str(settings.memory_limit),
+            OVERLAY=render.made_with(settings, change.made_with),
+            MADE_WITH=render.MADE_WITH,
+        )
+    )
+
+
+@operation()
+def compose_up(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Commands:
     """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
 
     Does nothing when what runs is what the settings say. Tries the configuration first, beside what runs. When Redis
-    does not become healthy the operation fails and shows the containers and the last lines of their logs.
+    does not become healthy the operation fails and shows the containers and the last lines of their logs. ``deployed``
+    are the settings of the last deploy, to say for which of them Redis starts anew.
     """
     current = _service_state(settings, acl)
     drift = service.drift(settings, current)
     if not drift:
         host.noop("healthy, and made from these files")
         return
+    if service.starts_anew(settings, current):
+        for why in changes(settings, deployed, "restart") or ["what follows"]:
+            _say(f"{settings.redis_name} starts anew for {why}")
     for reason in drift.reasons:
         _say(reason)
     if drift.data_lost:
@@ -385,20 +578,31 @@ def compose_up(settings: Settings, acl: File) -> Commands:
     recover = settings.redis_health_interval + settings.redis_health_timeout
     wait = service.wait_timeout(settings)
     yield StringCommand(
-        facts.script(
+        _alone(
+            settings,
             "compose-up.sh",
-            INSTANCE=settings.redis_name,
-            ROOT=settings.root,
             WAIT=str(wait),
-            LOCK_WAIT=str(settings.stop_grace_period + wait),
             REPLACE=" ".join(drift.replace),
             PAUSED=" ".join(drift.paused),
             RECOVER=str(recover) if drift.stale else "",
             NETWORKS=" ".join(drift.networks),
+            MADE_WITH=render.MADE_WITH,
             IMAGE=settings.redis_image,
             OWNER=_OWNER,
         )
     )
+
+
+def _on_instance(settings: Settings, filename: str, **variables: str) -> str:
+    """A script of files/ for the instance, with values for what it expects beside its name and its directory."""
+    return facts.script(filename, INSTANCE=settings.redis_name, ROOT=settings.root, **variables)
+
+
+def _alone(settings: Settings, filename: str, **variables: str) -> str:
+    """The same, as soon as nothing else starts or stops containers of the instance."""
+    wait = str(settings.stop_grace_period + service.wait_timeout(settings))
+    lock = _on_instance(settings, "take-lock.sh", LOCK_WAIT=wait)
+    return f"{lock}\n{_on_instance(settings, filename, **variables)}"
 
 
 def _stop(why: str) -> Commands:
@@ -410,6 +614,7 @@ def _stop(why: str) -> Commands:
 
 def _say(why: str) -> None:
     """Tell the operator why something changes, beside pyinfra's own line for the operation."""
+    planned.note(host.name, "differs", why)
     logger.info(f"{host.print_prefix}{why}")
 
 

@@ -7,12 +7,13 @@ Both are pure: the probe is run by ``redoubt.facts.HostProbe``.
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from redoubt import versions
-from redoubt.settings import DEFAULT_IMAGES, Settings
+from redoubt import neighbours, render, versions
+from redoubt.neighbours import Neighbour, overlap
+from redoubt.settings import DEFAULT_IMAGES, Loss, Settings
 from redoubt.sizes import MIB, format_size
 from redoubt.versions import TITLES, Build, Engine, Verdict
 
@@ -55,9 +56,9 @@ class Listener:
 class Persistence:
     """What the instance's data is kept in.
 
-    ``appendonly`` and ``save`` are what Redis runs with, None where it does not answer; ``configured`` is the
-    ``appendonly`` of the redis.conf that is there. ``dump`` and ``log`` say what is on the disk, ``formats`` by which
-    formats of snapshots, such as REDIS0012.
+    ``appendonly`` and ``save`` are what Redis runs with, None where it does not answer, and ``held`` the bytes that it
+    compares with ``maxmemory`` (0: no limit); ``configured`` is the ``appendonly`` of the redis.conf that is there.
+    ``dump`` and ``log`` say what is on the disk, ``formats`` by which formats of snapshots, such as REDIS0012.
     """
 
     appendonly: str | None = None
@@ -66,6 +67,8 @@ class Persistence:
     dump: bool = False
     log: bool = False
     formats: frozenset[str] = frozenset()
+    held: int | None = None
+    maxmemory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class HostFacts:
     system_id: tuple[str, str]
     codename: str
     memory: int
+    # Tells it from all others, whatever the inventory calls it.
+    machine: str
+    # Other instances on it, running or not.
+    neighbours: tuple[Neighbour, ...]
     disk_free: int
     disk_used_by_data: int
     engine: Version | None
@@ -95,14 +102,26 @@ class HostFacts:
     # Where the instance's own container has its data; empty when there is none.
     data_at: str
     persistence: "Persistence"
-    # Its own addresses; empty where it does not say, or may listen on others as well.
+    # The server that answers, by its own word; None where none does. Whether it is of the image in the settings.
+    serves: Build | None
+    image_runs: bool
+    # The settings of the last deploy that came to its end, as JSON holds them; none where there was none.
+    deployed: dict[str, Any]
+    # What was putting other data in the place of the instance's when it was broken off; empty where nothing was.
+    replacing: str
     # Whether a filter before its published port is set up.
     network_filtered: bool
+    # Whether there are units that take backups, and why its systemd refuses the calendar for them, in words.
+    backup_scheduled: bool
+    calendar_refused: str
+    # Whether it has a password of copies off the host.
+    repository_password: bool
     # Paths of its certificates and of what names them, and where those came from (redis_tls_source).
     certificates: frozenset[str]
     certificate_source: str
     # How often the passwords of the instance were changed; 0 where there is none.
     generation: int
+    # Its own addresses; empty where it does not say, or may listen on others as well.
     addresses: frozenset[str]
     listeners: tuple[Listener, ...]
     has_logrotate: bool
@@ -119,6 +138,7 @@ def read(lines: Iterable[str]) -> HostFacts:
     kernel = {}
     formats = set()
     certificates = set()
+    others = []
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
@@ -126,9 +146,11 @@ def read(lines: Iterable[str]) -> HostFacts:
         elif key == "address":
             addresses.add(value.strip())
         elif key == "published":
-            published |= _published(value)
+            published |= neighbours.published(json.loads(value))
         elif key == "format":
             formats.add(value.strip())
+        elif key == "instance":
+            others.append(neighbours.read(value))
         elif key == "certificate":
             certificates.add(value)
         elif key == "kernel":
@@ -143,6 +165,8 @@ def read(lines: Iterable[str]) -> HostFacts:
             system_id=(values["id"], values["version"]),
             codename=values["codename"],
             memory=int(values["memory_kib"]) * 1024,
+            machine=values["machine"],
+            neighbours=tuple(others),
             disk_free=int(values["disk_free_kib"]) * 1024,
             disk_used_by_data=int(values["data_kib"]) * 1024,
             engine=_version(values["engine_answers"]) or _version(values["engine_installed"]),
@@ -164,8 +188,19 @@ def read(lines: Iterable[str]) -> HostFacts:
                 dump="dump.rdb" in values["stored"].split(),
                 log=".manifest" in values["stored"],
                 formats=frozenset(formats),
+                held=int(values["running_used"]) - int(values.get("running_uncounted", 0))
+                if "running_used" in values
+                else None,
+                maxmemory=int(values["running_maxmemory"]) if "running_maxmemory" in values else None,
             ),
+            serves=_serves(values),
+            image_runs=bool(values["image_runs"]),
+            deployed=_deployed(values["deployed"]),
+            replacing=values["replacing"],
             network_filtered=bool(values["network_filtered"]),
+            backup_scheduled=bool(values["backup_scheduled"]),
+            calendar_refused=values["calendar_refused"],
+            repository_password=bool(values["repository_password"]),
             certificates=frozenset(certificates),
             certificate_source=values["certificate_source"],
             generation=int(values["generation"] or 0),
@@ -176,6 +211,22 @@ def read(lines: Iterable[str]) -> HostFacts:
         )
     except KeyError as missing:
         raise ValueError(f"the probe did not answer {missing}") from None
+
+
+def _serves(values: Mapping[str, str]) -> Build | None:
+    # Valkey tells a version of Redis, too.
+    if "running_valkey" in values:
+        return Build("valkey", values["running_valkey"])
+    return Build("redis", values["running_redis"]) if "running_redis" in values else None
+
+
+def _deployed(text: str) -> dict[str, Any]:
+    """Settings as the last deploy noted them; what cannot be read is as good as none, and is written anew."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def docker_source(settings: Settings, facts: HostFacts) -> str:
@@ -213,8 +264,11 @@ def problems(settings: Settings, facts: HostFacts, wrong: Collection[str] = ()) 
         (("redis_port", "redis_tls_port", "redis_tls", "redis_bind"), _ports),
         (("redis_name",), _name),
         (("redis_name", "redis_root"), _root),
+        (("redis_name", "redis_root"), _replacing),
         (("redis_appendonly",), _data),
+        (("redis_allow_loss", "redis_maxmemory", "redis_maxmemory_policy", "redis_appendonly"), _losses),
         (("redis_engine", "redis_name", "redis_root"), _format),
+        (("redis_backup_calendar",), _calendar),
     )
     return [problem for reads, check in checks if not set(reads) & set(wrong) for problem in check(settings, facts)]
 
@@ -326,14 +380,27 @@ def stale_store(path: object, stored: int, root: str, facts: HostFacts) -> list[
     ]
 
 
+def lost_repository_password(path: object, stored: str, settings: Settings, facts: HostFacts) -> list[str]:
+    """What to say where a deploy would put another password in place of the one that opens the copies of backups."""
+    if stored or not settings.redis_backup_repository or not facts.repository_password:
+        return []
+    there = f"{settings.root}/secrets/repository/password"
+    return [
+        f"{path} has no password of the repository of backups, and {there} on the host is one: a deploy would replace "
+        "it by another, which opens nothing there. Add it to that document as the line 'repository: <password>', or, "
+        "where nothing in the repository is of worth, move the file away"
+    ]
+
+
 def lost_certificate(why: str, root: str, facts: HostFacts) -> list[str]:
     """What to say where the host has a certificate of a CA that this machine does not know; ``why`` says so."""
     if not why or facts.certificate_source != "ca":
         return []
     return [
-        f"{why}, and a deploy would give Redis a certificate of another CA, which no client trusts. Copy "
+        f"{why}, and a deploy might give Redis a certificate of another CA, which no client trusts. Copy "
         "certificate and CA from the machine that deployed last. If they are lost, remove "
-        f"{root}/config/tls.conf on the host: a deploy then makes others, and every client needs the new ca.crt"
+        f"{root}/config/tls.conf on the host: a deploy then makes what is missing, and where that is the CA, every "
+        "client needs the new ca.crt"
     ]
 
 
@@ -364,7 +431,7 @@ def handover(settings: Settings, facts: HostFacts) -> Literal["", "log", "dump"]
         return ""
     if settings.redis_appendonly:
         return "log" if now.appendonly == "no" else ""
-    return "dump" if now.save == "" else ""
+    return "dump" if now.appendonly == "yes" or now.save == "" else ""
 
 
 def _data(settings: Settings, facts: HostFacts) -> list[str]:
@@ -383,6 +450,59 @@ def _data(settings: Settings, facts: HostFacts) -> list[str]:
             f"in {settings.root}/data/appendonlydir. Deploy with redis_appendonly = True first, then with False"
         ]
     return []
+
+
+def _losses(settings: Settings, facts: HostFacts) -> list[str]:
+    """Changes that may cost data, but for those that are allowed."""
+    found: list[tuple[Loss, str]] = []
+    now, policy = facts.persistence, settings.redis_maxmemory_policy
+    # A Redis that is full holds a little more than its limit: that is no change.
+    lowered = now.maxmemory == 0 or (now.maxmemory or 0) > settings.redis_maxmemory
+    if now.held is not None and lowered and now.held > settings.redis_maxmemory:
+        follows = "refuse every write" if policy == "noeviction" else f"evict keys by {policy} until it does"
+        found.append(
+            (
+                "eviction",
+                f"redis_maxmemory = {format_size(settings.redis_maxmemory)}, but {settings.redis_name} holds "
+                f"{now.held / MIB:.1f} MiB: it would {follows}",
+            )
+        )
+    before = facts.deployed.get("redis_maxmemory_policy", policy)
+    if _evicts(policy) > _evicts(before):
+        which = "any key, queues and jobs as well" if _evicts(policy) == 2 else "keys with a TTL"
+        found.append(
+            (
+                "policy",
+                f"redis_maxmemory_policy = {policy!r} evicts {which}; {settings.redis_name} runs with {before!r}",
+            )
+        )
+    if facts.deployed.get("redis_appendonly") and not settings.redis_appendonly:
+        found.append(
+            (
+                "persistence",
+                f"redis_appendonly = False: {settings.redis_name} would keep what it last wrote as a snapshot "
+                f"(redis_save = {settings.redis_save!r}), and a crash loses what came after",
+            )
+        )
+    return [
+        f"{why}. If it is to be so: --data redis_allow_loss={loss}"
+        for loss, why in found
+        if loss not in settings.redis_allow_loss
+    ]
+
+
+def _evicts(policy: str) -> int:
+    """How much a policy may take: nothing, what has a TTL, or everything."""
+    return {"noeviction": 0, "volatile": 1, "allkeys": 2}[policy.partition("-")[0]]
+
+
+def _replacing(settings: Settings, facts: HostFacts) -> list[str]:
+    if not facts.replacing:
+        return []
+    return [
+        f"{facts.replacing} was broken off, and a deploy would start Redis with what it left in {settings.root}/data: "
+        f"run {render.redisctl_path(settings)} restore --recover on the host first"
+    ]
 
 
 def _format(settings: Settings, facts: HostFacts) -> list[str]:
@@ -407,6 +527,15 @@ def _format(settings: Settings, facts: HostFacts) -> list[str]:
     return []
 
 
+def _calendar(settings: Settings, facts: HostFacts) -> list[str]:
+    if not facts.calendar_refused:
+        return []
+    return [
+        f"redis_backup_calendar = {settings.redis_backup_calendar!r}: this host's systemd says: "
+        f"{facts.calendar_refused} (systemd-analyze calendar tries one)"
+    ]
+
+
 def _is_own(address: str, addresses: frozenset[str]) -> bool:
     parsed = ipaddress.ip_address(address)
     # All of 127.0.0.0/8 is the host, whatever it lists; :: needs some IPv6.
@@ -426,7 +555,7 @@ def _ports(settings: Settings, facts: HostFacts) -> list[str]:
         for other in facts.listeners
         if other.port == port.published
         and (other.address, other.port) not in facts.published
-        and _overlap(address, other.address)
+        and overlap(address, other.address)
     ]
     # One process may listen on 0.0.0.0 and on [::] and is named once.
     return list(dict.fromkeys(taken))
@@ -441,16 +570,6 @@ def _name(settings: Settings, facts: HostFacts) -> list[str]:
     ]
 
 
-def _overlap(wanted: str, taken: str) -> bool:
-    """Whether a socket on ``taken`` keeps one from ``wanted``. A listener on :: takes IPv4 as well."""
-    ours, theirs = ipaddress.ip_address(wanted), ipaddress.ip_address(taken)
-    if ours == theirs:
-        return True
-    if theirs.is_unspecified:
-        return theirs.version == 6 or ours.version == 4
-    return ours.is_unspecified and (ours.version == 6 or theirs.version == 4)
-
-
 def _listener(value: str) -> Listener:
     """A line of ``ss -Hltnp``: state, queues, local address, peer, users."""
     fields = value.split()
@@ -462,16 +581,6 @@ def _listener(value: str) -> Listener:
         int(port),
         f"{process[1]} (pid {process[2]})" if process else "",
     )
-
-
-def _published(value: str) -> set[tuple[str, int]]:
-    """Addresses and ports on the host that the instance's own container publishes, from docker inspect."""
-    bindings = json.loads(value) or {}
-    return {
-        (binding["HostIp"] or "0.0.0.0", int(binding["HostPort"]))
-        for port in bindings.values()
-        for binding in port or ()
-    }
 
 
 def _version(text: str) -> Version | None:

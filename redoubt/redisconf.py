@@ -22,6 +22,9 @@ SHUTDOWN_TIMEOUT = 10
 # the socket inherits.
 _SOCKET = {"unixsocket": SOCKET, "unixsocketperm": "770"}
 
+# What Redis reads when it starts and takes from nobody afterwards.
+_AT_START = frozenset({"unixsocket", "unixsocketperm", "tcp-backlog", "databases", "dir", "logfile", "aclfile"})
+
 Sections = dict[str, dict[str, str]]
 
 
@@ -64,6 +67,7 @@ def directives(settings: Settings) -> Sections:
             "rdb-save-incremental-fsync": _yes(s.redis_incremental_fsync),
             "appendonly": _yes(s.redis_appendonly),
             "appendfsync": s.redis_appendfsync,
+            **({"aof-timestamp-enabled": _yes(s.redis_aof_timestamps)} if s.server_version >= (7, 0) else {}),
             # After a power cut the last write may be there in part: Redis starts without it, and says so in its log.
             "aof-load-truncated": "yes",
             "aof-rewrite-incremental-fsync": _yes(s.redis_incremental_fsync),
@@ -161,6 +165,20 @@ def differences(settings: Settings, running: dict[str, str]) -> dict[str, tuple[
         for name, value in wanted.items()
         if _canonical(name, running.get(name, "(unknown)")) != _canonical(name, value)
     }
+
+
+def is_live(directive: str) -> bool:
+    """Whether a running Redis takes another value of a directive that ``differences`` may name."""
+    return directive not in _AT_START
+
+
+def set_commands(settings: Settings, values: dict[str, str]) -> list[str]:
+    """The arguments of CONFIG SET that give a running Redis these values: of one, which takes all or none.
+
+    Below 7.0 it takes one directive at a time.
+    """
+    pairs = [f'{name} "{value}"' for name, value in values.items()]
+    return [" ".join(pairs)] if settings.server_version >= (7, 0) and pairs else pairs
 
 
 def _canonical(name: str, value: str) -> str:

@@ -21,7 +21,8 @@ from redoubt.settings import Settings
 
 _HEADER = """\
 # Passwords of the Redis users and the new names of renamed commands of one instance.
-# Made once, read by every deploy. Keep it: without it nobody but root on the host reaches Redis.
+# Made once, read by every deploy. Keep it: without it nobody but root on the host reaches Redis, and nobody at all
+# reads the copies of backups off the host.
 """
 # 128 bits in base64; what Redoubt generates has 256.
 MIN_PASSWORD_LENGTH = 22
@@ -35,12 +36,14 @@ class Secrets:
     """Passwords by user and new names by command. Never shown by repr.
 
     ``previous`` are the passwords from before a rotation, valid until they are retired; ``generation`` counts changes.
+    ``repository`` is the password of the copies off the host, empty where there never were any: no rotation changes it.
     """
 
     passwords: dict[str, str] = field(repr=False)
     commands: dict[str, str] = field(repr=False)
     previous: dict[str, str] = field(default_factory=dict, repr=False)
     generation: int = 1
+    repository: str = field(default="", repr=False)
 
     def name_of(self, command: str) -> str:
         """The name under which a command is called on this instance."""
@@ -74,10 +77,9 @@ def ensure(settings: Settings, host_name: str) -> Secrets:
     return _for(settings, complete)
 
 
-def check(settings: Settings, host_name: str) -> int:
-    """The generation of what is stored, 0 when nothing is. Raises SecretsError where ``ensure`` would."""
-    stored = _read(secretsource.of(settings, host_name))
-    return stored.generation if stored else 0
+def check(settings: Settings, host_name: str) -> Secrets:
+    """What is stored; nothing, of generation 0, where nothing is. Raises SecretsError where ``ensure`` would."""
+    return _read(secretsource.of(settings, host_name)) or Secrets({}, {}, generation=0)
 
 
 def rotated(secrets_: Secrets, users: Iterable[str]) -> Secrets:
@@ -154,6 +156,8 @@ def _complete(stored: Secrets, settings: Settings) -> Secrets:
                 lambda command: f"{command.lower()}-{secrets.token_hex(16)}",
             ),
         },
+        # Kept when there is no repository any more: without it nobody reads what is in the former.
+        repository=stored.repository or (secrets.token_urlsafe(32) if settings.redis_backup_repository else ""),
     )
 
 
@@ -172,6 +176,7 @@ def _read(source: secretsource.FileSource | secretsource.CommandSource) -> Secre
             dict(document["commands"]),
             dict(document.get("previous", {})),
             int(document.get("generation", 1)),
+            document.get("repository", ""),
         )
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         # The parser's own message would quote the text.
@@ -184,6 +189,11 @@ def _read(source: secretsource.FileSource | secretsource.CommandSource) -> Secre
             raise SecretsError(
                 f"{source}: the password of {user} {weakness}. Remove its line and a deploy makes a new one"
             )
+    if stored.repository != "" and (weakness := _weakness(stored.repository)):
+        raise SecretsError(
+            f"{source}: the password of the repository of backups {weakness}. Restore its line from your copy: without "
+            "it nobody reads the backups there"
+        )
     for command, name in stored.commands.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{16,}", name):
             raise SecretsError(
@@ -209,4 +219,6 @@ def _write(source: secretsource.FileSource | secretsource.CommandSource, content
     }
     if content.previous:
         document["previous"] = content.previous
+    if content.repository:
+        document["repository"] = content.repository
     source.write(_HEADER + yaml.safe_dump(document, sort_keys=True))

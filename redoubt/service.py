@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from redoubt import access, redisconf
+from redoubt import access, redisconf, render
 from redoubt.settings import Settings
 from redoubt.sizes import KIB
 
 _HASH_LABEL = "com.docker.compose.config-hash"
 _SERVICE_LABEL = "com.docker.compose.service"
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"
+_DEFINITION_LABEL = "redoubt.definition"
+_LIVE_LABEL = "redoubt.live"
 
 # What docker inspect says in numbers of the limits that can be changed on a running container.
 _NUMBERS = ("Memory", "MemoryReservation", "NanoCpus", "CpuShares", "PidsLimit")
@@ -33,6 +35,8 @@ class Container:
     """A container of the Compose project.
 
     ``limits`` are those that ``docker update`` changes without a trace in the hash, by their names in docker inspect.
+    ``definition`` is what Redis's own was made from (``render.definition``) and ``made_with`` what of it may have been
+    changed since (``render.live_parts``); ``stop_grace`` are the seconds that the engine gives it to stop.
     """
 
     name: str
@@ -44,6 +48,9 @@ class Container:
     started: float
     networks: frozenset[str]
     limits: dict[str, int | str | None]
+    definition: str = ""
+    made_with: str = ""
+    stop_grace: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class ServiceState:
     container has as they were before they were removed or replaced. ``kernel`` are the files of Redis's cgroup by their
     names, those of version 1 or 2; empty while Redis does not run. ``queues`` say how many connections may wait where
     the host listens, by ``address:port`` as ss writes it; ``somaxconn`` is the most that the kernel gives by now.
+    ``overlaid`` says that the hashes are those by which Redis's container is as it was made, changed since or not.
+    ``defrag`` is what the file says of active defragmentation, as far as it is known.
     """
 
     hashes: dict[str, str]
@@ -80,6 +89,8 @@ class ServiceState:
     kernel: Mapping[str, str] = field(default_factory=dict)
     queues: Mapping[str, int] = field(default_factory=dict)
     somaxconn: int = 0
+    overlaid: bool = False
+    defrag: str = ""
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -113,6 +124,8 @@ def read(lines: Iterable[str]) -> ServiceState:
         kernel=dict(line.split(" ", 1) for line in sections.get("kernel", [])),
         queues={fields[3]: int(fields[2]) for fields in map(str.split, sections.get("listeners", []))},
         somaxconn=int("".join(sections.get("somaxconn", [])) or 0),
+        overlaid=bool(sections.get("overlaid")),
+        defrag="".join(sections.get("defrag", [])),
     )
 
 
@@ -158,8 +171,12 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
         if container is None:
             reasons.append(f"{service} has no container")
             continue
-        if container.config_hash != wanted:
+        redefined = _redefined(settings, state, container)
+        if redefined:
             reasons.append(f"the container of {service} was made from another definition")
+            if service == settings.redis_name and container.config_hash == wanted:
+                # By the file that a dry run sees; the new one has another hash.
+                replace.append(service)
         elif container.status == "restarting":
             # The engine waits longer each time, up to a minute, and Compose judges it by its last end.
             reasons.append(f"{service} ends whenever the engine starts it")
@@ -172,7 +189,8 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
             paused.append(service)
         if container.status in ("running", "paused") and (inside := _outdated(settings, state, container)):
             reasons += [f"{service} {reason}" for reason in inside]
-            replace.append(service)
+            if service not in replace:
+                replace.append(service)
     reasons += [f"{service} is no longer wanted" for service in sorted(set(by_service) - set(state.hashes))]
     networks = _leading_out(settings, state)
     reasons += [f"the network {name} leads out of the host" for name in networks]
@@ -184,6 +202,104 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
     stale = redis is not None and runs and redis.health == "unhealthy"
     lost = "data" in state.detached
     return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, lost, tuple(networks), tuple(guests))
+
+
+def _redefined(settings: Settings, state: ServiceState, container: Container) -> bool:
+    """Whether a container is not made from the definition that is wanted, and has to be made anew."""
+    redefined = container.config_hash != state.hashes.get(container.service)
+    if container.service == settings.redis_name:
+        # By the file that a dry run sees it is what it was; the one to come says otherwise.
+        redefined = redefined or container.definition != render.definition(settings)
+    return redefined
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is to be changed on the running Redis, in words, and how.
+
+    ``config`` are directives with their values, ``limits`` says that the engine is to set the container's limits, and
+    ``grows`` that it does so before Redis is told. ``made_with`` is what the container was made with.
+    """
+
+    reasons: tuple[str, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    limits: bool = False
+    grows: bool = False
+    made_with: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+
+def live(settings: Settings, state: ServiceState) -> Live:
+    """What of the running Redis differs from the settings and is changed without a restart; connections stay open.
+
+    Nothing where it is about to start anew, or does not answer.
+    """
+    redis = _redis(settings, state)
+    if redis is None or not state.config or is_to_be_replaced(settings, state):
+        return Live()
+    name = settings.redis_name
+    config, limits = _config_differences(settings, state), _limit_differences(settings, redis, state)
+    reasons = [
+        f"{name} runs with {directive} = {running!r}, the settings say {wanted!r}"
+        for directive, (running, wanted) in config.items()
+    ]
+    reasons += [f"{name} {why}" for why in limits]
+    if redis.made_with != render.live_parts(settings) and not state.overlaid:
+        reasons.append(f"{name} keeps its container, which was made with {redis.made_with}")
+    memory = redis.limits.get("Memory")
+    return Live(
+        tuple(reasons),
+        {directive: wanted for directive, (_, wanted) in config.items()},
+        bool(limits),
+        isinstance(memory, int) and 0 < memory < settings.memory_limit,
+        redis.made_with,
+    )
+
+
+def _redis(settings: Settings, state: ServiceState) -> Container | None:
+    return next((one for one in state.containers if one.service == settings.redis_name), None)
+
+
+def _config_differences(settings: Settings, state: ServiceState) -> dict[str, tuple[str, str]]:
+    """Directives that run otherwise than the settings say; none where Redis does not answer."""
+    if not state.config:
+        return {}
+    found = redisconf.differences(settings, state.config)
+    running = state.config.get("activedefrag", "no")
+    if state.defrag and settings.redis_activedefrag != "no" and running != state.defrag:
+        found["activedefrag"] = (running, state.defrag)
+    if settings.redis_activedefrag == "no" and running != "no":
+        found["activedefrag"] = (running, "no")
+    return found
+
+
+def _limit_differences(settings: Settings, container: Container, state: ServiceState) -> list[str]:
+    """Limits of a container of the right definition that are not the settings', by the engine or by the kernel."""
+    found = [
+        f"has the limit {name} = {container.limits.get(name)!r}, the settings say {wanted!r}"
+        for name, wanted in _limits(settings).items()
+        # Without the kernel's support the engine drops a limit, and nothing can mend that.
+        if container.limits.get(name, wanted) not in (wanted, 0, None)
+    ]
+    return found + _not_held(settings, container, state.kernel)
+
+
+def update_options(settings: Settings) -> str:
+    """The options of ``docker update`` that set the limits of the settings, as they are in compose.yml."""
+    limits = _limits(settings)
+    return " ".join(
+        (
+            f"--memory {limits['Memory']}",
+            f"--memory-swap {settings.memory_limit + 1}",
+            f"--memory-reservation {limits['MemoryReservation']}",
+            f"--cpus {settings.redis_container_cpus}",
+            f"--cpu-shares {limits['CpuShares']}",
+            f"--pids-limit {limits['PidsLimit']}",
+            f"--restart {settings.redis_restart}",
+        )
+    )
 
 
 def _leading_out(settings: Settings, state: ServiceState) -> list[str]:
@@ -202,8 +318,10 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
     # Services of the user's read passwords only; Redis reads its configuration and the names of commands. Its users are
     # compared with what runs.
     if is_redis:
+        # What runs is compared with redis.conf, and with its users, wherever Redis answers.
         read = {name for name in state.files if name.startswith("config/") or name == _COMMANDS}
         read -= {_ACL_FILE} if state.acl else set()
+        read -= {name for name in read if name.endswith(".conf") and name != _COMMANDS} if state.config else set()
     else:
         read = {name for name in state.files if name.startswith("secrets/") and "/server/" not in name}
         read |= {name for name in state.files if name == _CA_FILE}
@@ -222,22 +340,21 @@ def _outdated(settings: Settings, state: ServiceState, container: Container) -> 
     if foreign := container.networks - own:
         found.append(f"is on {', '.join(sorted(foreign))} as well")
     found += [f"does not see {settings.root}/{name} any more" for name in state.detached]
-    # A container of another definition has other limits by right.
-    found += [
-        f"has the limit {name} = {container.limits.get(name)!r}, the settings say {wanted!r}"
-        for name, wanted in _limits(settings).items()
-        # Without the kernel's support the engine drops a limit, and nothing can mend that.
-        if container.config_hash == state.hashes[container.service]
-        and container.limits.get(name, wanted) not in (wanted, 0, None)
-    ]
-    if container.config_hash == state.hashes[container.service]:
-        found += _not_held(settings, container, state.kernel)
+    if not _redefined(settings, state, container):
+        # A container of another definition has other queues by right.
         found += _short_queues(settings, state)
-    if state.config:
-        found += [
-            f"runs with {name} = {running!r}, the settings say {wanted!r}"
-            for name, (running, wanted) in redisconf.differences(settings, state.config).items()
-        ]
+        grace, wanted = container.stop_grace, settings.stop_grace_period
+        # Its stop writes all data, and what is not written when the engine kills it is lost.
+        if not settings.redis_appendonly and grace is not None and grace < wanted:
+            found.append(f"has {grace} s to stop, the settings say {wanted}")
+    if container.status == "paused":
+        # It cannot be changed live, and is resumed by its start.
+        found += _limit_differences(settings, container, state)
+    found += [
+        f"runs with {name} = {running!r}, the settings say {wanted!r}"
+        for name, (running, wanted) in _config_differences(settings, state).items()
+        if not redisconf.is_live(name)
+    ]
     # Without the administrator's nobody can give it others.
     return found + (["refuses the password of admin"] if not state.acl and "admin" in state.passwords else [])
 
@@ -270,20 +387,25 @@ def certificate_drift(
 
 def is_silent(settings: Settings, state: ServiceState) -> bool:
     """Whether a Redis that the engine calls healthy, made from these files, did not answer: nobody knows what runs."""
-    redis = next((one for one in state.containers if one.service == settings.redis_name), None)
+    redis = _redis(settings, state)
     if redis is None or (redis.name, redis.status, redis.health) != (settings.redis_name, "running", "healthy"):
         return False
-    return not state.acl and not state.passwords and redis.config_hash == state.hashes.get(redis.service)
+    return not state.acl and not state.passwords and not _redefined(settings, state, redis)
+
+
+def starts_anew(settings: Settings, state: ServiceState) -> bool:
+    """Whether a Redis that runs is about to be replaced, so that its clients lose their connections."""
+    redis = _redis(settings, state)
+    return redis is not None and redis.status == "running" and is_to_be_replaced(settings, state)
 
 
 def is_to_be_replaced(settings: Settings, state: ServiceState) -> bool:
     """Whether the next start of the project replaces the container of Redis, or makes the first one."""
-    redis = next((one for one in state.containers if one.service == settings.redis_name), None)
+    redis = _redis(settings, state)
     if redis is None or redis.status != "running":
         return True
     found = drift(settings, state)
-    redefined = redis.config_hash != state.hashes.get(redis.service)
-    return redefined or redis.service in found.replace or bool(found.networks)
+    return _redefined(settings, state, redis) or redis.service in found.replace or bool(found.networks)
 
 
 def _limits(settings: Settings) -> dict[str, int | str]:
@@ -386,6 +508,9 @@ def _container(inspected: dict[str, Any]) -> Container:
             **{name: limits.get(name) for name in _NUMBERS},
             "RestartPolicy": limits.get("RestartPolicy", {}).get("Name"),
         },
+        definition=labels.get(_DEFINITION_LABEL, ""),
+        made_with=labels.get(_LIVE_LABEL, ""),
+        stop_grace=inspected["Config"].get("StopTimeout"),
     )
 
 

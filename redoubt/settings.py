@@ -6,6 +6,7 @@ The settings file ``inventory/group_data/all.py`` and the table in ``docs/settin
 this model (``python -m redoubt.settings``); a unit test keeps them equal.
 """
 
+import hashlib
 import ipaddress
 import math
 import re
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from redoubt.sizes import KIB, MIB, format_size, parse_docker_size, parse_redis_size
 from redoubt.versions import Engine
@@ -44,7 +45,13 @@ DEFAULT_IMAGES: Mapping[Engine, str] = {
     "valkey": "docker.io/valkey/valkey:9.1.4",
 }
 
+# Of which the newest backup is kept.
+PERIODS = ("hourly", "daily", "weekly", "monthly")
+
 Cost = Literal["nothing", "live", "restart", "new instance"]
+# Changes that are made only when they are allowed by name.
+Loss = Literal["eviction", "policy", "persistence"]
+
 COSTS: dict[Cost, str] = {
     "nothing": "no restart",
     "live": "applied live",
@@ -130,6 +137,46 @@ def _image(value: str) -> str:
     return value
 
 
+def _calendar(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9*:.,/~+_ -]*", value):
+        raise ValueError(f"{value!r} is not a calendar event of systemd, such as daily or '*-*-* 03:00:00' ('': off)")
+    return value
+
+
+# What restic is given on the host to reach a repository, by the start of the repository's name: names of files.
+REPOSITORY_FILES: Mapping[str, tuple[str, ...]] = {
+    "/": (),
+    "sftp:": ("ssh_key", "known_hosts"),
+    "s3:": ("aws_credentials", "ca_certificate"),
+    "gs:": ("google_credentials",),
+    "rest:": ("ca_certificate", "client_certificate"),
+}
+_REPOSITORY = (
+    r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]",
+    # The two forms of sftp: user@host:path, and a URL, which can name a port. A name that begins with - is an option.
+    rf"sftp:([A-Za-z0-9_][A-Za-z0-9._-]*@)?{HOST_NAME}:[A-Za-z0-9._/~-]+",
+    rf"sftp://([A-Za-z0-9_][A-Za-z0-9._-]*@)?({HOST_NAME}|\[[0-9a-fA-F:.]+\])(:\d{{1,5}})?/[A-Za-z0-9._/~-]+",
+    r"(s3|gs|rest):[A-Za-z0-9][A-Za-z0-9._:/\[\]-]*",
+)
+
+
+def _repository(value: str) -> str:
+    if re.search(r":[^@]*:[^@]*@", value):
+        # The value is not repeated: problems are shown and logged.
+        raise PydanticCustomError(
+            "secret",
+            "the address holds a password, which everybody on the host would see: leave it out, and give credentials "
+            "as files (redis_backup_repository_files)",
+        )
+    if value and not any(re.fullmatch(form, value) for form in _REPOSITORY):
+        raise ValueError(
+            f"{value!r} is no repository that can be used: an absolute path, sftp:user@host:/path, "
+            "s3:https://host/bucket, gs:bucket:/path or rest:https://host/path (restic takes the credentials of "
+            "others from its environment alone)"
+        )
+    return value
+
+
 def _acl_rules(value: str) -> str:
     rules = value.split()
     if wrong := [rule for rule in rules if not re.fullmatch(r"[+-](@[a-z]+|[a-z0-9_.-]+(\|[a-z0-9_-]+)?)", rule)]:
@@ -145,6 +192,11 @@ _ADMINISTRATION = {
     *("replicaof", "slaveof", "failover", "cluster", "sync", "psync", "migrate", "restore", "restore-asking"),
     *("flushall", "flushdb", "swapdb"),
 }
+
+
+def _words(value: object) -> object:
+    """A list, or its words as the command line gives them."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
 def _command_name(value: object) -> str:
@@ -163,6 +215,11 @@ Network = Annotated[str, BeforeValidator(_network)]
 Address = Annotated[str, BeforeValidator(_address)]
 CertificateName = Annotated[str, BeforeValidator(_certificate_name)]
 Command = Annotated[str, BeforeValidator(_command_name)]
+Calendar = Annotated[str, AfterValidator(_calendar)]
+Repository = Annotated[str, AfterValidator(_repository)]
+RepositoryFile = Literal[
+    "ssh_key", "known_hosts", "aws_credentials", "google_credentials", "ca_certificate", "client_certificate"
+]
 # One word of an ACL rule, which neither an ACL file nor redis-cli reads as something else.
 Pattern = Annotated[str, Field(pattern=r"^[!#-&(-\[\]-~]+$")]
 UserName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
@@ -247,11 +304,13 @@ class Settings(BaseModel):
         "registry",
         "registry: the host pulls the image. archive: a file made by 'docker save' is pushed over SSH and loaded; "
         "the host needs no registry.",
+        cost="nothing",
         section="Image",
     )
     redis_image_archive: str | None = setting(
         None,
         "With source archive: path of the archive on the machine that deploys.",
+        cost="nothing",
         section="Image",
         example="images/redis-8.10.2.tar",
     )
@@ -262,10 +321,22 @@ class Settings(BaseModel):
         section="Image",
     )
 
+    # -- Changes
+    redis_allow_loss: Annotated[tuple[Loss, ...], BeforeValidator(_words)] = setting(
+        (),
+        "Changes that may cost data and are refused otherwise. eviction: redis_maxmemory below what Redis holds; "
+        "policy: a redis_maxmemory_policy that evicts more than the one before; persistence: redis_appendonly from "
+        "True to False. For one deploy: --data redis_allow_loss=eviction.",
+        cost="nothing",
+        section="Changes",
+        example=["eviction"],
+    )
+
     # -- Memory and eviction
     redis_maxmemory: RedisSize = setting(
         "1gb",
         "Memory for data; what you size the instance by. Redis notation: 1gb is 1024^3 bytes.",
+        cost="live",
         section="Memory and eviction",
         ge=16 * MIB,
     )
@@ -281,11 +352,13 @@ class Settings(BaseModel):
     ] = setting(
         "volatile-lru",
         "What goes when memory is full. volatile-*: only keys with a TTL (sessions), never RQ's queues and jobs.",
+        cost="live",
         section="Memory and eviction",
     )
     redis_maxmemory_samples: Int = setting(
         10,
         "Keys compared for each eviction; more is closer to true LRU.",
+        cost="live",
         section="Memory and eviction",
         ge=1,
         le=64,
@@ -293,6 +366,7 @@ class Settings(BaseModel):
     redis_hash_max_listpack_entries: Int = setting(
         1024,
         "A hash of up to this many fields is stored compactly.",
+        cost="live",
         section="Memory and eviction",
         ge=0,
         le=65536,
@@ -300,6 +374,7 @@ class Settings(BaseModel):
     redis_hash_max_listpack_value: Int = setting(
         256,
         "... when none of its values is longer than this (bytes).",
+        cost="live",
         section="Memory and eviction",
         ge=0,
         le=65536,
@@ -307,6 +382,7 @@ class Settings(BaseModel):
     redis_list_max_listpack_size: Int = setting(
         -1,
         "Size of a list's nodes: -1 is 4 KiB, -2 is 8 KiB, up to -5; a positive number counts elements.",
+        cost="live",
         section="Memory and eviction",
         ge=-5,
         le=65536,
@@ -314,12 +390,14 @@ class Settings(BaseModel):
     redis_lazyfree: bool = setting(
         True,
         "Free memory of evicted, expired and deleted keys in a background thread.",
+        cost="live",
         section="Memory and eviction",
     )
     redis_activedefrag: Literal["auto", "yes", "no"] = setting(
         "auto",
         "Defragment memory while running. auto: on where the image's build supports it; "
         "yes on a build that does not is refused before Redis is touched.",
+        cost="live",
         section="Memory and eviction",
     )
 
@@ -327,28 +405,108 @@ class Settings(BaseModel):
     redis_save: Annotated[str, AfterValidator(_save_points)] = setting(
         "900 1 300 10 60 10000 30 100000",
         "RDB snapshots, as '<seconds> <changes>' pairs. '' turns them off.",
+        cost="live",
         section="Persistence",
     )
-    redis_appendonly: bool = setting(True, "Log every write (AOF).", section="Persistence")
+    redis_appendonly: bool = setting(True, "Log every write (AOF).", cost="live", section="Persistence")
     redis_appendfsync: Literal["always", "everysec", "no"] = setting(
         "everysec",
         "When the AOF is flushed to disk. everysec: a power cut loses about one second at most.",
+        cost="live",
         section="Persistence",
     )
     redis_auto_aof_rewrite_percentage: Int = setting(
         100,
         "Rewrite the AOF when it has grown by this much (percent, 0: never).",
+        cost="live",
         section="Persistence",
         ge=0,
         le=10000,
     )
     redis_auto_aof_rewrite_min_size: RedisSize = setting(
-        "64mb", "... and is at least this big.", section="Persistence", ge=MIB
+        "64mb", "... and is at least this big.", cost="live", section="Persistence", ge=MIB
+    )
+    redis_aof_timestamps: bool = setting(
+        True,
+        "Write the time into the AOF, so that a restore can go back to a moment. Redis 7.0 and newer, and Valkey.",
+        cost="live",
+        section="Persistence",
     )
     redis_incremental_fsync: bool = setting(
         True,
         "Flush RDB and AOF rewrites to disk in small portions, so that clients see no latency spike.",
+        cost="live",
         section="Persistence",
+    )
+
+    # -- Backups
+    redis_backup_calendar: Calendar = setting(
+        "*-*-* 03:00:00",
+        "When backups are taken, as systemd's OnCalendar has it: daily, hourly, 'Mon..Fri 03:00'; in the host's time "
+        "zone, or one that is named ('03:00 Europe/Berlin'). '': never by itself.",
+        cost="nothing",
+        section="Backups",
+    )
+    redis_backup_jitter: Int = setting(
+        1800,
+        "Seconds within which a host waits after that, always as long: many hosts do not write at once.",
+        cost="nothing",
+        section="Backups",
+        ge=0,
+        le=86400,
+    )
+    redis_backup_verify: bool = setting(
+        True,
+        "Load each backup in a container of its own and look at what it holds, which takes the memory of a second "
+        "Redis meanwhile.",
+        cost="nothing",
+        section="Backups",
+    )
+    redis_upgrade_verify: bool = setting(
+        True,
+        "Before another version of the server is started, load the backup that is taken then with both versions. It "
+        "takes the memory of a second Redis meanwhile; without it the backup is taken and not tried.",
+        cost="nothing",
+        section="Backups",
+    )
+    redis_backup_max_age: Int = setting(
+        26,
+        "redisctl health warns when the newest verified backup is older (hours), and is critical at twice that.",
+        cost="nothing",
+        section="Backups",
+        ge=1,
+        le=8784,
+    )
+    redis_backup_keep_hourly: Int = setting(
+        24,
+        "Backups kept: the last one of each of so many hours,",
+        cost="nothing",
+        section="Backups",
+        ge=0,
+        le=1000,
+    )
+    redis_backup_keep_daily: Int = setting(7, "... of so many days,", cost="nothing", section="Backups", ge=0, le=1000)
+    redis_backup_keep_weekly: Int = setting(
+        4, "... of so many weeks,", cost="nothing", section="Backups", ge=0, le=1000
+    )
+    redis_backup_keep_monthly: Int = setting(
+        6, "... and of so many months; the same off the host.", cost="nothing", section="Backups", ge=0, le=1000
+    )
+    redis_backup_repository: Repository = setting(
+        "",
+        "Where each backup is copied to as well, encrypted, by restic: sftp:user@host:/path, s3:https://host/bucket, "
+        "gs:bucket:/path, rest:https://host/path, or a directory. Each instance has its own. '': nowhere.",
+        cost="nothing",
+        section="Backups",
+        example="sftp:backup@nas.example.com:/redis-1",
+    )
+    redis_backup_repository_files: dict[RepositoryFile, str] = setting(
+        {},
+        "What gets restic there, as paths of files on the machine that deploys: ssh_key and known_hosts (sftp), "
+        "aws_credentials (s3), google_credentials (gs), ca_certificate (s3, rest), client_certificate (rest).",
+        cost="nothing",
+        section="Backups",
+        example={"ssh_key": "backup/id_ed25519", "known_hosts": "backup/known_hosts"},
     )
 
     # -- Clients
@@ -356,12 +514,13 @@ class Settings(BaseModel):
     redis_timeout: Int = setting(
         300,
         "Close a connection that was idle for this long (0: never). Subscribers and blocked workers are exempt.",
+        cost="live",
         section="Clients",
         ge=0,
         le=86400,
     )
     redis_tcp_keepalive: Int = setting(
-        60, "Seconds between TCP keepalive probes; finds dead peers.", section="Clients", ge=0, le=86400
+        60, "Seconds between TCP keepalive probes; finds dead peers.", cost="live", section="Clients", ge=0, le=86400
     )
     redis_tcp_backlog: Int = setting(
         511, "Connections that may wait to be accepted.", section="Clients", ge=1, le=65535
@@ -370,6 +529,7 @@ class Settings(BaseModel):
     redis_notify_keyspace_events: Annotated[str, AfterValidator(_keyspace_events)] = setting(
         "Ex",
         "Events that Redis publishes. Ex: the expiry of keys, on __keyevent@<db>__:expired.",
+        cost="live",
         section="Clients",
     )
 
@@ -508,6 +668,7 @@ class Settings(BaseModel):
         None,
         "Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation "
         "(measured, see docs/sizing.md).",
+        cost="live",
         section="Container limits",
         example="1536M",
         ge=64 * MIB,
@@ -515,13 +676,17 @@ class Settings(BaseModel):
     redis_container_memory_reservation: DockerSize = setting(
         "512M",
         "Memory the kernel tries to leave to Redis when the host runs short.",
+        cost="live",
         section="Container limits",
         ge=6 * MIB,
     )
-    redis_container_cpus: Float = setting(1.0, "CPU limit, in cores.", section="Container limits", ge=0.1, le=1024)
+    redis_container_cpus: Float = setting(
+        1.0, "CPU limit, in cores.", cost="live", section="Container limits", ge=0.1, le=1024
+    )
     redis_container_cpu_reservation: Float = setting(
         0.5,
         "CPU share kept under contention, in cores. Docker has no hard reservation: it becomes a weight (1.0 is 1024).",
+        cost="live",
         section="Container limits",
         ge=0.01,
         le=1024,
@@ -529,6 +694,7 @@ class Settings(BaseModel):
     redis_container_pids: Int = setting(
         128,
         "Processes and threads: Redis's own, a saving child and health checks.",
+        cost="live",
         section="Container limits",
         ge=32,
         le=65536,
@@ -551,7 +717,7 @@ class Settings(BaseModel):
         le=3600,
     )
     redis_restart: Literal["unless-stopped", "always", "on-failure", "no"] = setting(
-        "unless-stopped", "Docker's restart policy.", section="Container limits"
+        "unless-stopped", "Docker's restart policy.", cost="live", section="Container limits"
     )
 
     # -- Health check
@@ -568,7 +734,7 @@ class Settings(BaseModel):
 
     # -- Logs
     redis_loglevel: Literal["debug", "verbose", "notice", "warning"] = setting(
-        "notice", "How much Redis logs.", section="Logs"
+        "notice", "How much Redis logs.", cost="live", section="Logs"
     )
     redis_logfile_max_size: DockerSize = setting(
         "10M",
@@ -585,14 +751,18 @@ class Settings(BaseModel):
     redis_slowlog_log_slower_than: Int = setting(
         10000,
         "Commands slower than this go to the slow log (microseconds; -1: none, 0: all).",
+        cost="live",
         section="Logs",
         ge=-1,
         le=3_600_000_000,
     )
-    redis_slowlog_max_len: Int = setting(256, "Entries of the slow log.", section="Logs", ge=0, le=1_000_000)
+    redis_slowlog_max_len: Int = setting(
+        256, "Entries of the slow log.", cost="live", section="Logs", ge=0, le=1_000_000
+    )
     redis_latency_monitor_threshold: Int = setting(
         100,
         "Events slower than this are kept by the latency monitor (milliseconds; 0: off).",
+        cost="live",
         section="Logs",
         ge=0,
         le=3_600_000,
@@ -643,6 +813,23 @@ class Settings(BaseModel):
 
     # -- What follows from the settings
     @property
+    def digest(self) -> str:
+        """What tells these settings from others, in twelve hexadecimal digits; what one deploy is allowed left out."""
+        of_one_deploy = {"redis_allow_loss", "redis_upgrade_verify"}
+        return hashlib.sha256(self.model_dump_json(exclude=of_one_deploy).encode()).hexdigest()[:12]
+
+    def costing(self, *costs: Cost) -> dict[str, Any]:
+        """The settings whose change costs one of these, as JSON holds them."""
+        names = {name for name, field in Settings.model_fields.items() if _details(field)["cost"] in costs}
+        return self.model_dump(mode="json", include=names)
+
+    def without_live(self) -> "Settings":
+        """These settings with those at their defaults that need no new container when they change."""
+        fields = Settings.model_fields.items()
+        kept = [name for name, field in fields if _details(field)["cost"] not in ("live", "nothing")]
+        return Settings(**{name: getattr(self, name) for name in kept})
+
+    @property
     def root(self) -> str:
         """Directory of the instance on the host."""
         return self.redis_root or f"/srv/{self.redis_name}"
@@ -684,6 +871,17 @@ class Settings(BaseModel):
     def unix_socket(self) -> str:
         """Path of the socket on the host; empty when there is none."""
         return f"{self.root}/socket/redis.sock" if self.redis_unix_socket else ""
+
+    @property
+    def backups_kept(self) -> dict[str, int]:
+        """How many backups are kept, by period."""
+        return {period: getattr(self, f"redis_backup_keep_{period}") for period in PERIODS}
+
+    @property
+    def repository_files_used(self) -> tuple[str, ...]:
+        """Names of the files that may be needed to reach a repository of this kind; none without one."""
+        kinds = (names for kind, names in REPOSITORY_FILES.items() if self.redis_backup_repository.startswith(kind))
+        return next(kinds, ())
 
     @property
     def session_keys(self) -> str:
@@ -904,6 +1102,25 @@ def _extra_config_is_extra(s: Settings) -> str | None:
     return f"redis_extra_config: {', '.join(clash)} is set by Redoubt; use its own setting" if clash else None
 
 
+def _some_backup_kept(s: Settings) -> str | None:
+    if any(s.backups_kept.values()):
+        return None
+    return "redis_backup_keep_hourly, _daily, _weekly and _monthly are all 0: no backup would stay; keep some"
+
+
+def _repository_files_given(s: Settings) -> str | None:
+    given, used = s.redis_backup_repository_files, s.repository_files_used
+    if unused := sorted(set(given) - set(used)):
+        why = f"redis_backup_repository = {s.redis_backup_repository!r}"
+        return f"redis_backup_repository_files: {', '.join(unused)}: set, but {why} does not use it"
+    # Without these SSH would ask, and nobody is there at night.
+    if s.redis_backup_repository.startswith("sftp:") and (missing := [name for name in used if name not in given]):
+        return f"redis_backup_repository_files: a repository reached by SFTP needs {' and '.join(missing)} as well"
+    if lost := [f"{name} = {path!r}" for name, path in given.items() if not Path(path).is_file()]:
+        return f"redis_backup_repository_files: {', '.join(lost)}: there is no such file on this machine"
+    return None
+
+
 RELATIONS: tuple[Relation, ...] = (
     (("redis_maxmemory", "redis_container_memory"), _memory_fits),
     (("redis_maxclients", "redis_container_nofile"), _nofile_fits),
@@ -917,6 +1134,8 @@ RELATIONS: tuple[Relation, ...] = (
     (("redis_secrets_source", "redis_secrets_command"), _secrets_command_named),
     (("redis_users",), _users_usable),
     (("redis_appendonly", "redis_save"), _persistence_kept),
+    (tuple(f"redis_backup_keep_{period}" for period in PERIODS), _some_backup_kept),
+    (("redis_backup_repository", "redis_backup_repository_files"), _repository_files_given),
     (("redis_app_services", "redis_name"), _app_services_named),
     (("redis_app_services", "redis_tls"), _ca_given_to_services),
     (("redis_extra_config",), _extra_config_is_extra),
@@ -970,6 +1189,8 @@ def _explain(detail: Any) -> str:
     key, *inner = detail["loc"]
     where = key + "".join(f"[{part!r}]" for part in inner if part != "[key]")
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "secret":
+        return f"{where}: {message}"
     for bound, words in (("ge", "at least"), ("le", "at most")):
         if bound in (context := detail.get("ctx", {})):
             field = Settings.model_fields[key]
@@ -985,6 +1206,23 @@ def _details(field: FieldInfo) -> dict[str, Any]:
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     return extra
+
+
+def changes(settings: Settings, deployed: Mapping[str, Any], cost: Cost) -> list[str]:
+    """What differs from settings that were deployed (by ``costing``), of those that cost this, in words."""
+    wanted = settings.costing(cost)
+    return [
+        f"{name}: {_told(name, deployed[name])} becomes {_told(name, value)}"
+        for name, value in wanted.items()
+        if name in deployed and deployed[name] != value
+    ]
+
+
+def _told(name: str, value: Any) -> str:
+    field = Settings.model_fields[name]
+    if "_size" in f"{field.annotation!r}{field.metadata!r}" and isinstance(value, int):
+        return format_size(value)
+    return "derived" if value is None else repr(value)
 
 
 def _shown(name: str, field: FieldInfo) -> str:

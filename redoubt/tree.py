@@ -53,7 +53,8 @@ class File:
 
 def pack(data: bytes) -> str:
     """Bytes as text, which is all that pyinfra carries: compressed, since a link may be slow."""
-    return base64.encodebytes(gzip.compress(data, mtime=0)).decode()
+    # Level 9 takes nine times as long, in every deploy, for 7% less.
+    return base64.encodebytes(gzip.compress(data, compresslevel=4, mtime=0)).decode()
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ _CAPABILITIES = """
 """.split()  # noqa: SIM905 - a list of them is a page long
 
 
+# Resumes what its own engine has paused.
+_THAW = "docker ps --quiet --filter status=paused | xargs -r docker unpause"
+
+
 def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     """Make the container and its volume; engine, network and image are made if need be."""
     client = engine.ensure()
@@ -118,7 +122,12 @@ def remove(host: Host) -> None:
             raise SandboxError(f"the engine that has {host.name} does not answer: start it, and try again")
         return
     with suppress(docker.errors.NotFound):
-        client.containers.get(_container_name(host)).remove(force=True, v=True)
+        container = client.containers.get(_container_name(host))
+        if container.status == "running":
+            # By version 1 of cgroups what is frozen in it cannot be killed, and so neither can the host.
+            with suppress(docker.errors.APIError):
+                container.exec_run(["timeout", "20", "sh", "-c", _THAW])
+        container.remove(force=True, v=True)
     with suppress(docker.errors.NotFound):
         client.volumes.get(_volume(host)).remove()
 

@@ -10,27 +10,31 @@ from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from redoubt import certificatestore, facts, image, preflight, secretstore
+from redoubt import certificatestore, facts, image, neighbours, planned, preflight, secretstore
 from redoubt.instance import Instance
 from redoubt.secretsource import SecretsError
+from redoubt.secretstore import Secrets
 from redoubt.settings import Settings, SettingsError, load
 from redoubt.tls import Identity
+from tasks import lock
 
 _checked: dict[str, Instance] = {}
 _lock = RLock()
 
 
-def preflight_all(*, deploys: bool = True) -> Instance:
+def preflight_all(*, deploys: bool = True, locks: bool = True) -> Instance:
     """The instance to deploy to the current host: valid settings, its secrets, and facts that stand for it.
 
-    A day-2 verb ``deploys`` nothing: certificates that are due wait for the next deploy.
+    A day-2 verb ``deploys`` nothing: certificates that are due wait for the next deploy. One that changes no host
+    ``locks`` none.
 
     The first host to come here checks all, so that the problems of all hosts are reported together and none
     is changed when one cannot be deployed. Makes missing passwords on this machine. Raises PyinfraError.
     """
     with _lock:
         if not _checked:
-            _check_all(deploys=deploys)
+            _check_all(deploys=deploys, locks=locks)
+    planned.note(host.name, "ready")
     return _checked[host.name]
 
 
@@ -43,8 +47,8 @@ class _Known:
     problems: list[str] = field(default_factory=list)
     warning: str = ""
     judged: bool = False
-    # The generation of its passwords on this machine; None where they cannot be read.
-    stored: int | None = None
+    # Its passwords on this machine; None where they cannot be read.
+    stored: Secrets | None = None
     # Why a deploy would issue its certificate by another CA, in words; nothing where it would not.
     lost: str = ""
 
@@ -54,9 +58,15 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _check_all(*, deploys: bool) -> None:
+def _check_all(*, deploys: bool, locks: bool) -> None:
     hosts = {one.name: one for one in inventory.get_active_hosts()}
     checked = {name: _check(one) for name, one in hosts.items()}
+    if locks and not any(one.problems for one in checked.values()):
+        # Before the first look: what is seen is what is changed.
+        held = lock.hold({hosts[name]: one.settings for name, one in checked.items()})
+        for locked, problem in held.items():
+            checked[locked.name].problems.append(problem)
+        _refuse(checked)
     probed = dict(Pool().imap_unordered(lambda one: (one.name, _probe(one, checked[one.name])), hosts.values()))
     for name, facts_ in probed.items():
         one = checked[name]
@@ -66,8 +76,18 @@ def _check_all(*, deploys: bool) -> None:
             one.problems += preflight.problems(one.settings, facts_, one.wrong)
             if one.stored is not None:
                 path = secretstore.place(one.settings, name)
-                one.problems += preflight.stale_store(path, one.stored, one.settings.root, facts_)
+                one.problems += preflight.stale_store(path, one.stored.generation, one.settings.root, facts_)
+                one.problems += preflight.lost_repository_password(path, one.stored.repository, one.settings, facts_)
             one.problems += preflight.lost_certificate(one.lost, one.settings.root, facts_)
+    entries = {
+        name: neighbours.Entry(
+            checked[name].settings, facts_.machine, facts_.memory, facts_.neighbours, checked[name].wrong
+        )
+        for name, facts_ in probed.items()
+        if facts_
+    }
+    for name, found in neighbours.problems(entries).items():
+        checked[name].problems += found
     _refuse(checked)
 
     try:
@@ -140,7 +160,11 @@ def _probe(one: Host, checked: _Known) -> preflight.HostFacts | None:
     settings = checked.settings
     with ctx_host.use(one):
         probed: preflight.HostFacts | None = one.get_fact(
-            facts.HostProbe, instance=settings.redis_name, root=settings.root
+            facts.HostProbe,
+            instance=settings.redis_name,
+            root=settings.root,
+            image=settings.redis_image,
+            calendar=settings.redis_backup_calendar,
         )
         return probed
 

@@ -8,7 +8,14 @@ from redoubt.instance import Instance
 
 @deploy("Service")
 def service(instance: Instance) -> None:
-    """Write the Compose project and bring it up, healthy."""
-    compose = render.compose_file(instance.settings, selinux=instance.facts.selinux)
+    """Change the running Redis where it can be, write the Compose project and bring it up, healthy.
+
+    The running one first: it is told by the project that it was made from, and what is changed live makes no new one.
+    """
+    settings, acl, deployed = instance.settings, instance.acl, instance.facts.deployed
+    operations.changed_live(name="Change the running Redis", settings=settings, acl=acl, deployed=deployed)
+    compose = render.compose_file(settings, selinux=instance.facts.selinux)
     operations.tree(name="Write the Compose project", entries=[compose])
-    operations.compose_up(name="Start Redis and wait until it is healthy", settings=instance.settings, acl=instance.acl)
+    operations.compose_up(
+        name="Start Redis and wait until it is healthy", settings=settings, acl=acl, deployed=deployed
+    )

@@ -33,64 +33,118 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # redis_image = "docker.io/library/redis:8.10.2"
 
 # registry: the host pulls the image. archive: a file made by 'docker save' is pushed over SSH and loaded; the
-# host needs no registry. [restarts Redis]
+# host needs no registry. [no restart]
 # redis_image_source = "registry"
 
-# With source archive: path of the archive on the machine that deploys. [restarts Redis]
+# With source archive: path of the archive on the machine that deploys. [no restart]
 # redis_image_archive = "images/redis-8.10.2.tar"
 
 # Deploy a version that lacks security fixes (redoubt/versions.py), with a warning that names them. [no
 # restart]
 # redis_allow_vulnerable_version = False
 
+# -- Changes
+
+# Changes that may cost data and are refused otherwise. eviction: redis_maxmemory below what Redis holds;
+# policy: a redis_maxmemory_policy that evicts more than the one before; persistence: redis_appendonly from
+# True to False. For one deploy: --data redis_allow_loss=eviction. [no restart]
+# redis_allow_loss = []
+
 # -- Memory and eviction
 
-# Memory for data; what you size the instance by. Redis notation: 1gb is 1024^3 bytes. [restarts Redis]
+# Memory for data; what you size the instance by. Redis notation: 1gb is 1024^3 bytes. [applied live]
 # redis_maxmemory = "1gb"
 
 # What goes when memory is full. volatile-*: only keys with a TTL (sessions), never RQ's queues and jobs.
-# [restarts Redis]
+# [applied live]
 # redis_maxmemory_policy = "volatile-lru"
 
-# Keys compared for each eviction; more is closer to true LRU. [restarts Redis]
+# Keys compared for each eviction; more is closer to true LRU. [applied live]
 # redis_maxmemory_samples = 10
 
-# A hash of up to this many fields is stored compactly. [restarts Redis]
+# A hash of up to this many fields is stored compactly. [applied live]
 # redis_hash_max_listpack_entries = 1024
 
-# ... when none of its values is longer than this (bytes). [restarts Redis]
+# ... when none of its values is longer than this (bytes). [applied live]
 # redis_hash_max_listpack_value = 256
 
-# Size of a list's nodes: -1 is 4 KiB, -2 is 8 KiB, up to -5; a positive number counts elements. [restarts
-# Redis]
+# Size of a list's nodes: -1 is 4 KiB, -2 is 8 KiB, up to -5; a positive number counts elements. [applied
+# live]
 # redis_list_max_listpack_size = -1
 
-# Free memory of evicted, expired and deleted keys in a background thread. [restarts Redis]
+# Free memory of evicted, expired and deleted keys in a background thread. [applied live]
 # redis_lazyfree = True
 
 # Defragment memory while running. auto: on where the image's build supports it; yes on a build that does not
-# is refused before Redis is touched. [restarts Redis]
+# is refused before Redis is touched. [applied live]
 # redis_activedefrag = "auto"
 
 # -- Persistence
 
-# RDB snapshots, as '<seconds> <changes>' pairs. '' turns them off. [restarts Redis]
+# RDB snapshots, as '<seconds> <changes>' pairs. '' turns them off. [applied live]
 # redis_save = "900 1 300 10 60 10000 30 100000"
 
-# Log every write (AOF). [restarts Redis]
+# Log every write (AOF). [applied live]
 # redis_appendonly = True
 
-# When the AOF is flushed to disk. everysec: a power cut loses about one second at most. [restarts Redis]
+# When the AOF is flushed to disk. everysec: a power cut loses about one second at most. [applied live]
 # redis_appendfsync = "everysec"
 
-# Rewrite the AOF when it has grown by this much (percent, 0: never). [restarts Redis]
+# Rewrite the AOF when it has grown by this much (percent, 0: never). [applied live]
 # redis_auto_aof_rewrite_percentage = 100
 
-# ... and is at least this big. [restarts Redis]
+# ... and is at least this big. [applied live]
 # redis_auto_aof_rewrite_min_size = "64mb"
 
-# Flush RDB and AOF rewrites to disk in small portions, so that clients see no latency spike. [restarts Redis]
+# Write the time into the AOF, so that a restore can go back to a moment. Redis 7.0 and newer, and Valkey.
+# [applied live]
+# redis_aof_timestamps = True
+
+# Flush RDB and AOF rewrites to disk in small portions, so that clients see no latency spike. [applied live]
 # redis_incremental_fsync = True
+
+# -- Backups
+
+# When backups are taken, as systemd's OnCalendar has it: daily, hourly, 'Mon..Fri 03:00'; in the host's time
+# zone, or one that is named ('03:00 Europe/Berlin'). '': never by itself. [no restart]
+# redis_backup_calendar = "*-*-* 03:00:00"
+
+# Seconds within which a host waits after that, always as long: many hosts do not write at once. [no restart]
+# redis_backup_jitter = 1800
+
+# Load each backup in a container of its own and look at what it holds, which takes the memory of a second
+# Redis meanwhile. [no restart]
+# redis_backup_verify = True
+
+# Before another version of the server is started, load the backup that is taken then with both versions. It
+# takes the memory of a second Redis meanwhile; without it the backup is taken and not tried. [no restart]
+# redis_upgrade_verify = True
+
+# redisctl health warns when the newest verified backup is older (hours), and is critical at twice that. [no
+# restart]
+# redis_backup_max_age = 26
+
+# Backups kept: the last one of each of so many hours, [no restart]
+# redis_backup_keep_hourly = 24
+
+# ... of so many days, [no restart]
+# redis_backup_keep_daily = 7
+
+# ... of so many weeks, [no restart]
+# redis_backup_keep_weekly = 4
+
+# ... and of so many months; the same off the host. [no restart]
+# redis_backup_keep_monthly = 6
+
+# Where each backup is copied to as well, encrypted, by restic: sftp:user@host:/path, s3:https://host/bucket,
+# gs:bucket:/path, rest:https://host/path, or a directory. Each instance has its own. '': nowhere. [no
+# restart]
+# redis_backup_repository = ""
+
+# What gets restic there, as paths of files on the machine that deploys: ssh_key and known_hosts (sftp),
+# aws_credentials (s3), google_credentials (gs), ca_certificate (s3, rest), client_certificate (rest). [no
+# restart]
+# redis_backup_repository_files = {}
 
 # -- Clients
 
@@ -98,10 +152,10 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # redis_maxclients = 10000
 
 # Close a connection that was idle for this long (0: never). Subscribers and blocked workers are exempt.
-# [restarts Redis]
+# [applied live]
 # redis_timeout = 300
 
-# Seconds between TCP keepalive probes; finds dead peers. [restarts Redis]
+# Seconds between TCP keepalive probes; finds dead peers. [applied live]
 # redis_tcp_keepalive = 60
 
 # Connections that may wait to be accepted. [restarts Redis]
@@ -110,7 +164,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Number of databases. [restarts Redis]
 # redis_databases = 16
 
-# Events that Redis publishes. Ex: the expiry of keys, on __keyevent@<db>__:expired. [restarts Redis]
+# Events that Redis publishes. Ex: the expiry of keys, on __keyevent@<db>__:expired. [applied live]
 # redis_notify_keyspace_events = "Ex"
 
 # -- Access
@@ -200,20 +254,20 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # -- Container limits
 
 # Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation
-# (measured, see docs/sizing.md). [restarts Redis]
+# (measured, see docs/sizing.md). [applied live]
 # redis_container_memory = "1536M"
 
-# Memory the kernel tries to leave to Redis when the host runs short. [restarts Redis]
+# Memory the kernel tries to leave to Redis when the host runs short. [applied live]
 # redis_container_memory_reservation = "512M"
 
-# CPU limit, in cores. [restarts Redis]
+# CPU limit, in cores. [applied live]
 # redis_container_cpus = 1.0
 
 # CPU share kept under contention, in cores. Docker has no hard reservation: it becomes a weight (1.0 is
-# 1024). [restarts Redis]
+# 1024). [applied live]
 # redis_container_cpu_reservation = 0.5
 
-# Processes and threads: Redis's own, a saving child and health checks. [restarts Redis]
+# Processes and threads: Redis's own, a saving child and health checks. [applied live]
 # redis_container_pids = 128
 
 # Open files. Default: redis_maxclients + 1024 (Redis needs 32 more than clients; the rest is files and
@@ -224,7 +278,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # redis_maxmemory (a slow cloud volume writes 50 MiB/s). [restarts Redis]
 # redis_stop_grace_period = 51
 
-# Docker's restart policy. [restarts Redis]
+# Docker's restart policy. [applied live]
 # redis_restart = "unless-stopped"
 
 # -- Health check
@@ -243,7 +297,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Logs
 
-# How much Redis logs. [restarts Redis]
+# How much Redis logs. [applied live]
 # redis_loglevel = "notice"
 
 # Redis's log file is rotated daily, and at this size. [no restart]
@@ -258,13 +312,13 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Files of it kept. [restarts Redis]
 # redis_container_log_max_file = 3
 
-# Commands slower than this go to the slow log (microseconds; -1: none, 0: all). [restarts Redis]
+# Commands slower than this go to the slow log (microseconds; -1: none, 0: all). [applied live]
 # redis_slowlog_log_slower_than = 10000
 
-# Entries of the slow log. [restarts Redis]
+# Entries of the slow log. [applied live]
 # redis_slowlog_max_len = 256
 
-# Events slower than this are kept by the latency monitor (milliseconds; 0: off). [restarts Redis]
+# Events slower than this are kept by the latency monitor (milliseconds; 0: off). [applied live]
 # redis_latency_monitor_threshold = 100
 
 # -- Application

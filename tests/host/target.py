@@ -224,6 +224,7 @@ class Target:
         """What must be seen nowhere: passwords, their hashes as the ACL file holds them, names of commands, keys."""
         passwords = [*self.secrets.passwords.values(), *self.secrets.previous.values()]
         keys = [self.identity.key.splitlines()[1]] if self.identity else []
+        keys += [self.secrets.repository] if self.secrets.repository else []
         return [*passwords, *map(access.password_hash, passwords), *self.secrets.commands.values(), *keys]
 
 

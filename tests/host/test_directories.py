@@ -84,9 +84,16 @@ def test_redis_owns_all_of_its_data_and_logs(tree: dict[str, Found]) -> None:
     foreign = {
         path: found.owner
         for path, found in tree.items()
-        if path.startswith(("data/", "backups/", "logs/")) and found.owner != REDIS
+        if path.startswith(("data/", "logs/")) and found.owner != REDIS
     }
     assert not foreign
+
+
+def test_backups_are_kept_from_others_and_from_changes(tree: dict[str, Found]) -> None:
+    """Nothing rewrites one. What is being made has a dot before its name. That Redis cannot: test_service.py."""
+    own = {path: found for path, found in tree.items() if path.startswith("backups/") and path[8] != "."}
+    right = (Found("d", REDIS, 0o700), Found("f", REDIS, 0o400))
+    assert not {path: found for path, found in own.items() if found not in right}
 
 
 def test_nobody_else_can_write_below_the_root(tree: dict[str, Found]) -> None:

@@ -17,6 +17,9 @@ from tests.host.target import Target, quoted
 pytestmark = pytest.mark.security("file permissions")
 
 
+_UNITS = ("backup.service", "backup.timer", "network.service")
+
+
 def test_the_way_to_the_root_belongs_to_root(host: Host, settings: Settings) -> None:
     """Who may write to a directory above can put another tree in its place."""
     parents = [str(parent) for parent in PurePosixPath(settings.root).parents]
@@ -26,11 +29,12 @@ def test_the_way_to_the_root_belongs_to_root(host: Host, settings: Settings) -> 
 
 
 def test_what_root_runs_because_of_the_instance_is_roots(host: Host, settings: Settings) -> None:
-    """logrotate does what its instructions say, people run redisctl, and every boot reads the kernel's settings."""
+    """logrotate and systemd do as their files say, people run redisctl, and every boot reads the kernel's settings."""
     program = "redisctl" if settings.redis_name == "redis" else f"redisctl-{settings.redis_name}"
     files = quoted(f"/etc/logrotate.d/{settings.redis_name}", f"/usr/local/sbin/{program}")
-    tuning = "/etc/sysctl.d/99-redoubt.conf /etc/tmpfiles.d/00-redoubt.conf"
-    listing = host.check_output(f"stat --format '%u %a %n' {files} $(ls {tuning} 2>/dev/null)").splitlines()
+    others = "/etc/sysctl.d/99-redoubt.conf /etc/tmpfiles.d/00-redoubt.conf "
+    others += " ".join(f"/etc/systemd/system/{settings.redis_name}-{unit}" for unit in _UNITS)
+    listing = host.check_output(f"stat --format '%u %a %n' {files} $(ls {others} 2>/dev/null)").splitlines()
     assert len(listing) >= 2, "logrotate has instructions, and people a command"
     assert [line for line in listing if _changed_by_others(*line.split()[:2])] == []
 

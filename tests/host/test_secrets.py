@@ -36,7 +36,15 @@ def test_secrets_are_one_file_for_each_user_and_for_nobody_else(target: Target) 
     """The file's own owner and mode: Compose hands it to the container as it is."""
     listing = target.host.check_output(f"find {quoted(target.settings.root)}/secrets -type f -printf '%p %U:%G %m\\n'")
     found = dict(line.split(" ", 1) for line in listing.splitlines())
-    assert found == dict.fromkeys(render.secret_paths(target.settings).values(), "999:999 400")
+    wanted = dict.fromkeys(render.secret_paths(target.settings).values(), "999:999 400")
+    # What opens the copies of backups is root's, and what redisctl notes beside it.
+    repository = render.repository_directory(target.settings)
+    given = (
+        ("password", *target.settings.redis_backup_repository_files) if target.settings.redis_backup_repository else ()
+    )
+    wanted |= {f"{repository}/{name}": "0:0 400" for name in given}
+    found.pop(f"{repository}/{render.REPOSITORY_NOTE}", None)
+    assert found == wanted
 
 
 @pytest.mark.security("secrets exposure")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from redoubt.secretstore import Secrets
 from redoubt.settings import load
 from sandbox import hosts
 from sandbox.hosts import Host
+from tests.lifecycle.instance import Instance
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
@@ -31,8 +33,15 @@ def pyinfra(
     *arguments: str, timeout: float = 600, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the pyinfra command in the project, as an operator does. Never raises for its exit code."""
+    return command(str(PYINFRA), *arguments, timeout=timeout, env=env)
+
+
+def command(
+    *words: str, timeout: float = 600, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project, with nobody there to answer it. Never raises for its exit code."""
     return subprocess.run(
-        [str(PYINFRA), *arguments],
+        words,
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
@@ -196,13 +205,17 @@ def deployer(tmp_path_factory: pytest.TempPathFactory) -> Deployer:
 
 @pytest.fixture(scope="session")
 def start_host() -> Iterator[Callable[..., Host]]:
-    """Start disposable hosts by name (``start_host("lifecycle-2", image="bare")``); removed at the end."""
+    """Start disposable hosts by name (``start_host("lifecycle-2", image="bare")``); removed at the end.
+
+    Processes of one run that share its work have hosts of their own, ``lifecycle-2-gw1``.
+    """
     started: dict[str, Host] = {}
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
 
     def start(name: str, **options: Any) -> Host:
         assert name.startswith("lifecycle-"), name
         if name not in started:
-            started[name] = hosts.up(name, **options)
+            started[name] = hosts.up(f"{name}-{worker}" if worker else name, **options)
         return started[name]
 
     yield start
@@ -231,13 +244,35 @@ def blank(host: Host) -> Host:
     return host
 
 
+@contextmanager
+def emptied(host: Host, deployer: Deployer, *left: str, **settings: Any) -> Iterator[Instance]:
+    """The default instance, deployed to a host without data or backups, which are removed afterwards as well.
+
+    ``left`` are paths of what a module leaves beside them.
+    """
+    empty = f"docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups {' '.join(left)}"
+    host.run(empty)
+    result = deployer.deploy(host, **settings)
+    assert result.returncode == 0, result.stderr
+    yield Instance(host, deployer.secrets(host))
+    host.run(empty)
+
+
 def remove_instance(host: Host, *, image: bool = True) -> None:
     """Take everything off a host that a deploy of the default instance made, by hand and with its data."""
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
-        "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl"
+        f"rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; {no_schedule()}"
         + ("; docker image prune --all --force" if image else ""),
         check=True,
+    )
+
+
+def no_schedule(name: str = "redis") -> str:
+    """A shell command that takes the units off a host by which an instance is backed up."""
+    return (
+        f"systemctl disable --now {name}-backup.timer 2>/dev/null; rm -f /etc/systemd/system/{name}-backup.*; "
+        "systemctl daemon-reload"
     )
 
 

@@ -68,6 +68,23 @@ class Instance:
         """The value of a directive that runs, by CONFIG GET."""
         return self.call(f"{self.secrets.name_of('CONFIG')} GET {directive}")[1]
 
+    def goes_back(self) -> None:
+        """Take a backup, alter data, and restore: by the backup, and to a moment between two writes."""
+        self.call("SET app:session:back 1 EX 7200")
+        taken = json.loads(self.host.run("redisctl backup --json", check=True).stdout)
+        assert taken["verified"]["verdict"] == "ok"
+        time.sleep(1)
+        moment = int(self.call("TIME")[0])
+        time.sleep(1.2)
+        self.call("SET app:session:back 2 EX 7200")
+        self.host.run(f"redisctl restore --to {moment} --yes", check=True)
+        assert self.call("GET app:session:back") == ["1"]
+        self.call("SET app:session:back 3 EX 7200")
+        self.host.run(f"redisctl restore {taken['id']} --yes", check=True)
+        assert self.call("GET app:session:back") == ["1"]
+        self.host.run("redisctl restore --forget --yes && rm -r /srv/redis/backups/2*", check=True)
+        self.call("DEL app:session:back")
+
     @contextmanager
     def client(self, user: str | None = "admin", password: str | None = None, **options: Any) -> Iterator[Redis]:
         """A client on this machine, through SSH to the port published on the host's loopback.
@@ -87,6 +104,21 @@ class Instance:
             ) as client,
         ):
             yield client
+
+
+def redisctl(redis: Instance, line: str) -> dict[str, Any]:
+    """What a verb says in JSON, without a word of complaint."""
+    done = redis.host.run(f"redisctl {line} --json")
+    assert (done.returncode, done.stderr) == (0, ""), (line, done.stderr)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def refused(redis: Instance, line: str) -> str:
+    """What a verb says on standard error that cannot be done."""
+    done = redis.host.run(f"redisctl {line}")
+    assert (done.returncode, done.stdout) == (3, ""), (line, done.stdout, done.stderr)
+    return done.stderr
 
 
 @contextmanager

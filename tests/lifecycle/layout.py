@@ -24,17 +24,22 @@ TREE = {
     "/srv/redis/compose.yml": ("644", "0:0"),
     "/srv/redis/redisctl": ("755", "0:0"),
     "/srv/redis/redisctl.json": ("644", "0:0"),
+    "/srv/redis/settings.json": ("600", "0:0"),
     "/etc/logrotate.d/redis": ("644", "0:0"),
     "/usr/local/sbin/redisctl": ("755", "0:0"),
+    "/etc/systemd/system/redis-backup.service": ("644", "0:0"),
+    "/etc/systemd/system/redis-backup.timer": ("644", "0:0"),
 }
 FILES = [path for path, (mode, _) in TREE.items() if path != "/srv/redis" and mode not in ("750", "700")]
 
 
 def looks(host: Host) -> dict[str, tuple[str, str]]:
-    """What is there in the instance's places, whatever it is, but for what Redis itself writes."""
+    """What is there in the instance's places, whatever it is, but for what Redis writes and a deploy notes of it."""
     lines = host.run(
-        "cd /srv && find /srv/redis /etc/logrotate.d/redis* /usr/local/sbin/redisctl* /tmp/pyinfra* "
-        "\\( -path '/srv/redis/data/*' -o -path '/srv/redis/logs/*' \\) -prune -o -printf '%p %m %U:%G\\n' 2>/dev/null"
+        "cd /srv && find /srv/redis /etc/logrotate.d/redis* /usr/local/sbin/redisctl* /etc/systemd/system/redis-* "
+        "/tmp/pyinfra* \\( -path '/srv/redis/data/*' -o -path '/srv/redis/logs/*' "
+        "-o -path /srv/redis/compose.made.yml \\) -prune -o "
+        "-printf '%p %m %U:%G\\n' 2>/dev/null"
     ).stdout.splitlines()
     return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}
 

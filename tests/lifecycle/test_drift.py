@@ -24,10 +24,13 @@ ACCESS = "Access | Write the ACL file"
 CONFIG = "Config | Write redis.conf and the health check"
 DEFRAG = "Config | Find out whether the image can defragment"
 LOGS = "Logs | Rotate the log file"
+CHANGE = "Service | Change the running Redis"
 COMPOSE = "Service | Write the Compose project"
 USERS = "Access | Give the running Redis its users"
 START = "Service | Start Redis and wait until it is healthy"
 REDISCTL = "redisctl | Write redisctl"
+UNITS = "Backup | Write when backups are taken"
+TIMER = "Backup | Have backups taken"
 
 # The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 3}
@@ -57,7 +60,7 @@ HARMS = [
             for path, (mode, owner) in TREE.items()
             for words in (f"owner 1:1, should be {owner}", f"mode 0777, should be 0{mode}")
         ),
-        changes=(DIRECTORIES, ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, REDISCTL),
+        changes=(DIRECTORIES, ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, REDISCTL, UNITS),
         restarts=False,
     ),
     Harm(
@@ -68,7 +71,7 @@ HARMS = [
             "/srv/redis/config/activedefrag.conf: not known for this image",
             "redis is exited",
         ),
-        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START, REDISCTL),
+        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START, REDISCTL, UNITS, TIMER),
     ),
     Harm(
         "directories deleted under Redis",
@@ -97,9 +100,28 @@ HARMS = [
             "/etc/logrotate.d/redis: content differs",
             "/srv/redis/secrets/sessions: content differs",
             "/srv/redis/config/activedefrag.conf: not known for this image",
-            "redis started before config/activedefrag.conf, config/redis.conf changed",
         ),
-        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE),
+        restarts=False,
+    ),
+    Harm(
+        "the schedule of backups edited",
+        shell="cd /etc/systemd/system && sed -i s/03:00/04:00/ redis-backup.timer && systemctl daemon-reload && "
+        "sed -i 's/ backup$/ health/' redis-backup.service",
+        says=(
+            "/etc/systemd/system/redis-backup.timer: content differs",
+            "/etc/systemd/system/redis-backup.service: content differs",
+            "redis-backup.timer was changed since it was loaded",
+        ),
+        changes=(UNITS, TIMER),
+        restarts=False,
+    ),
+    Harm(
+        "the schedule of backups turned off",
+        shell="systemctl disable --now redis-backup.timer",
+        says=("redis-backup.timer is not started at boot", "redis-backup.timer is not active"),
+        changes=(TIMER,),
+        restarts=False,
     ),
     Harm("container killed", shell="docker kill redis", says=("redis is exited",), changes=(START,)),
     Harm("container removed", shell="docker rm -f redis", says=("redis has no container",), changes=(START,)),
@@ -122,21 +144,26 @@ HARMS = [
         "container made with other options",
         shell="cd /srv/redis && echo 'services: {{redis: {{privileged: true, environment: [X=1]}}}}' >/run/by-hand.yml "
         "&& docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait",
-        says=("the container of redis was made from another definition",),
+        says=("redis starts anew for what follows", "the container of redis was made from another definition"),
         changes=(START,),
     ),
     Harm(
-        "limits, networks and settings of the running Redis",
-        shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis; "
-        "docker network disconnect redis_backend redis",
+        "limits and settings of the running Redis",
+        shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis",
         redis=("{config} SET maxmemory-policy noeviction",),
         says=(
             "redis has the limit Memory = 1073741824, the settings say 1610612736",
             "redis has the limit PidsLimit = 500, the settings say 128",
             "redis has the limit RestartPolicy = 'no', the settings say 'unless-stopped'",
-            "redis is cut off from redis_backend",
             "redis runs with maxmemory-policy = 'noeviction', the settings say 'volatile-lru'",
         ),
+        changes=(CHANGE,),
+        restarts=False,
+    ),
+    Harm(
+        "networks of the running Redis",
+        shell="docker network disconnect redis_backend redis",
+        says=("redis is cut off from redis_backend",),
         changes=(START,),
     ),
     Harm(
@@ -146,7 +173,8 @@ HARMS = [
         "if [ -e cgroup.controllers ]; then echo max >.$(sed -n 's/^0:://p' /proc/$pid/cgroup)/memory.swap.max; "
         "else echo -1 >memory$(sed -n 's/.*:memory://p' /proc/$pid/cgroup)/memory.memsw.limit_in_bytes; fi",
         says=("redis is held by the kernel to swap = no limit, the settings say 0",),
-        changes=(START,),
+        changes=(CHANGE,),
+        restarts=False,
     ),
     Harm(
         "started while the kernel gave short queues",

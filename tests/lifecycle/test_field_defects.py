@@ -35,7 +35,7 @@ RENAMED: dict[str, Any] = {
 
 
 def test_all_that_redoubt_does_itself_works_under_other_names(host: Host, deployer: Deployer) -> None:
-    result = deployer.deploy(host, **RENAMED, redis_appendonly=False)
+    result = deployer.deploy(host, **RENAMED, redis_appendonly=False, redis_allow_loss="persistence")
     assert result.returncode == 0, result.stderr
     redis = Instance(host, deployer.secrets(host, **RENAMED))
     assert redis.call("BGSAVE")[0].startswith("ERR unknown command")
@@ -45,7 +45,7 @@ def test_all_that_redoubt_does_itself_works_under_other_names(host: Host, deploy
     host.run("chown 0:0 /srv/redis/data && chmod 755 /srv/redis/data", check=True)
     redis.call(redis.secrets.name_of("BGSAVE"))
     wait_until(lambda: redis.health == "unhealthy", "Redis is unhealthy without its snapshot", 20)
-    result = deployer.deploy(host, **RENAMED, redis_appendonly=False)
+    result = deployer.deploy(host, **RENAMED, redis_appendonly=False, redis_allow_loss="persistence")
     assert result.returncode == 0, result.stderr
     # What was changed by hand is seen, and the AOF is written before it is read: CONFIG and INFO.
     redis.call(f"{redis.secrets.name_of('CONFIG')} SET maxmemory-samples 3")

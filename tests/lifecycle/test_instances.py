@@ -1,15 +1,76 @@
 """A second instance on the same host: its own name, place, port and passwords, and the first is left alone."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.exceptions import AuthenticationError
 
+from redoubt import secretstore
+from redoubt.settings import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.conftest import Deployer, no_schedule, pyinfra, remove_instance
 from tests.lifecycle.instance import Instance
 
 QUEUE: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_root": "/opt/stores/queue"}
+
+
+# As somebody would have them: sessions that may go, and queues that may not.
+BOTH: dict[str, dict[str, Any]] = {
+    "sessions": {"redis_name": "sessions", "redis_port": 6381},
+    "queues": {"redis_name": "queues", "redis_port": 6382, "redis_maxmemory_policy": "noeviction"},
+}
+
+
+def inventory_of(host: Host, deployer: Deployer, **settings: dict[str, Any]) -> Path:
+    """Entries for the same machine: one for each instance, by names of their own."""
+    path = deployer.inventory(host)
+    entries = [
+        (f"{host.name}-{name}", {**host.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir), **one})
+        for name, one in settings.items()
+    ]
+    path.write_text(f"hosts = {entries!r}\n")
+    return path
+
+
+def test_two_entries_for_one_machine_are_deployed_in_one_run(host: Host, deployer: Deployer) -> None:
+    """To a host that has neither, at once: what they share is made once, and neither is in the other's way."""
+    remove_instance(host)
+    try:
+        first = pyinfra("-y", str(inventory_of(host, deployer, **BOTH)), "deploy.py")
+        assert first.returncode == 0, first.stderr
+        for name, settings in BOTH.items():
+            secrets = secretstore.load(
+                load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), f"{host.name}-{name}"
+            )
+            redis = Instance(host, secrets, name=name, port=settings["redis_port"])
+            assert redis.health == "healthy"
+            assert redis.config("maxmemory-policy") == settings.get("redis_maxmemory_policy", "volatile-lru")
+            told = json.loads(host.run(f"redisctl-{name} backup --json", check=True).stdout)
+            assert told["verified"]["verdict"] == "ok"
+            assert host.run(f"ls /srv/{name}/backups").stdout.split() == [told["id"]]
+        again = pyinfra("-y", "--json", str(inventory_of(host, deployer, **BOTH)), "deploy.py")
+        assert json.loads(again.stdout)["results"]["totals"]["success"] == 0
+
+        # What would make them meet is said of both before anything is changed, and so is what is too much.
+        queues = {**BOTH["queues"], "redis_port": 6381, "redis_maxmemory": "100gb"}
+        refused = pyinfra("-y", str(inventory_of(host, deployer, **{**BOTH, "queues": queues})), "deploy.py")
+        assert refused.returncode == 1
+        for mine, other in (("sessions", "queues"), ("queues", "sessions")):
+            assert f"{host.name}-{mine}: 127.0.0.1:6381: {host.name}-{other} of this inventory" in refused.stderr
+        assert "the instances on this host may use" in refused.stderr
+        # One that is stopped does not listen.
+        host.run("docker stop sessions", check=True)
+        third = deployer.deploy(host, redis_port=6381)
+        assert third.returncode == 1
+        assert "127.0.0.1:6381 is sessions's on this host, whether it runs or not" in third.stderr
+    finally:
+        for name in BOTH:
+            host.run(
+                f"docker compose --project-directory /srv/{name} down; rm -rf /srv/{name} /etc/logrotate.d/{name} "
+                f"/usr/local/sbin/redisctl-{name}; {no_schedule(name)}"
+            )
 
 
 def test_two_instances_on_a_host_do_not_know_of_each_other(deployed: Host, deployer: Deployer) -> None:
@@ -37,7 +98,7 @@ def test_two_instances_on_a_host_do_not_know_of_each_other(deployed: Host, deplo
             assert (again.returncode, again.changed) == (0, []), again.stderr
     finally:
         deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores")
-        deployed.run("rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue")
+        deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
     assert first.identity == before, "taking the second away touched the first"
 
 

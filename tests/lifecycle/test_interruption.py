@@ -4,17 +4,21 @@ The control machine's end is killed without a chance to clean up; the connection
 its power. What then runs again is the same command.
 """
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from redoubt import deploylock
+from redoubt.settings import load
 from sandbox import images
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, remove_instance
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.instance import Instance, redisctl, wait_until
 from tests.lifecycle.layout import TREE, digests, looks
 
 # All operations of a deploy to a host that has an engine, in order.
@@ -27,11 +31,14 @@ OPERATIONS = (
     "Config | Write redis.conf and the health check",
     "Config | Find out whether the image can defragment",
     "Logs | Rotate the log file",
+    "Service | Change the running Redis",
     "Service | Write the Compose project",
     "Service | Start Redis and wait until it is healthy",
     "redisctl | Write redisctl",
+    "Backup | Write when backups are taken",
+    "Backup | Have backups taken",
 )
-USERS, START = OPERATIONS[3], OPERATIONS[-2]
+USERS, CHANGE, START = OPERATIONS[3], OPERATIONS[8], OPERATIONS[10]
 
 # Settings that change what most operations write.
 OTHERWISE: dict[str, Any] = {
@@ -83,7 +90,7 @@ def complete(host: Host, deployer: Deployer) -> dict[str, str]:
     result = deployer.deploy(host)
     assert [entry["name"] for entry in result.operations] == list(OPERATIONS), "OPERATIONS is out of date"
     # No Redis runs yet.
-    assert result.changed == [operation for operation in OPERATIONS if operation != USERS]
+    assert result.changed == [operation for operation in OPERATIONS if operation not in (USERS, CHANGE)]
     assert_nothing_left_to_do(deployer, host)
     return digests(host)
 
@@ -129,12 +136,14 @@ def test_a_deploy_killed_while_the_image_is_on_its_way_leaves_no_part_of_it(
 def test_a_change_killed_at_every_operation_in_turn_is_finished_and_keeps_the_data(
     deployed: Host, deployer: Deployer
 ) -> None:
-    """Each deploy gets one operation further than the one before. Until the last, Redis runs on undisturbed."""
+    """Each deploy gets one operation further than the one before. Until Redis is replaced, it runs on undisturbed."""
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
         identity = instance.identity
         for operation in OPERATIONS:
-            assert instance.identity == identity, f"restarted before {operation}"
+            # Killed when Redis was about to be replaced, it is replaced by the deploy after that.
+            if OPERATIONS.index(operation) <= OPERATIONS.index(START) + 1:
+                assert instance.identity == identity, f"restarted before {operation}"
             running = deployer.start(deployed, **OTHERWISE)
             running.wait_for(f"Starting operation: {operation}")
             running.signal(signal.SIGKILL)
@@ -167,7 +176,7 @@ def test_a_lost_connection_ends_the_deploy_in_words_and_redis_comes_up_all_the_s
     instance = Instance(deployed, deployer.secrets(deployed))
     identity = instance.identity
     with data_kept(instance):
-        running = deployer.start(deployed, redis_maxmemory="301mb")
+        running = deployer.start(deployed, redis_tcp_backlog=301)
         cut_off(deployed)
         result = running.wait()
         assert result.returncode == 1
@@ -179,30 +188,127 @@ def test_a_lost_connection_ends_the_deploy_in_words_and_redis_comes_up_all_the_s
             return bool(inspected) and instance.identity != identity and instance.health == "healthy"
 
         wait_until(came_up, "Redis is up without another deploy", 30)
-        assert finish(deployer, deployed, redis_maxmemory="301mb").config("maxmemory") == str(301 * 1024**2)
-        assert_nothing_left_to_do(deployer, deployed, redis_maxmemory="301mb")
+        assert finish(deployer, deployed, redis_tcp_backlog=301).config("tcp-backlog") == "301"
+        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=301)
 
 
-def test_two_deploys_at_once_leave_one_healthy_redis(deployed: Host, deployer: Deployer) -> None:
-    """Two Composes at once took each other's container away."""
+def test_of_two_deploys_at_once_the_second_is_told_who_is_at_it_and_changes_nothing(
+    deployed: Host, deployer: Deployer
+) -> None:
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
-        both = [deployer.start(deployed, redis_maxmemory="302mb") for _ in range(2)]
-        for result in [running.wait() for running in both]:
-            assert result.returncode == 0, result.stderr
-        assert instance.health == "healthy"
-        assert deployed.run("docker ps --all --format '{{.Names}}'").stdout.split() == ["redis"]
-        assert_nothing_left_to_do(deployer, deployed, redis_maxmemory="302mb")
+        # The first does not come to its end before the others were there.
+        deployed.run("systemd-run --quiet --unit=lifecycle-holds flock /srv/redis sleep 60", check=True)
+        try:
+            first = deployer.start(deployed, redis_tcp_backlog=302)
+            first.wait_for("Starting operation: Service | Start Redis")
+            # A plan waits for nobody.
+            planned = deployer.deploy(deployed, arguments=("--dry",), redis_tcp_backlog=304)
+            second = deployer.deploy(deployed, redis_tcp_backlog=304)
+            verb = deployer.deploy(deployed, job="day2/stop.py")
+            (under_way,) = redisctl(instance, "history --last 1")["deploys"]
+            assert first.process.poll() is None
+        finally:
+            deployed.run("systemctl stop lifecycle-holds", check=True)
+        assert first.wait().returncode == 0, first.stderr
+        assert planned.returncode == 0, planned.stderr
+        for refused in (second, verb):
+            assert (refused.returncode, refused.operations) == (1, [])
+            assert "nothing was changed on any host" in refused.stderr
+            told = re.search(r": (\S+) is changing redis \(deploy\) since (20\S+\+00:00): wait", refused.stderr)
+            assert told, refused.stderr
+            assert told[1] == deploylock.who()
+            assert abs(datetime.now(UTC) - datetime.fromisoformat(told[2])) < timedelta(minutes=2)
+        assert (under_way["result"], under_way["who"]) == ("under way", deploylock.who())
+        assert instance.config("tcp-backlog") == "302"
+        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=302)
+
+
+@pytest.mark.parametrize("end", ["not heard of for a while", "killed as the refusal says"])
+def test_a_deploy_that_hangs_does_not_hold_the_lock_for_ever(end: str, deployed: Host, deployer: Deployer) -> None:
+    """As one whose network is gone: the host is not told that it is."""
+    stopped = deployer.start(deployed, redis_tcp_backlog=305)
+    stopped.wait_for("Starting operation: ")
+    stopped.signal(signal.SIGSTOP)
+    try:
+        refused = deployer.deploy(deployed).stderr
+        told = re.search(r"is changing redis .* kill (\d+) on the host lets go of the lock", refused)
+        assert told, refused
+        seconds = deploylock.SILENCE + 15
+        if end.startswith("killed"):
+            deployed.run(f"kill {told[1]}", check=True)
+            seconds = 2
+        free = "flock --nonblock /run/redoubt-redis.lock true"
+        wait_until(lambda: deployed.run(free).returncode == 0, "the lock is let go of", seconds)
+        assert deployer.deploy(deployed, redis_tcp_backlog=306).returncode == 0
+    finally:
+        stopped.signal(signal.SIGKILL)
+        stopped.wait()
+    finish(deployer, deployed, redis_tcp_backlog=306)
+    assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=306)
+
+
+def test_every_deploy_is_in_the_history_however_it_ended(blank: Host, deployer: Deployer) -> None:
+    """Also one that was killed, with what it had done; and none of it twice."""
+    blank.run("rm -rf /var/log/redoubt")
+    killed = deployer.start(blank)
+    # What it had done by then, it had told; not what it had just done.
+    killed.wait_for("Starting operation: Access | Write the ACL file")
+    killed.signal(signal.SIGKILL)
+    killed.wait()
+    assert deployer.deploy(blank).returncode == 0
+    redis = Instance(blank, deployer.secrets(blank))
+    assert deployer.deploy(blank).returncode == 0
+    blank.run("rm /srv/redis/compose.yml && mkdir /srv/redis/compose.yml", check=True)
+    assert deployer.deploy(blank).returncode == 1
+    blank.run("rmdir /srv/redis/compose.yml", check=True)
+    assert deployer.deploy(blank, job="day2/rotate.py").returncode == 0
+    assert deployer.deploy(blank, arguments=("--dry",)).returncode == 0
+
+    deploys = redisctl(redis, "history")["deploys"]
+    assert [(one["verb"], one["result"]) for one in reversed(deploys)] == [
+        ("deploy", "broken off"),
+        ("deploy", "changed"),
+        ("deploy", "no change"),
+        ("deploy", "failed"),
+        ("rotate", "changed"),
+    ]
+    rotated, failed, unchanged, changed, broken_off = deploys
+    first = [one for one in OPERATIONS if one not in (USERS, CHANGE)]
+    assert broken_off["changed"][:1] == [OPERATIONS[0]]
+    assert broken_off["changed"] == first[: len(broken_off["changed"])]
+    assert changed["changed"] == first[-len(changed["changed"]) :]
+    assert failed["failed"].startswith("Service | "), failed
+    assert "Rotate | Give the running Redis its users" in rotated["changed"]
+    assert {one["who"] for one in deploys} == {deploylock.who()}
+    digest = load({**blank.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir)}).digest
+    assert {one["settings"] for one in deploys} == {digest}
+    assert unchanged["started"] <= unchanged["ended"]
+    shown = blank.run("redisctl history --last 2", check=True).stdout
+    assert (shown.count("rotate "), shown.count("deploy "), shown.count("broken off")) == (1, 1, 0), shown
+    told = blank.run("cat /var/log/redoubt/redis.jsonl; redisctl history", check=True).stdout
+    assert not any(secret in told for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values()))
+    assert blank.run("stat -c '%a %U' /var/log/redoubt /var/log/redoubt/redis.jsonl").stdout == "700 root\n600 root\n"
+
+
+def test_the_history_is_kept_short(deployed: Host, deployer: Deployer) -> None:
+    line = deploylock.Record("deploy", "", "", "somebody", "2026-01-01T00:00:00+00:00", ended="x").line()
+    deployed.run("cat >/root/line", input=line + "\n", check=True)
+    deployed.run(f'yes "$(cat /root/line)" | head -n {deploylock.KEEP * 4} >/var/log/redoubt/redis.jsonl', check=True)
+    assert deployer.deploy(deployed).returncode == 0
+    kept = deployed.run("cat /var/log/redoubt/redis.jsonl; rm /root/line", check=True).stdout.splitlines()
+    assert len(kept) == deploylock.KEEP * 2
+    assert '"ended": "20' in kept[-1]
 
 
 def test_a_host_that_loses_power_in_a_deploy_is_finished_by_the_next(deployed: Host, deployer: Deployer) -> None:
     """While the container is replaced: the old one is gone, the new one is not there yet."""
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
-        running = deployer.start(deployed, redis_maxmemory="303mb")
+        running = deployer.start(deployed, redis_tcp_backlog=303)
         deployed.run(until(f"pgrep -f '{COMPOSE_UP}' >/dev/null"), check=True)
         deployed.kill()
         assert running.wait().returncode == 1
         deployed.start()
-        assert finish(deployer, deployed, redis_maxmemory="303mb").config("maxmemory") == str(303 * 1024**2)
-        assert_nothing_left_to_do(deployer, deployed, redis_maxmemory="303mb")
+        assert finish(deployer, deployed, redis_tcp_backlog=303).config("tcp-backlog") == "303"
+        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=303)

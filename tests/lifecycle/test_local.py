@@ -18,7 +18,7 @@ from sandbox import images, ssh, toolbox
 from sandbox.common import STATE
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import ROOT, Result
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.instance import Instance, redisctl
 
 PROJECT = "/root/redoubt"
 WHEELS = "/root/wheels"
@@ -69,7 +69,7 @@ def send(host: Host, directory: str, paths: list[Path], below: Path) -> None:
 @pytest.fixture(scope="module")
 def itself(host: Host) -> Iterator[Host]:
     """The shared host without an instance, with this project, its wheels and the image's archive on its disk."""
-    host.run("docker rm -f redis; rm -rf /srv/redis")
+    host.run("docker rm -f redis; rm -rf /srv/redis /var/log/redoubt")
     host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
     parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "*/*.py", "*/*/*.py", "files/*", "templates/*")
     project = [path for part in parts for path in ROOT.glob(part) if path.parts[len(ROOT.parts)][0] != "."]
@@ -99,3 +99,6 @@ def test_a_host_deploys_itself_and_a_second_time_reports_no_change(itself: Host)
     assert redis.call("SET app:session:local x EX 60", user="sessions") == ["OK"]
     again = deploy(itself)
     assert (again.returncode, again.changed) == (0, []), again.stderr
+    deploys = redisctl(redis, "history")["deploys"]
+    assert [one["result"] for one in deploys] == ["no change", "changed"]
+    assert deploys[1]["changed"] == result.changed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
+from tests.lifecycle.conftest import Deployer, no_schedule, remove_instance
 from tests.lifecycle.instance import Instance, wait_until
 
 # What the engine says of a container that was paused holds until its next check.
@@ -16,7 +16,8 @@ SETTINGS: dict[str, Any] = {"redis_health_interval": 1}
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
-    """The shared host."""
+    """The shared host, without the log and the data of others: health tells of what happened to them."""
+    remove_instance(host, image=False)
     result = deployer.deploy(host, **SETTINGS)
     assert result.returncode == 0, result.stderr
     return Instance(host, deployer.secrets(host))
@@ -115,4 +116,4 @@ def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, st
         assert health(redis) == (0, "ok", {})
     finally:
         redis.host.run("cd /srv/queue && docker compose down && rm -r /srv/queue")
-        redis.host.run("rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue")
+        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")

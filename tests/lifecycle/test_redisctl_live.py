@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from secrets import token_urlsafe
 from threading import Event
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -22,7 +21,7 @@ from redis import Redis
 from sandbox import ssh
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.instance import Instance, redisctl
 
 COLUMNS, LINES = 80, 24
 # Copying it takes Redis tens of milliseconds, and thrice what the slow log asks for.
@@ -64,12 +63,6 @@ def _empty(admin: Redis) -> None:
     keys = list(admin.scan_iter(count=1000))
     for start in range(0, len(keys), 1000):
         admin.unlink(*keys[start : start + 1000])
-
-
-def redisctl(redis: Instance, line: str) -> dict[str, Any]:
-    """What a verb prints as JSON."""
-    told: dict[str, Any] = json.loads(redis.host.run(f"redisctl {line} --json", check=True).stdout)
-    return told
 
 
 class Terminal:
@@ -242,7 +235,8 @@ def test_a_slow_command_is_in_the_slow_log_the_histogram_and_the_time_of_a_ping(
         latency = told.result()
         client.unlink("shop:secret-name")
         text = redis.host.run("redisctl slowlog", check=True).stdout
-        log = redisctl(redis, "slowlog --last 1000 --arguments")
+        # With a word of warning beside it.
+        log = json.loads(redis.host.run("redisctl slowlog --last 1000 --arguments --json", check=True).stdout)
         removed = redisctl(redis, "slowlog --reset --yes")["removed"]
         assert client.slowlog_len() < removed
 

@@ -24,8 +24,8 @@ from rq.rate_limit import RateLimit
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, tunnel, wait_until
+from tests.lifecycle.conftest import Deployer, emptied
+from tests.lifecycle.instance import Instance, redisctl, tunnel, wait_until
 
 LIFETIME = 7200
 MILLION = 1_000_000
@@ -95,12 +95,8 @@ class Rq:
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis; empty again afterwards."""
-    empty = "docker rm -f redis; rm -rf /srv/redis/data"
-    host.run(empty)
-    result = deployer.deploy(host)
-    assert result.returncode == 0, result.stderr
-    yield Instance(host, deployer.secrets(host))
-    host.run(empty)
+    with emptied(host, deployer) as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +117,6 @@ def _undenied(redis: Instance) -> Iterator[None]:
     """Nothing that redisctl does may be denied to it."""
     yield
     assert [line for line in redis.call("ACL LOG") if "name=redisctl" in line] == []
-
-
-def redisctl(redis: Instance, line: str) -> dict[str, Any]:
-    """What a verb says in JSON."""
-    done = redis.host.run(f"redisctl {line} --json")
-    assert (done.returncode, done.stderr) == (0, ""), (line, done.stderr)
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
 
 
 @contextmanager

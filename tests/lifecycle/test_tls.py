@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import ssl
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from redoubt.secretsource import FileSource
 from redoubt.settings import load
 from redoubt.tls import Identity
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import ROOT, Deployer
+from tests.lifecycle.conftest import Deployer, command
 from tests.lifecycle.instance import Instance, tcp_tunnel
 from tests.lifecycle.layout import TREE, looks
 
@@ -141,17 +140,9 @@ def test_the_acceptance_suite_passes_by_tls(redis: Instance, deployer: Deployer,
     """Sessions and RQ's jobs too: no other port is left."""
     again = deployer.deploy(redis.host, **settings)
     assert (again.returncode, again.changed) == (0, []), again.stderr
-    command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", str(deployer.inventory(redis.host))]
-    deployer.inventory(redis.host, **settings)
-    done = subprocess.run(
-        [*command, "--writes"],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    inventory = deployer.inventory(redis.host, **settings)
+    suite = (sys.executable, "-m", "pytest", "tests/host", "--inventory", str(inventory), "--writes")
+    done = command(*suite, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "what encryption promises" not in done.stdout
     assert re.search(r"^=+ \d{3} passed, \d+ deselected", done.stdout, re.MULTILINE), done.stdout
@@ -270,7 +261,7 @@ def test_a_machine_without_the_ca_is_refused(
         finally:
             (tmp_path / "away").rename(place)
         assert refused.returncode == 1
-        assert f"{place} is missing, and a deploy would give Redis a certificate of another CA" in refused.stderr
+        assert f"{place} is missing, and a deploy might give Redis a certificate of another CA" in refused.stderr
     unknown = deployer.deploy(redis.host, **settings, redis_tls_dayz=3)
     assert "did you mean redis_tls_days?" in unknown.stderr
     assert "is missing" not in unknown.stderr

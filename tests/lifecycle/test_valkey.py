@@ -4,15 +4,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from sandbox import building, engine, images
+from sandbox import building, engine, images, ssh
 from sandbox.common import lock
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import ROOT, Deployer, Result, remove_instance
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.instance import Instance, redisctl, wait_until
 
 OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)"
 
@@ -21,6 +22,12 @@ OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with 
 def valkey() -> dict[str, Any]:
     """Settings that deploy Debian's Valkey; everything else stays as it is."""
     return settings_for("valkey")
+
+
+@pytest.fixture(scope="module")
+def nine() -> dict[str, Any]:
+    """Settings that deploy the Valkey of Debian testing."""
+    return {**settings_for("valkey-testing"), "redis_allow_vulnerable_version": True}
 
 
 def settings_for(build: str) -> dict[str, Any]:
@@ -78,6 +85,10 @@ def test_the_acceptance_suite_passes_on_it(server: Instance, deployer: Deployer,
     assert counted, done.stdout[-2000:]
     # Left out is only what a container's kernel and its loopback address cannot prove.
     assert int(counted[1]) > 10 * int(counted[2])
+
+
+def test_its_data_is_backed_up_and_comes_back(server: Instance) -> None:
+    server.goes_back()
 
 
 @pytest.mark.parametrize(
@@ -141,12 +152,31 @@ def test_data_that_valkey_does_not_read_is_not_given_to_it(
     assert redis.health == "healthy"
 
 
+def test_a_redis_that_valkey_does_not_read_is_not_imported_and_told_in_its_own_words(server: Instance) -> None:
+    host = server.host
+    with images.redis_archive().open("rb") as file:
+        load = ssh.command(host.name, "--", "docker load --quiet")
+        subprocess.run(load, env=ssh.environment(), stdin=file, stdout=subprocess.DEVNULL, timeout=120, check=True)
+    reference = images.redis_reference()
+    try:
+        host.run(
+            f"docker run -d --name beside --network host {reference} redis-server --port 6391 --save ''", check=True
+        )
+        host.run("until docker exec beside redis-cli -p 6391 SET key value; do sleep 0.1; done", check=True, timeout=10)
+        refused = host.run("redisctl import start --from 127.0.0.1:6391", input="")
+    finally:
+        host.run(f"docker rm -f beside; docker rmi {reference}")
+    assert refused.returncode == 3
+    assert "Can't handle RDB format version 12" in refused.stderr
+    assert "deploy a newer redis_image here first" in refused.stderr
+    assert host.run("docker ps --all --format '{{.Names}}'; ls -d /srv/redis/import").stdout.split() == ["redis"]
+
+
 def test_valkey_9_on_a_host_without_data_keeps_what_a_user_of_the_settings_writes(
-    own: Host, deployer: Deployer
+    own: Host, deployer: Deployer, nine: dict[str, Any]
 ) -> None:
-    """The next Debian's, whose version may lack fixes. Last on this host: it has nothing of the former one left."""
+    """The next Debian's, whose version may lack fixes. On this host nothing of the former one is left."""
     remove_instance(own)
-    nine = {**settings_for("valkey-testing"), "redis_allow_vulnerable_version": True}
     first = deployer.deploy(own, **nine)
     assert first.returncode == 0, first.stderr
     server = Instance(own, deployer.secrets(own))
@@ -169,3 +199,133 @@ def test_valkey_9_on_a_host_without_data_keeps_what_a_user_of_the_settings_write
     own.run("docker restart redis", check=True)
     wait_until(lambda: server.health == "healthy", "Valkey is back", 60)
     assert server.call("GET shop:1", user="shop") == ["kept"]
+    server.goes_back()
+
+
+PROOF = "Upgrade | Back the data up, and have the new version read it"
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """Valkey 8.1 with a session and a job that became 9: what the plan said, and what the deploy did."""
+
+    server: Instance
+    planned: Result
+    backed_up_by_the_plan: int
+    result: Result
+
+
+@pytest.fixture(scope="module")
+def upgrade(own: Host, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]) -> Upgrade:
+    remove_instance(own)
+    assert deployer.deploy(own, **valkey).returncode == 0
+    server = Instance(own, deployer.secrets(own))
+    assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
+    assert server.call("RPUSH rq:queue:default job", "SET rq:job:1 data", user="queues") == ["1", "OK"]
+    planned = deployer.deploy(own, arguments=("--dry",), **nine)
+    return Upgrade(server, planned, len(backups(server)), deployer.deploy(own, **nine))
+
+
+def backups(server: Instance) -> list[dict[str, Any]]:
+    """Newest first."""
+    listed: list[dict[str, Any]] = redisctl(server, "backups")["backups"]
+    return listed
+
+
+def assert_runs(server: Instance, version: str) -> None:
+    assert any(line.startswith(f"valkey_version:{version}.") for line in server.call("INFO server"))
+
+
+def assert_no_change(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:
+    again = deployer.deploy(host, **settings)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
+
+
+def test_another_version_is_started_with_data_that_is_backed_up_and_that_it_has_read(
+    upgrade: Upgrade, deployer: Deployer, nine: dict[str, Any]
+) -> None:
+    assert "runs Valkey 8.1" in upgrade.planned.stderr, upgrade.planned.stderr
+    assert upgrade.backed_up_by_the_plan == 0
+    assert upgrade.result.returncode == 0, upgrade.result.stderr
+    assert PROOF in upgrade.result.changed
+    server = upgrade.server
+    assert_runs(server, "9")
+    assert server.call("GET app:session:1", user="sessions") == ["kept"]
+    assert server.call("LRANGE rq:queue:default 0 -1", "GET rq:job:1", user="queues") == ["job", "data"]
+    (taken,) = backups(server)
+    assert (taken["version"][:4], taken["keys"], taken["verified"]["verdict"]) == ("8.1.", 3, "ok")
+    assert_no_change(deployer, server.host, nine)
+
+
+def test_a_version_that_does_not_read_the_data_is_refused_before_anything_of_the_running_one_is_changed(
+    upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
+) -> None:
+    server = upgrade.server
+    kept = "config secrets compose.yml redisctl redisctl.json settings.json"
+    looked = f"cd /srv/redis && find {kept} -printf '%p %C@\\n' | sort"
+    before = server.identity, server.host.run(looked, check=True).stdout
+    refused = deployer.deploy(server.host, **valkey, redis_maxmemory="300mb")
+    assert refused.returncode == 1
+    assert f"operation: {PROOF}" in refused.stderr
+    assert "does not read backup" in refused.stderr, refused.stderr
+    assert "Can't handle RDB format version 80" in refused.stderr or "Wrong signature" in refused.stderr
+    assert "what runs was left alone" in refused.stderr
+    assert (server.identity, server.host.run(looked, check=True).stdout) == before
+    assert server.health == "healthy"
+    # What the other one said is no word against the backup.
+    assert all(one["verified"]["verdict"] == "ok" for one in backups(server))
+    assert_no_change(deployer, server.host, nine)
+
+
+def test_the_way_back_is_through_the_backup_of_before(
+    upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
+) -> None:
+    """As docs/upgrades.md has it."""
+    server, host = upgrade.server, upgrade.server.host
+    (of_before,) = [one["id"] for one in backups(server) if one["version"].startswith("8.1.")]
+    assert server.call("SET app:session:2 later EX 7200", user="sessions") == ["OK"]
+    stopped = deployer.deploy(host, job="day2/stop.py", **nine)
+    assert stopped.returncode == 0, stopped.stderr
+    host.run("mv /srv/redis/data /srv/redis/data.newer", check=True)
+    back = deployer.deploy(host, **valkey)
+    assert back.returncode == 0, back.stderr
+    host.run(f"redisctl restore {of_before} --yes", check=True)
+    assert_runs(server, "8.1")
+    assert server.call("GET app:session:1", "EXISTS app:session:2", user="sessions") == ["kept", "0"]
+    assert server.call("LRANGE rq:queue:default 0 -1", user="queues") == ["job"]
+    assert_no_change(deployer, host, valkey)
+    host.run("rm -r /srv/redis/data.newer", check=True)
+
+
+def test_where_nothing_is_to_be_loaded_the_backup_is_taken_all_the_same(
+    upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
+) -> None:
+    server, host = upgrade.server, upgrade.server.host
+    host.run("docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups", check=True)
+    assert deployer.deploy(host, **valkey).returncode == 0
+    assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
+    upgraded = deployer.deploy(host, **nine, redis_upgrade_verify=False)
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert_runs(server, "9")
+    assert server.call("GET app:session:1", user="sessions") == ["kept"]
+    (taken,) = backups(server)
+    assert (taken["version"][:4], taken["keys"], taken["verified"]) == ("8.1.", 1, {})
+    assert_no_change(deployer, host, nine)
+
+
+def test_a_redis_that_is_down_is_not_backed_up_and_the_deploy_says_so(
+    upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
+) -> None:
+    server, host = upgrade.server, upgrade.server.host
+    host.run("docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups", check=True)
+    first = deployer.deploy(host, **valkey)
+    assert (first.returncode, "is not backed up" in first.stderr) == (0, False), first.stderr
+    assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
+    host.run("docker stop redis", check=True)
+    upgraded = deployer.deploy(host, **nine)
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert "no Redis serves the data in /srv/redis/data: it is not backed up before" in upgraded.stderr
+    assert server.call("GET app:session:1", user="sessions") == ["kept"]
+    assert backups(server) == []
+    again = deployer.deploy(host, **nine)
+    assert (again.returncode, again.changed, "is not backed up" in again.stderr) == (0, [], False), again.stderr

@@ -4,6 +4,7 @@ make smoke-vm                                                        a virtual m
 pytest tests/smoke --inventory inventory/production.py --reboots     hosts of your own, before they are in use
 """
 
+import json
 import operator
 import time
 from dataclasses import dataclass
@@ -82,6 +83,15 @@ def test_a_second_deploy_changes_nothing(deployed: Smoke) -> None:
     assert again.operations
 
 
+@pytest.mark.machine
+def test_the_unit_of_backups_takes_one_that_is_good(deployed: Smoke) -> None:
+    """Under a systemd of its own, with all that the unit forbids itself."""
+    assert deployed.machine is not None
+    deployed.machine.run("systemctl start redis-backup.service", check=True)
+    taken = json.loads(deployed.machine.run("redisctl backups --json", check=True).stdout)["backups"]
+    assert [one["verified"]["verdict"] for one in taken] == ["ok"]
+
+
 @pytest.mark.reboots
 def test_after_a_reboot_redis_is_back_by_itself_with_its_data(deployed: Smoke) -> None:
     kept = [Kept.write(target) for target in deployed.targets]
@@ -114,6 +124,14 @@ def test_after_a_reboot_only_the_named_networks_come_from_outside(deployed: Smok
         "2001:db8::1 22 2001:db8::3": "other",
     }
     assert answers(deployed.machine, *wanted, within=outside) == wanted
+
+
+@pytest.mark.reboots
+@pytest.mark.machine
+def test_after_a_reboot_the_next_backup_is_waited_for(deployed: Smoke) -> None:
+    assert deployed.machine is not None
+    shown = deployed.machine.run("systemctl show redis-backup.timer --property SubState,Result", check=True).stdout
+    assert shown.split() == ["Result=success", "SubState=waiting"]
 
 
 @pytest.mark.reboots

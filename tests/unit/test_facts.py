@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyinfra.api.util import get_kwargs_str
 
-from redoubt.facts import Paths, Unseen
+from redoubt.facts import ImageBuild, Paths, Unseen
 from redoubt.tree import File, Present
 
 
@@ -50,3 +50,8 @@ def test_what_goes_to_standard_input_unseen_is_not_among_the_arguments_that_pyin
     unseen = Unseen("hunter2\n")
     assert "hunter2" not in f"{get_kwargs_str({'_stdin': unseen})} {unseen!r} {unseen!s} {[unseen]}"
     assert unseen.encode() == b"hunter2\n"
+
+
+def test_an_image_that_the_host_does_not_have_has_no_version() -> None:
+    """The engine prints an empty line for it."""
+    assert ImageBuild().process([""]) is None

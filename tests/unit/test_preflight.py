@@ -1,13 +1,16 @@
 """Preflight: what a host says is read right, and what stands against a deploy is said in words."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from redoubt import preflight
+from redoubt.neighbours import Neighbour
 from redoubt.preflight import HostFacts, Listener, Persistence, docker_source, handover, problems, read
 from redoubt.settings import load
-from redoubt.sizes import GIB
+from redoubt.sizes import GIB, MIB
+from redoubt.versions import Build
 
 PROBE = """\
 uid 0
@@ -19,6 +22,8 @@ container none
 kernel /proc/sys/vm/overcommit_memory 0
 kernel /sys/kernel/mm/transparent_hugepage/enabled [always] madvise never
 memory_kib 4015012
+machine 0123 uts:[4567]
+instance ["queue", "/srv/queue/data", 805306368, {"6379/tcp":[{"HostIp":"","HostPort":"6380"}]}]
 disk_free_kib 20971520
 data_kib 0
 engine_installed Docker version 26.1.5+dfsg1, build a72d7cd
@@ -31,6 +36,12 @@ name_taken
 data_at /srv/redis/data
 running_appendonly yes
 running_save 900 1 300 10
+running_used 104857600
+running_maxmemory 1073741824
+running_uncounted 1048576
+running_redis 8.0.2
+image_runs yes
+deployed {"redis_maxmemory_policy": "volatile-lru", "redis_appendonly": true}
 configured_appendonly yes
 stored appendonlydir/appendonly.aof.manifest dump.rdb
 format REDIS0012
@@ -38,7 +49,11 @@ selinux
 logrotate /usr/sbin/logrotate
 python True
 generation 3
+replacing
 network_filtered
+backup_scheduled redis-backup.timer
+calendar_refused
+repository_password
 certificate_source
 address 127.0.0.1
 address 10.0.0.5
@@ -61,6 +76,8 @@ def test_the_probe_is_read() -> None:
             system_id=("debian", "13"),
             codename="trixie",
             memory=4015012 * 1024,
+            machine="0123 uts:[4567]",
+            neighbours=(Neighbour("queue", "/srv/queue", 768 * MIB, frozenset({("0.0.0.0", 6380)})),),
             disk_free=20 * GIB,
             disk_used_by_data=0,
             engine=(26, 1, 5),
@@ -78,9 +95,23 @@ def test_the_probe_is_read() -> None:
             },
             data_at="/srv/redis/data",
             persistence=Persistence(
-                "yes", "900 1 300 10", "yes", dump=True, log=True, formats=frozenset({"REDIS0012"})
+                "yes",
+                "900 1 300 10",
+                "yes",
+                dump=True,
+                log=True,
+                formats=frozenset({"REDIS0012"}),
+                held=99 * MIB,
+                maxmemory=GIB,
             ),
+            deployed={"redis_maxmemory_policy": "volatile-lru", "redis_appendonly": True},
+            serves=Build("redis", "8.0.2"),
+            image_runs=True,
+            replacing="",
             network_filtered=False,
+            backup_scheduled=True,
+            calendar_refused="",
+            repository_password=False,
             certificates=frozenset(),
             certificate_source="",
             generation=3,
@@ -97,6 +128,26 @@ def test_the_probe_is_read() -> None:
         )
         == FACTS
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "serves"),
+    [
+        (["running_redis 7.2.4", "running_valkey 8.1.1"], Build("valkey", "8.1.1")),
+        (["running_redis 7.0.15"], Build("redis", "7.0.15")),
+        ([], None),
+    ],
+)
+def test_what_serves_is_told_by_itself(said: list[str], serves: Build | None) -> None:
+    """Valkey tells a version of Redis, too. One that is down tells none."""
+    others = [line for line in PROBE.splitlines() if not line.startswith("running_redis")]
+    assert read([*others, *said]).serves == serves
+
+
+@pytest.mark.parametrize("noted", ["", "{", "[1]", '{"redis_maxmemory": '])
+def test_settings_that_were_noted_and_cannot_be_read_stop_no_deploy(noted: str) -> None:
+    lines = [f"deployed {noted}" if line.startswith("deployed ") else line for line in PROBE.splitlines()]
+    assert read(lines).deployed == {}
 
 
 def test_a_container_s_kernel_is_not_tuned() -> None:
@@ -120,6 +171,7 @@ def test_a_good_host_has_no_problems() -> None:
     [
         ({"uid": 1000}, {}, "needs root"),
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
+        ({"replacing": "the restore of backup 1"}, {}, "run /usr/local/sbin/redisctl restore --recover"),
         ({"engine": (20, 10, 24)}, {}, "is too old"),
         ({"compose": (2, 20, 0)}, {}, "is too old"),
         ({"compose": None, "engine_package": "docker-ce"}, {}, "install docker-compose-plugin"),
@@ -155,6 +207,48 @@ def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: d
     assert word in found[0]
 
 
+@pytest.mark.parametrize(
+    ("data", "loss", "words"),
+    [
+        ({"redis_maxmemory": "98mb"}, "eviction", "redis holds 99.0 MiB: it would evict keys by volatile-lru until"),
+        (
+            {"redis_maxmemory": "98mb", "redis_maxmemory_policy": "noeviction"},
+            "eviction",
+            "redis holds 99.0 MiB: it would refuse every write",
+        ),
+        (
+            {"redis_maxmemory_policy": "allkeys-lru"},
+            "policy",
+            "evicts any key, queues and jobs as well; redis runs with 'volatile-lru'",
+        ),
+        ({"redis_appendonly": False}, "persistence", "a crash loses what came after"),
+    ],
+)
+def test_what_may_cost_data_is_refused_until_it_is_allowed(data: dict[str, Any], loss: str, words: str) -> None:
+    (found,) = problems(load(data), FACTS)
+    assert words in found
+    assert found.endswith(f"--data redis_allow_loss={loss}")
+    allowed = load({**data, "redis_allow_loss": f"{loss},policy"})
+    assert problems(allowed, FACTS) == []
+    assert allowed.digest == load(data).digest
+
+
+@pytest.mark.parametrize(("running", "refused"), [(98 * MIB, False), (64 * MIB, False), (100 * MIB, True), (0, True)])
+def test_a_redis_that_is_full_may_be_deployed_to_and_only_less_memory_is_asked_about(
+    running: int, refused: bool
+) -> None:
+    full = replace(FACTS, persistence=replace(FACTS.persistence, maxmemory=running))
+    assert bool(problems(load({"redis_maxmemory": "98mb"}), full)) is refused
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"redis_maxmemory": "99mb"}, {"redis_maxmemory_policy": "noeviction"}, {"redis_maxmemory_policy": "volatile-ttl"}],
+)
+def test_what_costs_no_data_is_not_asked_about(data: dict[str, Any]) -> None:
+    assert problems(load(data), FACTS) == []
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.2", "10.0.0.5", "0.0.0.0", "::", "::1"])
 def test_addresses_of_the_host_may_be_bound(bind: str) -> None:
     assert problems(load({**ALLOWED, "redis_bind": [bind]}), replace(FACTS, listeners=())) == []
@@ -170,7 +264,7 @@ def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
         (True, Persistence("yes", ""), ""),
         (True, Persistence("no", "900 1"), "log"),
         (True, Persistence("no", "900 1", log=True), "log"),
-        (False, Persistence("yes", "900 1"), ""),
+        (False, Persistence("yes", "900 1"), "dump"),
         (False, Persistence("yes", ""), "dump"),
         (False, Persistence("no", ""), "dump"),
         (False, Persistence("no", "900 1"), ""),
@@ -196,7 +290,8 @@ def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: Persis
     ],
 )
 def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now: Persistence, refused: bool) -> None:
-    found = problems(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now))
+    settings = load({"redis_appendonly": wanted, "redis_allow_loss": ["persistence"]})
+    found = problems(settings, replace(FACTS, persistence=now))
     assert bool(found) is refused
     assert all("it would start without the data" in problem for problem in found)
 
@@ -298,3 +393,20 @@ def test_a_store_that_is_older_than_the_host_s_passwords_is_refused(stored: int,
 def test_a_host_without_the_instance_needs_no_store() -> None:
     fresh = read(PROBE.replace("generation 3", "generation ").splitlines())
     assert preflight.stale_store("secrets/a/redis.yml", 0, "/srv/redis", fresh) == []
+
+
+@pytest.mark.parametrize(
+    ("repository", "stored", "there", "refused"),
+    [("/mnt", "", True, True), ("/mnt", "known", True, False), ("/mnt", "", False, False), ("", "", True, False)],
+)
+def test_a_password_that_opens_copies_is_never_replaced(
+    repository: str, stored: str, there: bool, refused: bool
+) -> None:
+    settings = load({"redis_backup_repository": repository})
+    said = preflight.lost_repository_password("redis.yml", stored, settings, replace(FACTS, repository_password=there))
+    assert [("'repository: <password>'" in line) for line in said] == [True] * refused
+
+
+def test_a_calendar_that_the_host_refuses_is_named_with_its_words() -> None:
+    (said,) = problems(load({"redis_backup_calendar": "25:00"}), replace(FACTS, calendar_refused="Failed to parse"))
+    assert said.startswith("redis_backup_calendar = '25:00': this host's systemd says: Failed to parse")

@@ -59,6 +59,27 @@ def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
     assert document["networks"]["backend"]["internal"] is True
 
 
+def test_a_container_is_what_it_was_made_with_whatever_was_changed_since() -> None:
+    """All that may be changed live stands in the label, and laid over a new project it gives the former one."""
+
+    def laid(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+        both = {name: laid(value, under[name]) for name, value in over.items() if isinstance(value, dict)}
+        return {**under, **over, **both}
+
+    former = load({})
+    limits: dict[str, Any] = {
+        "redis_maxmemory": "2gb",
+        "redis_container_cpus": 2.0,
+        "redis_container_cpu_reservation": 1.0,
+        "redis_container_pids": 99,
+        "redis_container_memory_reservation": "256M",
+        "redis_restart": "always",
+    }
+    overlay = yaml.safe_load(render.made_with(former, render.live_parts(former)))
+    assert compose(**limits) != compose()
+    assert laid(overlay, compose(**limits)) == compose()
+
+
 @pytest.mark.parametrize(("backlog", "sysctls"), [(511, None), (4096, None), (4097, {"net.core.somaxconn": 4097})])
 def test_redis_s_own_network_has_the_ceiling_that_the_backlog_needs(backlog: int, sysctls: dict[str, int]) -> None:
     assert compose(redis_tcp_backlog=backlog)["services"]["redis"].get("sysctls") == sysctls

@@ -155,7 +155,7 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     both = secretstore.rotated(first, ["sessions"])
     secretstore.keep(settings(tmp_path), "host", first, both)
     assert secretstore.ensure(settings(tmp_path), "host") == both
-    assert secretstore.check(settings(tmp_path), "host") == 2
+    assert secretstore.check(settings(tmp_path), "host") == both
     secretstore.keep(settings(tmp_path), "host", both, secretstore.retired(both, ["sessions"]))
     assert "previous" not in store(tmp_path).read_text()
 
@@ -175,4 +175,30 @@ def test_a_weak_former_password_is_refused_as_well(tmp_path: Path) -> None:
     path.touch(mode=0o600)
     path.write_text("passwords: {}\ncommands: {}\nprevious: {sessions: old}\n")
     with pytest.raises(SecretsError, match="password of sessions is too short"):
+        secretstore.check(settings(tmp_path), "host")
+
+
+def test_the_repository_s_password_is_made_where_there_is_one_and_outlives_everything(tmp_path: Path) -> None:
+    """No rotation changes it, and a repository that is used no more can still be opened."""
+    assert secretstore.ensure(settings(tmp_path), "host").repository == ""
+    copied = settings(tmp_path, redis_backup_repository="/mnt/backup")
+    made = secretstore.ensure(copied, "host")
+    assert len(made.repository) == 43
+    assert made.repository not in made.passwords.values()
+    users = list(made.passwords)
+    for change in (secretstore.rotated, secretstore.turned_back, secretstore.retired):
+        after = change(made, users)
+        assert after.repository == made.repository
+        if after != made:
+            secretstore.keep(copied, "host", made, after)
+            made = after
+        assert secretstore.ensure(settings(tmp_path), "host").repository == made.repository
+
+
+def test_a_password_of_the_repository_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = store(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o600)
+    path.write_text("passwords: {}\ncommands: {}\nrepository: short\n")
+    with pytest.raises(SecretsError, match="password of the repository of backups is too short"):
         secretstore.check(settings(tmp_path), "host")

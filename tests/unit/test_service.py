@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from redoubt import access, redisconf, service
+from redoubt import access, redisconf, render, service
 from redoubt.service import Container, Drift, Network, ServiceState, drift, read
 from redoubt.settings import load
 from redoubt.sizes import MIB
@@ -21,7 +21,10 @@ LIMITS: dict[str, int | str | None] = {
     "RestartPolicy": "unless-stopped",
 }
 NETWORKS = frozenset({"redis_backend", "redis_edge"})
-CONTAINER = Container("redis", "redis", "abc", "sha256:1", "running", "healthy", 1000.5, NETWORKS, LIMITS)
+DEFINITION, MADE_WITH = render.definition(SETTINGS), render.live_parts(SETTINGS)
+CONTAINER = Container(
+    "redis", "redis", "abc", "sha256:1", "running", "healthy", 1000.5, NETWORKS, LIMITS, DEFINITION, MADE_WITH, 51
+)
 RIGHT = ServiceState(
     hashes={"redis": "abc"},
     containers=(CONTAINER,),
@@ -81,8 +84,10 @@ def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> 
 def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str], held: str) -> None:
     """The engine still says the right one: systemd, or a hand, set another behind its back."""
     current = replace(RIGHT, kernel=kernel)
-    assert drift(SETTINGS, current) == Drift((f"redis is held by the kernel to {held}",), ("redis",))
-    assert drift(SETTINGS, replace(current, hashes={"redis": "other"})).replace == ()
+    change = service.live(SETTINGS, current)
+    assert (change.reasons, change.limits, change.config) == ((f"redis is held by the kernel to {held}",), True, {})
+    assert not drift(SETTINGS, current)
+    assert not service.live(SETTINGS, replace(current, hashes={"redis": "other"}))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,8 @@ def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
     queues: dict[str, int], somaxconn: int, short: tuple[str, ...]
 ) -> None:
     settings = load({"redis_bind": ["127.0.0.1", "::1"]})
-    found = drift(settings, replace(RIGHT, queues=queues, somaxconn=somaxconn))
+    right = state(definition=render.definition(settings))
+    found = drift(settings, replace(right, queues=queues, somaxconn=somaxconn))
     assert found.reasons == tuple(
         f"redis lets {queues[one]} connections wait at {one}, the settings say 511" for one in short
     )
@@ -127,7 +133,6 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         (state(health="unhealthy"), "redis is unhealthy", ()),
         (state(health="starting"), "redis is starting", ()),
         (state(image_id="sha256:2"), "runs another image", ("redis",)),
-        (replace(RIGHT, files={"config/redis.conf": 1001.0}), "started before config/redis.conf changed", ("redis",)),
         (replace(RIGHT, files={"config/users.acl": 1001.0}), "started before config/users.acl changed", ("redis",)),
         (
             replace(RIGHT, files={"secrets/server/commands.conf": 1001.0}),
@@ -135,8 +140,19 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
             ("redis",),
         ),
         (
-            replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
-            "runs with maxmemory = '5', the settings say '1073741824'",
+            replace(RIGHT, config={**RIGHT.config, "databases": "5"}),
+            "runs with databases = '5', the settings say '16'",
+            ("redis",),
+        ),
+        (state(definition="other"), "was made from another definition", ("redis",)),
+        (
+            replace(RIGHT, config={}, files={"config/redis.conf": 1001.0}),
+            "started before config/redis.conf changed",
+            ("redis",),
+        ),
+        (
+            state(status="paused", limits={**LIMITS, "Memory": 5}),
+            "the limit Memory = 5, the settings say 1610612736",
             ("redis",),
         ),
         (
@@ -148,9 +164,6 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         (state(name="elsewhere"), "is named elsewhere", ("redis",)),
         (state(networks=NETWORKS | {"bridge"}), "is on bridge as well", ("redis",)),
         (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
-        (state(limits={**LIMITS, "Memory": 5}), "the limit Memory = 5, the settings say 1610612736", ("redis",)),
-        (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", ("redis",)),
-        (state(limits={**LIMITS, "RestartPolicy": "no"}), "the limit RestartPolicy = 'no'", ("redis",)),
         (replace(RIGHT, passwords=("admin",), config={}), "refuses the password of admin", ("redis",)),
     ],
 )
@@ -181,7 +194,8 @@ def test_users_are_mended_without_another_container(changes: dict[str, Any], rea
         state(status="exited"),
         state(config_hash="other"),
         state(image_id="sha256:2"),
-        replace(RIGHT, files={"config/redis.conf": 1001.0}),
+        state(definition="other"),
+        replace(RIGHT, files={"secrets/server/commands.conf": 1001.0}),
     ],
 )
 def test_a_container_that_will_be_replaced_reads_its_users_by_itself(current: ServiceState) -> None:
@@ -194,10 +208,67 @@ def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
     assert not drift(SETTINGS, replace(RIGHT, acl=ACL, files={name: 1001.0}))
 
 
+@pytest.mark.parametrize(
+    ("current", "says", "change"),
+    [
+        (
+            replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
+            "redis runs with maxmemory = '5', the settings say '1073741824'",
+            service.Live(config={"maxmemory": "1073741824"}),
+        ),
+        (
+            replace(RIGHT, config={**RIGHT.config, "activedefrag": "no"}, defrag="yes"),
+            "redis runs with activedefrag = 'no', the settings say 'yes'",
+            service.Live(config={"activedefrag": "yes"}),
+        ),
+        (
+            state(limits={**LIMITS, "Memory": 5}),
+            "redis has the limit Memory = 5, the settings say 1610612736",
+            service.Live(limits=True, grows=True),
+        ),
+        (
+            state(limits={**LIMITS, "Memory": 2**40}),
+            "redis has the limit Memory = 1099511627776, the settings say 1610612736",
+            service.Live(limits=True),
+        ),
+        (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", service.Live(limits=True)),
+        (state(limits={**LIMITS, "RestartPolicy": "no"}), "the limit RestartPolicy = 'no'", service.Live(limits=True)),
+        (state(made_with="{}"), "redis keeps its container, which was made with {}", service.Live()),
+    ],
+)
+def test_what_a_running_redis_takes_is_no_reason_to_start_it_anew(
+    current: ServiceState, says: str, change: service.Live
+) -> None:
+    found = service.live(SETTINGS, current)
+    (why,) = found.reasons
+    assert says in why
+    assert replace(found, reasons=(), made_with="") == change
+    assert not drift(SETTINGS, current)
+    # One that starts anew reads it by itself, and one that is down takes nothing.
+    assert not service.live(SETTINGS, replace(current, image_id="sha256:2"))
+    assert not service.live(SETTINGS, replace(current, containers=(replace(CONTAINER, status="exited"),)))
+    assert not service.live(SETTINGS, replace(current, config={}))
+
+
+def test_a_container_that_was_changed_is_told_once() -> None:
+    """From then on the hashes are those of what it was made with."""
+    changed = replace(state(made_with="{}"), overlaid=True)
+    assert not service.live(SETTINGS, changed)
+    assert not drift(SETTINGS, changed)
+
+
+def test_where_a_stop_writes_all_data_it_must_have_the_time() -> None:
+    settings = load({"redis_appendonly": False, "redis_maxmemory": "2gb"})
+    right = state(definition=render.definition(settings))
+    why = "redis has 51 s to stop, the settings say 71"
+    assert why in drift(settings, right).reasons
+    assert why not in drift(load({"redis_maxmemory": "2gb"}), right).reasons
+
+
 def test_an_application_is_replaced_for_its_own_secrets_only() -> None:
     web = replace(CONTAINER, service="web", health=None)
     both = replace(RIGHT, hashes={"redis": "abc", "web": "abc"}, containers=(CONTAINER, web))
-    assert drift(SETTINGS, replace(both, files={"config/redis.conf": 1001.0})).replace == ("redis",)
+    assert drift(SETTINGS, replace(both, files={"secrets/server/commands.conf": 1001.0})).replace == ("redis",)
     assert drift(SETTINGS, replace(both, files={"secrets/sessions": 1001.0})).replace == ("web",)
 
 
@@ -214,7 +285,13 @@ def inspected(**changes: Any) -> dict[str, Any]:
         "NetworkSettings": {"Networks": dict.fromkeys(NETWORKS)},
         "State": {"Status": "running", "StartedAt": "2026-01-02T03:04:05.678901234Z", "Health": {"Status": "healthy"}},
         "Config": {
-            "Labels": {"com.docker.compose.service": "redis", "com.docker.compose.config-hash": "abc"},
+            "Labels": {
+                "com.docker.compose.service": "redis",
+                "com.docker.compose.config-hash": "abc",
+                "redoubt.definition": DEFINITION,
+                "redoubt.live": MADE_WITH,
+            },
+            "StopTimeout": 51,
         },
         **changes,
     }
@@ -230,6 +307,10 @@ def test_the_script_s_output_is_read() -> None:
         json.dumps([{"Name": "redis_edge", "Internal": False, "Options": {}, "Containers": {"1": {"Name": "redis"}}}]),
         "@@image",
         "sha256:1",
+        "@@overlaid",
+        "yes",
+        "@@defrag",
+        "no",
         "@@files",
         "900.000000 config/redis.conf",
         "@@detached",
@@ -268,6 +349,8 @@ def test_the_script_s_output_is_read() -> None:
         kernel={"memory.swap.max": "0", "cpu.max": "100000 100000"},
         queues={"127.0.0.1:6379": 4096, "[::]:22": 128},
         somaxconn=65535,
+        overlaid=True,
+        defrag="no",
     )
 
 

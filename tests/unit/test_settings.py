@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from redoubt import redisconf, render
 from redoubt import settings as model
 from redoubt.settings import Settings, SettingsError, load
 from redoubt.sizes import GIB, MIB
@@ -64,6 +65,27 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
         ({"redis_renamed_commands": ["CONFIG", "EVAL"]}, "EVAL: in redis_disabled_commands and"),
         ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
         ({"redis_appendonly": False, "redis_save": ""}, "nothing would survive"),
+        ({"redis_backup_calendar": "daily\nUser=x"}, "is not a calendar event of systemd"),
+        ({"redis_backup_calendar": "%t"}, "is not a calendar event of systemd"),
+        ({"redis_backup_jitter": -1}, "at least 0"),
+        ({f"redis_backup_keep_{period}": 0 for period in model.PERIODS}, "no backup would stay"),
+        ({"redis_backup_repository": "backups"}, "is no repository that can be used"),
+        ({"redis_backup_repository": "b2:bucket:redis"}, "from its environment alone"),
+        ({"redis_backup_repository": "sftp:-oProxyCommand=x:/y"}, "is no repository that can be used"),
+        ({"redis_backup_repository": "sftp:nas:/x;reboot"}, "is no repository that can be used"),
+        ({"redis_backup_repository": "/x", "redis_backup_repository_files": {"token": "x"}}, "['token']"),
+        ({"redis_backup_repository": "sftp:nas:x"}, "reached by SFTP needs ssh_key and known_hosts"),
+        (
+            {
+                "redis_backup_repository": "s3:https://s3.example.com/x",
+                "redis_backup_repository_files": {"ssh_key": "x"},
+            },
+            "ssh_key: set, but redis_backup_repository = 's3:https://s3.example.com/x' does not use it",
+        ),
+        (
+            {"redis_backup_repository": "gs:x:/", "redis_backup_repository_files": {"google_credentials": "/nowhere"}},
+            "google_credentials = '/nowhere': there is no such file on this machine",
+        ),
         ({"redis_app_services": {"redis": {}}}, "the Redis service itself"),
         ({"redis_app_services": {"web": {"secrets": ["ca.crt"]}}}, "web has the secret ca.crt, and there is none"),
         ({"redis_app_services": {"web": {"secrets": [{"source": "ca.crt", "target": "x"}]}}}, "web has the secret"),
@@ -154,6 +176,55 @@ def test_every_setting_says_what_it_means_and_what_a_change_costs() -> None:
         assert extra["cost"] in model.COSTS, name
 
 
+# Another value of each setting whose change may reach what runs.
+OTHERWISE: dict[str, Any] = {
+    "redis_engine": "valkey",
+    "redis_image": "x/y:1",
+    "redis_maxmemory_policy": "noeviction",
+    "redis_activedefrag": "yes",
+    "redis_save": "60 1",
+    "redis_appendfsync": "always",
+    "redis_notify_keyspace_events": "KEA",
+    "redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}},
+    "redis_disabled_commands": ["EVAL"],
+    "redis_renamed_commands": ["CONFIG"],
+    "redis_bind": ["10.0.0.5"],
+    "redis_allow_from": ["10.0.0.0/8"],
+    "redis_tls": "beside",
+    "redis_tls_names": ["redis.example.com"],
+    "redis_tls_auth_clients": "yes",
+    "redis_restart": "always",
+    "redis_loglevel": "warning",
+    "redis_extra_config": {"io-threads": "2"},
+    "redis_maxmemory": "2gb",
+    "redis_app": "shop",
+}
+
+
+@pytest.mark.parametrize("cost", ["live", "restart"])
+def test_a_container_is_made_anew_for_what_the_settings_say_and_nothing_else(cost: model.Cost) -> None:
+    """One of a port of TLS or of a socket's group is looked at where there is one."""
+    needs: dict[str, dict[str, Any]] = {
+        "redis_tls_port": {"redis_tls": "beside"},
+        "redis_unix_socket_gid": {"redis_unix_socket": True},
+    }
+    # Without TLS these may not be set; with it a deploy has the running Redis load what they name.
+    certificate = {"redis_tls_source", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
+    for name, before in load({}).costing(cost).items():
+        if name in certificate:
+            continue
+        # Memory limits, files and the grace to stop are derived where they are not given.
+        other = not before if isinstance(before, bool) else OTHERWISE.get(name) or (before or 2**31) + 1
+        if before is None:
+            other = {"redis_container_nofile": 20000, "redis_stop_grace_period": 60}.get(name, other)
+        former, changed = (load({**needs.get(name, {}), **change}) for change in ({}, {name: other}))
+        anew = render.definition(former) != render.definition(changed)
+        assert anew == (cost == "restart"), name
+        # What costs no restart has to reach what runs without one.
+        directives = redisconf.differences(changed, redisconf.runtime(former))
+        assert anew or all(map(redisconf.is_live, directives)), name
+
+
 @pytest.mark.parametrize("path", model.PRINTED)
 def test_the_printed_settings_are_those_of_the_model(path: str) -> None:
     assert (ROOT / path).read_text() == model.PRINTED[path](), "run: make settings"
@@ -217,3 +288,30 @@ def test_redis_may_be_open_to_named_networks_and_even_to_everybody() -> None:
     load({"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["10.0.0.0/8", "2001:db8::/32"]})
     load({"redis_bind": ["0.0.0.0"], "redis_allow_from": ["0.0.0.0/0"]})
     load({"redis_bind": ["0.0.0.0"], "redis_tls": "only", "redis_tls_names": ["*.example.com", "2001:db8::5"]})
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "rest:https://backup:S3cret-word@host/redis",
+        "rest:https://:S3cret-word@host/",
+        "s3:https://AKIA0123:S3cret-word@s3.example.com/redis",
+        "sftp:backup:S3cret-word@nas:/redis",
+        "sftp://backup:S3cret-word@nas:22//redis",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(repository: str) -> None:
+    (problem,) = problems(redis_backup_repository=repository)
+    assert "redis_backup_repository: the address holds a password" in problem
+    assert "S3cret" not in problem
+
+
+@pytest.mark.parametrize("calendar", ["", "daily", "*-*-* 03:00:00", "Mon..Fri 03:00 Europe/Berlin", "*:0/15"])
+def test_calendars_of_systemd_are_taken(calendar: str) -> None:
+    assert load({"redis_backup_calendar": calendar}).redis_backup_calendar == calendar
+
+
+@pytest.mark.parametrize("data", [{"redis_allow_loss": "eviction"}, {"redis_upgrade_verify": False}])
+def test_what_is_meant_for_one_deploy_makes_no_other_settings(data: dict[str, Any]) -> None:
+    """Else the next deploy, without it, would have something to change."""
+    assert load(data).digest == load({}).digest != load({"redis_maxmemory": "2gb"}).digest

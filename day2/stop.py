@@ -1,0 +1,8 @@
+"""Stop an instance in order: pyinfra inventory/production.py day2/stop.py --limit redis-1
+
+It stays stopped over a reboot, and takes no backups, until day2/start.py or a deploy.
+"""
+
+from tasks.removal import stop
+
+stop()

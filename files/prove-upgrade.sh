@@ -1,0 +1,12 @@
+# Takes a backup of a Redis that is about to be replaced by another version, and has both versions load it. The one that
+# serves is not touched.
+# From the caller: ROOT (the instance's directory), IMAGE (of the other version) and VERIFY (yes, or nothing).
+redisctl=$ROOT/redisctl
+if [ -n "$VERIFY" ]; then
+    "$redisctl" backup --verify && "$redisctl" verify --image "$IMAGE"
+else
+    "$redisctl" backup --no-verify
+fi || {
+    echo "what runs was left alone, and nothing was changed for the new version" >&2
+    exit 1
+}

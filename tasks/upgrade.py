@@ -1,0 +1,31 @@
+"""Upgrade: another version of the server is started only with data that was backed up, and that it has read."""
+
+from pyinfra import host, logger
+from pyinfra.api import deploy
+
+from redoubt import operations
+from redoubt.instance import Instance
+
+
+@deploy("Upgrade")
+def upgrade(instance: Instance) -> None:
+    """Take a backup and have the new version load it, where another one serves; mostly nothing.
+
+    Before anything of the running one is replaced: where the new version does not read the data, nothing was changed.
+    """
+    facts = instance.facts
+    if facts.image_runs:
+        return
+    if facts.serves is None:
+        if facts.persistence.dump or facts.persistence.log:
+            root = instance.settings.root
+            logger.warning(
+                f"{host.print_prefix}no Redis serves the data in {root}/data: it is not backed up before "
+                f"{instance.settings.redis_image} starts with it"
+            )
+        return
+    if not facts.has_python:
+        operations.packages(name="Install Python", names=["python3"])
+    operations.upgrade_proven(
+        name="Back the data up, and have the new version read it", settings=instance.settings, serves=facts.serves
+    )

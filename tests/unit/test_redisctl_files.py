@@ -1,0 +1,243 @@
+"""redisctl: what lies on the disk becomes verdicts; last words become advice; losses and growth are counted."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redisctl import aof, growth, losses
+from redisctl.endings import Ending, explained, last_start, mended
+from redisctl.health import CRITICAL, OK, UNKNOWN, WARNING, Check, judge, worst
+from redisctl.losses import Losses
+from redisctl.readings import Kept
+from redisctl.repair import LOG, OTHER, Finding, Report, Snapshot, loses_less
+from tests.unit.test_redisctl import NOW, WELL
+
+HOUR, DAY, GIB = 3600.0, 86400.0, 1024**3
+GOOD = Kept(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
+
+
+def check(name: str, kept: Kept, **changes: Any) -> Check | None:
+    """A check of a reading with this on its disk."""
+    return {one.name: one for one in judge(replace(WELL, kept=kept, **changes))}.get(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({}, OK, "the newest good one is 1 h old"),
+        ({"verified": NOW - 25 * HOUR}, OK, "1 d 1 h old"),
+        ({"verified": NOW - 27 * HOUR}, WARNING, "1 d 3 h old"),
+        ({"verified": NOW - 53 * HOUR}, CRITICAL, "2 d 5 h old"),
+        ({"verified": None, "deployed": NOW - HOUR}, OK, "none that was verified of 3"),
+        ({"verified": None, "deployed": NOW - 27 * HOUR, "count": 0}, WARNING, "none that was verified"),
+        ({"verified": None}, WARNING, "none that was verified"),
+        ({"verified": NOW - 90 * DAY, "scheduled": False}, OK, "not scheduled"),
+        ({"attempt": {"began": NOW - 60, "ended": NOW, "error": ""}}, OK, "1 h old"),
+        ({"attempt": {"began": NOW - 60, "ended": NOW, "error": "disk full"}}, CRITICAL, "failed: disk full"),
+        ({"attempt": {"began": NOW - 60}}, CRITICAL, "1 min ago, was cut off"),
+        ({"attempt": {"began": NOW - 60}, "running": "redisctl backup has run for 1 min"}, OK, "has run for"),
+        ({"attempt": {"began": NOW - 60}, "scheduled": False}, CRITICAL, "was cut off"),
+        ({"bad": ("20261124T030000Z",)}, CRITICAL, "found bad: 20261124T030000Z"),
+        ({"unreadable": ("x: no backup",)}, WARNING, "x: no backup"),
+        ({"unknown": {"backup": "Permission denied"}}, UNKNOWN, "Permission denied"),
+    ],
+)
+def test_backups_have_a_verdict_and_advice(changes: dict[str, Any], verdict: str, words: str) -> None:
+    found = check("backup", replace(GOOD, **changes))
+    assert found is not None
+    assert (found.verdict, words in found.seen, bool(found.advice)) == (verdict, True, verdict != OK), found
+
+
+def test_other_things_on_the_disk_have_verdicts_where_they_are() -> None:
+    names = ("disk of backups", "data set aside", "replacement of data", "files of the log", "torn log")
+    assert [check(name, GOOD) for name in names] == [None] * 5
+    for free, verdict in ((3 * GIB, OK), (1.5 * GIB, WARNING), (GIB / 2, CRITICAL)):
+        found = check("disk of backups", replace(GOOD, backups_free=int(free)))
+        assert found
+        assert found.verdict == verdict
+    found = check("data set aside", replace(GOOD, former=("20261124T030000Z",), former_size=GIB))
+    assert found
+    assert found.verdict == OK
+    assert "1.0 GiB in data/former, replaced at 20261124T030000Z: redisctl restore --undo" in found.seen
+    broken = replace(GOOD, interrupted="the restore was broken off while moving in")
+    found = check("replacement of data", broken)
+    assert found
+    assert (found.verdict, "--recover" in found.advice) == (CRITICAL, True)
+    assert check("replacement of data", replace(broken, running="redisctl restore has run for 1 s")) is None
+    found = check("files of the log", replace(GOOD, log_problem="missing: x"))
+    assert found
+    assert (found.verdict, "do not restart" in found.advice) == (CRITICAL, True)
+    for ago, verdict in ((HOUR, WARNING), (2 * DAY, OK)):
+        found = check("torn log", replace(GOOD, mended=(NOW - 3 * DAY, NOW - ago)))
+        assert found
+        assert (found.verdict, "2 times, last" in found.seen) == (verdict, True)
+
+
+@pytest.mark.parametrize("name", ["backup", "disk of backups", "data set aside", "files of the log", "own log"])
+def test_what_cannot_be_read_is_unknown_and_worse_than_well(name: str) -> None:
+    checks = judge(replace(WELL, kept=replace(GOOD, unknown={name: "cannot be read"})))
+    assert {one.name: one.verdict for one in checks}[name] == UNKNOWN
+    assert worst(checks) == UNKNOWN
+    assert worst([*checks, Check("x", WARNING, "")]) == WARNING
+
+
+BASE, INCR = "appendonly.aof.2.base.rdb", "appendonly.aof.2.incr.aof"
+START = "7:C 24 Nov 2026 16:35:19.934 * oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo"
+BAD = (
+    f"# Bad file format reading the append only file {INCR}: make a backup of your AOF file, then use ./redis-check-aof"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "means", "advice"),
+    [
+        (BAD, f"the log of writes is damaged in {INCR}", "redisctl repair"),
+        (f"# Unexpected end of file reading the append only file {INCR}. You can: 1)", f"off in {INCR}", "repair"),
+        ("# Unknown command 'FOO' reading the append only file x.aof", "command FOO", "former name"),
+        ("# Can't handle RDB format version 99\n# Error reading the RDB base file", "RDB format 99", "that version"),
+        ("# Wrong RDB checksum expected: (c6) but got (35). Aborting now.", "checksum", "redisctl repair"),
+        ("# Short read or OOM loading DB. Unrecoverable error, aborting now.", "cut off or damaged", "repair"),
+        ("*** FATAL AOF MANIFEST FILE ERROR ***\nInvalid AOF manifest file format", "manifest", "repair"),
+        (f"# Unable to obtain the AOF file {BASE} length. stat: No such file", f"{BASE}, a part", "repair"),
+        ("# Fatal error: can't open the append log file x for reading: Permission denied", "may not read", "deploy"),
+        ("# Write error writing append only file: No space left on device", "disk is full", "--forget"),
+        ("*** FATAL CONFIG FILE ERROR (Redis 8.0.2) ***\n>>> 'bogus'\nBad directive", "configuration", "deploy"),
+        ("# Wrong signature trying to load DB from file", "no Redis", "restore latest"),
+    ],
+)
+def test_last_words_are_explained(said: str, means: str, advice: str) -> None:
+    found = explained(said.splitlines())
+    assert isinstance(found, Ending), said
+    assert (means in found.means, advice in found.advice) == (True, True), found
+    container = check("container", replace(GOOD, last_words=tuple(said.splitlines())), silent="gone")
+    assert container
+    assert (container.verdict, found.means in container.seen) == (CRITICAL, True)
+
+
+def test_what_is_not_understood_or_is_of_a_former_start_is_not_explained() -> None:
+    assert explained(["7:M * Ready to accept connections unix", "7:M # Redis is now ready to exit, bye bye..."]) is None
+    serves = "7:M * Ready to accept connections unix"
+    assert explained(last_start([START, BAD, START, serves])) is None
+    # The next start has not come that far yet.
+    assert explained(last_start([START, BAD, START])) is not None
+    assert last_start([START, serves, START, BAD]) == [START, BAD]
+    # Redis that serves has other reasons for what its log says.
+    container = check("container", replace(GOOD, last_words=(BAD,)))
+    assert container
+    assert container.verdict == OK
+
+
+def test_torn_ends_that_redis_cut_off_are_counted() -> None:
+    line = f"7:M 24 Nov 2026 16:35:19.936 # !!! Truncating the AOF {INCR} at offset 22448 !!!"
+    assert mended([START, line, "7:M x"]) == [1795538119.0]
+    assert mended([START]) == []
+
+
+MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "words"),
+    [
+        (MANIFEST, [BASE, INCR, "m"], ""),
+        (None, [], ""),
+        (None, [BASE, INCR], "a start would begin empty"),
+        (MANIFEST, [BASE], f"missing: {INCR}"),
+        ("file appe", [BASE, INCR], "is no line of a manifest"),
+        ("", [BASE, INCR], "names no file"),
+        ("file a.1.base.rdb seq 1 type b\nfile a.1.incr.aof seq 1 type i", ["a.1.base.rdb", "a.1.incr.aof"], ""),
+        (
+            "file a.1.base.rdb seq 1 type b\nfile a.1.incr.aof seq 1 type i",
+            ["a.1.base.rdb", "a.1.incr.aof", BASE, INCR],
+            f"does not know: {BASE}, {INCR}",
+        ),
+        # A rewrite that was killed leaves that.
+        (MANIFEST, [BASE, INCR, "appendonly.aof.3.base.rdb", "temp-rewriteaof-9.aof"], ""),
+    ],
+)
+def test_a_log_whose_files_and_manifest_differ_is_told(text: str | None, names: list[str], words: str) -> None:
+    said = aof.problem(text, names)
+    assert (words in said) if words else said == ""
+
+
+def test_a_manifest_is_made_of_names_only_where_they_leave_no_doubt() -> None:
+    third, fourth = "appendonly.aof.3.incr.aof", "appendonly.aof.4.incr.aof"
+    assert aof.named([third, BASE, INCR, "temp-1.aof"]) == [
+        aof.Part(BASE, 2, "b"),
+        aof.Part(INCR, 2, "i"),
+        aof.Part(third, 3, "i"),
+    ]
+    for doubt in ([INCR], [BASE, INCR, fourth], [BASE, "appendonly.aof.3.base.rdb", INCR], []):
+        assert aof.named(doubt) is None
+
+
+def words(*parts: str) -> bytes:
+    return f"*{len(parts)}\r\n".encode() + b"".join(f"${len(one)}\r\n{one}\r\n".encode() for one in parts)
+
+
+def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    sound = b"#TS:1000\r\n" + words("SELECT", "0") + words("SET", "app:session:a", "1")
+    cut = (
+        b"GARBAGE*3\r\n$3\r\nSE"
+        + b"\r\n#TS:2000\r\n"
+        + words("SET", "app:session:b", "x\r\n*1\r\n$4\r\nPING\r\n")
+        + words("DEL", "app:session:b", "rq:job:1", "rq:queue:mail")
+        + b"#TS:3000\r\n"
+        + words("MSET", "x", "app:session:no", "y", "2")
+        + b"*2\r\n$3\r\nDEL\r\n$9\r\nto"
+    )
+    log.write_bytes(sound + cut)
+    found = Losses()
+    losses.count(found, log, len(sound), "app:session:*")
+    assert (found.size, found.unseen, dict(found.commands)) == (len(cut), 0, {"SET": 1, "DEL": 1, "MSET": 1})
+    assert {kind: len(keys) for kind, keys in found.keys.items()} == {"sessions": 1, "jobs": 1, "queues": 1, "other": 2}
+    assert (found.first, found.last) == (2000.0, 3000.0)
+    assert 0 < found.unclear < len(cut)
+    told = found.as_dict(names=False)
+    assert "app:session:b" not in str(told)
+    assert "app:session:b" in found.as_dict(names=True)["names"]
+    assert (losses.stamped(log, len(sound)), losses.stamped(log, len(sound) + len(cut))) == (1000.0, 3000.0)
+    losses.count(found, log, len(sound + cut), "app:session:*")
+    assert found.size == len(cut)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "log", "until", "before", "chosen"),
+    [
+        ((500.0, ""), LOG, None, 900.0, LOG),  # Nobody knows when the log was cut: it may be later.
+        ((500.0, ""), LOG, 400.0, 900.0, OTHER),
+        ((500.0, ""), LOG, 600.0, 900.0, LOG),
+        ((500.0, ""), LOG, None, 500.5, OTHER),  # Nothing was written after it.
+        ((500.0, "cut off"), LOG, 400.0, 900.0, LOG),
+        ((None, ""), LOG, 400.0, 900.0, LOG),
+        ((500.0, ""), "", None, 900.0, OTHER),
+        ((500.0, "cut off"), "", None, 900.0, ""),
+        ((None, ""), "", None, 900.0, ""),
+    ],
+)
+def test_what_loses_less_is_taken(
+    snapshot: tuple[float | None, str], log: str, until: float | None, before: float, chosen: str
+) -> None:
+    taken, problem = snapshot
+    there = None if taken is None else Snapshot(Path("dump.rdb"), problem, 10, taken)
+    report = Report([Finding("x", "damaged")], of=log, cut=True, until=until, before=before, snapshot=there)
+    assert loses_less(report) == chosen
+    whole = replace(report, findings=[], cut=False)
+    assert loses_less(whole) == log
+
+
+def test_growth_is_told_since_the_last_backup_a_day_and_a_week_ago() -> None:
+    before = [(NOW - hours * HOUR, 1000 - int(hours)) for hours in (1, 2, 23, 26, 100, 160, 300)]
+    found = growth.growth(NOW, 1100, before)
+    assert [(round((NOW - one["since"]) / HOUR), one["count"], one["change"]) for one in found] == [
+        (1, 999, 101),
+        (23, 977, 123),
+        (160, 840, 260),
+    ]
+    assert list(growth.rows(NOW, found[:1])) == [("growth", "+101 (+10%) in 1 h: the backup had 999")]
+    assert growth.growth(NOW, 5, []) == []
+    # The only one is a day old, and told once.
+    assert growth.growth(NOW, 5, [(NOW - DAY, 9)]) == [{"since": NOW - DAY, "count": 9, "change": -4}]

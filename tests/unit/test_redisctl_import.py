@@ -1,0 +1,222 @@
+"""redisctl import: what stands in the way, what a replica says is wrong, and what is a difference."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as NotConnected
+
+from redisctl import source as other
+from redisctl.compare import RECKONED, SAMPLED, difference, is_between, share
+from redisctl.importing import Own, obstacles
+from redisctl.instance import Failure
+from redisctl.replica import COPYING, DOWN, FOLLOWS, LOADING, progress, quoted, writes
+from redisctl.source import Facts, Source, parse
+from redisctl.values import Value
+
+GIB = 1024**3
+OLD = Source("old.example.com", 6379, "mover", "secret")
+TOLD = Facts("7.2.4", "them", GIB, GIB, is_cluster=False, databases={"db0": {"keys": 9, "expires": 3}})
+OWN = Own(
+    run_id="us",
+    keys=0,
+    memory=10**6,
+    maxmemory=2 * GIB,
+    databases=16,
+    free_memory=8 * GIB,
+    free_import=9 * GIB,
+    free_data=9 * GIB,
+    one_disk=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("old:6379", ("old", 6379)), ("10.0.0.7:1", ("10.0.0.7", 1)), ("[fd00::7]:65535", ("fd00::7", 65535))],
+)
+def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["old", "old:", ":6379", "fd00::7:6379", "redis://u:pw@old:6379/0", "a b:1", "old:x"])
+def test_what_is_no_address_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(Failure, match=r"^--from is HOST:PORT and nothing else") as failure:
+        parse(text)
+    assert "pw" not in str(failure.value)
+
+
+@pytest.mark.parametrize("text", ["old:0", "old:65536"])
+def test_a_port_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Failure, match="is no port"):
+        parse(text)
+
+
+def test_a_source_never_shows_its_password() -> None:
+    assert "secret" not in repr(OLD)
+
+
+def test_nothing_stands_in_the_way_of_what_fits() -> None:
+    assert obstacles(OWN, TOLD, OLD, over=False) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "words"),
+    [
+        ({"run_id": "them"}, {}, "is this instance itself"),
+        ({}, {"is_cluster": True}, "is part of a cluster"),
+        ({}, {"databases": {"db16": {"keys": 1, "expires": 0}}}, "redis_databases = 17"),
+        ({"maxmemory": GIB - 1}, {}, "redis_maxmemory is 1024.0 MiB"),
+        # The copy with what it needs, and then the instance.
+        ({"free_memory": int(2.3 * GIB)}, {}, "more memory, and the host has 2.3 GiB"),
+        ({"free_import": 2 * GIB}, {}, "the disk has 2.0 GiB free"),
+        ({"free_data": GIB, "one_disk": False}, {}, "the disk has 1.0 GiB free"),
+        ({"keys": 3}, {}, "this instance has 3 keys already"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(own: dict[str, Any], told: dict[str, Any], words: str) -> None:
+    found = obstacles(replace(OWN, **own), replace(TOLD, **told), OLD, over=False)
+    assert len(found) == 1
+    assert words in found[0]
+
+
+def test_keys_here_are_no_obstacle_where_they_may_be_replaced_and_all_obstacles_are_said_at_once() -> None:
+    assert obstacles(replace(OWN, keys=3), TOLD, OLD, over=True) == []
+    assert len(obstacles(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), TOLD, OLD, over=False)) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AuthenticationError("WRONGPASS invalid username-password pair"), "does not let user mover in"),
+        (NoPermissionError("this user has no permissions to run the 'info' command"), "ACL SETUSER mover +psync"),
+        (ResponseError("unknown command `REPLCONF`"), "redisctl restore FILE"),
+        (NotConnected("Error 111 connecting to old.example.com:6379. Connection refused."), "no firewall"),
+        (NotConnected("Connection closed by server."), "Where it speaks TLS"),
+        (NotConnected("[SSL: CERTIFICATE_VERIFY_FAILED] Hostname mismatch"), "by a name that is in its certificate"),
+        (NotConnected("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), "Is --ca the CA"),
+    ],
+)
+def test_a_refusal_says_what_to_do(error: Any, words: str) -> None:
+    assert words in str(other.refusal(OLD, error))
+
+
+def test_a_server_with_tls_that_hangs_up_may_want_a_certificate() -> None:
+    error = NotConnected("Error 104 while writing to socket. Connection reset by peer.")
+    assert "--cert and --key" in str(other.refusal(replace(OLD, tls=True, ca="/ca.pem"), error))
+
+
+LOG = """\
+1:S 24 Nov 2026 17:10:47.482 * Connecting to MASTER 127.0.0.1:6390
+1:S 24 Nov 2026 17:10:47.482 * MASTER <-> REPLICA sync started
+1:S 24 Nov 2026 17:10:47.483 * Full resync from master: 0c66:14
+""".splitlines()
+REFUSED = "1:S 24 Nov 2026 17:10:48.1 # Unexpected reply to PSYNC from master: -NOPERM no permissions"
+DONE = "1:S 24 Nov 2026 17:10:49.1 * MASTER <-> REPLICA sync: Finished with success"
+
+
+def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
+    assert other.trouble(LOG) == ""
+    told = other.trouble([*LOG, REFUSED, *LOG[:2]])
+    assert told == "Unexpected reply to PSYNC from master: -NOPERM no permissions"
+    assert other.is_final(told)
+    assert other.in_advice(OLD, told).startswith("There, as its administrator: ACL SETUSER mover")
+    assert other.trouble([*LOG, REFUSED, *LOG]) == ""
+    unread = "Failed trying to load the MASTER synchronization DB from disk"
+    assert other.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG]) == unread
+    assert other.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG, DONE]) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "final", "advice"),
+    [
+        ("1:S 1 Nov 2026 17:10:48.111 # Can't handle RDB format version 80", True, "deploy a newer redis_image"),
+        ("1:S 1 Nov 2026 17:10:48.111 # Unable to AUTH to MASTER: -WRONGPASS", True, "start with the new one"),
+        ("1:S 1 Nov 2026 17:10:48.111 # Unexpected reply: -ERR unknown command 'PSYNC'", True, "redisctl restore"),
+        ("1:S 1 Nov 2026 17:10:48.111 # Error condition on socket for SYNC: Connection refused", False, "tries again"),
+    ],
+)
+def test_trouble_has_advice(line: str, final: bool, advice: str) -> None:
+    told = other.trouble([line])
+    assert told
+    assert other.is_final(told) is final
+    assert advice in other.in_advice(OLD, told)
+
+
+def info(**more: Any) -> dict[str, Any]:
+    return {"slave_repl_offset": 70, "used_memory": 5, "master_link_status": "down", **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "stage", "percent"),
+    [
+        ({"master_link_status": "up"}, FOLLOWS, 100.0),
+        ({"master_sync_in_progress": 1, "master_sync_total_bytes": 8, "master_sync_read_bytes": 2}, COPYING, 25.0),
+        ({"master_sync_in_progress": 1, "master_sync_total_bytes": -1, "master_sync_read_bytes": 2}, COPYING, 0.0),
+        ({"master_sync_in_progress": 1, "trouble": "-NOPERM"}, DOWN, 0.0),
+        ({"loading": 1, "loading_loaded_perc": 40.0}, LOADING, 40.0),
+        ({}, DOWN, 0.0),
+    ],
+)
+def test_how_far_a_copy_came(more: dict[str, Any], stage: str, percent: float) -> None:
+    words = more.pop("trouble", "words")
+    seen = progress(info(**more), words)
+    assert (seen.stage, seen.percent, seen.trouble) == (stage, percent, "" if stage == FOLLOWS else words)
+
+
+def test_writes_of_others_are_told_from_what_redis_removes_by_itself() -> None:
+    def after(**calls: int) -> Any:
+        return progress(info(**{f"cmdstat_{name}": {"calls": count} for name, count in calls.items()}), "")
+
+    before = after(set=5, ping=1, **{"del": 2})
+    assert writes(before, before, 0) == {}
+    assert writes(before, after(set=5, ping=9, info=40, **{"del": 7}), 5) == {}
+    assert writes(before, after(set=6, **{"del": 9, "xgroup|create": 1, "xgroup|destroy": 1}), 3) == {
+        "set": 1,
+        "del": 4,
+        "xgroup": 2,
+    }
+
+
+def test_a_password_of_any_letters_is_one_word_of_redis_conf() -> None:
+    assert quoted('a"b\\c d\n#\u00e9') == '"a\\x22b\\x5cc\\x20d\\x0a\\x23\\xc3\\xa9"'
+
+
+NOW = 1_800_000_000.0
+KEY = Value("string", int(NOW * 1000) + 60_000, 5, "digest")
+NONE = Value("none", -2, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [
+        (KEY, KEY, ""),
+        (KEY, replace(KEY, digest="another"), "value"),
+        (KEY, replace(KEY, length=6), "value"),
+        (KEY, replace(KEY, type="list"), "type"),
+        (KEY, replace(KEY, ends=KEY.ends + 1), "end of its time"),
+        (KEY, replace(KEY, ends=-1), "end of its time"),
+        (KEY, NONE, "missing"),
+        (NONE, KEY, "only here"),
+        (NONE, NONE, ""),
+        # Over by now, and gone on one side already.
+        (replace(KEY, ends=int(NOW * 1000)), NONE, ""),
+        (NONE, replace(KEY, ends=int(NOW * 1000)), ""),
+    ],
+)
+def test_what_is_a_difference(one: Value, two: Value, expected: str) -> None:
+    assert difference(one, two, NOW, moments=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [(RECKONED, ""), (-RECKONED, ""), (-RECKONED - 1, "end of its time"), (600_000, ""), (600_001, "end of its time")],
+)
+def test_an_end_that_was_reckoned_may_be_off_and_later_but_not_earlier(off: int, expected: str) -> None:
+    assert difference(KEY, replace(KEY, ends=KEY.ends + off), NOW, moments=False) == expected
+
+
+def test_counts_between_two_looks_are_right_and_a_sample_is_of_all_databases() -> None:
+    assert [is_between(count, 5, 7) for count in (4, 5, 6, 7, 8)] == [False, True, True, True, False]
+    assert is_between(6, 7, 5)
+    assert (share(1, 10**6), share(10**6, 10**6)) == (1, SAMPLED)
