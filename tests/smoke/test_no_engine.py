@@ -110,4 +110,5 @@ def test_a_virtual_machine_takes_the_place_of_a_container(elsewhere: Path) -> No
     assert listed.split()[:3] == ["redoubt-1", "running", "vm"]
     pyinfra = str(Path(sys.executable).with_name("pyinfra"))
     planned = run(elsewhere, pyinfra, "--dry", "inventory", "deploy.py")
-    assert "Install the engine" in planned
+    assert "Start Redis and wait until it is healthy" in planned
+    assert "Install the engine" not in planned
