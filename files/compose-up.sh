@@ -1,7 +1,8 @@
 # Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
 # From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of
 # services), RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER
-# (uid:gid), MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with).
+# (uid:gid), MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with). After
+# way-back.sh.
 
 # Redis quotes the line that it does not like.
 unnamed() { sed "s/\(rename-command  *[^ ]*  *\)[^ ']*/\1(not shown)/"; }
@@ -56,7 +57,7 @@ try_configuration() {
 
 # shellcheck disable=SC2086 # lists of services
 bring_up() {
-    try_configuration || return
+    try_configuration && keep_data || return
     [ -z "$PAUSED" ] || compose unpause $PAUSED
     [ -z "$RECOVER" ] || recover
     # Compose leaves a network as it is, whatever its definition says by now.
@@ -74,16 +75,34 @@ if [ -n "$NETWORKS" ] || [ -z "$id" ] || ! grep -qs "^# $id$" "$ROOT/$MADE_WITH"
     files=
 fi
 
+if returning; then
+    way_back
+    echo "an upgrade that was given up is undone: deploy again"
+    exit 1
+fi
+
 # Captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection must not leave
 # Redis down.
 said=$(bring_up 2>&1)
 status=$?
 printf '%s\n' "$said" | unnamed
-[ "$status" -eq 0 ] || {
+if [ "$status" -eq 0 ]; then
+    forget_way_back
+else
     compose ps --all
     # A container that never started has no health.
     docker inspect --format '{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}' "$INSTANCE"
     compose logs --tail 20 | unnamed
     tail -n 20 "$ROOT/logs/redis.log"
+    # A service beside a new version that is healthy is no reason to give up what was written since.
+    if [ -d "$kept_data" ]; then
+        [ "$(docker inspect --format '{{.State.Health.Status}}' "$INSTANCE" 2>/dev/null)" = healthy ] || {
+            back=$(way_back 2>&1) || echo "the former version is not back: deploy again, which goes on with that"
+            printf '%s\n' "$back" | unnamed
+        }
+    elif [ -d "$kept" ]; then
+        # What runs was left alone: let it find its own files when it starts again.
+        settings_back && forget_way_back
+    fi
     exit 1
-}
+fi

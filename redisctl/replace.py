@@ -27,6 +27,8 @@ from redisctl.locking import INCOMING, JOURNAL, fsync_directory
 from redisctl.scratch import PATIENCE, read_manifest
 
 FORMER = "former"
+# Kept by a deploy below the root and below data, until another version that it started is healthy (files/way-back.sh).
+_UPGRADE, _UPGRADED = "upgrade", ".upgrade"
 # Seconds until a Redis that has loaded its data passes its health check.
 WELL = 60
 _POLL = 0.2
@@ -160,6 +162,8 @@ def swap(instance: Instance, place: Path, check: Check, what: str) -> float:
     healthy, the former data is put back, and Failure says why. Otherwise that stays in ``data/former/``.
     """
     refuse_interrupted(instance)
+    if (instance.root / _UPGRADE).exists() and (instance.data / _UPGRADED).exists():
+        raise Failure("an upgrade is not ended: the data of the former version is kept aside; deploy again first")
     journal = Journal(
         what=what,
         began=time.time(),

@@ -173,8 +173,9 @@ def _tells_no_version(settings: Settings) -> str:
 def upgrade_proven(settings: Settings, serves: Build) -> Commands:
     """Take a verified backup and have another version load it before that is started; nothing for the same version.
 
-    ``serves`` is what runs. On the host it writes a backup, and redisctl, which takes it. Fails, with Redis untouched,
-    where there is no room for it, or where the new version does not read what the old one wrote.
+    ``serves`` is what runs. On the host it writes a backup, redisctl, which takes it, and a copy of what Redis was made
+    from, for ``compose_up``. Fails, with Redis untouched, where there is no room for it, or where the new version does
+    not read what the old one wrote.
     """
     build = host.get_fact(facts.ImageBuild, reference=settings.redis_image)
     if build is None and not state.is_executing:
@@ -194,7 +195,8 @@ def upgrade_proven(settings: Settings, serves: Build) -> Commands:
     for step in plan(wanted, present):
         yield StringCommand(step.command, _stdin=step.stdin or "")
     verify = "yes" if settings.redis_upgrade_verify else ""
-    yield StringCommand(_on_instance(settings, "prove-upgrade.sh", IMAGE=settings.redis_image, VERIFY=verify))
+    prove = _on_instance(settings, "prove-upgrade.sh", IMAGE=settings.redis_image, VERIFY=verify)
+    yield StringCommand(f"{_on_instance(settings, 'way-back.sh')}\n{prove}")
 
 
 @operation()
@@ -548,8 +550,9 @@ def compose_up(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Co
     """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
 
     Does nothing when what runs is what the settings say. Tries the configuration first, beside what runs. When Redis
-    does not become healthy the operation fails and shows the containers and the last lines of their logs. ``deployed``
-    are the settings of the last deploy, to say for which of them Redis starts anew.
+    does not become healthy the operation fails and shows the containers and the last lines of their logs. Where that is
+    another version, the former one comes back with its files and its data, and what the new one wrote is kept aside.
+    ``deployed`` are the settings of the last deploy, to say for which of them Redis starts anew.
     """
     current = _service_state(settings, acl)
     drift = service.drift(settings, current)
@@ -581,6 +584,7 @@ def compose_up(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Co
         _alone(
             settings,
             "compose-up.sh",
+            before=_on_instance(settings, "way-back.sh"),
             WAIT=str(wait),
             REPLACE=" ".join(drift.replace),
             PAUSED=" ".join(drift.paused),
@@ -598,11 +602,11 @@ def _on_instance(settings: Settings, filename: str, **variables: str) -> str:
     return facts.script(filename, INSTANCE=settings.redis_name, ROOT=settings.root, **variables)
 
 
-def _alone(settings: Settings, filename: str, **variables: str) -> str:
-    """The same, as soon as nothing else starts or stops containers of the instance."""
+def _alone(settings: Settings, filename: str, *, before: str = "", **variables: str) -> str:
+    """The same, as soon as nothing else starts or stops containers of the instance; ``before`` are its functions."""
     wait = str(settings.stop_grace_period + service.wait_timeout(settings))
     lock = _on_instance(settings, "take-lock.sh", LOCK_WAIT=wait)
-    return f"{lock}\n{_on_instance(settings, filename, **variables)}"
+    return f"{lock}\n{before}\n{_on_instance(settings, filename, **variables)}"
 
 
 def _stop(why: str) -> Commands:

@@ -10,7 +10,7 @@ from redoubt.settings import Settings
 DATA = ("data", "backups")
 _OWN = (
     *("compose.yml", render.MADE_WITH, "network.nft", "ca.crt", ".incoming", "config", "logs", "secrets", "socket"),
-    *(render.DEPLOYED, "redisctl.json", "replace.json", "redisctl.lock", "redisctl"),
+    *(render.DEPLOYED, "redisctl.json", "replace.json", "redisctl.lock", "redisctl", "upgrade"),
 )
 
 

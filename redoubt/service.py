@@ -74,7 +74,8 @@ class ServiceState:
     names, those of version 1 or 2; empty while Redis does not run. ``queues`` say how many connections may wait where
     the host listens, by ``address:port`` as ss writes it; ``somaxconn`` is the most that the kernel gives by now.
     ``overlaid`` says that the hashes are those by which Redis's container is as it was made, changed since or not.
-    ``defrag`` is what the file says of active defragmentation, as far as it is known.
+    ``defrag`` is what the file says of active defragmentation, as far as it is known. ``upgrading`` says that the way
+    back of an upgrade is still kept.
     """
 
     hashes: dict[str, str]
@@ -91,6 +92,7 @@ class ServiceState:
     somaxconn: int = 0
     overlaid: bool = False
     defrag: str = ""
+    upgrading: bool = False
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -126,6 +128,7 @@ def read(lines: Iterable[str]) -> ServiceState:
         somaxconn=int("".join(sections.get("somaxconn", [])) or 0),
         overlaid=bool(sections.get("overlaid")),
         defrag="".join(sections.get("defrag", [])),
+        upgrading=bool(sections.get("upgrade")),
     )
 
 
@@ -157,15 +160,10 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
     Compose itself replaces a container whose definition changed. It does not look into mounted files or into
     Redis: a file newer than the container, or a running value that is not the file's, needs a new container.
     """
-    reasons = []
+    by_service = {container.service: container for container in state.containers}
+    reasons = _of_the_project(state)
     replace = []
     paused = []
-    by_service = {container.service: container for container in state.containers}
-    if len(by_service) < len(state.containers):
-        # What a Compose that was killed while it replaced a container leaves; the next one clears it up.
-        reasons.append("a service has more than one container")
-    if not state.hashes:
-        reasons.append("Compose does not accept compose.yml, or there is none yet")
     for service, wanted in state.hashes.items():
         container = by_service.get(service)
         if container is None:
@@ -202,6 +200,18 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
     stale = redis is not None and runs and redis.health == "unhealthy"
     lost = "data" in state.detached
     return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, lost, tuple(networks), tuple(guests))
+
+
+def _of_the_project(state: ServiceState) -> list[str]:
+    found = []
+    if len({container.service for container in state.containers}) < len(state.containers):
+        # What a Compose that was killed while it replaced a container leaves; the next one clears it up.
+        found.append("a service has more than one container")
+    if not state.hashes:
+        found.append("Compose does not accept compose.yml, or there is none yet")
+    if state.upgrading:
+        found.append("the way back of an upgrade is kept, until Redis is healthy")
+    return found
 
 
 def _redefined(settings: Settings, state: ServiceState, container: Container) -> bool:

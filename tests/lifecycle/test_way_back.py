@@ -1,0 +1,146 @@
+"""A new version that starts and is not well: the former one is back by itself, with its data and its files."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer, Result, remove_instance
+from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.test_valkey import assert_no_change, assert_runs, settings_for
+
+# What stands in the place of a program of a newer version. Each passes all that is tried beside the one that serves.
+BROKEN = {
+    # It serves and writes its own format; the health check alone finds no way to it.
+    "unhealthy": ("redis-cli", 'case "$*" in -s*) exec valkey-cli "$@" ;; esac; echo broken >&2; exit 1'),
+    # As the service it ends at once.
+    "ends": ("redis-server", '[ "$*" != /etc/redis/redis.conf ] || exit 1; exec valkey-server "$@"'),
+}
+QUICK: dict[str, Any] = {"redis_health_interval": 2, "redis_health_retries": 3, "redis_health_start_period": 5}
+LOOKED = "cd /srv/redis && find compose.yml config secrets -type f -exec sha256sum {} + | sort"
+BACK = "the former version is back and serves what it had"
+
+
+@pytest.fixture(scope="module")
+def own(start_host: Callable[..., Host]) -> Iterator[Host]:
+    """A host of its own, for data that another version wrote."""
+    host = start_host("lifecycle-way-back")
+    yield host
+    host.down()
+
+
+@pytest.fixture(scope="module")
+def former() -> dict[str, Any]:
+    """Settings of the version that serves."""
+    return {**settings_for("valkey"), **QUICK}
+
+
+@pytest.fixture(scope="module")
+def server(own: Host, deployer: Deployer, former: dict[str, Any]) -> Instance:
+    """The version that serves, on a host with broken images of a newer one."""
+    newer = settings_for("valkey-testing")
+    first = deployer.deploy(own, **newer, redis_allow_vulnerable_version=True)
+    assert first.returncode == 0, first.stderr
+    for name, (program, script) in BROKEN.items():
+        change = (
+            f'rm /usr/bin/{program}; printf "%s\\n" "#!/bin/sh" "$1" >/usr/bin/{program}; chmod 755 /usr/bin/{program}'
+        )
+        own.run(
+            f"docker run --network none --user 0 --name donor --entrypoint sh {newer['redis_image']} -c '{change}' sh "
+            f"\"$(cat)\" && docker commit --change 'ENTRYPOINT []' --change 'CMD [\"redis-server\"]' "
+            f"--change 'USER root' donor {reference(name)} && docker rm donor",
+            input=script,
+            check=True,
+        )
+    remove_instance(own, image=False)
+    served = deployer.deploy(own, **former)
+    assert served.returncode == 0, served.stderr
+    return Instance(own, deployer.secrets(own))
+
+
+def reference(name: str) -> str:
+    return f"registry.example.com/valkey:{name}"
+
+
+def broken(name: str) -> dict[str, Any]:
+    """Settings that deploy a broken version, and change what the former one is made from and reads."""
+    return {
+        **QUICK,
+        "redis_engine": "valkey",
+        "redis_image": reference(name),
+        "redis_image_source": "registry",
+        "redis_image_archive": None,
+        "redis_allow_vulnerable_version": True,
+        "redis_maxmemory": "300mb",
+        "redis_tcp_backlog": 300,
+    }
+
+
+def write(server: Instance, value: str) -> None:
+    assert server.call(f"SET app:session:1 {value} EX 7200", user="sessions") == ["OK"]
+    assert server.call("DEL rq:queue:default", f"RPUSH rq:queue:default {value}", user="queues")[1] == "1"
+
+
+def answers(server: Instance) -> bool:
+    said = server.host.run("docker exec redis redis-cli -s /run/redis/redis.sock PING").stdout
+    return "PONG" in said or "NOAUTH" in said
+
+
+def assert_back(server: Instance, value: str, files: str) -> None:
+    """Everything is as it was, and nothing of the attempt is left but what the new version wrote."""
+    assert_runs(server, "8.1")
+    assert server.health == "healthy"
+    assert server.call("GET app:session:1", user="sessions") == [value]
+    assert server.call("LRANGE rq:queue:default 0 -1", user="queues") == [value]
+    assert server.host.run(LOOKED, check=True).stdout == files
+    assert server.host.run("ls -d /srv/redis/upgrade* /srv/redis/data/.upgrade*").stdout == ""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_former_version_is_back_with_its_data_and_its_files(
+    server: Instance, deployer: Deployer, former: dict[str, Any], name: str
+) -> None:
+    write(server, name)
+    files = server.host.run(LOOKED, check=True).stdout
+    result = deployer.deploy(server.host, **broken(name))
+    assert result.returncode == 1
+    assert BACK in result.stderr, result.stderr
+    assert_back(server, name, files)
+    aside = server.host.run("find /srv/redis/data/former -name '*.rdb'", check=True).stdout
+    assert aside, "what the new version found and wrote is kept"
+    assert_no_change(deployer, server.host, former)
+    server.host.run("rm -r /srv/redis/data/former", check=True)
+
+
+@pytest.mark.parametrize("came", ["not begun", "data half moved", "former data half back"])
+def test_an_upgrade_that_was_broken_off_is_ended_by_the_next_deploy(
+    server: Instance, deployer: Deployer, former: dict[str, Any], came: str
+) -> None:
+    """Killed on the host while the new version is waited for, and again at single steps of the return."""
+    write(server, came.replace(" ", "-"))
+    files = server.host.run(LOOKED, check=True).stdout
+    before = server.inspect()["Id"]
+    under_way = deployer.start(server.host, **broken("unhealthy"))
+    wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
+    wait_until(lambda: answers(server), "the new version serves", 10)
+    write(server, "newer")
+    server.host.run("pkill -KILL -f '[w]ay_back'; pkill -KILL -f '[d]ocker compose'", check=True)
+    assert under_way.wait().returncode != 0
+    steps = {
+        "not begun": "",
+        "data half moved": "echo away 20260101T000000Z >../upgrade/stage; install -d -m 700 -o 999 -g 999 former "
+        "former/20260101T000000Z; mv dump.rdb former/20260101T000000Z/ || mv appendonlydir former/20260101T000000Z/",
+        "former data half back": "echo in 20260101T000000Z >../upgrade/stage; docker rm -f redis; install -d -m 700 "
+        "-o 999 -g 999 former former/20260101T000000Z; mv appendonlydir dump.rdb former/20260101T000000Z/; "
+        "mv .upgrade/appendonlydir .",
+    }
+    server.host.run(
+        f"cd /srv/redis/data && test -d .upgrade && ls ../upgrade/image && {steps[came] or 'true'}", check=True
+    )
+    again: Result = deployer.deploy(server.host, **broken("unhealthy"))
+    assert again.returncode == 1
+    assert BACK in again.stderr, again.stderr
+    assert_back(server, came.replace(" ", "-"), files)
+    assert_no_change(deployer, server.host, former)
+    server.host.run("rm -r /srv/redis/data/former", check=True)
