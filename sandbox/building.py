@@ -26,6 +26,8 @@ _RECIPES = Path(__file__).parent / "images"
 _RECIPE_LABEL = "redoubt.recipe"
 # Not the label by which containers are removed: a Redis that runs from the image would have it, too.
 _CHECKOUT_LABEL = "redoubt.checkout"
+# Servers of other suites of Debian, by the names of their builds.
+_SUITES = {"valkey-testing": "forky", "redis-oldstable": "bookworm", "redis-experimental": "experimental"}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -46,16 +48,16 @@ def ensure_host(client: docker.DockerClient, image: str) -> str:
 def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
     """Build a Redis image and save it as an archive, if need be.
 
-    `build` is `redis` or `valkey`, Debian's own, `valkey-testing`, the next Debian's, or `redis-jemalloc`, which can
-    defragment its memory as the official image can.
+    `build` is `redis` or `valkey`, Debian's own, `valkey-testing`, `redis-oldstable` or `redis-experimental` of another
+    suite, or `redis-jemalloc`, which can defragment its memory as the official image can.
     """
     engine = build.partition("-")[0]
-    target = "package" if build == engine else build
+    target = "suite" if build in _SUITES else "package" if build == engine else build
     reference = f"{PREFIX}/{build}:{base.SUITE}"
     recipe = _recipe(client, "redis")
     if not _is_current(client, reference, recipe):
         unnamed = f"{PREFIX}/{build}:unnamed"
-        arguments = {"ENGINE": engine}
+        arguments = {"ENGINE": engine, **({"SUITE": _SUITES[build]} if build in _SUITES else {})}
         _build(client, "redis", unnamed, recipe, target=target, arguments=arguments)
         version = _package_version(client, unnamed, f"{engine}-server")
         upstream = upstream_version(version)

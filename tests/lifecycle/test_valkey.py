@@ -33,7 +33,11 @@ def nine() -> dict[str, Any]:
 def settings_for(build: str) -> dict[str, Any]:
     with lock():
         archive = building.ensure_redis(engine.ensure(), build)
-    return {"redis_engine": "valkey", "redis_image": archive.reference, "redis_image_archive": str(archive.path)}
+    return {
+        "redis_engine": build.partition("-")[0],
+        "redis_image": archive.reference,
+        "redis_image_archive": str(archive.path),
+    }
 
 
 @pytest.fixture(scope="module")

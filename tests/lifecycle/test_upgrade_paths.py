@@ -1,0 +1,118 @@
+"""Real versions, one after the other, with the same data: Redis 7.0, 8.0 and 8.6, and Redis 7.0 to Valkey 8.1 and 9."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import Job
+
+from sandbox.hosts import Host
+from tests.lifecycle.conftest import Deployer, Result, remove_instance
+from tests.lifecycle.instance import Instance, redisctl, wait_until
+from tests.lifecycle.test_valkey import assert_no_change, settings_for
+
+
+@pytest.fixture(scope="module")
+def own(start_host: Callable[..., Host]) -> Iterator[Host]:
+    """A host of its own, for data of many versions."""
+    host = start_host("lifecycle-upgrades")
+    yield host
+    host.down()
+
+
+def version(build: str) -> dict[str, Any]:
+    """Settings that deploy this build."""
+    return {**settings_for(build), "redis_allow_vulnerable_version": True}
+
+
+def deploy(deployer: Deployer, host: Host, build: str, number: str) -> Instance:
+    """Deploy it, see that it is what runs and that a second deploy has nothing to do."""
+    result = deployer.deploy(host, **version(build))
+    assert result.returncode == 0, result.stderr
+    server = Instance(host, deployer.secrets(host))
+    assert_runs(server, number)
+    assert_no_change(deployer, host, version(build))
+    return server
+
+
+def assert_runs(server: Instance, number: str) -> None:
+    said = [line.strip() for line in server.call("INFO server")]
+    numbers = [line.partition(":")[2] for line in said if line.startswith(("redis_version:", "valkey_version:"))]
+    assert any(one.startswith(f"{number}.") for one in numbers), numbers
+    # A restore starts it; the engine looks only now and then.
+    wait_until(lambda: server.health == "healthy", "it is healthy", 60)
+
+
+def refused(deployer: Deployer, server: Instance, build: str, *, words: str) -> None:
+    """Deploying it stops before Redis notices, and says why."""
+    before = server.identity
+    result: Result = deployer.deploy(server.host, **version(build))
+    assert result.returncode == 1
+    assert words in result.stderr, result.stderr
+    assert server.identity == before
+    assert server.health == "healthy"
+
+
+JOBS = [f"job {number}" for number in range(20)]
+
+
+def write(server: Instance) -> None:
+    """A session that ends, queued jobs, and types whose encodings differ between versions."""
+    assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
+    with server.client("queues") as client:
+        queue = Queue("default", connection=client)
+        for name in JOBS:
+            queue.enqueue(print, name, job_id=name.replace(" ", "-"))
+    types = ("HSET t:hash a 1 b 2", "ZADD t:scores 1 one 2 two", "SADD t:set 1 2 3", "XADD t:stream 1-1 field value")
+    said = server.call(*types)
+    assert not [line for line in said if "ERR" in line or "NOPERM" in line], said
+
+
+def assert_there(server: Instance) -> None:
+    """All of it."""
+    kept, left = server.call("GET app:session:1", "TTL app:session:1", user="sessions")
+    assert (kept, 0 < int(left) <= 7200) == ("kept", True)
+    with server.client("queues") as client:
+        ids = Queue("default", connection=client).get_job_ids()
+        assert [Job.fetch(one, connection=client).args for one in ids] == [(name,) for name in JOBS]
+    said = server.call("HGET t:hash b", "ZSCORE t:scores two", "SCARD t:set", "XLEN t:stream")
+    assert said == ["2", "2", "3", "1"]
+
+
+def test_redis_goes_from_7_0_to_8_0_to_8_6_and_back_through_the_backup(own: Host, deployer: Deployer) -> None:
+    server = deploy(deployer, own, "redis-oldstable", "7.0")
+    write(server)
+    for build, number in (("redis", "8.0"), ("redis-experimental", "8.6")):
+        server = deploy(deployer, own, build, number)
+        assert_there(server)
+    backups = redisctl(server, "backups")["backups"]
+    assert [(one["version"][:3], one["verified"]["verdict"]) for one in backups] == [("8.0", "ok"), ("7.0", "ok")]
+
+    # 8.0 cannot read what 8.6 wrote: the way back is the backup that was taken on the way there.
+    refused(deployer, server, "redis", words="does not read backup")
+    stopped = deployer.deploy(own, job="day2/stop.py", **version("redis-experimental"))
+    assert stopped.returncode == 0, stopped.stderr
+    own.run("mv /srv/redis/data /srv/redis/data.newer", check=True)
+    back = deployer.deploy(own, **version("redis"))
+    assert back.returncode == 0, back.stderr
+    own.run(f"redisctl restore {backups[0]['id']} --yes", check=True)
+    server = Instance(own, deployer.secrets(own))
+    assert_runs(server, "8.0")
+    assert_there(server)
+    assert_no_change(deployer, own, version("redis"))
+
+    refused(deployer, server, "valkey", words="Redis 7.4 or newer")
+    assert_there(server)
+    own.run("rm -r /srv/redis/data.newer", check=True)
+
+
+def test_redis_7_0_goes_to_valkey_8_1_and_9(own: Host, deployer: Deployer) -> None:
+    remove_instance(own)
+    server = deploy(deployer, own, "redis-oldstable", "7.0")
+    write(server)
+    for build, number in (("valkey", "8.1"), ("valkey-testing", "9.1")):
+        server = deploy(deployer, own, build, number)
+        assert_there(server)
+    backups = redisctl(server, "backups")["backups"]
+    assert [one["verified"]["verdict"] for one in backups] == ["ok", "ok"]
