@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -122,9 +123,11 @@ def show(console: Console, name: str, reader: Reader, every: float, count: int |
     before, shown, pause = reader.read(), 0, min(every, FIRST)
     live = Live(_whole([Text(name, "bold")]), console=console, screen=True, auto_refresh=False)
     with suppress(KeyboardInterrupt), _keys() as pressed:
-        # Not `with live`: a Ctrl-C while it starts would leave its screen behind.
+        # A Ctrl-C while it starts waits until it has: a screen that is half there cannot be put away.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        live.start()
         try:
-            live.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
             while shown != count and not pressed(pause):
                 try:
                     now = reader.read()
