@@ -75,14 +75,15 @@ if [ -n "$NETWORKS" ] || [ -z "$id" ] || ! grep -qs "^# $id$" "$ROOT/$MADE_WITH"
     files=
 fi
 
-if returning; then
-    way_back
-    echo "an upgrade that was given up is undone: deploy again"
+# What follows is captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection
+# must not leave Redis down.
+give_way() {
+    back=$(way_back 2>&1) || echo "the former version is not back: deploy again, which goes on with that"
+    printf '%s\n' "$back" | unnamed
     exit 1
-fi
+}
+! returning || give_way
 
-# Captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection must not leave
-# Redis down.
 said=$(bring_up 2>&1)
 status=$?
 printf '%s\n' "$said" | unnamed
@@ -96,10 +97,7 @@ else
     tail -n 20 "$ROOT/logs/redis.log"
     # A service beside a new version that is healthy is no reason to give up what was written since.
     if [ -d "$kept_data" ]; then
-        [ "$(docker inspect --format '{{.State.Health.Status}}' "$INSTANCE" 2>/dev/null)" = healthy ] || {
-            back=$(way_back 2>&1) || echo "the former version is not back: deploy again, which goes on with that"
-            printf '%s\n' "$back" | unnamed
-        }
+        [ "$(docker inspect --format '{{.State.Health.Status}}' "$INSTANCE" 2>/dev/null)" = healthy ] || give_way
     elif [ -d "$kept" ]; then
         # What runs was left alone: let it find its own files when it starts again.
         settings_back && forget_way_back
