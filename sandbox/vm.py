@@ -82,7 +82,7 @@ def kill(host: Host) -> None:
     if pid is not None:
         with suppress(ProcessLookupError):  # it ended meanwhile
             os.kill(pid, signal.SIGKILL)
-        if not wait_until(host.name, "waiting for its end", lambda: not is_running(host), 30):
+        if not wait_until(host.name, "waiting for its end", lambda: _has_ended(pid), 60):
             raise SandboxError(f"QEMU (pid {pid}) cannot be ended")
 
 
@@ -170,6 +170,15 @@ def _hosts(host: Host) -> File:
 def _pid(host: Host) -> int | None:
     """The process id of the machine's QEMU, None if it does not run."""
     return running(_pidfile(host), str(_pidfile(host)))
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether its files are closed: one that is ending has no arguments any more, and still holds its disk and lock."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in ("Z", "X")
 
 
 def _directory(host: Host) -> Path:
