@@ -15,4 +15,6 @@ done
 [ ! -e "$ROOT/redisctl.lock" ] || flock --nonblock --shared "$ROOT/redisctl.lock" true ||
     echo "held $(sed -n 's/.*"verb": "\([^"]*\)".*/\1/p' "$ROOT/redisctl.lock")"
 echo "replacing $(sed -n 's/^  "what": "\(.*\)",$/\1/p' "$ROOT/replace.json" 2>/dev/null)"
+# The former version's data is aside, until another version is healthy.
+[ ! -d "$ROOT/upgrade" ] || [ ! -d "$ROOT/data/.upgrade" ] || echo "upgrading yes"
 exit 0

@@ -2,6 +2,8 @@
 # serves is not touched. What it was made from is kept. After way-back.sh.
 # From the caller: ROOT (the instance's directory), IMAGE (of the other version) and VERIFY (yes, or nothing).
 redisctl=$ROOT/redisctl
+# Back to the version that an upgrade was begun from: its own data is kept, and needs no proof.
+[ ! -d "$kept_data" ] || [ "$(docker image inspect --format '{{.Id}}' "$IMAGE")" != "$(served_id)" ] || exit 0
 if [ -n "$VERIFY" ]; then
     "$redisctl" backup --verify && "$redisctl" verify --image "$IMAGE"
 else

@@ -288,6 +288,9 @@ def _set_aside(reading: Reading) -> Iterator[Check]:
     if kept.interrupted and not kept.running:
         advice = "redisctl restore --recover puts back what was there before"
         yield Check("replacement of data", CRITICAL, kept.interrupted, advice)
+    if kept.upgrading:
+        seen = "another version was started and is not healthy yet; the data of the former one is kept"
+        yield Check("upgrade", CRITICAL, seen, "where no deploy is under way: deploy again, which ends it")
     if kept.former:
         seen = (
             f"{size(kept.former_size)} in data/former, replaced at {', '.join(kept.former)}: "

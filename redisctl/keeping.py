@@ -51,6 +51,7 @@ def _backups(instance: Instance) -> dict[str, Any]:
         "deployed": min((path.stat().st_mtime for path in (instance.root / "secrets").iterdir()), default=0.0),
         "attempt": attempted(instance),
         "running": locking.holder(instance),
+        "upgrading": replacing.upgrading(instance),
         "verified": next((one.backup.taken_at for one in found if one.is_verified), None),
         "count": len(found),
         "bad": tuple(one.id for one in found if one.is_bad),

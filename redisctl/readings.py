@@ -19,7 +19,8 @@ class Kept:
 
     ``deployed`` is when the instance was; ``attempt`` is what the last backup noted; ``running`` is who holds the lock;
     ``verified`` is the moment of the newest good backup, None without one; ``count`` is how many are listed.
-    ``backups_free`` is None where they are on the disk of the data. ``former`` are moments of data that was set aside.
+    ``backups_free`` is None where they are on the disk of the data. ``former`` are moments of data that was set aside;
+    ``upgrading`` is whether that of the former version is, since the new one is not healthy yet.
     ``last_words`` are those of the last start, ``mended`` when Redis cut off a torn end of its log by itself.
     ``unknown`` is what could not be read, by check.
     """
@@ -38,6 +39,7 @@ class Kept:
     former: tuple[str, ...] = ()
     former_size: int = 0
     interrupted: str = ""
+    upgrading: bool = False
     log_problem: str = ""
     last_words: tuple[str, ...] = ()
     mended: tuple[float, ...] = ()

@@ -162,7 +162,7 @@ def swap(instance: Instance, place: Path, check: Check, what: str) -> float:
     healthy, the former data is put back, and Failure says why. Otherwise that stays in ``data/former/``.
     """
     refuse_interrupted(instance)
-    if (instance.root / _UPGRADE).exists() and (instance.data / _UPGRADED).exists():
+    if upgrading(instance):
         raise Failure("an upgrade is not ended: the data of the former version is kept aside; deploy again first")
     journal = Journal(
         what=what,
@@ -258,6 +258,11 @@ def interrupted(instance: Instance) -> Journal | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise Failure(f"{instance.root / JOURNAL} cannot be read: {error}") from None
+
+
+def upgrading(instance: Instance) -> bool:
+    """Whether a deploy keeps the data of the former version, as another one that it started is not healthy yet."""
+    return (instance.root / _UPGRADE).exists() and (instance.data / _UPGRADED).exists()
 
 
 def refuse_interrupted(instance: Instance) -> None:

@@ -19,7 +19,7 @@ class Present:
     """What there is of an instance. ``paths`` have their sizes in KiB, ``containers`` their state, such as exited.
 
     ``healthy`` are those whose health check passes. ``held`` is the verb of redisctl that works on the data, and
-    ``replacing`` what was broken off while it put other data in its place.
+    ``replacing`` what was broken off while it put other data in its place; ``upgrading`` says that an upgrade was.
     """
 
     active: frozenset[str] = frozenset()
@@ -30,6 +30,7 @@ class Present:
     paths: tuple[tuple[str, int], ...] = ()
     held: str = ""
     replacing: str = ""
+    upgrading: bool = False
 
     @property
     def running(self) -> list[str]:
@@ -51,6 +52,7 @@ def read(lines: Iterable[str]) -> Present:
         paths=tuple((line[2], int(line[1])) for line in words if line[0] == "path"),
         held=rest.get("held", ""),
         replacing=rest.get("replacing", ""),
+        upgrading=["upgrading", "yes"] in words,
     )
 
 
@@ -90,6 +92,11 @@ def refusals(settings: Settings, present: Present, asked: str) -> list[str]:
         found.append(
             f"{present.replacing} was broken off, and what is in {settings.root}/data is in part another's: run "
             f"{render.redisctl_path(settings)} restore --recover on the host first"
+        )
+    if present.upgrading:
+        found.append(
+            f"an upgrade of {settings.redis_name} was not ended, and the data of the former version is aside: "
+            "deploy first, which ends it"
         )
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result, remove_instance
+from tests.lifecycle.conftest import Deployer, remove_instance
 from tests.lifecycle.instance import Instance, wait_until
 from tests.lifecycle.test_valkey import assert_no_change, assert_runs, settings_for
 
@@ -113,13 +113,8 @@ def test_the_former_version_is_back_with_its_data_and_its_files(
     server.host.run("rm -r /srv/redis/data/former", check=True)
 
 
-@pytest.mark.parametrize("came", ["not begun", "data half moved", "former data half back"])
-def test_an_upgrade_that_was_broken_off_is_ended_by_the_next_deploy(
-    server: Instance, deployer: Deployer, former: dict[str, Any], came: str
-) -> None:
-    """Killed on the host while the new version is waited for, and again at single steps of the return."""
-    write(server, came.replace(" ", "-"))
-    files = server.host.run(LOOKED, check=True).stdout
+def broken_off(server: Instance, deployer: Deployer) -> None:
+    """Deploy a new version, have it write, and kill on the host what waits for it to be healthy."""
     before = server.inspect()["Id"]
     under_way = deployer.start(server.host, **broken("unhealthy"))
     wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
@@ -127,20 +122,92 @@ def test_an_upgrade_that_was_broken_off_is_ended_by_the_next_deploy(
     write(server, "newer")
     server.host.run("pkill -KILL -f '[w]ay_back'; pkill -KILL -f '[d]ocker compose'", check=True)
     assert under_way.wait().returncode != 0
-    steps = {
-        "not begun": "",
-        "data half moved": "echo away 20260101T000000Z >../upgrade/stage; install -d -m 700 -o 999 -g 999 former "
-        "former/20260101T000000Z; mv dump.rdb former/20260101T000000Z/ || mv appendonlydir former/20260101T000000Z/",
-        "former data half back": "echo in 20260101T000000Z >../upgrade/stage; docker rm -f redis; install -d -m 700 "
-        "-o 999 -g 999 former former/20260101T000000Z; mv appendonlydir dump.rdb former/20260101T000000Z/; "
-        "mv .upgrade/appendonlydir .",
-    }
-    server.host.run(
-        f"cd /srv/redis/data && test -d .upgrade && ls ../upgrade/image && {steps[came] or 'true'}", check=True
-    )
-    again: Result = deployer.deploy(server.host, **broken("unhealthy"))
+    server.host.run("test -d /srv/redis/data/.upgrade && test -s /srv/redis/upgrade/image", check=True)
+
+
+# By hand, what a return that is broken off leaves.
+ASIDE = "install -d -m 700 -o 999 -g 999 former former/20260101T000000Z"
+STEPS = {
+    "not begun": "true",
+    "data half moved": f"echo away 20260101T000000Z >../upgrade/stage; {ASIDE}; "
+    "mv appendonlydir former/20260101T000000Z/",
+    "former data half back": f"echo in 20260101T000000Z >../upgrade/stage; docker rm -f redis; {ASIDE}; "
+    "mv appendonlydir dump.rdb former/20260101T000000Z/; mv .upgrade/appendonlydir .",
+}
+
+
+@pytest.mark.parametrize("came", STEPS)
+def test_an_upgrade_that_was_broken_off_is_told_and_ended_by_the_next_deploy(
+    server: Instance, deployer: Deployer, former: dict[str, Any], came: str
+) -> None:
+    """And a return that was, at single steps of it."""
+    host, value = server.host, came.replace(" ", "-")
+    write(server, value)
+    files = host.run(LOOKED, check=True).stdout
+    broken_off(server, deployer)
+    host.run(f"cd /srv/redis/data && {STEPS[came]}", check=True)
+    told = host.run("redisctl health")
+    assert (told.returncode, "the data of the former one is kept" in told.stdout) == (2, True), told.stdout
+    assert "an upgrade is not ended" in host.run("redisctl restore latest --yes").stderr
+    removal = deployer.deploy(host, job="day2/remove.py", **former)
+    assert (removal.returncode, "an upgrade of redis was not ended" in removal.stderr) == (1, True), removal.stderr
+
+    again = deployer.deploy(host, **broken("unhealthy"))
     assert again.returncode == 1
     assert BACK in again.stderr, again.stderr
-    assert_back(server, came.replace(" ", "-"), files)
-    assert_no_change(deployer, server.host, former)
-    server.host.run("rm -r /srv/redis/data/former", check=True)
+    assert_back(server, value, files)
+    assert_no_change(deployer, host, former)
+    host.run("rm -r /srv/redis/data/former", check=True)
+
+
+def test_an_upgrade_that_was_broken_off_is_given_up_by_deploying_the_former_version(
+    server: Instance, deployer: Deployer, former: dict[str, Any]
+) -> None:
+    """It goes on with what the new one wrote where it reads that, and with its own data where it does not."""
+    host = server.host
+    write(server, "older")
+    files = host.run(LOOKED, check=True).stdout
+    broken_off(server, deployer)
+    given_up = deployer.deploy(host, **former)
+    assert given_up.returncode == 0, given_up.stderr
+    assert_back(server, "newer", files)
+    assert_no_change(deployer, host, former)
+
+    broken_off(server, deployer)
+    write(server, "newest")
+    # The new version's own format takes the place of what both read.
+    rewritten = "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"
+    server.call(server.secrets.name_of("BGREWRITEAOF"))
+    wait_until(lambda: set(rewritten) <= set(server.call("INFO persistence")), "the log is rewritten", 30)
+    given_up = deployer.deploy(host, **former)
+    assert given_up.returncode == 1
+    assert BACK in given_up.stderr, given_up.stderr
+    assert_back(server, "newer", files)
+    assert_no_change(deployer, host, former)
+    host.run("rm -r /srv/redis/data/former", check=True)
+
+
+def test_where_the_disk_is_too_full_to_keep_the_data_the_version_that_serves_goes_on(
+    server: Instance, deployer: Deployer, former: dict[str, Any]
+) -> None:
+    host, data = server.host, "/srv/redis/data"
+    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=64m tmpfs {data}", check=True)
+    try:
+        assert deployer.deploy(host, **former).returncode == 0
+        write(server, "kept")
+        # In a snapshot it takes next to nothing, in the log of writes all of it.
+        assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
+        files = host.run(LOOKED, check=True).stdout
+        room = f"$(($(df --output=avail --block-size=1 {data} | tail -n 1) - 2097152))"
+        host.run(f"head -c {room} /dev/zero >{data}/.other", check=True)
+        result = deployer.deploy(host, **broken("unhealthy"))
+        assert result.returncode == 1
+        assert "the data cannot be kept for a way back: redis was started again as it was" in result.stderr, (
+            result.stderr
+        )
+        wait_until(lambda: server.health == "healthy", "the version that served is back", 60)
+        assert_back(server, "kept", files)
+        assert server.call("STRLEN app:session:long") == ["5000000"]
+        assert_no_change(deployer, host, former)
+    finally:
+        host.run(f"docker rm -f redis; umount {data}", check=True)

@@ -66,6 +66,9 @@ def test_other_things_on_the_disk_have_verdicts_where_they_are() -> None:
     assert found
     assert (found.verdict, "--recover" in found.advice) == (CRITICAL, True)
     assert check("replacement of data", replace(broken, running="redisctl restore has run for 1 s")) is None
+    found = check("upgrade", replace(GOOD, upgrading=True))
+    assert found
+    assert (found.verdict, "deploy again" in found.advice) == (CRITICAL, True)
     found = check("files of the log", replace(GOOD, log_problem="missing: x"))
     assert found
     assert (found.verdict, "do not restart" in found.advice) == (CRITICAL, True)

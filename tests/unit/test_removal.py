@@ -82,6 +82,7 @@ def test_every_file_of_an_instance_is_removed() -> None:
         ("delete the data of queue", {}, "removes nothing"),
         ("", {"held": "backup"}, "redisctl backup works on the data of redis"),
         ("", {"replacing": "restore of latest"}, "restore of latest was broken off"),
+        ("", {"upgrading": True}, "an upgrade of redis was not ended"),
     ],
 )
 def test_what_stands_against_a_removal_is_said(asked: str, changes: dict[str, Any], words: str) -> None:

@@ -169,12 +169,21 @@ def test_two_who_rotate_at_once_are_told_apart(tmp_path: Path) -> None:
     assert secretstore.load(settings(tmp_path), "host") == theirs
 
 
-def test_a_weak_former_password_is_refused_as_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("previous: {sessions: old}", "password of sessions is too short"),
+        ("repository: short", "password of the repository of backups is too short"),
+    ],
+)
+def test_a_former_password_that_is_weak_and_one_of_the_repository_that_was_cut_are_refused(
+    tmp_path: Path, line: str, words: str
+) -> None:
     path = store(tmp_path)
     path.parent.mkdir(parents=True)
     path.touch(mode=0o600)
-    path.write_text("passwords: {}\ncommands: {}\nprevious: {sessions: old}\n")
-    with pytest.raises(SecretsError, match="password of sessions is too short"):
+    path.write_text(f"passwords: {{}}\ncommands: {{}}\n{line}\n")
+    with pytest.raises(SecretsError, match=words):
         secretstore.check(settings(tmp_path), "host")
 
 
@@ -193,12 +202,3 @@ def test_the_repository_s_password_is_made_where_there_is_one_and_outlives_every
             secretstore.keep(copied, "host", made, after)
             made = after
         assert secretstore.ensure(settings(tmp_path), "host").repository == made.repository
-
-
-def test_a_password_of_the_repository_that_was_cut_is_refused(tmp_path: Path) -> None:
-    path = store(tmp_path)
-    path.parent.mkdir(parents=True)
-    path.touch(mode=0o600)
-    path.write_text("passwords: {}\ncommands: {}\nrepository: short\n")
-    with pytest.raises(SecretsError, match="password of the repository of backups is too short"):
-        secretstore.check(settings(tmp_path), "host")
