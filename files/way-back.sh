@@ -28,6 +28,8 @@ keep_data() {
     [ "$(docker image inspect --format '{{.Id}}' "$IMAGE")" != "$(served_id)" ] || return 0
     docker stop "$INSTANCE" >/dev/null && link_data && return
     rm -rf "$kept_data.partial"
+    # With what it was made from: by now the files are those for the new version.
+    settings_back
     docker start "$INSTANCE" >/dev/null
     echo "the data cannot be kept for a way back: $INSTANCE was started again as it was"
     return 1

@@ -187,11 +187,11 @@ def test_an_upgrade_that_was_broken_off_is_given_up_by_deploying_the_former_vers
     host.run("rm -r /srv/redis/data/former", check=True)
 
 
-def test_where_the_disk_is_too_full_to_keep_the_data_the_version_that_serves_goes_on(
+def test_where_the_disk_gets_too_full_to_keep_the_data_the_version_that_serves_goes_on(
     server: Instance, deployer: Deployer, former: dict[str, Any]
 ) -> None:
     host, data = server.host, "/srv/redis/data"
-    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=64m tmpfs {data}", check=True)
+    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=192m tmpfs {data}", check=True)
     try:
         assert deployer.deploy(host, **former).returncode == 0
         write(server, "kept")
@@ -199,8 +199,11 @@ def test_where_the_disk_is_too_full_to_keep_the_data_the_version_that_serves_goe
         assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
         files = host.run(LOOKED, check=True).stdout
         room = f"$(($(df --output=avail --block-size=1 {data} | tail -n 1) - 2097152))"
+        under_way = deployer.start(host, **broken("unhealthy"))
+        # Before the backup it would be found, and nothing would be begun.
+        under_way.wait_for("Starting operation: Secrets | Write the secrets", 180)
         host.run(f"head -c {room} /dev/zero >{data}/.other", check=True)
-        result = deployer.deploy(host, **broken("unhealthy"))
+        result = under_way.wait()
         assert result.returncode == 1
         assert "the data cannot be kept for a way back: redis was started again as it was" in result.stderr, (
             result.stderr
