@@ -52,7 +52,7 @@ def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
     suite, or `redis-jemalloc`, which can defragment its memory as the official image can.
     """
     engine = build.partition("-")[0]
-    target = "suite" if build in _SUITES else "package" if build == engine else build
+    target = "package" if build == engine or build in _SUITES else build
     reference = f"{PREFIX}/{build}:{base.SUITE}"
     recipe = _recipe(client, "redis")
     if not _is_current(client, reference, recipe):

@@ -1,4 +1,7 @@
-"""Upgrade: another version of the server is started only with data that was backed up, and that it has read."""
+"""Upgrade: another version of the server is started only with data that was backed up, and that it has read.
+
+Where it is not healthy with it, the service task puts the former version back (files/way-back.sh).
+"""
 
 from pyinfra import host, logger
 from pyinfra.api import deploy
