@@ -1,4 +1,5 @@
-# Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
+# Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails. Run by
+# run-through.sh.
 # From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of
 # services), RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER
 # (uid:gid), MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with). After
@@ -7,9 +8,52 @@
 # Redis quotes the line that it does not like.
 unnamed() { sed "s/\(rename-command  *[^ ]*  *\)[^ ']*/\1(not shown)/"; }
 
+engine() { cat /run/docker.pid 2>/dev/null; }
+# In this order: where systemd holds its socket, the answer is that of the next one.
+engine_ended() { ! docker version >/dev/null 2>&1 || [ "$(engine)" != "$began" ]; }
+
+# An engine that ends takes what it was asked for with it, and starts nothing that was stopped by then: it is asked again
+# when it is back. What was said is in $said, because a Compose whose output nobody reads any more dies in the middle: a
+# lost connection must not leave Redis down.
+through_the_engine() {
+    began=$(engine)
+    said=$("$@" 2>&1) && return
+    engine_ended || return 1
+    for _ in $(seq 120); do
+        ! docker version >/dev/null 2>&1 || break
+        sleep 1
+    done
+    began=$(engine)
+    said=$("$@" 2>&1)
+}
+
 # shellcheck disable=SC2086 # options
 compose() { docker compose $files --ansi never --progress plain --project-directory "$ROOT" "$@"; }
-up() { compose up --detach --remove-orphans --wait --wait-timeout "$WAIT" "$@"; }
+up() {
+    # Of a Compose that was broken off: under a name that the next one wants.
+    docker ps --all --quiet --filter "label=com.docker.compose.project=$INSTANCE" --filter status=created |
+        xargs -r docker rm >/dev/null
+    told=$(start "$@" 2>&1)
+    came=$?
+    printf '%s\n' "$told"
+    [ "$came" -ne 0 ] || return 0
+    case $told in
+    *"port is already allocated"*) let_go_of_ports && start "$@" ;;
+    *) return "$came" ;;
+    esac
+}
+start() { compose up --detach --remove-orphans --wait --wait-timeout "$WAIT" "$@"; }
+
+# An engine that was killed while it started a container may hold that one's ports for nobody when it is back (moby#20486),
+# until it starts anew. Where others run it is not for a deploy to stop them.
+let_go_of_ports() {
+    if [ "$(docker ps --quiet | wc -l)" -gt "$(docker ps --quiet --filter "label=com.docker.compose.project=$INSTANCE" | wc -l)" ]; then
+        echo "if no other container has that port, the engine holds it for one that is gone: systemctl restart docker on the" \
+            "host, which stops and starts all containers, and deploy again"
+        return 1
+    fi
+    systemctl restart docker
+}
 
 ask() {
     # On standard input: arguments are visible in ps.
@@ -75,21 +119,21 @@ if [ -n "$NETWORKS" ] || [ -z "$id" ] || ! grep -qs "^# $id$" "$ROOT/$MADE_WITH"
     files=
 fi
 
-# What follows is captured, because a Compose whose output nobody reads any more dies in the middle: a lost connection
-# must not leave Redis down.
 give_way() {
-    back=$(way_back 2>&1) || echo "the former version is not back: deploy again, which goes on with that"
-    printf '%s\n' "$back" | unnamed
+    through_the_engine way_back ||
+        said=$(printf '%s\n' "$said" "the former version is not back: deploy again, which goes on with that")
+    ended
+    printf '%s\n' "$said" | unnamed
     exit 1
 }
 ! returning || give_way
 
-said=$(bring_up 2>&1)
-status=$?
-printf '%s\n' "$said" | unnamed
-if [ "$status" -eq 0 ]; then
+if through_the_engine bring_up; then
     forget_way_back
+    ended
+    printf '%s\n' "$said" | unnamed
 else
+    printf '%s\n' "$said" | unnamed
     compose ps --all
     # A container that never started has no health.
     docker inspect --format '{{with .State.Health}}{{range .Log}}{{.Output}}{{end}}{{end}}' "$INSTANCE"
@@ -102,5 +146,6 @@ else
         # What runs was left alone: let it find its own files when it starts again.
         settings_back && forget_way_back
     fi
+    ended
     exit 1
 fi

@@ -27,6 +27,7 @@ docker network inspect "${INSTANCE}_backend" "${INSTANCE}_edge" 2>/dev/null
 echo "@@image"
 docker image inspect --format '{{.Id}}' "$IMAGE" 2>/dev/null
 [ ! -d upgrade ] || printf '@@upgrade\nunfinished\n'
+[ ! -e start ] || printf '@@start\nunfinished\n'
 echo "@@defrag"
 sed -n 's/^activedefrag //p' config/activedefrag.conf 2>/dev/null
 echo "@@files"

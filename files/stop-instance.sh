@@ -1,6 +1,8 @@
-# Stops an instance in order, and its backups with it. From the caller: INSTANCE (its name), ROOT, TIMER (unit of its
-# backups), GRACE (seconds that Redis has to save).
-! systemctl cat "$TIMER" >/dev/null 2>&1 || systemctl disable --quiet --now "$TIMER" || exit 1
+# Stops an instance in order, and its backups with it. From the caller: INSTANCE (its name), ROOT, UNITS (of its backups,
+# and of a start that was broken off), GRACE (seconds that Redis has to save).
+for unit in $UNITS; do
+    ! systemctl cat "$unit" >/dev/null 2>&1 || systemctl disable --quiet --now "$unit" || exit 1
+done
 ids=$(docker ps --quiet --filter "label=com.docker.compose.project=$INSTANCE")
 [ -n "$ids" ] || exit 0
 # Services that need Redis first, where Compose knows of them.

@@ -28,6 +28,7 @@ keep_data() {
     [ "$(docker image inspect --format '{{.Id}}' "$IMAGE")" != "$(served_id)" ] || return 0
     docker stop "$INSTANCE" >/dev/null && link_data && return
     rm -rf "$kept_data.partial"
+    ! engine_ended || return
     # With what it was made from: by now the files are those for the new version.
     settings_back
     docker start "$INSTANCE" >/dev/null

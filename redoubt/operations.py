@@ -399,19 +399,20 @@ def redisctl_run(settings: Settings, line: str) -> Commands:
 def instance_stopped(settings: Settings) -> Commands:
     """Stop the instance's containers within their grace, and the timer of its backups. Fails where Redis was killed."""
     there = _present(settings)
-    timer = schedule.timer(settings)
-    if not there.running and timer not in there.active | there.enabled:
+    units = {schedule.timer(settings), service.unit(settings)}
+    left = sorted(units & (there.active | there.enabled))
+    if not there.running and not left:
         host.noop("stopped" if there.containers else "there is none")
         return
     if there.held:
         yield from _stop(f"nothing was stopped: {removal.held(settings, there)}")
         return
-    _say(f"{settings.redis_name}: {', '.join(there.running) or 'its timer'} runs")
+    _say(f"{settings.redis_name}: {', '.join(there.running or left)} runs")
     yield StringCommand(
         _alone(
             settings,
             "stop-instance.sh",
-            TIMER=timer,
+            UNITS=" ".join(sorted(units)),
             GRACE=str(settings.stop_grace_period),
         )
     )
@@ -552,6 +553,7 @@ def compose_up(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Co
     Does nothing when what runs is what the settings say. Tries the configuration first, beside what runs. When Redis
     does not become healthy the operation fails and shows the containers and the last lines of their logs. Where that is
     another version, the former one comes back with its files and its data, and what the new one wrote is kept aside.
+    Broken off by a reboot, it is gone on with at boot, by a unit that is there only meanwhile.
     ``deployed`` are the settings of the last deploy, to say for which of them Redis starts anew.
     """
     current = _service_state(settings, acl)
@@ -580,20 +582,28 @@ def compose_up(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Co
         return
     recover = settings.redis_health_interval + settings.redis_health_timeout
     wait = service.wait_timeout(settings)
+    script = _on_instance(
+        settings,
+        "compose-up.sh",
+        WAIT=str(wait),
+        REPLACE=" ".join(drift.replace),
+        PAUSED=" ".join(drift.paused),
+        RECOVER=str(recover) if drift.stale else "",
+        NETWORKS=" ".join(drift.networks),
+        MADE_WITH=render.MADE_WITH,
+        IMAGE=settings.redis_image,
+        OWNER=_OWNER,
+    )
+    units = "/etc/systemd/system"
     yield StringCommand(
         _alone(
             settings,
-            "compose-up.sh",
-            before=_on_instance(settings, "way-back.sh"),
-            WAIT=str(wait),
-            REPLACE=" ".join(drift.replace),
-            PAUSED=" ".join(drift.paused),
-            RECOVER=str(recover) if drift.stale else "",
-            NETWORKS=" ".join(drift.networks),
-            MADE_WITH=render.MADE_WITH,
-            IMAGE=settings.redis_image,
-            OWNER=_OWNER,
-        )
+            "run-through.sh",
+            SCRIPT=f"{settings.root}/{service.START}",
+            UNIT=f"{units}/{service.unit(settings)}",
+            WANTED=f"{units}/multi-user.target.wants/{service.unit(settings)}",
+        ),
+        _stdin=f"{_on_instance(settings, 'way-back.sh')}\n{script}",
     )
 
 
@@ -602,11 +612,11 @@ def _on_instance(settings: Settings, filename: str, **variables: str) -> str:
     return facts.script(filename, INSTANCE=settings.redis_name, ROOT=settings.root, **variables)
 
 
-def _alone(settings: Settings, filename: str, *, before: str = "", **variables: str) -> str:
-    """The same, as soon as nothing else starts or stops containers of the instance; ``before`` are its functions."""
+def _alone(settings: Settings, filename: str, **variables: str) -> str:
+    """The same, as soon as nothing else starts or stops containers of the instance."""
     wait = str(settings.stop_grace_period + service.wait_timeout(settings))
     lock = _on_instance(settings, "take-lock.sh", LOCK_WAIT=wait)
-    return f"{lock}\n{before}\n{_on_instance(settings, filename, **variables)}"
+    return f"{lock}\n{_on_instance(settings, filename, **variables)}"
 
 
 def _stop(why: str) -> Commands:

@@ -549,7 +549,7 @@ def _is_own(address: str, addresses: frozenset[str]) -> bool:
 def _ports(settings: Settings, facts: HostFacts) -> list[str]:
     taken = [
         f"{address}:{port.published} is in use by {other.process or 'another process'}: "
-        f"stop that, or choose another {'redis_tls_port' if index else 'redis_port'} or redis_bind"
+        f"stop that, or choose another {'redis_tls_port' if index else 'redis_port'} or redis_bind{_leaked(other)}"
         for index, port in enumerate(settings.ports)
         for address in settings.redis_bind
         for other in facts.listeners
@@ -559,6 +559,16 @@ def _ports(settings: Settings, facts: HostFacts) -> list[str]:
     ]
     # One process may listen on 0.0.0.0 and on [::] and is named once.
     return list(dict.fromkeys(taken))
+
+
+def _leaked(other: Listener) -> str:
+    if not other.process.startswith("docker-proxy "):
+        return ""
+    # https://github.com/moby/moby/issues/20486
+    return (
+        "; where docker ps shows no container with it, the engine holds it for one that is gone, as it may after a power "
+        "cut: systemctl restart docker on the host, which stops and starts all containers"
+    )
 
 
 def _name(settings: Settings, facts: HostFacts) -> list[str]:

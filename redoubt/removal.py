@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from redoubt import network, render, schedule
+from redoubt import network, render, schedule, service
 from redoubt.settings import Settings
 
 # Below the root. What Redis and its backups hold is removed only when that is asked for.
 DATA = ("data", "backups")
 _OWN = (
     *("compose.yml", render.MADE_WITH, "network.nft", "ca.crt", ".incoming", "config", "logs", "secrets", "socket"),
-    *(render.DEPLOYED, "redisctl.json", "replace.json", "redisctl.lock", "redisctl", "upgrade"),
+    *(render.DEPLOYED, "redisctl.json", "replace.json", "redisctl.lock", "redisctl", "upgrade", service.START),
 )
 
 
@@ -58,7 +58,7 @@ def read(lines: Iterable[str]) -> Present:
 
 def units(settings: Settings) -> list[str]:
     """The units that an instance may have, what starts another first."""
-    return [schedule.timer(settings), schedule.job(settings), network.unit(settings)]
+    return [schedule.timer(settings), schedule.job(settings), network.unit(settings), service.unit(settings)]
 
 
 def paths(settings: Settings, *, data: bool) -> list[str]:

@@ -29,6 +29,14 @@ _COMMANDS = "secrets/server/commands.conf"
 _ACL_FILE = "config/users.acl"
 _CA_FILE = "ca.crt"
 
+# What a deploy runs to start the project, below the root, for as long as it does: there after a reboot, too.
+START = "start"
+
+
+def unit(settings: Settings) -> str:
+    """The name of the unit that goes on with a start which a reboot broke off; there only while one is under way."""
+    return f"{settings.redis_name}-start.service"
+
 
 @dataclass(frozen=True)
 class Container:
@@ -75,7 +83,7 @@ class ServiceState:
     the host listens, by ``address:port`` as ss writes it; ``somaxconn`` is the most that the kernel gives by now.
     ``overlaid`` says that the hashes are those by which Redis's container is as it was made, changed since or not.
     ``defrag`` is what the file says of active defragmentation, as far as it is known. ``upgrading`` says that the way
-    back of an upgrade is still kept.
+    back of an upgrade is still kept, ``starting`` that a start is under way, or was broken off.
     """
 
     hashes: dict[str, str]
@@ -93,6 +101,7 @@ class ServiceState:
     overlaid: bool = False
     defrag: str = ""
     upgrading: bool = False
+    starting: bool = False
 
 
 def read(lines: Iterable[str]) -> ServiceState:
@@ -129,6 +138,7 @@ def read(lines: Iterable[str]) -> ServiceState:
         overlaid=bool(sections.get("overlaid")),
         defrag="".join(sections.get("defrag", [])),
         upgrading=bool(sections.get("upgrade")),
+        starting=bool(sections.get("start")),
     )
 
 
@@ -211,6 +221,8 @@ def _of_the_project(state: ServiceState) -> list[str]:
         found.append("Compose does not accept compose.yml, or there is none yet")
     if state.upgrading:
         found.append("the way back of an upgrade is kept, until Redis is healthy")
+    if state.starting:
+        found.append("a start was broken off")
     return found
 
 

@@ -301,14 +301,64 @@ def test_the_history_is_kept_short(deployed: Host, deployer: Deployer) -> None:
     assert '"ended": "20' in kept[-1]
 
 
-def test_a_host_that_loses_power_in_a_deploy_is_finished_by_the_next(deployed: Host, deployer: Deployer) -> None:
-    """While the container is replaced: the old one is gone, the new one is not there yet."""
+# The old Redis has ended, the new one has not started: the engine starts neither by itself.
+NONE_RUNS = "! pgrep -x redis-server >/dev/null"
+PENDING = "ls /srv/redis/start /etc/systemd/system/redis-start.service /etc/systemd/system/*/redis-start.service"
+
+
+def test_a_host_that_loses_power_while_redis_is_replaced_has_the_new_one_without_another_deploy(
+    deployed: Host, deployer: Deployer
+) -> None:
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
         running = deployer.start(deployed, redis_tcp_backlog=303)
-        deployed.run(until(f"pgrep -f '{COMPOSE_UP}' >/dev/null"), check=True)
+        running.wait_for("Starting operation: Service | Start Redis")
+        deployed.run(until(NONE_RUNS), check=True)
         deployed.kill()
         assert running.wait().returncode == 1
         deployed.start()
-        assert finish(deployer, deployed, redis_tcp_backlog=303).config("tcp-backlog") == "303"
+        wait_until(lambda: bool(instance.inspect()) and instance.health == "healthy", "Redis is back by itself", 60)
+        assert instance.config("tcp-backlog") == "303"
+        wait_until(lambda: not deployed.run(PENDING).stdout, "the start has ended", 30)
+        assert finish(deployer, deployed, redis_tcp_backlog=303)
         assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=303)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param("systemctl restart docker", id="restarts"),
+        pytest.param("systemctl kill --signal=KILL docker", id="is-killed"),
+    ],
+)
+def test_a_deploy_goes_on_with_an_engine_that_ends_while_redis_is_replaced(
+    end: str, deployed: Host, deployer: Deployer
+) -> None:
+    instance = Instance(deployed, deployer.secrets(deployed))
+    with data_kept(instance):
+        running = deployer.start(deployed, redis_tcp_backlog=304)
+        running.wait_for("Starting operation: Service | Start Redis")
+        deployed.run(until(NONE_RUNS), check=True)
+        deployed.run(end, check=True)
+        result = running.wait()
+        assert result.returncode == 0, result.stderr
+        assert deployed.run(PENDING).stdout == ""
+        assert finish(deployer, deployed, redis_tcp_backlog=304).config("tcp-backlog") == "304"
+        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=304)
+
+
+def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_every_boot(
+    deployed: Host, deployer: Deployer
+) -> None:
+    instance = Instance(deployed, deployer.secrets(deployed))
+    with data_kept(instance):
+        running = deployer.start(deployed, redis_tcp_backlog=305)
+        running.wait_for("Starting operation: Service | Start Redis")
+        deployed.run(until(NONE_RUNS), check=True)
+        deployed.run("pkill -KILL -f '^sh /srv/redis/start'; pkill -KILL -x docker-compose", check=True)
+        assert running.wait().returncode == 1
+        assert len(deployed.run(PENDING).stdout.split()) == 3
+        result = deployer.deploy(deployed, redis_tcp_backlog=305)
+        assert "a start was broken off" in result.stderr, result.stderr
+        assert deployed.run(PENDING).stdout == ""
+        assert finish(deployer, deployed, redis_tcp_backlog=305).config("tcp-backlog") == "305"

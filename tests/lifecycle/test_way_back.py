@@ -120,7 +120,7 @@ def broken_off(server: Instance, deployer: Deployer) -> None:
     wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
     wait_until(lambda: answers(server), "the new version serves", 10)
     write(server, "newer")
-    server.host.run("pkill -KILL -f '[w]ay_back'; pkill -KILL -f '[d]ocker compose'", check=True)
+    server.host.run("pkill -KILL -f '^[s]h /srv/redis/start'; pkill -KILL -f '[d]ocker compose'", check=True)
     assert under_way.wait().returncode != 0
     server.host.run("test -d /srv/redis/data/.upgrade && test -s /srv/redis/upgrade/image", check=True)
 
@@ -156,6 +156,26 @@ def test_an_upgrade_that_was_broken_off_is_told_and_ended_by_the_next_deploy(
     assert again.returncode == 1
     assert BACK in again.stderr, again.stderr
     assert_back(server, value, files)
+    assert_no_change(deployer, host, former)
+    host.run("rm -r /srv/redis/data/former", check=True)
+
+
+def test_a_host_that_loses_power_in_an_upgrade_ends_it_by_itself(
+    server: Instance, deployer: Deployer, former: dict[str, Any]
+) -> None:
+    """While the new version starts, which is not healthy afterwards either."""
+    host = server.host
+    write(server, "power")
+    files = host.run(LOOKED, check=True).stdout
+    under_way = deployer.start(host, **broken("unhealthy"))
+    wait_until(lambda: not host.run("test -d /srv/redis/data/.upgrade").returncode, "the data is kept", 120)
+    host.kill()
+    assert under_way.wait().returncode == 1
+    host.start()
+    wait_until(lambda: host.run("test -e /srv/redis/start").returncode == 1, "the upgrade is given up", 120)
+    told = host.run("journalctl --unit redis-start.service", check=True).stdout
+    assert BACK in told, told
+    assert_back(server, "power", files)
     assert_no_change(deployer, host, former)
     host.run("rm -r /srv/redis/data/former", check=True)
 

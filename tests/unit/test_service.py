@@ -162,6 +162,7 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         ),
         (replace(RIGHT, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
         (read(["@@upgrade", "unfinished"]), "the way back of an upgrade is kept", ()),
+        (read(["@@start", "unfinished"]), "a start was broken off", ()),
         (state(name="elsewhere"), "is named elsewhere", ("redis",)),
         (state(networks=NETWORKS | {"bridge"}), "is on bridge as well", ("redis",)),
         (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
