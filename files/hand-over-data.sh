@@ -34,6 +34,9 @@ until_written() {
 if [ "$TO" = dump ]; then
     said=$(ask "$config SET save \"$SAVE\"")
     [ "$said" = OK ] || give_up "it does not turn snapshots on ($said)"
+    # Not known below 7.0, where a stop writes one in any case.
+    said=$(ask "$config SET shutdown-on-sigterm default")
+    case $said in OK | *nknown* | *nsupported*) ;; *) give_up "it does not have its stop write a snapshot ($said)" ;; esac
     # Without its log a crash before the next save point would leave what an old snapshot has.
     # Not while it writes another or its log: that one began earlier.
     for _ in $(seq "$WAIT"); do

@@ -566,8 +566,8 @@ def _leaked(other: Listener) -> str:
         return ""
     # https://github.com/moby/moby/issues/20486
     return (
-        "; where docker ps shows no container with it, the engine holds it for one that is gone, as it may after a power "
-        "cut: systemctl restart docker on the host, which stops and starts all containers"
+        "; where docker ps shows no container with it, the engine holds it for one that is gone, as it may after a "
+        "power cut: systemctl restart docker on the host, which stops and starts all containers"
     )
 
 

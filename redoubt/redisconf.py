@@ -74,6 +74,7 @@ def directives(settings: Settings) -> Sections:
             "auto-aof-rewrite-percentage": str(s.redis_auto_aof_rewrite_percentage),
             "auto-aof-rewrite-min-size": str(s.redis_auto_aof_rewrite_min_size),
             "shutdown-timeout": str(SHUTDOWN_TIMEOUT),
+            **_at_sigterm(s),
         },
         "Events": {
             "notify-keyspace-events": s.redis_notify_keyspace_events,
@@ -90,6 +91,12 @@ def directives(settings: Settings) -> Sections:
         },
         "Further directives": dict(s.redis_extra_config),
     }
+
+
+def _at_sigterm(settings: Settings) -> dict[str, str]:
+    """With the log, which a stop flushes, a start reads no snapshot: writing one would be half of a restart's time."""
+    known = settings.server_version >= (7, 0)
+    return {"shutdown-on-sigterm": "nosave" if settings.redis_appendonly else "default"} if known else {}
 
 
 def _ports(settings: Settings) -> dict[str, str]:

@@ -77,8 +77,8 @@ def test_a_restart_loses_no_write_and_kills_nothing_however_much_data_there_is(
     redis: Instance, deployer: Deployer
 ) -> None:
     there = 0
-    for number, keys in enumerate((0, 100_000, 1_000_000)):
-        if keys:
+    for number, (keys, log) in enumerate(((0, True), (100_000, True), (100_000, False), (1_000_000, True))):
+        if keys > there:
             filled = redis.host.run(FILL.format(first=there, last=keys), check=True).stdout
             assert filled.endswith(f"errors: 0, replies: {keys - there + 1}\n"), filled
         there = keys
@@ -87,7 +87,8 @@ def test_a_restart_loses_no_write_and_kills_nothing_however_much_data_there_is(
         before = redis.identity
         redis.host.run(": >/srv/redis/logs/redis.log", check=True)
         with writing(redis) as seen:
-            result = deployer.deploy(redis.host, **SETTINGS, redis_tcp_backlog=600 + number)
+            persistence: dict[str, Any] = {"redis_appendonly": log, "redis_allow_loss": "persistence"}
+            result = deployer.deploy(redis.host, **SETTINGS, **persistence, redis_tcp_backlog=600 + number)
         assert result.returncode == 0, result.stderr
         assert redis.identity != before
         assert "ready to exit, bye bye" in redis.host.run("cat /srv/redis/logs/redis.log").stdout
@@ -96,6 +97,6 @@ def test_a_restart_loses_no_write_and_kills_nothing_however_much_data_there_is(
         assert redis.call(*exists) == ["1"] * seen["written"]
         assert int(redis.call("DBSIZE")[0]) >= keys + seen["written"]
         print(
-            f"{keys} sessions, {int(memory['used_memory']) / 1024**2:.0f} MiB: "
+            f"{keys} sessions, {int(memory['used_memory']) / 1024**2:.0f} MiB, {'log' if log else 'snapshot'}: "
             f"the longest wait of a client was {seen['longest']:.1f} s"
         )
