@@ -26,6 +26,7 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
         instance.call(*(f"SET app:session:{number} {number:04} EX 72000" for number in range(BEFORE)), "BGREWRITEAOF")
         wait_until(lambda: host.run(f"test -e {LOG}/{BASE}").returncode == 0, "the log is rewritten", 20)
         instance.call(*(f"SET app:session:{number} {number:04} EX 72000" for number in range(BEFORE, KEYS)))
+        assert instance.call("SAVE") == ["OK"]
         host.run(f"docker stop redis && cp -a {ROOT}/data {GOOD}", check=True)
         yield instance
 
