@@ -26,6 +26,8 @@ keep_data() {
     [ -d "$kept" ] && [ ! -d "$kept_data" ] || return 0
     [ "$(docker inspect --format '{{.Image}}' "$INSTANCE" 2>/dev/null)" = "$(served_id)" ] || return 0
     [ "$(docker image inspect --format '{{.Id}}' "$IMAGE")" != "$(served_id)" ] || return 0
+    shorten_log
+    has_room || return
     docker stop "$INSTANCE" >/dev/null && link_data && return
     rm -rf "$kept_data.partial"
     ! engine_ended || return
@@ -33,6 +35,29 @@ keep_data() {
     settings_back
     docker start "$INSTANCE" >/dev/null
     echo "the data cannot be kept for a way back: $INSTANCE was started again as it was"
+    return 1
+}
+
+# In MiB: of the parts of the log whose names end so, and of what the data's disk has left.
+size_of() {
+    find "$ROOT/data/appendonlydir" -type f -name "*$1" -printf '%s\n' 2>/dev/null |
+        awk '{ sum += $1 } END { printf "%.0f", sum / 1048576 + 1 }'
+}
+free() { df --output=avail --block-size=1048576 "$ROOT/data" | awk 'NR == 2 { print $1 }'; }
+
+# While it still serves: its base is linked, and read faster. Where it cannot be done the log is as it is.
+shorten_log() {
+    [ -d "$ROOT/data/appendonlydir" ] && [ "$(free)" -gt "$(size_of '')" ] || return 0
+    ask "$(name BGREWRITEAOF)" | grep -q started || return 0
+    for _ in $(seq 900); do
+        case $(ask 'INFO persistence') in *aof_rewrite_in_progress:1* | *aof_rewrite_scheduled:1*) sleep 0.5 ;; *) return ;; esac
+    done
+}
+
+has_room() {
+    needed=$(size_of .incr.aof) free=$(free)
+    [ "$free" -lt "$needed" ] || return 0
+    echo "what runs was left alone: a copy of its log of writes, for the way back, takes $needed MiB, and $free MiB are free"
     return 1
 }
 

@@ -358,6 +358,11 @@ def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_
         deployed.run("pkill -KILL -f '^sh /srv/redis/start'; pkill -KILL -x docker-compose", check=True)
         assert running.wait().returncode == 1
         assert len(deployed.run(PENDING).stdout.split()) == 3
+        # What is stopped stays stopped at a boot.
+        enabled = "systemctl is-enabled redis-start.service"
+        assert deployed.run(enabled).stdout == "enabled\n"
+        assert deployer.deploy(deployed, job="day2/stop.py").returncode == 0
+        assert deployed.run(enabled).stdout == "static\n"
         result = deployer.deploy(deployed, redis_tcp_backlog=305)
         assert "a start was broken off" in result.stderr, result.stderr
         assert deployed.run(PENDING).stdout == ""

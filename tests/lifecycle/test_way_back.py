@@ -102,10 +102,13 @@ def test_the_former_version_is_back_with_its_data_and_its_files(
     server: Instance, deployer: Deployer, former: dict[str, Any], name: str
 ) -> None:
     write(server, name)
-    files = server.host.run(LOOKED, check=True).stdout
+    files = server.host.run(f": >/srv/redis/logs/redis.log; {LOOKED}", check=True).stdout
     result = deployer.deploy(server.host, **broken(name))
     assert result.returncode == 1
     assert BACK in result.stderr, result.stderr
+    # What is copied while it is down is what was written since.
+    log = server.host.run("cat /srv/redis/logs/redis.log", check=True).stdout
+    assert "AOF rewrite terminated with success" in log.partition("User requested shutdown")[0], log
     assert_back(server, name, files)
     aside = server.host.run("find /srv/redis/data/former -name '*.rdb'", check=True).stdout
     assert aside, "what the new version found and wrote is kept"
@@ -207,8 +210,23 @@ def test_an_upgrade_that_was_broken_off_is_given_up_by_deploying_the_former_vers
     host.run("rm -r /srv/redis/data/former", check=True)
 
 
+@pytest.mark.parametrize(
+    ("fills", "told"),
+    [
+        # Less than the log takes, as bytes and as files: the first is seen beforehand, the second is not.
+        (
+            'head -c "$(($(df --output=avail --block-size=1 . | tail -n 1) - 2097152))" /dev/zero >.other',
+            "was left alone: a",
+        ),
+        (
+            "mount -o remount,nr_inodes=$(($(df --output=iused . | tail -n 1) + 2)) .",
+            "redis was started again as it was",
+        ),
+    ],
+    ids=["bytes", "files"],
+)
 def test_where_the_disk_gets_too_full_to_keep_the_data_the_version_that_serves_goes_on(
-    server: Instance, deployer: Deployer, former: dict[str, Any]
+    fills: str, told: str, server: Instance, deployer: Deployer, former: dict[str, Any]
 ) -> None:
     host, data = server.host, "/srv/redis/data"
     host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=192m tmpfs {data}", check=True)
@@ -217,17 +235,15 @@ def test_where_the_disk_gets_too_full_to_keep_the_data_the_version_that_serves_g
         write(server, "kept")
         # In a snapshot it takes next to nothing, in the log of writes all of it.
         assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
-        files = host.run(LOOKED, check=True).stdout
-        room = f"$(($(df --output=avail --block-size=1 {data} | tail -n 1) - 2097152))"
+        files, before = host.run(LOOKED, check=True).stdout, server.inspect()["State"]["StartedAt"]
         under_way = deployer.start(host, **broken("unhealthy"))
         # Before the backup it would be found, and nothing would be begun.
         under_way.wait_for("Starting operation: Secrets | Write the secrets", 180)
-        host.run(f"head -c {room} /dev/zero >{data}/.other", check=True)
+        host.run(f"cd {data} && {fills}", check=True)
         result = under_way.wait()
         assert result.returncode == 1
-        assert "the data cannot be kept for a way back: redis was started again as it was" in result.stderr, (
-            result.stderr
-        )
+        assert told in result.stderr, result.stderr
+        assert (server.inspect()["State"]["StartedAt"] == before) == ("left alone" in told)
         wait_until(lambda: server.health == "healthy", "the version that served is back", 60)
         assert_back(server, "kept", files)
         assert server.call("STRLEN app:session:long") == ["5000000"]
