@@ -19,6 +19,8 @@ want_at_boot() {
 
 	[Service]
 	Type=oneshot
+	# Where Compose may be installed.
+	Environment=HOME=%h
 	ExecStart=flock --timeout $LOCK_WAIT $ROOT sh $SCRIPT
 	END
         mkdir -p "${WANTED%/*}" && ln -sf "$UNIT" "$WANTED" && sync "$UNIT" "${UNIT%/*}" "${WANTED%/*}"

@@ -1,7 +1,7 @@
 # The way back of an upgrade, as functions for the scripts that follow. What the version that serves was made from is kept
 # in ROOT/upgrade, what it reads in ROOT/data/.upgrade, until the new one is healthy. ROOT/upgrade/stage says how far a
 # return came, so that one that was broken off is ended by the next deploy.
-# From the caller: INSTANCE (its name), ROOT (its directory).
+# From the caller: INSTANCE (its name), ROOT (its directory); of compose-up.sh what stops, asks and starts.
 kept=$ROOT/upgrade
 kept_data=$ROOT/data/.upgrade
 
@@ -43,19 +43,19 @@ size_of() {
     find "$ROOT/data/appendonlydir" -type f -name "*$1" -printf '%s\n' 2>/dev/null |
         awk '{ sum += $1 } END { printf "%.0f", sum / 1048576 + 1 }'
 }
-free() { df --output=avail --block-size=1048576 "$ROOT/data" | awk 'NR == 2 { print $1 }'; }
+left() { df --output=avail --block-size=1048576 "$ROOT/data" | awk 'NR == 2 { print $1 }'; }
 
 # While it still serves: its base is linked, and read faster. Where it cannot be done the log is as it is.
 shorten_log() {
-    [ -d "$ROOT/data/appendonlydir" ] && [ "$(free)" -gt "$(size_of '')" ] || return 0
-    ask "$(name BGREWRITEAOF)" | grep -q started || return 0
+    [ -d "$ROOT/data/appendonlydir" ] && [ "$(left)" -gt "$(size_of '')" ] || return 0
+    ask "$(name BGREWRITEAOF)" | grep -q 'started\|scheduled' || return 0
     for _ in $(seq 900); do
         case $(ask 'INFO persistence') in *aof_rewrite_in_progress:1* | *aof_rewrite_scheduled:1*) sleep 0.5 ;; *) return ;; esac
     done
 }
 
 has_room() {
-    needed=$(size_of .incr.aof) free=$(free)
+    needed=$(size_of .incr.aof) free=$(left)
     [ "$free" -lt "$needed" ] || return 0
     echo "what runs was left alone: a copy of its log of writes, for the way back, takes $needed MiB, and $free MiB are free"
     return 1

@@ -4,7 +4,7 @@ The file is rendered from ``directives`` by ``templates/redis.conf.j2``. ``runti
 ``CONFIG GET`` prints them, so that drift can be seen on the running server and not only in the file.
 """
 
-from redoubt.settings import Settings
+from redoubt.settings import SHUTDOWN_TIMEOUT, Settings
 
 # Paths inside the container.
 CONFIG_DIR = "/etc/redis"
@@ -14,9 +14,6 @@ SOCKET_DIR = "/run/redis"
 SOCKET = f"{SOCKET_DIR}/redis.sock"
 TLS_DIR = f"{CONFIG_DIR}/tls"
 SECRETS_DIR = "/run/secrets"
-
-# Redis's own default: a stopping primary waits this long for its replicas.
-SHUTDOWN_TIMEOUT = 10
 
 # By it root on the host reaches Redis whatever its ports speak. Who else does is decided by the directory, whose group
 # the socket inherits.

@@ -45,6 +45,9 @@ DEFAULT_IMAGES: Mapping[Engine, str] = {
     "valkey": "docker.io/valkey/valkey:9.1.4",
 }
 
+# Redis's own default: a stopping primary waits this many seconds for its replicas.
+SHUTDOWN_TIMEOUT = 10
+
 # Of which the newest backup is kept.
 PERIODS = ("hourly", "daily", "weekly", "monthly")
 
@@ -713,7 +716,8 @@ class Settings(BaseModel):
         "redis_maxmemory (a slow cloud volume writes 50 MiB/s).",
         section="Container limits",
         example=51,
-        ge=10,
+        # More than Redis may take before it ends by itself.
+        ge=SHUTDOWN_TIMEOUT + 5,
         le=3600,
     )
     redis_restart: Literal["unless-stopped", "always", "on-failure", "no"] = setting(
