@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -1198,8 +1198,7 @@ def _explain(detail: Any) -> str:
     for bound, words in (("ge", "at least"), ("le", "at most")):
         if bound in (context := detail.get("ctx", {})):
             field = Settings.model_fields[key]
-            size = "_size" in f"{field.annotation!r}{field.metadata!r}"
-            message = f"must be {words} {format_size(context[bound]) if size else context[bound]}"
+            message = f"must be {words} {format_size(context[bound]) if _is_size(field) else context[bound]}"
     return f"{where} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 
@@ -1224,7 +1223,7 @@ def changes(settings: Settings, deployed: Mapping[str, Any], cost: Cost) -> list
 
 def _told(name: str, value: Any) -> str:
     field = Settings.model_fields[name]
-    if "_size" in f"{field.annotation!r}{field.metadata!r}" and isinstance(value, int):
+    if _is_size(field) and isinstance(value, int):
         return format_size(value)
     return "derived" if value is None else repr(value)
 
@@ -1263,6 +1262,7 @@ _TABLE_HEADER = """\
 
 Written from `redoubt/settings.py` by `make settings`. Set them in `inventory/group_data/` or beside a host in the
 inventory. Sizes of Redis are in its own notation (`1gb` is 1024^3 bytes, `1g` is 10^9), sizes of Docker in Docker's.
+How settings depend on each other a deploy says, of all hosts at once, before it changes anything.
 """
 
 
@@ -1282,16 +1282,45 @@ def settings_file() -> str:
 _NO_DEFAULT = ("redis_image_archive", "redis_tls_cert", "redis_tls_key", "redis_tls_ca")
 
 
+def _is_size(field: FieldInfo) -> bool:
+    return "_size" in f"{field.annotation!r}{field.metadata!r}"
+
+
+def _values(field: FieldInfo) -> str:
+    """The values that a setting takes by itself, where a list or a range says it."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    bounds = {
+        name: value
+        for one in field.metadata
+        for name in ("ge", "le")
+        if (value := getattr(one, name, None)) is not None
+    }
+    told = {name: format_size(value) if _is_size(field) else str(value) for name, value in bounds.items()}
+    if "ge" not in told:
+        return ""
+    return f"{told['ge']} to {told['le']}" if "le" in told else f"from {told['ge']}"
+
+
 def settings_table() -> str:
     """The settings as Markdown tables, a section each."""
     lines = []
     for section, fields in _sections().items():
-        lines += ["", f"## {section}", "", "| setting | default | meaning | a change |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            "| setting | default | values | meaning | a change |",
+            "|---|---|---|---|---|",
+        ]
         for name, field in fields:
             default = "derived" if field.default is None else f"`{_shown(name, field)}`"
             if field.default is None and name in _NO_DEFAULT:
                 default = "none"
-            lines.append(f"| `{name}` | {default} | {field.description} | {COSTS[_details(field)['cost']]} |")
+            values = _values(field)
+            lines.append(
+                f"| `{name}` | {default} | {values} | {field.description} | {COSTS[_details(field)['cost']]} |"
+            )
     return _TABLE_HEADER + "\n".join(lines) + "\n"
 
 
