@@ -36,7 +36,7 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 .PHONY: test
 test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
 	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),tests/unit tests/host)
-	$(if $(ARGS),,@$(SANDBOX) run --no-host -- pytest tests/lifecycle -n 4 --dist loadfile)
+	$(if $(ARGS),,@$(SANDBOX) run --no-host -- pytest tests/lifecycle -n 3 --dist loadfile)
 
 .PHONY: drift
 drift: $(STAMP) ## whether the disposable hosts, or INVENTORY=file, still are what the settings say

@@ -47,12 +47,14 @@ def assert_done_once(redis: Instance, deployer: Deployer, verb: str, *data: str)
     return first
 
 
-def test_a_stopped_instance_has_saved_and_stays_stopped(redis: Instance, deployer: Deployer) -> None:
+def test_a_stopped_instance_has_its_data_on_disk_and_stays_stopped(redis: Instance, deployer: Deployer) -> None:
     redis.call("SET rq:kept 1", user="queues")
     assert_done_once(redis, deployer, "stop")
     state = redis.inspect()["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 0)
-    assert "DB saved on disk" in redis.host.run("cat /srv/redis/logs/redis.log").stdout
+    log = redis.host.run("cat /srv/redis/logs/redis.log").stdout.partition("User requested shutdown")[2]
+    assert "Calling fsync() on the AOF file" in log
+    assert "ready to exit, bye bye" in log
     assert redis.host.run("systemctl is-enabled redis-backup.timer; systemctl is-active redis-backup.timer").stdout == (
         "disabled\ninactive\n"
     )
