@@ -16,7 +16,7 @@ _lock = RLock()
 
 @deploy("Stop")
 def stop() -> None:
-    """Stop the instance in order: Redis puts its data on disk, and no backup is taken meanwhile. It stays so over a reboot."""
+    """Stop the instance in order, its data on disk; no backup is taken meanwhile. It stays so over a reboot."""
     settings = _settings()
     operations.instance_stopped(name="Stop Redis, its services and its backups", settings=settings)
     if settings.redis_restart == "always":
