@@ -17,7 +17,7 @@ from redoubt import deploylock
 from redoubt.settings import load
 from sandbox import images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, remove_instance
+from tests.lifecycle.conftest import Deployer, Running, remove_instance
 from tests.lifecycle.instance import Instance, redisctl, wait_until
 from tests.lifecycle.layout import TREE, digests, looks
 
@@ -306,14 +306,20 @@ NONE_RUNS = "! pgrep -x redis-server >/dev/null"
 PENDING = "ls /srv/redis/start /etc/systemd/system/redis-start.service /etc/systemd/system/*/redis-start.service"
 
 
+def between(deployer: Deployer, host: Host, **settings: Any) -> Running:
+    """Start a deploy, and return when it is between the old Redis and the new one."""
+    running = deployer.start(host, **settings)
+    running.wait_for("Starting operation: Service | Start Redis")
+    host.run(until(NONE_RUNS), check=True)
+    return running
+
+
 def test_a_host_that_loses_power_while_redis_is_replaced_has_the_new_one_without_another_deploy(
     deployed: Host, deployer: Deployer
 ) -> None:
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
-        running = deployer.start(deployed, redis_tcp_backlog=303)
-        running.wait_for("Starting operation: Service | Start Redis")
-        deployed.run(until(NONE_RUNS), check=True)
+        running = between(deployer, deployed, redis_tcp_backlog=303)
         deployed.kill()
         assert running.wait().returncode == 1
         deployed.start()
@@ -336,9 +342,7 @@ def test_a_deploy_goes_on_with_an_engine_that_ends_while_redis_is_replaced(
 ) -> None:
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
-        running = deployer.start(deployed, redis_tcp_backlog=304)
-        running.wait_for("Starting operation: Service | Start Redis")
-        deployed.run(until(NONE_RUNS), check=True)
+        running = between(deployer, deployed, redis_tcp_backlog=304)
         deployed.run(end, check=True)
         result = running.wait()
         assert result.returncode == 0, result.stderr
@@ -352,9 +356,7 @@ def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_
 ) -> None:
     instance = Instance(deployed, deployer.secrets(deployed))
     with data_kept(instance):
-        running = deployer.start(deployed, redis_tcp_backlog=305)
-        running.wait_for("Starting operation: Service | Start Redis")
-        deployed.run(until(NONE_RUNS), check=True)
+        running = between(deployer, deployed, redis_tcp_backlog=305)
         deployed.run("pkill -KILL -f '^sh /srv/redis/start'; pkill -KILL -x docker-compose", check=True)
         assert running.wait().returncode == 1
         assert len(deployed.run(PENDING).stdout.split()) == 3
