@@ -90,6 +90,19 @@ def directives(settings: Settings) -> Sections:
     }
 
 
+def read_at_start(settings: Settings) -> dict[str, str]:
+    """The directives for which Redis starts anew: it takes no others while it runs, or its container is made for them.
+
+    Further ones as well: what Redis makes of those nobody here knows.
+    """
+    sections = directives(settings)
+    further = sections.pop("Further directives")
+    all_ = {name: value for values in sections.values() for name, value in values.items()}
+    # Ports are published, and files are limited for the clients.
+    made_for = _AT_START | {"port", "tls-port", "maxclients"}
+    return {**{name: value for name, value in all_.items() if name in made_for}, **further}
+
+
 def _at_sigterm(settings: Settings) -> dict[str, str]:
     """With the log, which a stop flushes, a start reads no snapshot: writing one would be half of a restart's time."""
     known = settings.server_version >= (7, 0)

@@ -178,9 +178,11 @@ def definition(settings: Settings) -> str:
     It is a label of the container: Compose's own hash differs for limits as well, which the engine changes live.
     """
     fixed = settings.without_live()
+    # As they are understood: a comment, or a directive that a running Redis takes, makes no other container.
+    project = yaml.safe_load(_compose(fixed, selinux=False, definition=""))
     texts = (
-        _compose(fixed, selinux=False, definition=""),
-        _redis_conf(fixed),
+        json.dumps(project, sort_keys=True),
+        json.dumps([redisconf.read_at_start(fixed), redisconf.includes(fixed)], sort_keys=True),
         # The names that commands get are secret, and their file has a date; which ones have others is a setting.
         " ".join((*fixed.redis_disabled_commands, "", *fixed.redis_renamed_commands)),
         # Redis makes the socket when it starts, and it has the directory's group from then on.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from redoubt import access, render
+from redoubt import access, redisconf, render
 from redoubt.secretstore import Secrets
 from redoubt.settings import load
 from redoubt.sizes import MIB
@@ -31,6 +31,18 @@ def test_names_and_paths_derive_from_the_instance() -> None:
     assert document["services"]["queue"]["container_name"] == "queue"
     assert [network["name"] for network in document["networks"].values()] == ["queue_backend", "queue_edge"]
     assert all(secret["file"].startswith("/srv/queue/secrets/") for secret in document["secrets"].values())
+
+
+def test_another_release_makes_no_other_container_for_what_a_running_redis_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load({})
+    before, template = render.definition(settings), render.template
+    monkeypatch.setattr(redisconf, "SHUTDOWN_TIMEOUT", 20)
+    monkeypatch.setattr(render, "template", lambda name, **values: template(name, **values) + "# A comment.\n")
+    assert render.definition(settings) == before
+    monkeypatch.setattr(redisconf, "DATA_DIR", "/other")
+    assert render.definition(settings) != before
 
 
 @pytest.mark.parametrize(
