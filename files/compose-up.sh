@@ -1,6 +1,5 @@
-# Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails. Run by
-# run-through.sh.
-# From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of
+# Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
+# Run by run-through.sh, and by a boot, which says so in AT_BOOT. From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of
 # services), RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER
 # (uid:gid), MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with). After
 # way-back.sh.
@@ -45,13 +44,17 @@ up() {
 start() { compose up --detach --remove-orphans --wait --wait-timeout "$WAIT" "$@"; }
 
 # An engine that was killed while it started a container may hold that one's ports for nobody when it is back (moby#20486),
-# until it starts anew. Where others run it is not for a deploy to stop them.
+# until it starts anew: making the networks anew does not help. Where others run it is not for a deploy to stop them; at
+# boot the engine has just started those that it starts again.
 let_go_of_ports() {
-    if [ "$(docker ps --quiet | wc -l)" -gt "$(docker ps --quiet --filter "label=com.docker.compose.project=$INSTANCE" | wc -l)" ]; then
-        echo "if no other container has that port, the engine holds it for one that is gone: systemctl restart docker on the" \
-            "host, which stops and starts all containers, and deploy again"
+    own=$(docker ps --quiet --filter "label=com.docker.compose.project=$INSTANCE")
+    others=$(docker ps --quiet | grep -vxF "$own" | xargs -r docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' |
+        grep -vxE "${AT_BOOT:+always|unless-stopped}")
+    [ -z "$others" ] || {
+        echo "if no other container has that port, the engine holds it for one that is gone: systemctl restart docker" \
+            "on the host, which stops and starts all containers, and deploy again"
         return 1
-    fi
+    }
     systemctl restart docker
 }
 

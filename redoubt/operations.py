@@ -599,8 +599,9 @@ def compose_up(settings: Settings, acl: File, deployed: Mapping[str, Any]) -> Co
         _alone(
             settings,
             "run-through.sh",
-            SCRIPT=f"{settings.root}/{service.START}",
+            SCRIPT=service.start_script(settings),
             UNIT=f"{units}/{service.unit(settings)}",
+            TEXT=service.start_unit(settings),
             WANTED=f"{units}/multi-user.target.wants/{service.unit(settings)}",
         ),
         _stdin=f"{_on_instance(settings, 'way-back.sh')}\n{script}",
@@ -614,8 +615,7 @@ def _on_instance(settings: Settings, filename: str, **variables: str) -> str:
 
 def _alone(settings: Settings, filename: str, **variables: str) -> str:
     """The same, as soon as nothing else starts or stops containers of the instance."""
-    wait = str(settings.stop_grace_period + service.wait_timeout(settings))
-    lock = _on_instance(settings, "take-lock.sh", LOCK_WAIT=wait)
+    lock = _on_instance(settings, "take-lock.sh", LOCK_WAIT=str(service.lock_timeout(settings)))
     return f"{lock}\n{_on_instance(settings, filename, **variables)}"
 
 

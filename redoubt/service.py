@@ -38,6 +38,18 @@ def unit(settings: Settings) -> str:
     return f"{settings.redis_name}-start.service"
 
 
+def start_script(settings: Settings) -> str:
+    """Where that script is on the host."""
+    return f"{settings.root}/{START}"
+
+
+def start_unit(settings: Settings) -> str:
+    """The text of the unit."""
+    return render.template(
+        "start.service.j2", s=settings, script=start_script(settings), seconds=lock_timeout(settings)
+    )
+
+
 @dataclass(frozen=True)
 class Container:
     """A container of the Compose project.
@@ -505,6 +517,11 @@ def wait_timeout(settings: Settings) -> int:
     """Seconds to wait for health: until the check itself has given up, and a little."""
     check = settings.redis_health_interval + settings.redis_health_timeout
     return settings.redis_health_start_period + settings.redis_health_retries * check + 30
+
+
+def lock_timeout(settings: Settings) -> int:
+    """Seconds to wait for another who starts or stops containers of the instance: until the longest start has ended."""
+    return settings.stop_grace_period + wait_timeout(settings)
 
 
 def _is_of_service(inspected: dict[str, Any]) -> bool:

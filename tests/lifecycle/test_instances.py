@@ -1,6 +1,7 @@
 """A second instance on the same host: its own name, place, port and passwords, and the first is left alone."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from redoubt import secretstore
 from redoubt.settings import load
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, no_schedule, pyinfra, remove_instance
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.instance import Instance, wait_until
 
 QUEUE: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_root": "/opt/stores/queue"}
 
@@ -100,6 +101,40 @@ def test_two_instances_on_a_host_do_not_know_of_each_other(deployed: Host, deplo
         deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores")
         deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
     assert first.identity == before, "taking the second away touched the first"
+
+
+def is_well(redis: Instance) -> bool:
+    return bool(redis.inspect()) and redis.health == "healthy"
+
+
+def test_a_power_cut_while_one_is_started_leaves_neither_down(deployed: Host, deployer: Deployer) -> None:
+    """The engine holds the port of what it was starting, and is restarted, although the other one runs."""
+    assert deployer.deploy(deployed, **QUEUE).returncode == 0
+    first = Instance(deployed, deployer.secrets(deployed))
+    second = Instance(deployed, deployer.secrets(deployed, **QUEUE), name="queue", port=6380)
+    try:
+        for redis in (first, second):
+            redis.call(f"SET rq:of {redis.name}", user="queues")
+        running = deployer.start(deployed, redis_tcp_backlog=306)
+        running.wait_for("Starting operation: Service | Start Redis")
+        made = "docker ps --all --quiet --filter name=^redis$ --filter status=created | grep -q ."
+        deployed.run(f"for _ in $(seq 3000); do {made} && exit; sleep 0.01; done; exit 1", check=True)
+        deployed.kill()
+        assert running.wait().returncode == 1
+        deployed.start()
+        wait_until(lambda: deployed.run("test -e /srv/redis/start").returncode == 1, "the start has ended", 90)
+        print(deployed.run("journalctl --unit redis-start.service").stdout)
+        for redis in (first, second):
+            wait_until(partial(is_well, redis), redis.name, 30)
+            assert redis.call("GET rq:of", user="queues") == [redis.name]
+        assert first.config("tcp-backlog") == "306"
+        for settings in ({"redis_tcp_backlog": 306}, QUEUE):
+            assert deployer.deploy(deployed, **settings).returncode == 0
+            again = deployer.deploy(deployed, **settings)
+            assert (again.returncode, again.changed) == (0, []), again.stderr
+    finally:
+        deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores")
+        deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
 
 
 def test_an_instance_whose_data_is_elsewhere_is_not_started_empty(deployed: Host, deployer: Deployer) -> None:

@@ -326,7 +326,7 @@ def test_a_host_that_loses_power_while_redis_is_replaced_has_the_new_one_without
         wait_until(lambda: bool(instance.inspect()) and instance.health == "healthy", "Redis is back by itself", 60)
         assert instance.config("tcp-backlog") == "303"
         wait_until(lambda: not deployed.run(PENDING).stdout, "the start has ended", 30)
-        assert finish(deployer, deployed, redis_tcp_backlog=303)
+        finish(deployer, deployed, redis_tcp_backlog=303)
         assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=303)
 
 
@@ -369,3 +369,4 @@ def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_
         assert "a start was broken off" in result.stderr, result.stderr
         assert deployed.run(PENDING).stdout == ""
         assert finish(deployer, deployed, redis_tcp_backlog=305).config("tcp-backlog") == "305"
+        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=305)

@@ -191,7 +191,12 @@ def test_a_good_host_has_no_problems() -> None:
         ),
         ({"memory": GIB}, {}, "1024 MiB of RAM"),
         ({"disk_free": GIB}, {}, "has room for 1024 MiB, and 3072 MiB"),
-        ({"published": frozenset()}, {}, "the engine holds it for one that is gone"),
+        (
+            {"published": frozenset()},
+            {},
+            "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop that, or choose another redis_port or redis_bind"
+            "; where docker ps shows no container with it, the engine holds it for one that is gone",
+        ),
         ({}, {"redis_root": "/opt/redis"}, "redis_root = '/opt/redis', but redis has its data in /srv/redis"),
         ({}, {"redis_bind": ["10.0.0.6"]}, "10.0.0.6 is no address of this host; it has 10.0.0.5, 127.0.0.1, ::1"),
         ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is no address of this host"),
