@@ -34,11 +34,14 @@ FILES = [path for path, (mode, _) in TREE.items() if path != "/srv/redis" and mo
 
 
 def looks(host: Host) -> dict[str, tuple[str, str]]:
-    """What is there in the instance's places, whatever it is, but for what Redis writes and a deploy notes of it."""
+    """What is there in the instance's places, whatever it is, but for what Redis writes and a deploy notes of it.
+
+    And but for the lock of redisctl's verbs, which outlives who held it: to remove it would be a race.
+    """
     lines = host.run(
         "cd /srv && find /srv/redis /etc/logrotate.d/redis* /usr/local/sbin/redisctl* /etc/systemd/system/redis-* "
         "/tmp/pyinfra* \\( -path '/srv/redis/data/*' -o -path '/srv/redis/logs/*' "
-        "-o -path /srv/redis/compose.made.yml \\) -prune -o "
+        "-o -path /srv/redis/compose.made.yml -o -path /srv/redis/redisctl.lock \\) -prune -o "
         "-printf '%p %m %U:%G\\n' 2>/dev/null"
     ).stdout.splitlines()
     return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}

@@ -69,16 +69,12 @@ def explained(redis: Instance) -> bool:
     return ": " in health(redis)[1].get("container", ("", "", ""))[1]
 
 
-def keys(redis: Instance) -> int:
-    return int(redis.call("DBSIZE")[0])
-
-
 def repaired(redis: Instance, of: str, count: int) -> None:
     """Repair it, and see that all is well and the damaged files are kept; what they are is no way back."""
     kept = redis.host.run(f"cd {ROOT}/data && find . -type f ! -path './former/*' | sort | xargs sha256sum").stdout
     code, told = repair(redis, "--yes")
     assert (code, told["repaired"], told["of"], told["found"]["keys"]) == (0, True, of, count)
-    assert keys(redis) == count
+    assert redis.keys == count
     assert health(redis) == (0, {})
     # Byte for byte, but for what Redis itself did before it was stopped.
     former = redis.host.run(f"cd {ROOT}/data/former/* && find . -type f | sort | xargs sha256sum").stdout
@@ -88,10 +84,10 @@ def repaired(redis: Instance, of: str, count: int) -> None:
 
 def refuses_to_come_back(redis: Instance) -> None:
     """What does not load is not put back: the repaired data goes on serving, and the damaged stays aside."""
-    count = keys(redis)
+    count = redis.keys
     done = redis.host.run("redisctl restore --undo --yes")
     assert (done.returncode, "Redis does not stay up with it" in done.stderr) == (3, True)
-    assert keys(redis) == count
+    assert redis.keys == count
     assert redis.host.run(f"ls {ROOT}/data/former/*").stdout != ""
 
 
@@ -114,7 +110,7 @@ def test_a_torn_end_is_cut_off_by_redis_itself_and_told(stopped: Instance) -> No
     code, ill = health(stopped)
     assert (code, list(ill), ill["torn log"][0]) == (1, ["torn log"], "warning")
     assert "by itself once" in ill["torn log"][1]
-    assert keys(stopped) == KEYS - 1
+    assert stopped.keys == KEYS - 1
 
 
 def test_a_log_with_garbage_is_cut_there(stopped: Instance) -> None:
@@ -181,7 +177,7 @@ def test_a_damaged_base_without_a_snapshot_needs_a_backup(stopped: Instance) -> 
     wait_until(lambda: explained(stopped), "the engine starts it again", 20)
     assert "redisctl restore latest" in stopped.host.run("redisctl repair").stdout
     stopped.host.run("redisctl restore latest --yes", check=True)
-    assert (keys(stopped), health(stopped)) == (KEYS, (0, {}))
+    assert (stopped.keys, health(stopped)) == (KEYS, (0, {}))
 
 
 def test_a_damaged_part_in_the_middle_takes_what_follows_with_it(stopped: Instance) -> None:
@@ -220,15 +216,15 @@ def test_a_redis_that_began_empty_beside_its_log_gets_it_back(stopped: Instance)
     # Nobody looked: it serves, and is well by its own word.
     start(stopped)
     wait_until(lambda: stopped.health == "healthy", "Redis is healthy", 30)
-    assert keys(stopped) == 0
+    assert stopped.keys == 0
     code, ill = health(stopped)
     assert (code, f"{BASE}, {INCR}" in ill["files of the log"][1]) == (2, True)
     # It is running: what it saves when it is stopped is not what lay there before.
     code, told = repair(stopped, "--yes")
-    assert (code, told["repaired"], told["found"]["keys"], keys(stopped)) == (0, True, KEYS, KEYS)
+    assert (code, told["repaired"], told["found"]["keys"], stopped.keys) == (0, True, KEYS, KEYS)
     assert health(stopped) == (0, {})
     stopped.host.run("redisctl restore --undo --yes", check=True)
-    assert keys(stopped) == 0
+    assert stopped.keys == 0
 
 
 def test_files_that_are_not_redis_own_and_commands_that_it_does_not_know(stopped: Instance) -> None:
@@ -298,7 +294,7 @@ def test_health_tells_of_backups_and_of_what_was_set_aside(redis: Instance) -> N
 
 def test_growth_is_told_since_the_newest_backup(redis: Instance) -> None:
     redis.host.run("docker start redis; redisctl backup", check=True)
-    count = keys(redis)
+    count = redis.keys
     redis.call("SET app:session:new 1 EX 7200", "HSET rq:job:new status queued")
     for verb, grown in (("sessions", (count, 1)), ("queues", (0, 1))):
         told = json.loads(redis.host.run(f"redisctl {verb} --json", check=True).stdout)["growth"]

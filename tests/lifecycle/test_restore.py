@@ -73,10 +73,6 @@ def _serves_and_is_told_so(redis: Instance) -> Iterator[None]:
     assert redis.call("PING") == ["PONG"]
 
 
-def keys(redis: Instance) -> int:
-    return int(redis.call("DBSIZE")[0])
-
-
 def test_a_backup_comes_back_and_what_it_replaced_can_come_back_as_well(filled: Instance, deployer: Deployer) -> None:
     taken = redisctl(filled, "backup --no-verify")
     filled.call("DEL app:session:1", "SET app:session:new 1 EX 7200", "RPUSH rq:list 4")
@@ -95,7 +91,7 @@ def test_a_backup_comes_back_and_what_it_replaced_can_come_back_as_well(filled: 
     filled.crash()
     filled.host.run("docker start redis", check=True)
     wait_until(lambda: filled.health == "healthy", "Redis is healthy", 30)
-    assert keys(filled) == taken["keys"]
+    assert filled.keys == taken["keys"]
     assert deployer.deploy(filled.host).changed == []
 
     redisctl(filled, "restore --undo --yes")
@@ -124,8 +120,8 @@ def test_a_backup_is_restored_on_another_host_with_other_secrets(
     try:
         for source in (f"/root/{taken}", f"/root/{taken}/dump.rdb", f"/root/{taken}/appendonlydir"):
             second.call(*(f"DEL app:session:{number}" for number in range(KEYS)))
-            assert redisctl(second, f"restore {source} --yes")["keys"] == keys(filled)
-            assert keys(second) == keys(filled)
+            assert redisctl(second, f"restore {source} --yes")["keys"] == filled.keys
+            assert second.keys == filled.keys
             with second.client("queues", decode_responses=False) as connection:
                 assert Queue("mail", connection=connection).get_job_ids() == [job]
         with second.client("sessions") as connection:
@@ -169,7 +165,7 @@ def test_a_redis_that_does_not_stay_up_with_the_new_data_gets_the_former_back(fi
     """It is killed as soon as it starts."""
     taken = redisctl(filled, "backup --no-verify")["id"]
     filled.call("SET app:session:new 1 EX 7200")
-    before = keys(filled)
+    before = filled.keys
     done = filled.host.run(
         f"redisctl restore {taken} --yes & p=$!; "
         f"for _ in $(seq 3000); do grep -qs starting {ROOT}/replace.json && break; sleep 0.01; done; "
@@ -177,14 +173,14 @@ def test_a_redis_that_does_not_stay_up_with_the_new_data_gets_the_former_back(fi
     )
     assert done.stdout.splitlines()[-1] == "code 3", done.stderr
     assert "What was there before is back and serves" in done.stderr
-    assert (keys(filled), filled.call("GET app:session:new")) == (before, ["1"])
+    assert (filled.keys, filled.call("GET app:session:new")) == (before, ["1"])
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_a_restore_that_is_called_off_halfway_says_what_to_do(filled: Instance, name: str) -> None:
     """By Ctrl-C or systemd, while Redis is stopped: not a word about it would leave it stopped."""
     taken = redisctl(filled, "backup --no-verify")
-    before = keys(filled)
+    before = filled.keys
     # A shell has what runs behind it ignore Ctrl-C.
     done = filled.host.run(
         "python3 -c 'import signal, os, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -197,7 +193,7 @@ def test_a_restore_that_is_called_off_halfway_says_what_to_do(filled: Instance, 
     health = filled.host.run("redisctl health").stdout
     assert ("redisctl restore --recover" in health, "docker compose up" in health) == (True, False)
     assert redisctl(filled, "restore --recover")["recovered"]
-    assert keys(filled) == before
+    assert filled.keys == before
     assert not filled.host.run(f"ls -A {ROOT}/data/.incoming 2>/dev/null").stdout
 
 
@@ -206,7 +202,7 @@ def test_a_restore_that_is_killed_is_told_and_recovered(filled: Instance, deploy
     """At any point: a journal says where it was, health tells, and one command puts the former data back."""
     taken = redisctl(filled, "backup --no-verify")
     filled.call("SET app:session:new 1 EX 7200")
-    before = keys(filled)
+    before = filled.keys
     # The way back is begun by a Redis that is killed.
     said = filled.host.run(f"python3 - '{stage}' {taken['id']}", input=KILL).stdout
     assert said == "killed\n"
@@ -219,7 +215,7 @@ def test_a_restore_that_is_killed_is_told_and_recovered(filled: Instance, deploy
     assert "redisctl restore --recover" in blocked.stderr
 
     assert redisctl(filled, "restore --recover")["recovered"]
-    assert (keys(filled), filled.call("GET app:session:new")) == (before, ["1"])
+    assert (filled.keys, filled.call("GET app:session:new")) == (before, ["1"])
     assert not redisctl(filled, "restore --recover")["recovered"]
     assert redisctl(filled, f"restore {taken['id']} --yes")["keys"] == taken["keys"]
     redisctl(filled, "restore --forget --yes")
@@ -238,7 +234,7 @@ def test_a_moment_comes_back_to_the_second(filled: Instance) -> None:
             connection.set("app:session:counter", number, ex=7200)
             written.append((time.time() + ahead, number))
             time.sleep(0.1)
-    accident, before = clock(), keys(filled)
+    accident, before = clock(), filled.keys
     time.sleep(1.1)
     filled.call(*(f"DEL app:session:{number}" for number in range(KEYS)), "DEL app:session:counter")
 
