@@ -4,6 +4,7 @@ Made from what requirements.txt locks, as it is installed beside this project: n
 anything. The same sources make the same bytes, on every machine.
 """
 
+import hashlib
 import io
 import zipfile
 from functools import cache
@@ -17,13 +18,15 @@ LIBRARIES = ("redis", "async-timeout", "click", "rich")
 
 # -I: neither the environment nor the working directory has a word in what root runs.
 _SHEBANG = b"#!/usr/bin/python3 -I\n"
-_MAIN = "from redisctl.cli import main\n\nmain()\n"
 
 
 @cache
 def archive() -> bytes:
-    """The file: a zip archive that Python runs. Not compressed, since that is different with each version of zlib."""
-    sources = {"__main__.py": _MAIN.encode()}
+    """The file: a zip archive that Python runs. Not compressed, since that is different with each version of zlib.
+
+    Its comment, which is its end, is the digest of what it is made of: so it finds its own modules unpacked.
+    """
+    sources = {"__main__.py": (PACKAGE / "__main__.py").read_bytes()}
     sources |= {f"redisctl/{path.name}": path.read_bytes() for path in PACKAGE.glob("*.py")}
     for library in LIBRARIES:
         for file in distribution(library).files or ():
@@ -31,7 +34,10 @@ def archive() -> bytes:
                 sources[file.as_posix()] = Path(str(file.locate())).read_bytes()
     made = io.BytesIO()
     made.write(_SHEBANG)
+    digest = hashlib.sha256()
     with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as file_:
         for name in sorted(sources):
             file_.writestr(zipfile.ZipInfo(name), sources[name])
+            digest.update(f"{name} {len(sources[name])}\n".encode() + sources[name])
+        file_.comment = digest.hexdigest().encode()
     return made.getvalue()

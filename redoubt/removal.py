@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from redisctl.__main__ import kept_at
 from redoubt import network, render, schedule, service
 from redoubt.settings import Settings
 
@@ -67,6 +68,7 @@ def paths(settings: Settings, *, data: bool) -> list[str]:
         *(f"/etc/systemd/system/{unit}" for unit in units(settings)),
         render.logrotate_file(settings).path,
         *(f"{settings.root}/{name}" for name in ((*DATA, *_OWN) if data else _OWN)),
+        kept_at(settings.root),
         render.redisctl_path(settings),
     ]
 

@@ -1,6 +1,7 @@
 """redisctl on a host: it tells what is well from what is not, by words, JSON and exit codes."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -117,3 +118,30 @@ def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, st
     finally:
         redis.host.run("cd /srv/queue && docker compose down && rm -r /srv/queue")
         redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
+
+
+def test_its_modules_are_compiled_once_in_memory_and_it_runs_without_that(redis: Instance) -> None:
+    run = redis.host.run
+    kept = "/run/redoubt-srv-redis.modules"
+    look = f"find {kept}/* -printf '%P %i %T@\\n' | sort"
+    run(f"rm -rf {kept}; redisctl snapshot", check=True)
+    first = run(look).stdout.splitlines()
+    (place,) = run(f"ls {kept}").stdout.split()
+    assert [line for line in first if re.match(r"redis/__pycache__/client\.\S+\.pyc ", line)]
+    assert run(f"stat --format '%a %u' {kept} {kept}/{place}").stdout == "700 0\n700 0\n"
+    assert run(f"findmnt --noheadings --output FSTYPE --target {kept}").stdout == "tmpfs\n"
+    run("redisctl snapshot", check=True)
+    assert run(look).stdout.splitlines() == first
+    # Of another release, and of a call that was killed meanwhile.
+    run(f"mv {kept}/{place} {kept}/other; mkdir {kept}/tmp1; redisctl snapshot", check=True)
+    assert run(f"ls {kept}").stdout.split() == [place]
+    # No room, or half of it: slower, and nothing else.
+    run(f"rm -r {kept}/*; mount -t tmpfs -o size=1m tmpfs {kept}", check=True)
+    try:
+        assert health(redis) == (0, "ok", {})
+        assert run(f"ls {kept}").stdout == ""
+    finally:
+        run(f"umount {kept}", check=True)
+    # Two at once.
+    run("redisctl snapshot & redisctl snapshot; wait $!", check=True)
+    assert run(f"ls {kept}").stdout.split() == [place]

@@ -1,6 +1,8 @@
 """redisctl: readings become verdicts with advice, and the program is one file that is the same everywhere."""
 
 import io
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from redisctl import health
+from redisctl.__main__ import DIGEST, kept_at
 from redisctl.health import CRITICAL, OK, UNKNOWN, WARNING, Check, judge, worst
 from redisctl.readings import Reading
 from redisctl.sizes import ago, size
@@ -173,10 +176,26 @@ def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path
     program = tmp_path / "redisctl"
     program.write_bytes(made)
     # Help needs no root, no Redis and nothing that is installed.
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(program), "health", "--help"], capture_output=True, text=True, check=True
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(program), "health", "--help"], capture_output=True, text=True, check=True
+        )
+    finally:
+        # By root.
+        shutil.rmtree(kept_at(str(tmp_path)), ignore_errors=True)
     assert "as monitors of Nagios's kind read it" in done.stdout
+
+
+def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the place where its modules are unpacked: one for what is the same, another for what is not."""
+    ends = []
+    for libraries in ((), ("click",), ()):
+        monkeypatch.setattr(bundle, "LIBRARIES", libraries)
+        bundle.archive.cache_clear()
+        ends.append(bundle.archive()[-DIGEST:])
+    bundle.archive.cache_clear()
+    assert re.fullmatch(rb"[0-9a-f]{64}", ends[0])
+    assert ends[0] == ends[2] != ends[1]
 
 
 def test_an_instance_of_another_name_has_a_command_of_its_own() -> None:
