@@ -1,8 +1,8 @@
 # Brings an instance's Compose project up and waits until it is healthy; otherwise shows why it is not, and fails.
-# Run by run-through.sh, and by a boot, which says so in AT_BOOT. From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of
-# services), RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER
-# (uid:gid), MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with). After
-# way-back.sh.
+# Run by run-through.sh, and by a boot, which says so in AT_BOOT. After way-back.sh.
+# From the caller: INSTANCE (its name), ROOT (its directory), WAIT (seconds), REPLACE and PAUSED (lists of services),
+# RECOVER (seconds to give an unhealthy Redis first; empty: none), NETWORKS (to be made anew), IMAGE, OWNER (uid:gid),
+# MADE_WITH (file in ROOT for Compose, of what a container that was changed live was made with).
 
 # Redis quotes the line that it does not like.
 unnamed() { sed "s/\(rename-command  *[^ ]*  *\)[^ ']*/\1(not shown)/"; }
