@@ -32,22 +32,30 @@ def kept_at(root: str) -> str:
 
 
 def _unpack(program: str, kept: str, place: str) -> None:
+    """Raises OSError, also where another one is at it."""
     # Only here: to import them takes longer than all the rest.
+    import fcntl
     import shutil
-    import tempfile
     import zipfile
 
     os.makedirs(kept, mode=0o700, exist_ok=True)
-    made = tempfile.mkdtemp(dir=kept)
+    held = os.open(kept, os.O_RDONLY)
+    made = f"{place}.new"
     try:
-        with zipfile.ZipFile(program) as archive:
-            archive.extractall(made)
-        os.rename(made, place)
-    finally:
-        # Of another release, or of one that was killed meanwhile.
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Of another release, or of a call that was killed here.
         for name in os.listdir(kept):
             if name != os.path.basename(place):
-                shutil.rmtree(os.path.join(kept, name), ignore_errors=True)
+                shutil.rmtree(os.path.join(kept, name))
+        try:
+            os.mkdir(made, mode=0o700)
+            with zipfile.ZipFile(program) as archive:
+                archive.extractall(made)
+            os.rename(made, place)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    finally:
+        os.close(held)
 
 
 if __name__ == "__main__":

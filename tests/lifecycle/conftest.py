@@ -262,8 +262,9 @@ def remove_instance(host: Host, *, image: bool = True) -> None:
     """Take everything off a host that a deploy of the default instance made, by hand and with its data."""
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
-        "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt /run/redoubt-*.modules; "
-        f"{no_schedule()}" + ("; docker image prune --all --force" if image else ""),
+        "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; "
+        f"rm -rf /run/redoubt-srv-redis.modules; {no_schedule()}"
+        + ("; docker image prune --all --force" if image else ""),
         check=True,
     )
 

@@ -37,8 +37,9 @@ class Instance:
 
     @property
     def health(self) -> str:
-        """The engine's verdict, such as ``healthy``."""
-        return str(self.inspect()["State"]["Health"]["Status"])
+        """The engine's verdict, such as ``healthy``; empty when there is no container."""
+        inspected = self.inspect()
+        return str(inspected["State"]["Health"]["Status"]) if inspected else ""
 
     @property
     def identity(self) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """A second instance on the same host: its own name, place, port and passwords, and the first is left alone."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,6 @@ def test_two_instances_on_a_host_do_not_know_of_each_other(deployed: Host, deplo
     assert first.identity == before, "taking the second away touched the first"
 
 
-def is_well(redis: Instance) -> bool:
-    return bool(redis.inspect()) and redis.health == "healthy"
-
-
 def test_a_power_cut_while_one_is_started_leaves_neither_down(deployed: Host, deployer: Deployer) -> None:
     """The engine holds the port of what it was starting, and is restarted, although the other one runs."""
     assert deployer.deploy(deployed, **QUEUE).returncode == 0
@@ -124,8 +119,8 @@ def test_a_power_cut_while_one_is_started_leaves_neither_down(deployed: Host, de
         deployed.start()
         wait_until(lambda: deployed.run("test -e /srv/redis/start").returncode == 1, "the start has ended", 90)
         print(deployed.run("journalctl --unit redis-start.service").stdout)
+        wait_until(lambda: first.health == second.health == "healthy", "both are healthy", 60)
         for redis in (first, second):
-            wait_until(partial(is_well, redis), redis.name, 30)
             assert redis.call("GET rq:of", user="queues") == [redis.name]
         assert first.config("tcp-backlog") == "306"
         for settings in ({"redis_tcp_backlog": 306}, QUEUE):

@@ -133,15 +133,17 @@ def test_its_modules_are_compiled_once_in_memory_and_it_runs_without_that(redis:
     run("redisctl snapshot", check=True)
     assert run(look).stdout.splitlines() == first
     # Of another release, and of a call that was killed meanwhile.
-    run(f"mv {kept}/{place} {kept}/other; mkdir {kept}/tmp1; redisctl snapshot", check=True)
+    run(f"mv {kept}/{place} {kept}/other; mkdir {kept}/{place}.new; redisctl snapshot", check=True)
     assert run(f"ls {kept}").stdout.split() == [place]
-    # No room, or half of it: slower, and nothing else.
-    run(f"rm -r {kept}/*; mount -t tmpfs -o size=1m tmpfs {kept}", check=True)
+    # While another one unpacks them.
+    run(f"rm -r {kept}/*; flock {kept} redisctl snapshot", check=True)
+    assert run(f"ls {kept}").stdout == ""
+    # No room for all of them.
+    run(f"mount -t tmpfs -o size=1m tmpfs {kept}", check=True)
     try:
         assert health(redis) == (0, "ok", {})
         assert run(f"ls {kept}").stdout == ""
     finally:
         run(f"umount {kept}", check=True)
-    # Two at once.
     run("redisctl snapshot & redisctl snapshot; wait $!", check=True)
     assert run(f"ls {kept}").stdout.split() == [place]

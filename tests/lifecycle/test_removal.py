@@ -93,7 +93,7 @@ def test_data_is_kept_by_a_removal_and_found_by_the_next_deploy(redis: Instance,
     }
     seen = redis.host.run(
         "docker ps --all --quiet; docker network ls --filter name=redis_ --quiet; nft list tables | grep redoubt; "
-        "ls /etc/systemd/system /etc/systemd/system/*.wants | grep redis; ls -d /run/redoubt-*.modules"
+        "ls /etc/systemd/system /etc/systemd/system/*.wants | grep redis; ls -d /run/redoubt-srv-redis.modules"
     )
     assert seen.stdout == ""
 
