@@ -40,7 +40,7 @@ test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
 
 .PHONY: drift
 drift: $(STAMP) ## whether the disposable hosts, or INVENTORY=file, still are what the settings say
-	@$(BIN)/python -m redoubt.drift $(call quoted,INVENTORY) $(ARGS)
+	@$(BIN)/python -m redoubt.drift_report $(call quoted,INVENTORY) $(ARGS)
 
 .PHONY: audit
 audit: $(STAMP) ## the security report of the disposable hosts, or INVENTORY=file, into audit/

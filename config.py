@@ -2,9 +2,9 @@
 
 from pyinfra import config
 
-# redoubt.cli wraps private names of exactly this series.
+# redoubt.pyinfra_patches wraps private names of exactly this series.
 config.REQUIRE_PYINFRA_VERSION = "~=3.10.0"
 
-from redoubt.cli import install  # noqa: E402 - only once the version is known to be right
+from redoubt.pyinfra_patches import install  # noqa: E402 - only once the version is known to be right
 
 install()

@@ -1,8 +1,8 @@
-"""Run redisctl on all hosts of an inventory: pyinfra inventory/production.py day2/redisctl.py --data run="health"
+"""Run redisctl on all hosts of an inventory: pyinfra inventory/production.py day2/redisctl.py --data redis_run="health"
 
 Prints what each host says. Fails where redisctl ends with anything but 0: for health that is a warning or worse.
 """
 
-from tasks.redisctl import redisctl_run
+from tasks.redisctl import run_verb
 
-redisctl_run()
+run_verb()

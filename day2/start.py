@@ -1,5 +1,5 @@
 """Start a stopped instance as it is: pyinfra inventory/production.py day2/start.py --limit redis-1"""
 
-from tasks.removal import start
+from tasks.instance import start
 
 start()

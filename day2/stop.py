@@ -3,6 +3,6 @@
 It stays stopped over a reboot, and takes no backups, until day2/start.py or a deploy.
 """
 
-from tasks.removal import stop
+from tasks.instance import stop
 
 stop()

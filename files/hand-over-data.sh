@@ -1,4 +1,4 @@
-# Has the running Redis write its data where the configuration that follows reads it; redoubt/preflight.py says when.
+# Has the running Redis write its data where the configuration that follows reads it; redoubt/host_checks.py says when.
 # From the caller: INSTANCE (its name), ROOT (its directory), TO (log: start the AOF; dump: have a stop write a snapshot),
 # SAVE (the save points to come), WAIT (seconds).
 # The name that a command has on this instance.

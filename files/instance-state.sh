@@ -1,4 +1,4 @@
-# Says what there is of an instance on the host, and changes nothing; redoubt/removal.py reads it. From the caller: INSTANCE
+# Says what there is of an instance on the host, and changes nothing; redoubt/facts/units.py reads it. From the caller: INSTANCE
 # (its name), ROOT, UNITS (names of units), PATHS (files and directories that are an instance's own).
 for unit in $UNITS; do
     # One that nobody has heard of is inactive and not-found.

@@ -5,9 +5,9 @@ redisctl=$ROOT/redisctl
 # Back to the version that an upgrade was begun from: its own data is kept, and needs no proof.
 [ ! -d "$kept_data" ] || [ "$(docker image inspect --format '{{.Id}}' "$IMAGE")" != "$(served_id)" ] || exit 0
 if [ -n "$VERIFY" ]; then
-    "$redisctl" backup --verify && "$redisctl" verify --image "$IMAGE"
+    "$redisctl" backup create --verify && "$redisctl" backup verify --image "$IMAGE"
 else
-    "$redisctl" backup --no-verify
+    "$redisctl" backup create --no-verify
 fi || {
     echo "what runs was left alone, and nothing was changed for the new version" >&2
     exit 1

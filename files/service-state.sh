@@ -1,4 +1,4 @@
-# Reports the state of an instance's Compose service and changes nothing; redoubt/service.py reads it.
+# Reports the state of an instance's Compose service and changes nothing; redoubt/facts/containers.py reads it.
 # INSTANCE (its name), ROOT (its directory), IMAGE, MOUNTS (directory:path in the container) and MADE_WITH (file in ROOT)
 # come from the caller, the ACL file as it should be on standard input.
 wanted=$(cat)

@@ -66,7 +66,7 @@ link_data() {
     mkdir -m 700 "$kept_data.partial" || return
     for path in "$ROOT"/data/*; do
         case $path in
-        */former | */data/\*) ;;
+        */previous | */data/\*) ;;
         *) cp -al "$path" "$kept_data.partial/" || return ;;
         esac
     done
@@ -90,19 +90,19 @@ settings_back() (
 returning() { [ -s "$kept/stage" ]; }
 stage() { echo "$1" >"$kept/stage.new" && sync -f "$kept" && mv "$kept/stage.new" "$kept/stage" && sync -f "$kept"; }
 
-# What the new version wrote moves to data/former, what it found comes back, and the former version starts with it. May be
+# What the new version wrote moves to data/previous, what it found comes back, and the former version starts with it. May be
 # broken off anywhere and begun again.
 way_back() {
     returning || stage "away $(date -u +%Y%m%dT%H%M%SZ)" || return
     docker stop "$INSTANCE" >/dev/null 2>&1
     docker rm --force "$INSTANCE" >/dev/null 2>&1
     read -r came moment <"$kept/stage"
-    former=$ROOT/data/former/$moment
+    former=$ROOT/data/previous/$moment
     if [ "$came" = away ]; then
-        mkdir -p -m 700 "$ROOT/data/former" "$former" && chown --reference="$ROOT/data" "$ROOT/data/former" "$former" || return
+        mkdir -p -m 700 "$ROOT/data/previous" "$former" && chown --reference="$ROOT/data" "$ROOT/data/previous" "$former" || return
         for path in "$ROOT"/data/*; do
             case $path in
-            */former | */data/\*) ;;
+            */previous | */data/\*) ;;
             *) mv "$path" "$former/" || return ;;
             esac
         done

@@ -4,17 +4,17 @@ By kind: 'pyinfra inventory deploy.py --limit vms' deploys to virtual machines a
 production.py beside this file.
 """
 
-from sandbox import hosts as _sandbox
-from sandbox.common import STATE as _STATE
+from sandbox import hosts
+from sandbox.util import STATE
 
 # The lifecycle tests break and mend hosts of their own.
-_running = _sandbox.without_stopped(host for host in _sandbox.load() if not host.name.startswith("lifecycle-"))
+_running = hosts.without_stopped(host for host in hosts.load() if not host.name.startswith("lifecycle-"))
 
 
 def _of_kind(kind: str) -> list[tuple[str, dict[str, str | int | bool]]]:
     return [
         # Their passwords go when they go.
-        (host.name, {**host.deploy_data(), "redis_secrets_dir": str(_STATE / "secrets")})
+        (host.name, {**host.deploy_data(), "redis_secrets_dir": str(STATE / "secrets")})
         for host in _running
         if host.kind == kind
     ]

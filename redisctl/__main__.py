@@ -7,7 +7,7 @@ reboot: nothing of them can be torn by a power cut, stale, or left behind.
 import os
 import sys
 
-# At the end of the archive, hexadecimal: what all of it is made of (redoubt/bundle.py).
+# At the end of the archive, hexadecimal: what all of it is made of (redoubt/redisctl_bundle.py).
 DIGEST = 64
 
 
@@ -61,6 +61,6 @@ def _unpack(program: str, kept: str, place: str) -> None:
 if __name__ == "__main__":
     # The first place is the archive, by Python's own word.
     sys.path.insert(0, unpacked(os.path.realpath(sys.path[0])))
-    from redisctl.cli import main
+    from redisctl.cli.main import main
 
     main()

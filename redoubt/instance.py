@@ -2,29 +2,29 @@
 
 from dataclasses import dataclass
 
-from redoubt import render
-from redoubt.preflight import HostFacts
-from redoubt.secretstore import Secrets
-from redoubt.settings import Settings
-from redoubt.tls import Identity
-from redoubt.tree import File
+from redoubt import host_files
+from redoubt.certificates import Identity
+from redoubt.facts.host import HostFacts
+from redoubt.filesystem import DesiredFile
+from redoubt.secret_store import Secrets
+from redoubt.settings.model import Settings
 
 
 @dataclass(frozen=True)
 class Instance:
     """Valid settings, the instance's secrets, and what the host looked like before the deploy.
 
-    ``judged`` says that the version in the image was known, and found fit, before the host had the image. Without TLS
-    there is no ``identity``.
+    ``version_checked`` says that the version in the image was known, and found fit, before the host had the image.
+    Without TLS there is no ``identity``.
     """
 
     settings: Settings
     secrets: Secrets
     facts: HostFacts
-    judged: bool
+    version_checked: bool
     identity: Identity | None = None
 
     @property
-    def acl(self) -> File:
+    def acl(self) -> DesiredFile:
         """Its ACL file."""
-        return render.acl_file(self.settings, self.secrets)
+        return host_files.acl_file(self.settings, self.secrets)

@@ -8,13 +8,11 @@ branch 8.0 has. docs/versions.md says how to keep the table current.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from debian.debian_support import Version
 
-Engine = Literal["redis", "valkey"]
-Numbers = tuple[int, ...]
-TITLES: dict[Engine, str] = {"redis": "Redis", "valkey": "Valkey"}
+from redoubt.facts.host import Build, Numbers
+from redoubt.settings.types import TITLES, Engine
 
 # The day on which the sources were read: later releases are not in the table.
 AS_OF = "2026-11-23"
@@ -239,24 +237,6 @@ PACKAGES: tuple[Package, ...] = (
         lacks="GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)",
     ),
 )
-
-
-@dataclass(frozen=True)
-class Build:
-    """A server in an image: its engine and version, by its number or, with ``package``, by that of a package."""
-
-    engine: Engine
-    version: str
-    package: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.package} {self.version}" if self.package else f"{TITLES[self.engine]} {self.version}"
-
-    @property
-    def numbers(self) -> Numbers:
-        """Upstream's version: (8, 0, 2) for 5:8.0.2-3+deb13u3. Empty when it is none of three numbers."""
-        match = re.match(r"(?:\d+:)?(\d+)\.(\d+)\.(\d+)", self.version)
-        return tuple(int(part) for part in match.groups()) if match else ()
 
 
 @dataclass(frozen=True)

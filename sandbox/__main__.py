@@ -13,9 +13,9 @@ from pathlib import Path
 import docker
 import requests
 
-from sandbox import building, cleaning, engine, hosts, ssh, vm
-from sandbox.common import ROOT, NoEngineError, SandboxError, lock, say
+from sandbox import cleanup, engine, hosts, image_build, ssh, vm
 from sandbox.hosts import Host
+from sandbox.util import ROOT, NoEngineError, SandboxError, lock, say
 
 # Seconds that a command has to remove its hosts when it is called off.
 _CLEANUP = 180
@@ -126,9 +126,9 @@ def _build_redis() -> None:
                     "None runs in a virtual machine either: `make deploy` starts one"
                 ) from None
             with vm.engine(able[0]) as client:
-                building.ensure_redis(client)
+                image_build.ensure_redis(client)
         else:
-            building.ensure_redis(client)
+            image_build.ensure_redis(client)
 
 
 def _down(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -237,7 +237,7 @@ are above. To use them from here: ssh -F .sandbox/ssh_config -N -L 6379:127.0.0.
 
 
 def _clean(_: argparse.Namespace, __: list[str]) -> int:
-    cleaning.clean()
+    cleanup.clean()
     return 0
 
 

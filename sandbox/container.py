@@ -12,15 +12,18 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import docker
 from docker.models.containers import Container
 
-from sandbox import building, engine, identity, network
-from sandbox.common import ID, LABEL, LABELS, PREFIX, SandboxError, capabilities_of_this_process
-from sandbox.hosts import Host
-from sandbox.identity import File
+from sandbox import engine, image_build, network, ssh_identity
 from sandbox.ssh import KeyPair
+from sandbox.ssh_identity import File
+from sandbox.util import ID, LABEL, LABELS, PREFIX, SandboxError, capabilities_of_this_process
+
+if TYPE_CHECKING:
+    from sandbox.hosts import Host
 
 # On two emulated cores, shared with other work, systemd alone took 69 s or a little more.
 BOOT_TIMEOUT = 180.0
@@ -48,7 +51,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
     """Make the container and its volume; engine, network and image are made if need be."""
     client = engine.ensure()
     fleet = network.ensure(client, own_engine=engine.is_running())
-    image = building.ensure_host(client, host.image)
+    image = image_build.ensure_host(client, host.image)
     legacy = client.info().get("CgroupVersion", "1") == "1"
     address = network.free_address(network.subnet_of(fleet), _addresses(client))
     remove(host)  # what an interrupted attempt may have left
@@ -89,7 +92,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
             {PREFIX: api.create_endpoint_config(ipv4_address=address, aliases=[host.name])}  # type: ignore[arg-type]
         ),
     )
-    api.put_archive(created["Id"], "/", _archive(identity.files(host_key, authorized_key)))
+    api.put_archive(created["Id"], "/", _archive(ssh_identity.files(host_key, authorized_key)))
     return dataclasses.replace(host, address=address)
 
 

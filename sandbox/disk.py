@@ -15,8 +15,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import base, toolbox
-from sandbox.common import STATE, SandboxError, run_logged
+from sandbox import base_image, tools
+from sandbox.util import STATE, SandboxError, run_logged
 
 _RECIPES = Path(__file__).parent / "images"
 # Disks and the emulator: what all machines of a checkout share.
@@ -75,8 +75,8 @@ def ensure(name: str) -> Image:
 
 def _recipe(name: str) -> str:
     """A digest of all that goes into an image, but for the packages' versions: what is installed and run, and how."""
-    how = "".join(inspect.getsource(function) for function in (base.debian, _make))
-    digest = hashlib.sha256(f"{base.SUITE} {_SIZE} {how}".encode())
+    how = "".join(inspect.getsource(function) for function in (base_image.debian, _make))
+    digest = hashlib.sha256(f"{base_image.SUITE} {_SIZE} {how}".encode())
     for path in (*_PACKAGES[name], *_SETUPS):
         digest.update((_RECIPES / path).read_bytes())
     return digest.hexdigest()[:16]
@@ -86,19 +86,19 @@ def _make(image: Image, name: str) -> None:
     root = image.directory / "root"
     packages = [package for path in _PACKAGES[name] for package in (_RECIPES / path).read_text().split()]
     setups = [f"--customize-hook=chroot \"$1\" sh <'{_RECIPES / path}'" for path in _SETUPS]
-    base.debian(
+    base_image.debian(
         root,
         "minbase",
         f"--include={','.join(packages)}",
         *setups,
         topic="vm",
-        text=f"making the disk `{name}` from Debian's archive ({base.SUITE})",
+        text=f"making the disk `{name}` from Debian's archive ({base_image.SUITE})",
     )
     for file, path in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
         (found,) = root.glob(f"boot/{file}-*")
         shutil.copy(found, path)
-    env = toolbox.provide({"mke2fs": "e2fsprogs"})
-    mke2fs = [str(toolbox.find("mke2fs")), "-q", "-t", "ext4", "-d", str(root), str(image.disk), _SIZE]
+    env = tools.provide({"mke2fs": "e2fsprogs"})
+    mke2fs = [str(tools.find("mke2fs")), "-q", "-t", "ext4", "-d", str(root), str(image.disk), _SIZE]
     run_logged("vm", "writing its file system", mke2fs, env=env, timeout=300)
     shutil.rmtree(root)
 
@@ -112,7 +112,7 @@ def qemu() -> list[str]:
     if not _QEMU.exists():
         unfinished = _QEMU.with_suffix(".partial")
         shutil.rmtree(unfinished, ignore_errors=True)
-        base.debian(
+        base_image.debian(
             unfinished,
             "extract",
             "--include=qemu-system-x86",

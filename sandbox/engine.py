@@ -22,8 +22,8 @@ from typing import Any
 import docker
 import requests
 
-from sandbox import network, toolbox
-from sandbox.common import (
+from sandbox import network, tools
+from sandbox.util import (
     PREFIX,
     RUNTIME,
     STATE,
@@ -159,7 +159,7 @@ def start() -> None:
         return
     _refuse_if_impossible()
     data = _remember_machine()["data"]
-    env = toolbox.provide({"dockerd": "docker.io", "iptables": "iptables", "nft": "nftables"})
+    env = tools.provide({"dockerd": "docker.io", "iptables": "iptables", "nft": "nftables"})
     _launch(data, env)
     try:
         network.ensure(_own_client(), own_engine=True)
@@ -191,7 +191,7 @@ def _launch(data: str, env: dict[str, str]) -> None:
     with _LOG.open("wb") as log:
         dockerd = subprocess.Popen(
             ["dockerd", *(f"--{name}={value}" for name, value in options.items())],
-            executable=toolbox.find("dockerd"),
+            executable=tools.find("dockerd"),
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,

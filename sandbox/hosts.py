@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sandbox import images, ssh
-from sandbox.common import ID, STATE, SandboxError, lock, say, wait_until, write_whole
+from sandbox.util import ID, STATE, SandboxError, lock, say, wait_until, write_whole
 
 DEFAULT = "redoubt-1"
 _DIRECTORY = STATE / "hosts"

@@ -1,6 +1,6 @@
 """What was built: images saved as files, for hosts that reach no registry.
 
-Reads what building.py wrote and asks no engine: an inventory imports this at every run.
+Reads what image_build.py wrote and asks no engine: an inventory imports this at every run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sandbox.common import STATE, SandboxError
+from sandbox.util import STATE, SandboxError
 
 BUILT = STATE / "images"
 

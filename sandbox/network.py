@@ -19,8 +19,8 @@ from pathlib import Path
 import docker
 from docker.models.networks import Network
 
-from sandbox import toolbox
-from sandbox.common import ID, LABELS, PREFIX, STATE, SandboxError, say
+from sandbox import tools
+from sandbox.util import ID, LABELS, PREFIX, STATE, SandboxError, say
 
 # A linux interface name has at most 15 characters.
 BRIDGE = f"rd-{ID}"
@@ -173,7 +173,7 @@ def _iptables(*arguments: str) -> int:
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the toolbox, whatever comes of it; one that is not there fails as a shell would have it."""
-    path = toolbox.find(program)
+    path = tools.find(program)
     if path is None:
         return subprocess.CompletedProcess(arguments, 127, "", f"{program}: not found")
-    return subprocess.run([path, *arguments], env=toolbox.environment(), capture_output=True, text=True, check=False)
+    return subprocess.run([path, *arguments], env=tools.environment(), capture_output=True, text=True, check=False)

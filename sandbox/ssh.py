@@ -12,8 +12,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandbox import toolbox
-from sandbox.common import RUNTIME, STATE, runtime_dir, write_whole
+from sandbox import tools
+from sandbox.util import RUNTIME, STATE, runtime_dir, write_whole
 
 KEY = STATE / "ssh" / "id_ed25519"
 CONFIG = STATE / "ssh_config"
@@ -106,7 +106,7 @@ def command(name: str, *arguments: str, user: str = "root") -> list[str]:
 
 def environment() -> dict[str, str]:
     """The environment in which there is an ssh; it is unpacked on a machine that lacks it."""
-    return dict(os.environ) if shutil.which("ssh") else toolbox.provide({"ssh": "openssh-client"})
+    return dict(os.environ) if shutil.which("ssh") else tools.provide({"ssh": "openssh-client"})
 
 
 def hang_up(name: str) -> None:

@@ -12,8 +12,8 @@ import shutil
 import sys
 import venv
 
-from sandbox import toolbox
-from sandbox.common import ROOT, SandboxError, run_logged, say
+from sandbox import tools
+from sandbox.util import ROOT, SandboxError, run_logged, say
 
 VENV = ROOT / ".venv"
 
@@ -27,7 +27,7 @@ def make() -> None:
     say("venv", f"making {VENV} with Python {sys.version.split()[0]}")
     venv.create(VENV, clear=True, with_pip=with_pip, symlinks=True)
     if not with_pip:
-        wheels = toolbox.unpack_one("python3-pip-whl") / "usr/share/python-wheels"
+        wheels = tools.unpack_one("python3-pip-whl") / "usr/share/python-wheels"
         environment["PYTHONPATH"] = str(next(wheels.glob("pip-*.whl")))
     run_logged(
         "venv",

@@ -15,15 +15,18 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import docker
 
-from sandbox import disk, identity, ssh
-from sandbox.common import STATE, SandboxError, run_logged, running, runtime_dir, tail, wait_until
+from sandbox import disk, ssh, ssh_identity
 from sandbox.disk import Image
-from sandbox.hosts import Host
-from sandbox.identity import File
 from sandbox.ssh import KeyPair
+from sandbox.ssh_identity import File
+from sandbox.util import STATE, SandboxError, run_logged, running, runtime_dir, tail, wait_until
+
+if TYPE_CHECKING:
+    from sandbox.hosts import Host
 
 # Emulated on two cores with a test run beside it, it took 22 s until SSH answered.
 BOOT_TIMEOUT = 300.0
@@ -48,7 +51,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
         shutil.copy(image.directory / name, directory / name)
     credential = directory / "identity"
     credential.touch(mode=0o600)
-    credential.write_text(tmpfiles([*identity.files(host_key, authorized_key), _hosts(host)]))
+    credential.write_text(tmpfiles([*ssh_identity.files(host_key, authorized_key), _hosts(host)]))
     return host
 
 

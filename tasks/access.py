@@ -2,8 +2,8 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations
 from redoubt.instance import Instance
+from redoubt.operations.users import acl_file, apply_users
 
 
 @deploy("Access")
@@ -13,5 +13,5 @@ def access(instance: Instance) -> None:
     Before the passwords themselves: Redis is asked with the one that it knows, and clients find none that it does not.
     """
     settings, acl = instance.settings, instance.acl
-    operations.acl_written(name="Write the ACL file", settings=settings, acl=acl)
-    operations.users_applied(name="Give the running Redis its users", settings=settings, acl=acl)
+    acl_file(name="Write the ACL file", settings=settings, acl=acl)
+    apply_users(name="Give the running Redis its users", settings=settings, acl=acl)

@@ -2,19 +2,21 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations
-from redoubt import schedule as wanted
+from redoubt import backup_units
 from redoubt.instance import Instance
+from redoubt.operations.backup import backup_timer, remove_backup_timer
+from redoubt.operations.files import files
+from redoubt.operations.packages import install_packages
 
 
 @deploy("Backup")
 def backup(instance: Instance) -> None:
     """Have systemd take backups by the calendar of the settings; nothing of it where that is empty."""
     settings = instance.settings
-    if names := wanted.packages(settings):
-        operations.packages(name="Install what copies backups elsewhere", names=names)
-    if settings.redis_backup_calendar:
-        operations.tree(name="Write when backups are taken", entries=wanted.files(settings))
-        operations.schedule_started(name="Have backups taken", settings=settings)
+    if names := backup_units.packages(settings):
+        install_packages(name="Install what copies backups elsewhere", names=names)
+    if settings.redis_backup_schedule:
+        files(name="Write when backups are taken", entries=backup_units.files(settings))
+        backup_timer(name="Have backups taken", settings=settings)
     elif instance.facts.backup_scheduled:
-        operations.schedule_removed(name="Have no backups taken", settings=settings)
+        remove_backup_timer(name="Have no backups taken", settings=settings)

@@ -2,21 +2,23 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations, render
+from redoubt import host_files
+from redoubt.filesystem import DesiredFile
 from redoubt.instance import Instance
-from redoubt.tree import File
+from redoubt.operations.files import files
+from redoubt.operations.image import detect_activedefrag
 
 
 @deploy("Config")
 def config(instance: Instance) -> None:
     """Write redis.conf and the health check; find out whether the image can defragment."""
     settings = instance.settings
-    operations.tree(name="Write redis.conf and the health check", entries=render.config_files(settings))
+    files(name="Write redis.conf and the health check", entries=host_files.config_files(settings))
     path = f"{settings.root}/config/activedefrag.conf"
     if settings.redis_activedefrag == "no":
-        operations.tree(name="Leave active defragmentation off", entries=[File(path, "activedefrag no\n")])
+        files(name="Leave active defragmentation off", entries=[DesiredFile(path, "activedefrag no\n")])
     else:
-        operations.activedefrag_detected(
+        detect_activedefrag(
             name="Find out whether the image can defragment",
             reference=settings.redis_image,
             path=path,

@@ -2,11 +2,12 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations, render
+from redoubt import host_files
 from redoubt.instance import Instance
+from redoubt.operations.files import files
 
 
 @deploy("Directories")
 def directories(instance: Instance) -> None:
     """Make the instance's directories, and mend their owners and modes."""
-    operations.tree(name="Make the directories", entries=render.directories(instance.settings))
+    files(name="Make the directories", entries=host_files.directories(instance.settings))

@@ -2,8 +2,8 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations
 from redoubt.instance import Instance
+from redoubt.operations.image import check_version, load_image, pull_image
 
 
 @deploy("Image")
@@ -14,13 +14,13 @@ def image(instance: Instance) -> None:
     """
     settings = instance.settings
     if settings.redis_image_source == "archive":
-        operations.image_loaded(
+        load_image(
             name="Load the image from its archive",
             reference=settings.redis_image,
             archive=str(settings.redis_image_archive),
             upload_dir=settings.root,
         )
     else:
-        operations.image_pulled(name="Pull the image", reference=settings.redis_image)
-    if not instance.judged:
-        operations.version_judged(name="Judge the version in the image", settings=settings)
+        pull_image(name="Pull the image", reference=settings.redis_image)
+    if not instance.version_checked:
+        check_version(name="Judge the version in the image", settings=settings)

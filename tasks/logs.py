@@ -2,13 +2,15 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations, render
+from redoubt import host_files
 from redoubt.instance import Instance
+from redoubt.operations.files import files
+from redoubt.operations.packages import install_packages
 
 
 @deploy("Logs")
 def logs(instance: Instance) -> None:
     """Install logrotate where it is missing, and tell it about the log file."""
     if not instance.facts.has_logrotate:
-        operations.packages(name="Install logrotate", names=["logrotate"])
-    operations.tree(name="Rotate the log file", entries=[render.logrotate_file(instance.settings)])
+        install_packages(name="Install logrotate", names=["logrotate"])
+    files(name="Rotate the log file", entries=[host_files.logrotate_file(instance.settings)])

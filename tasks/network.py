@@ -2,20 +2,22 @@
 
 from pyinfra.api import deploy
 
-from redoubt import network as wanted
-from redoubt import operations
+from redoubt import firewall
 from redoubt.instance import Instance
+from redoubt.operations.files import files
+from redoubt.operations.firewall import load_firewall, remove_firewall
+from redoubt.operations.packages import install_packages
 
 
 @deploy("Network")
 def network(instance: Instance) -> None:
     """Keep all but the named networks from the port, now and at every boot; mostly nothing."""
     settings = instance.settings
-    if not wanted.is_filtered(settings) and not instance.facts.network_filtered:
+    if not firewall.is_filtered(settings) and not instance.facts.network_filtered:
         return
-    if wanted.is_filtered(settings):
-        operations.packages(name="Install nftables", names=["nftables"])
-        operations.tree(name="Write who reaches the port", entries=wanted.files(settings))
-        operations.network_loaded(name="Keep others from the port", settings=settings)
+    if firewall.is_filtered(settings):
+        install_packages(name="Install nftables", names=["nftables"])
+        files(name="Write who reaches the port", entries=firewall.files(settings))
+        load_firewall(name="Keep others from the port", settings=settings)
     else:
-        operations.network_removed(name="Let everybody reach the port", settings=settings)
+        remove_firewall(name="Let everybody reach the port", settings=settings)

@@ -10,13 +10,15 @@ from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from redoubt import certificatestore, facts, image, neighbours, planned, preflight, secretstore
+from redoubt import certificate_store, host_checks, image_config, instance_conflicts, plan_log, secret_store
+from redoubt.certificates import Identity
+from redoubt.facts.host import HostFacts, HostProbe
 from redoubt.instance import Instance
-from redoubt.secretsource import SecretsError
-from redoubt.secretstore import Secrets
-from redoubt.settings import Settings, SettingsError, load
-from redoubt.tls import Identity
-from tasks import lock
+from redoubt.secret_backends import SecretsError
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import SettingsError, load
+from redoubt.settings.model import Settings
+from tasks import deploy_lock
 
 _checked: dict[str, Instance] = {}
 _lock = RLock()
@@ -34,23 +36,23 @@ def preflight_all(*, deploys: bool = True, locks: bool = True) -> Instance:
     with _lock:
         if not _checked:
             _check_all(deploys=deploys, locks=locks)
-    planned.note(host.name, "ready")
+    plan_log.note(host.name, "ready")
     return _checked[host.name]
 
 
 @dataclass
-class _Known:
-    """What is known of a host before anybody looks at it. ``judged``: the version in its image is."""
+class _HostPlan:
+    """What is known of a host before anybody looks at it. ``version_checked``: the version in its image is."""
 
     settings: Settings
-    wrong: frozenset[str] = frozenset()
+    invalid: frozenset[str] = frozenset()
     problems: list[str] = field(default_factory=list)
     warning: str = ""
-    judged: bool = False
+    version_checked: bool = False
     # Its passwords on this machine; None where they cannot be read.
-    stored: Secrets | None = None
+    stored_secrets: Secrets | None = None
     # Why a deploy would issue its certificate by another CA, in words; nothing where it would not.
-    lost: str = ""
+    ca_problem: str = ""
 
 
 def now() -> datetime:
@@ -63,7 +65,7 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
     checked = {name: _check(one) for name, one in hosts.items()}
     if locks and not any(one.problems for one in checked.values()):
         # Before the first look: what is seen is what is changed.
-        held = lock.hold({hosts[name]: one.settings for name, one in checked.items()})
+        held = deploy_lock.hold({hosts[name]: one.settings for name, one in checked.items()})
         for locked, problem in held.items():
             checked[locked.name].problems.append(problem)
         _refuse(checked)
@@ -73,25 +75,29 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
         if facts_ is None:
             one.problems.append("the host did not answer as expected; the lines above say more")
         else:
-            one.problems += preflight.problems(one.settings, facts_, one.wrong)
-            if one.stored is not None:
-                path = secretstore.place(one.settings, name)
-                one.problems += preflight.stale_store(path, one.stored.generation, one.settings.root, facts_)
-                one.problems += preflight.lost_repository_password(path, one.stored.repository, one.settings, facts_)
-            one.problems += preflight.lost_certificate(one.lost, one.settings.root, facts_)
+            one.problems += host_checks.problems(one.settings, facts_, one.invalid)
+            if one.stored_secrets is not None:
+                path = secret_store.location(one.settings, name)
+                one.problems += host_checks.check_secret_store(
+                    path, one.stored_secrets.generation, one.settings.root, facts_
+                )
+                one.problems += host_checks.check_repository_password(
+                    path, one.stored_secrets.repository, one.settings, facts_
+                )
+            one.problems += host_checks.check_ca(one.ca_problem, one.settings.root, facts_)
     entries = {
-        name: neighbours.Entry(
-            checked[name].settings, facts_.machine, facts_.memory, facts_.neighbours, checked[name].wrong
+        name: instance_conflicts.Entry(
+            checked[name].settings, facts_.machine, facts_.memory, facts_.neighbours, checked[name].invalid
         )
         for name, facts_ in probed.items()
         if facts_
     }
-    for name, found in neighbours.problems(entries).items():
+    for name, found in instance_conflicts.problems(entries).items():
         checked[name].problems += found
     _refuse(checked)
 
     try:
-        secrets = {name: secretstore.ensure(one.settings, name) for name, one in checked.items()}
+        secrets = {name: secret_store.load_or_create(one.settings, name) for name, one in checked.items()}
         identities = {name: _identity(one, name, deploys=deploys) for name, one in checked.items()}
     except (OSError, SecretsError) as error:
         raise PyinfraError(f"nothing was changed on any host; secrets cannot be kept here: {error}") from error
@@ -100,76 +106,78 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
             logger.warning(f"{hosts[name].print_prefix}{one.warning}")
     _checked.update(
         {
-            name: Instance(checked[name].settings, secrets[name], facts_, checked[name].judged, identities[name])
+            name: Instance(
+                checked[name].settings, secrets[name], facts_, checked[name].version_checked, identities[name]
+            )
             for name, facts_ in probed.items()
             if facts_
         }
     )
 
 
-def _identity(one: _Known, name: str, *, deploys: bool) -> Identity | None:
+def _identity(one: _HostPlan, name: str, *, deploys: bool) -> Identity | None:
     """The certificate; only a deploy issues another, for it alone brings that to the host."""
-    if deploys or not certificatestore.issues(one.settings):
-        return certificatestore.ensure(one.settings, name, now())
-    return None if one.lost else certificatestore.load(one.settings, name)
+    if deploys or not certificate_store.issues(one.settings):
+        return certificate_store.load_or_create(one.settings, name, now())
+    return None if one.ca_problem else certificate_store.load(one.settings, name)
 
 
-def _check(one: Host) -> _Known:
+def _check(one: Host) -> _HostPlan:
     try:
-        checked = _Known(load(one.data.dict()))
+        checked = _HostPlan(load(one.data.dict()))
     except SettingsError as error:
-        checked = _Known(error.partial, error.wrong, list(error.problems))
+        checked = _HostPlan(error.valid_part, error.invalid, list(error.problems))
     try:
         _judge(checked)
-    except image.ArchiveError as error:
+    except image_config.ArchiveError as error:
         checked.problems.append(str(error))
     try:
-        checked.stored = secretstore.check(checked.settings, one.name)
+        checked.stored_secrets = secret_store.check(checked.settings, one.name)
     except SecretsError as error:
         checked.problems.append(str(error))
     # What is said of these already is not said again.
     if not any(name in problem for problem in checked.problems for name in ("redis_tls", "redis_secrets")):
-        found = certificatestore.check(checked.settings, one.name, now())
+        found = certificate_store.check(checked.settings, one.name, now())
         checked.problems += found
-        checked.lost = "" if found else certificatestore.lost(checked.settings, one.name)
+        checked.ca_problem = "" if found else certificate_store.ca_problem(checked.settings, one.name)
     return checked
 
 
-def _judge(checked: _Known) -> None:
+def _judge(checked: _HostPlan) -> None:
     """Judge the version in the image as far as this machine knows it. Raises ArchiveError."""
     settings = checked.settings
-    if checked.wrong & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
+    if checked.invalid & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
         return
-    build = image.build_named(settings.redis_image)
+    build = image_config.build_named(settings.redis_image)
     if settings.redis_image_archive and not checked.problems:
-        config = image.config_in_archive(settings.redis_image_archive, settings.redis_image)
-        build = image.build_in(config.get("config") or {}) or build
+        config = image_config.config_in_archive(settings.redis_image_archive, settings.redis_image)
+        build = image_config.build_in(config.get("config") or {}) or build
     if build is not None:
-        verdict = preflight.version(settings, build)
+        verdict = host_checks.check_version(settings, build)
         checked.problems += [verdict.problem] if verdict.problem else []
         checked.warning = verdict.warning
         # Beside a digest the tag is a remark that no engine reads.
-        checked.judged = "@" not in settings.redis_image
+        checked.version_checked = "@" not in settings.redis_image
         return
-    engine = image.engine_named(settings.redis_image)
+    engine = image_config.engine_named(settings.redis_image)
     if engine not in (None, settings.redis_engine):
-        checked.problems.append(preflight.other_engine(settings, engine))
+        checked.problems.append(host_checks.other_engine(settings, engine))
 
 
-def _probe(one: Host, checked: _Known) -> preflight.HostFacts | None:
+def _probe(one: Host, checked: _HostPlan) -> HostFacts | None:
     settings = checked.settings
     with ctx_host.use(one):
-        probed: preflight.HostFacts | None = one.get_fact(
-            facts.HostProbe,
+        probed: HostFacts | None = one.get_fact(
+            HostProbe,
             instance=settings.redis_name,
             root=settings.root,
             image=settings.redis_image,
-            calendar=settings.redis_backup_calendar,
+            calendar=settings.redis_backup_schedule,
         )
         return probed
 
 
-def _refuse(checked: dict[str, _Known]) -> None:
+def _refuse(checked: dict[str, _HostPlan]) -> None:
     if not any(one.problems for one in checked.values()):
         return
     lines = ["nothing was changed on any host; mend this first:"]

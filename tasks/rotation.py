@@ -7,8 +7,10 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.exceptions import PyinfraError
 
-from redoubt import operations, render, rotation
+from redoubt import host_files, rotation
 from redoubt.instance import Instance
+from redoubt.operations.files import files
+from redoubt.operations.users import apply_users, check_services_rotated, store_passwords, wait
 from tasks.summary import at_the_end
 
 
@@ -16,59 +18,59 @@ from tasks.summary import at_the_end
 def rotate(instance: Instance) -> None:
     """Give users a second password, and keep both; with a grace, wait for so long and retire the former.
 
-    ``rotate_users`` in the host's data names users (default: all), ``rotate_grace`` is in seconds.
+    ``redis_rotate_users`` in the host's data names users (default: all), ``redis_rotate_grace`` is in seconds.
     """
     chosen, grace = _options(instance)
-    both = rotation.begun(instance, chosen)
+    both = rotation.start(instance, chosen)
     _change(instance, both)
     if grace is None:
         at_the_end(host.name, rotation.report(both, host.name))
         return
-    operations.waited(name=f"Wait {grace} s for clients to move", seconds=grace)
-    _retire(both, chosen)
+    wait(name=f"Wait {grace} s for clients to move", seconds=grace)
+    _finish(both, chosen)
 
 
 @deploy("Rotate back")
-def rotate_back(instance: Instance) -> None:
+def undo_rotation(instance: Instance) -> None:
     """Make the former passwords of users the present ones again; the others stay valid until they are retired."""
     chosen, _ = _options(instance)
-    back = rotation.turned_back(instance, chosen)
+    back = rotation.undo(instance, chosen)
     _change(instance, back)
     at_the_end(host.name, rotation.report(back, host.name))
 
 
 @deploy("Retire")
-def retire(instance: Instance) -> None:
+def finish_rotation(instance: Instance) -> None:
     """End the former passwords of users. Refused while a service of the project still runs with one."""
     chosen, _ = _options(instance)
-    _retire(instance, chosen)
+    _finish(instance, chosen)
 
 
 def _options(instance: Instance) -> tuple[tuple[str, ...], int | None]:
     try:
-        return rotation.options(instance, host.data.get("rotate_users"), host.data.get("rotate_grace"))
+        return rotation.options(instance, host.data.get("redis_rotate_users"), host.data.get("redis_rotate_grace"))
     except ValueError as error:
         raise PyinfraError(f"nothing was changed; {host.name}: {error}") from error
 
 
 def _change(before: Instance, after: Instance) -> None:
     """The store first: whatever ends this early, the next deploy or the same command carries on from it."""
-    operations.passwords_kept(
+    store_passwords(
         name="Keep the passwords on this machine",
         settings=before.settings,
         host_name=host.name,
         before=before.secrets,
         after=after.secrets,
     )
-    operations.users_applied(name="Give the running Redis its users", settings=after.settings, acl=after.acl, now=True)
-    operations.tree(name="Write the ACL file", entries=[after.acl])
-    operations.tree(name="Write the secrets", entries=render.secret_files(after.settings, after.secrets))
+    apply_users(name="Give the running Redis its users", settings=after.settings, acl=after.acl, now=True)
+    files(name="Write the ACL file", entries=[after.acl])
+    files(name="Write the secrets", entries=host_files.secret_files(after.settings, after.secrets))
 
 
-def _retire(instance: Instance, chosen: tuple[str, ...]) -> None:
-    operations.services_moved(
+def _finish(instance: Instance, chosen: tuple[str, ...]) -> None:
+    check_services_rotated(
         name="Look whether a service still has a former password", settings=instance.settings, acl=instance.acl
     )
-    after = rotation.retired(instance, chosen)
+    after = rotation.finish(instance, chosen)
     _change(instance, after)
     at_the_end(host.name, rotation.report(after, host.name))

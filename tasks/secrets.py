@@ -2,11 +2,12 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations, render
+from redoubt import host_files
 from redoubt.instance import Instance
+from redoubt.operations.files import files
 
 
 @deploy("Secrets")
 def secrets(instance: Instance) -> None:
     """Put the secrets on the host. Their contents appear in no log and no diff."""
-    operations.tree(name="Write the secrets", entries=render.secret_files(instance.settings, instance.secrets))
+    files(name="Write the secrets", entries=host_files.secret_files(instance.settings, instance.secrets))

@@ -4,7 +4,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import BaseStateCallback, Host, State
 from pyinfra.api.state import StateStage
 
-from redoubt import access, rotation, secretstore
+from redoubt import acl, rotation, secret_store
 from redoubt.instance import Instance
 
 
@@ -14,12 +14,12 @@ def summary(instance: Instance) -> None:
     lines = [
         f"{settings.redis_name} is up. For applications:",
         *(
-            f"  {user.name:9} {access.url(settings, user)}  keys: {' '.join(user.keys + user.read)}"
-            for user in access.users(settings)
-            if user.name not in access.OPERATING
+            f"  {user.name:9} {acl.url(settings, user)}  keys: {' '.join(user.keys + user.read)}"
+            for user in acl.users(settings)
+            if user.name not in acl.OPERATING
         ),
         *([f"  on the host itself: {settings.unix_socket} as well"] if settings.redis_unix_socket else []),
-        f"  PASSWORD is in {secretstore.place(settings, host.name)} on this machine",
+        f"  PASSWORD is in {secret_store.location(settings, host.name)} on this machine",
     ]
     if instance.identity:
         ends = f"{instance.identity.expires:%Y-%m-%d}"

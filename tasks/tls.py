@@ -4,8 +4,10 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.exceptions import PyinfraError
 
-from redoubt import certificatestore, operations, render
+from redoubt import certificate_store, host_files
 from redoubt.instance import Instance
+from redoubt.operations.certificates import issue_client_certificate, reload_certificate
+from redoubt.operations.files import files
 
 
 @deploy("TLS")
@@ -18,38 +20,39 @@ def tls(instance: Instance) -> None:
     settings, identity = instance.settings, instance.identity
     if identity is None:
         return
-    written = operations.tree(name="Write the certificate", entries=render.certificate_files(settings, identity))
-    operations.certificate_loaded(
+    written = files(name="Write the certificate", entries=host_files.certificate_files(settings, identity))
+    reload_certificate(
         name="Have the running Redis load its certificate",
         settings=settings,
         acl=instance.acl,
         digest=identity.digest,
         written=written.did_change,
     )
-    operations.tree(
-        name="Keep it for the next start, and its CA for clients", entries=render.certificate_named(settings, identity)
+    files(
+        name="Keep it for the next start, and its CA for clients",
+        entries=host_files.certificate_config(settings, identity),
     )
 
 
 @deploy("Former certificates")
-def former_certificates(instance: Instance) -> None:
+def previous_certificates(instance: Instance) -> None:
     """Remove certificates that nothing names any more, with their keys; mostly nothing."""
-    former = render.former_certificates(instance.settings, instance.identity, instance.facts.certificates)
+    former = host_files.previous_certificates(instance.settings, instance.identity, instance.facts.certificates)
     if former:
-        operations.tree(name="Remove former certificates", entries=former)
+        files(name="Remove former certificates", entries=former)
 
 
 @deploy("Client certificate")
 def client_certificate(instance: Instance) -> None:
     """Issue a certificate for a client, into a directory on this machine; a day-2 verb, in day2/.
 
-    ``certificate_for`` in the host's data is its name, ``certificate_to`` the directory.
+    ``redis_certificate_for`` in the host's data is its name, ``redis_certificate_to`` the directory.
     """
-    name, directory = host.data.get("certificate_for"), host.data.get("certificate_to")
+    name, directory = host.data.get("redis_certificate_for"), host.data.get("redis_certificate_to")
     try:
-        certificatestore.check_client(instance.settings, name, directory)
+        certificate_store.check_client(instance.settings, name, directory)
     except ValueError as error:
         raise PyinfraError(f"nothing was changed; {host.name}: {error}") from error
-    operations.client_certificate_issued(
+    issue_client_certificate(
         name=f"Issue a certificate for {name}", settings=instance.settings, client=str(name), directory=str(directory)
     )

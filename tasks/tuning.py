@@ -2,9 +2,10 @@
 
 from pyinfra.api import deploy
 
-from redoubt import operations
-from redoubt import tuning as wanted
+from redoubt import kernel_tuning
 from redoubt.instance import Instance
+from redoubt.operations.files import files
+from redoubt.operations.kernel import kernel_settings
 
 
 @deploy("Tuning")
@@ -12,5 +13,5 @@ def tuning(instance: Instance) -> None:
     """Set the kernel up for Redis, unless the settings leave it alone."""
     if not instance.settings.redis_host_tuning:
         return
-    operations.tree(name="Write what the kernel is set to at boot", entries=wanted.files())
-    operations.kernel_tuned(name="Set the kernel up for Redis", kernel=instance.facts.kernel)
+    files(name="Write what the kernel is set to at boot", entries=kernel_tuning.files())
+    kernel_settings(name="Set the kernel up for Redis", kernel=instance.facts.kernel)

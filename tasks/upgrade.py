@@ -6,8 +6,9 @@ Where it is not healthy with it, the service task puts the former version back (
 from pyinfra import host, logger
 from pyinfra.api import deploy
 
-from redoubt import operations
 from redoubt.instance import Instance
+from redoubt.operations.packages import install_packages
+from redoubt.operations.upgrade import check_upgrade
 
 
 @deploy("Upgrade")
@@ -17,10 +18,10 @@ def upgrade(instance: Instance) -> None:
     Before anything of the running one is replaced: where the new version does not read the data, nothing was changed.
     """
     facts = instance.facts
-    if facts.image_runs:
+    if facts.runs_configured_image:
         return
-    if facts.serves is None:
-        if facts.persistence.dump or facts.persistence.log:
+    if facts.running_build is None:
+        if facts.persistence.rdb or facts.persistence.aof:
             root = instance.settings.root
             logger.warning(
                 f"{host.print_prefix}no Redis serves the data in {root}/data: it is not backed up before "
@@ -28,7 +29,9 @@ def upgrade(instance: Instance) -> None:
             )
         return
     if not facts.has_python:
-        operations.packages(name="Install Python", names=["python3"])
-    operations.upgrade_proven(
-        name="Back the data up, and have the new version read it", settings=instance.settings, serves=facts.serves
+        install_packages(name="Install Python", names=["python3"])
+    check_upgrade(
+        name="Back the data up, and have the new version read it",
+        settings=instance.settings,
+        serves=facts.running_build,
     )

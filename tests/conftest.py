@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.host import audit, bridge
+from tests.host import audit, inventory
 from tests.host.controls import CONTROLS
-from tests.host.fleet import Fleet, connect
-from tests.host.target import Target
+from tests.host.host_under_test import Target
+from tests.host.hosts import Fleet, connect
 
 HOST_TESTS = Path(__file__).parent / "host"
 LIFECYCLE_TESTS = Path(__file__).parent / "lifecycle"
@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("redoubt", "hosts under test (tests/host)")
     group.addoption(
         "--inventory",
-        default=bridge.DEFAULT_INVENTORY,
+        default=inventory.DEFAULT_INVENTORY,
         help="pyinfra inventory whose hosts are tested (default: the disposable hosts)",
     )
     for mark, meaning in MARKS.items():
@@ -85,7 +85,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     try:
         _bridge(config)
-    except bridge.BridgeError as error:
+    except inventory.BridgeError as error:
         raise pytest.UsageError(str(error)) from None
     if config.option.audit_page:
         audit.prepare(config)
@@ -119,7 +119,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     if fleet is None:
         return []
     lines = [f"redoubt: {', '.join(target.entry.name for target in fleet.targets.values())} ({fleet.inventory})"]
-    if not bridge.is_disposable(fleet.inventory):
+    if not inventory.is_disposable(fleet.inventory):
         lines.append(
             "left out: tests/lifecycle, which makes and breaks disposable hosts (without --inventory: included)"
         )
@@ -154,7 +154,7 @@ def _said_left_out(config: pytest.Config, fleet: Fleet) -> list[str]:
 
 
 def _left_out(config: pytest.Config, target: Target, marks: list[str]) -> list[str]:
-    return bridge.marks_left_out(
+    return inventory.marks_left_out(
         marks, disposable=target.disposable, writes=config.option.writes, disrupts=config.option.disrupts
     )
 
@@ -165,7 +165,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if fleet is None:
         return
     out = [item for item in items if _why_left_out(config, item)]
-    if not bridge.is_disposable(fleet.inventory):
+    if not inventory.is_disposable(fleet.inventory):
         # Whoever looks at hosts of their own did not ask for others to be made on this machine.
         out += [item for item in items if item.path.is_relative_to(LIFECYCLE_TESTS)]
     config.hook.pytest_deselected(items=out)
@@ -195,10 +195,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     fleet = item.config.stash.get(FLEET, None)
     hidden = [secret for target in fleet.targets.values() for secret in target.hidden()] if fleet else []
-    report.sections = [(title, bridge.scrubbed(text, hidden)) for title, text in report.sections]
+    report.sections = [(title, inventory.scrubbed(text, hidden)) for title, text in report.sections]
     text = str(report.longrepr) if report.longrepr else ""
-    if bridge.scrubbed(text, hidden) != text:
-        report.longrepr = bridge.scrubbed(text, hidden)
+    if inventory.scrubbed(text, hidden) != text:
+        report.longrepr = inventory.scrubbed(text, hidden)
     return report
 
 

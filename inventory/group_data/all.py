@@ -1,10 +1,10 @@
 """Settings of all hosts. Uncomment a line to change it; what it costs on a running host is in brackets.
 
 A group's own file (group_data/<group>.py) and a host's data in the inventory come before this file.
-docs/settings.md has the same list as a table. 'make settings' writes both from redoubt/settings.py.
+docs/settings.md has the same list as a table. 'make settings' writes both from redoubt/settings/model.py.
 """
 
-from redoubt.ssh import transport
+from redoubt.ssh_transport import transport
 
 # Halves the time of a deploy: paramiko leaves Nagle's algorithm on.
 ssh_paramiko_connect_kwargs = {"transport_factory": transport}
@@ -19,8 +19,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # a new instance beside the old one]
 # redis_root = "/srv/redis"
 
-# Name of the web application: its sessions are the keys <redis_app>:session:<id>. [applied live]
-# redis_app = "app"
+# Name of the web application: its sessions are the keys <redis_app_name>:session:<id>. [applied live]
+# redis_app_name = "app"
 
 # -- Image
 
@@ -47,8 +47,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # Changes that may cost data and are refused otherwise. eviction: redis_maxmemory below what Redis holds;
 # policy: a redis_maxmemory_policy that evicts more than the one before; persistence: redis_appendonly from
-# True to False. For one deploy: --data redis_allow_loss=eviction. [no restart]
-# redis_allow_loss = []
+# True to False. For one deploy: --data redis_allow_data_loss=eviction. [no restart]
+# redis_allow_data_loss = []
 
 # -- Memory and eviction
 
@@ -107,10 +107,10 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # When backups are taken, as systemd's OnCalendar has it: daily, hourly, 'Mon..Fri 03:00'; in the host's time
 # zone, or one that is named ('03:00 Europe/Berlin'). '': never by itself. [no restart]
-# redis_backup_calendar = "*-*-* 03:00:00"
+# redis_backup_schedule = "*-*-* 03:00:00"
 
 # Seconds within which a host waits after that, always as long: many hosts do not write at once. [no restart]
-# redis_backup_jitter = 1800
+# redis_backup_randomized_delay = 1800
 
 # Load each backup in a container of its own and look at what it holds, which takes the memory of a second
 # Redis meanwhile. [no restart]
@@ -139,7 +139,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Where each backup is copied to as well, encrypted, by restic: sftp:user@host:/path, s3:https://host/bucket,
 # gs:bucket:/path, rest:https://host/path, or a directory. Each instance has its own. '': nowhere. [no
 # restart]
-# redis_backup_repository = ""
+# redis_backup_restic_repository = ""
 
 # What gets restic there, as paths of files on the machine that deploys: ssh_key and known_hosts (sftp),
 # aws_credentials (s3), google_credentials (gs), ca_certificate (s3, rest), client_certificate (rest). [no
@@ -176,7 +176,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Turn the default user on, with a generated password and the rights of the session and queue users together,
 # for clients that know only a password. Meanwhile admin writes no other keys and no transactions. [applied
 # live]
-# redis_default_user = False
+# redis_enable_default_user = False
 
 # Commands that nobody can call. [restarts Redis]
 # redis_disabled_commands = ["FLUSHDB", "FLUSHALL", "DEBUG", "EVAL"]
@@ -219,11 +219,11 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- TLS
 
-# only: redis_port speaks TLS (1.2 and 1.3) and nothing else does. beside: TLS on redis_tls_port, plain on
+# required: redis_port speaks TLS (1.2 and 1.3) and nothing else does. both: TLS on redis_tls_port, plain on
 # redis_port, while clients move. [restarts Redis]
 # redis_tls = "off"
 
-# With 'beside': the port of TLS. [restarts Redis]
+# With 'both': the port of TLS. [restarts Redis]
 # redis_tls_port = 6380
 
 # ca: a CA of your own, kept with the secrets, issues certificates, and a deploy renews them. files: you give
@@ -304,7 +304,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # redis_logfile_max_size = "10M"
 
 # Rotated log files kept. [no restart]
-# redis_logfile_keep = 14
+# redis_logfile_rotations = 14
 
 # Size of a file of the container's own output (json-file). [restarts Redis]
 # redis_container_log_max_size = "10M"

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tests.host.bridge import PROJECT, scrubbed
 from tests.host.controls import CONTROLS, Check, Verdict, verdict
-from tests.host.fleet import Fleet
-from tests.host.target import Target, quoted
+from tests.host.host_under_test import Target, quoted
+from tests.host.hosts import Fleet
+from tests.host.inventory import PROJECT, scrubbed
 
 # Writes a property of the whole run to the file of --junitxml; there while tests/host runs.
 JUNIT = pytest.StashKey[Callable[[str, object], None]]()

@@ -10,13 +10,12 @@ import pytest
 from redis import Redis
 from testinfra.host import Host
 
-from redoubt.secretstore import Secrets
-from redoubt.settings import Settings
+from redoubt.secret_store import Secrets
+from redoubt.settings.model import Settings
 from tests.conftest import FLEET
-from tests.host import audit
-from tests.host import kernel as kernels
-from tests.host.kernel import Kernel
-from tests.host.target import Target, quoted, until
+from tests.host import audit, proc
+from tests.host.host_under_test import Target, quoted, until
+from tests.host.proc import Kernel
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,8 +56,8 @@ def kernel(target: Target) -> Kernel:
 
 def kernel_of(target: Target) -> Kernel:
     """What the host's kernel says of the container now."""
-    script = kernels.SCRIPT % quoted(target.settings.redis_name)
-    return kernels.read(target.host.check_output(script).splitlines())
+    script = proc.SCRIPT % quoted(target.settings.redis_name)
+    return proc.read(target.host.check_output(script).splitlines())
 
 
 @pytest.fixture(scope="module")

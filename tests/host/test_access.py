@@ -12,11 +12,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from redoubt import access
-from redoubt.access import password_hash
-from redoubt.secretstore import Secrets
-from redoubt.settings import Settings
-from tests.host.target import Target, refusal
+from redoubt import acl
+from redoubt.acl import password_hash
+from redoubt.secret_store import Secrets
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, refusal
 
 # Placeholders for keys of others; {app} is the application's name in the settings.
 OWN = {"sessions": "{app}:session:x", "queues": "rq:job:x", "health": "redoubt:health:x"}
@@ -241,8 +241,8 @@ DENIED = {
 
 def _commands(text: str, user: str, settings: Settings) -> list[list[str]]:
     """A table's commands, without those that the settings take from everybody."""
-    own = OWN.get(user, "x").format(app=settings.redis_app)
-    lines = (line.format(app=settings.redis_app, own=own).split() for line in text.split("\n") if line.strip())
+    own = OWN.get(user, "x").format(app=settings.redis_app_name)
+    lines = (line.format(app=settings.redis_app_name, own=own).split() for line in text.split("\n") if line.strip())
     gone = {*settings.redis_disabled_commands, *settings.redis_renamed_commands}
     return [line for line in lines if line[0] not in gone]
 
@@ -317,7 +317,7 @@ def test_a_password_alone_is_refused(target: Target) -> None:
 def test_default_user_gets_in_only_where_the_settings_say(target: Target, settings: Settings) -> None:
     """With its own generated password."""
     password = target.secrets.passwords.get("default", "x" * 43)
-    assert (refusal(_default(target, password), "PING") == "") == settings.redis_default_user
+    assert (refusal(_default(target, password), "PING") == "") == settings.redis_enable_default_user
 
 
 def _default(target: Target, password: str) -> Redis:
@@ -359,9 +359,7 @@ def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -
 @pytest.mark.security("least privilege")
 def test_users_of_the_settings_reach_their_own_keys_and_no_others(target: Target, settings: Settings) -> None:
     """Whatever their roles: not those of the users beside them, and no list of all keys' names."""
-    everybody = {
-        user.name: user.keys + user.read for user in access.users(settings) if user.name not in access.OPERATING
-    }
+    everybody = {user.name: user.keys + user.read for user in acl.users(settings) if user.name not in acl.OPERATING}
     for name, user in settings.redis_users.items():
         others = {key for other, keys in everybody.items() if other != name for key in keys} - set(everybody[name])
         commands = [[verb, key.replace("*", "x")] for key in others for verb in ("GET", "DEL", "HGETALL", "TYPE")]
@@ -393,7 +391,7 @@ def test_default_user_has_the_rights_of_both_applications_where_it_is_on(admin: 
     assert {why == "OK" for why in answers.values()} == {True}
     more = _dry_runs(admin, "default", _commands(FOR_NOBODY + FOR_USERS_ONLY_BY_NAME + "GET other", "queues", settings))
     refused = [command for command, why in more.items() if "permissions" in why]
-    assert refused == (list(more) if settings.redis_default_user else [])
+    assert refused == (list(more) if settings.redis_enable_default_user else [])
 
 
 @pytest.mark.security("least privilege")
@@ -411,7 +409,7 @@ def test_a_client_meets_the_refusal(
     intruder: Callable[[str], Redis], settings: Settings, user: str, command: str
 ) -> None:
     """For real: what the dry runs say is what happens."""
-    said = refusal(intruder(user), *command.format(app=settings.redis_app).split())
+    said = refusal(intruder(user), *command.format(app=settings.redis_app_name).split())
     assert said.startswith("NoPermissionError")
 
 
@@ -423,8 +421,8 @@ def test_a_script_has_no_more_rights_than_its_user(
     """RQ loads and runs scripts: none of them reaches a session, by a key that it was not told either."""
     queues = intruder("queues")
     for code in (
-        f"return redis.call('GET', '{settings.redis_app}:session:x')",
-        f"return redis.call('SET', '{settings.redis_app}:session:' .. ARGV[1], 'v')",
+        f"return redis.call('GET', '{settings.redis_app_name}:session:x')",
+        f"return redis.call('SET', '{settings.redis_app_name}:session:' .. ARGV[1], 'v')",
         "return redis.call('KEYS', '*')",
         "return redis.call('DBSIZE')",
     ):
@@ -462,7 +460,7 @@ def test_renamed_and_disabled_commands_are_unknown(target: Target, settings: Set
 @pytest.mark.security("dangerous commands")
 def test_renamed_commands_work_by_their_new_names(target: Target, settings: Settings, secrets: Secrets) -> None:
     """For the admin. SHUTDOWN is asked about and not called."""
-    names = [[secrets.name_of(command)] for command in settings.redis_renamed_commands]
+    names = [[secrets.renamed_command(command)] for command in settings.redis_renamed_commands]
     arguments = {"CONFIG": ["GET", "maxmemory"]}
     commands = [
         [*name, *arguments.get(command, [])]
@@ -478,7 +476,7 @@ def test_renamed_commands_work_by_their_new_names(target: Target, settings: Sett
 @pytest.mark.parametrize("user", ["sessions", "queues", "health"])
 def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, secrets: Secrets, user: str) -> None:
     """Whoever learns a name still needs the rights."""
-    commands = [[secrets.name_of(command), "GET", "maxmemory"] for command in settings.redis_renamed_commands]
+    commands = [[secrets.renamed_command(command), "GET", "maxmemory"] for command in settings.redis_renamed_commands]
     allowed = [why for why in _dry_runs(target.admin, user, commands).values() if why == "OK"]
     assert len(allowed) == 0
 
@@ -486,5 +484,5 @@ def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, s
 @pytest.mark.security("dangerous commands")
 def test_new_names_cannot_be_guessed(settings: Settings, secrets: Secrets) -> None:
     """Generated for this instance: not the old name with a suffix that is in a repository."""
-    lengths = {command: len(secrets.name_of(command)) for command in settings.redis_renamed_commands}
+    lengths = {command: len(secrets.renamed_command(command)) for command in settings.redis_renamed_commands}
     assert {command for command, length in lengths.items() if length < len(command) + 16} == set()

@@ -7,9 +7,9 @@ import pytest
 from redis.exceptions import ResponseError
 from testinfra.host import Host
 
-from redoubt.settings import Settings
+from redoubt.settings.model import Settings
 from redoubt.sizes import parse_redis_size
-from tests.host.target import Target, quoted
+from tests.host.host_under_test import Target, quoted
 
 
 def _yes(setting: str) -> Callable[[Settings], str]:
@@ -25,7 +25,7 @@ def _always(value: str) -> Callable[[Settings], str]:
 
 
 PROMISED: dict[str, Callable[[Settings], str]] = {
-    "port": lambda settings: "0" if settings.redis_tls == "only" else "6379",
+    "port": lambda settings: "0" if settings.redis_tls == "required" else "6379",
     # Strangers are refused even if a later change opened the default user.
     "protected-mode": _always("yes"),
     "tcp-backlog": _is("redis_tcp_backlog"),

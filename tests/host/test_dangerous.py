@@ -6,8 +6,8 @@ test_access.py says which names the settings took from commands.
 import pytest
 from redis.exceptions import ResponseError
 
-from redoubt.settings import Settings
-from tests.host.target import Target
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target
 
 pytestmark = pytest.mark.security("dangerous commands")
 

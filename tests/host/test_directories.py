@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from testinfra.host import Host
 
-from redoubt.settings import Settings
-from tests.host.target import Target, quoted
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, quoted
 
 pytestmark = pytest.mark.security("file permissions")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.host.target import Target
+from tests.host.host_under_test import Target
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 from redis.client import PubSub
 
-from redoubt.settings import Settings
-from tests.host.target import Target
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target
 
 # Redis looks for expired keys ten times a second.
 PATIENCE = 2.0

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from redoubt.settings import Settings
-from tests.host.kernel import Kernel
-from tests.host.target import Target, quoted
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, quoted
+from tests.host.proc import Kernel
 
 SECOND = 10**9
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from redoubt.settings import Settings
-from tests.host.bridge import PROJECT
-from tests.host.kernel import Kernel
-from tests.host.target import Target, quoted
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, quoted
+from tests.host.inventory import PROJECT
+from tests.host.proc import Kernel
 
 
 @pytest.fixture(scope="module")

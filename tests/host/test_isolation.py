@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from redoubt.settings import Settings
-from tests.host.kernel import Kernel
+from redoubt.settings.model import Settings
+from tests.host.proc import Kernel
 
 pytestmark = pytest.mark.security("container isolation")
 

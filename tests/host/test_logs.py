@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 from testinfra.host import Host
 
-from redoubt.settings import Settings
+from redoubt.settings.model import Settings
 from redoubt.sizes import parse_docker_size
-from tests.host.target import Target, quoted
+from tests.host.host_under_test import Target, quoted
 
 
 @pytest.fixture

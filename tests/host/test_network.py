@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from redoubt.settings import Settings
-from tests.host.target import Target, listens, quoted
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, listens, quoted
 
 pytestmark = pytest.mark.security("network")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from redoubt.secretstore import MIN_PASSWORD_LENGTH, Secrets
-from redoubt.settings import Settings
+from redoubt.secret_store import MIN_PASSWORD_LENGTH, Secrets
+from redoubt.settings.model import Settings
 from tests.conftest import FLEET
-from tests.host.target import Target, quoted
+from tests.host.host_under_test import Target, quoted
 
 pytestmark = pytest.mark.security("authentication")
 

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 from testinfra.host import Host
 
-from redoubt import secretsource
-from redoubt.settings import Settings
-from tests.host.bridge import PROJECT
-from tests.host.target import Target, quoted
+from redoubt import secret_backends
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, quoted
+from tests.host.inventory import PROJECT
 
 pytestmark = pytest.mark.security("file permissions")
 
@@ -59,12 +59,12 @@ def test_nothing_below_the_root_grants_more_than_its_mode_says(host: Host, setti
 
 def test_the_store_on_this_machine_is_its_owners(target: Target, settings: Settings) -> None:
     """The passwords of all users stand there in full: read by nobody else, and put in place by nobody else."""
-    source = secretsource.of(settings, target.entry.name)
+    source = secret_backends.backend_for(settings, target.entry.name)
     # Skipped and not left out: of a store that is not here the report can only say that nothing is proven.
-    if not isinstance(source, secretsource.FileSource):
+    if not isinstance(source, secret_backends.FileSource):
         pytest.skip(f"kept elsewhere ({source})")
     file = PROJECT / source.path
-    if isinstance(source, secretsource.SopsSource):
+    if isinstance(source, secret_backends.SopsSource):
         # Encrypted, it may be read by anybody.
         text = file.read_text()
         assert len([word for word in target.hidden() if word in text]) == 0

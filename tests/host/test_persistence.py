@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 from testinfra.host import Host
 
-from redoubt.settings import Settings
-from tests.host.kernel import Kernel
-from tests.host.target import Target, quoted, until
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, quoted, until
+from tests.host.proc import Kernel
 
 
 @pytest.fixture(scope="module")

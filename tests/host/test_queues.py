@@ -17,10 +17,10 @@ from rq.job import Dependency, Job, JobStatus
 from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 
-from redoubt.settings import Settings
+from redoubt.settings.model import Settings
 from tests.host import rq_worker
-from tests.host.bridge import PROJECT
-from tests.host.target import Target
+from tests.host.host_under_test import Target
+from tests.host.inventory import PROJECT
 
 pytestmark = pytest.mark.writes
 

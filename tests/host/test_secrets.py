@@ -6,8 +6,8 @@ could have left them. They travel to the host on standard input and are compared
 
 import pytest
 
-from redoubt import render
-from tests.host.target import Target, quoted
+from redoubt import host_files
+from tests.host.host_under_test import Target, quoted
 
 # bash: the patterns stay in a variable and reach grep through a pipe, in no argument and no file.
 LOOK = r"""
@@ -36,14 +36,16 @@ def test_secrets_are_one_file_for_each_user_and_for_nobody_else(target: Target) 
     """The file's own owner and mode: Compose hands it to the container as it is."""
     listing = target.host.check_output(f"find {quoted(target.settings.root)}/secrets -type f -printf '%p %U:%G %m\\n'")
     found = dict(line.split(" ", 1) for line in listing.splitlines())
-    wanted = dict.fromkeys(render.secret_paths(target.settings).values(), "999:999 400")
+    wanted = dict.fromkeys(host_files.secret_paths(target.settings).values(), "999:999 400")
     # What opens the copies of backups is root's, and what redisctl notes beside it.
-    repository = render.repository_directory(target.settings)
+    repository = host_files.repository_directory(target.settings)
     given = (
-        ("password", *target.settings.redis_backup_repository_files) if target.settings.redis_backup_repository else ()
+        ("password", *target.settings.redis_backup_repository_files)
+        if target.settings.redis_backup_restic_repository
+        else ()
     )
     wanted |= {f"{repository}/{name}": "0:0 400" for name in given}
-    found.pop(f"{repository}/{render.REPOSITORY_NOTE}", None)
+    found.pop(f"{repository}/{host_files.REPOSITORY_NOTE}", None)
     assert found == wanted
 
 

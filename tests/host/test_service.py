@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from redoubt.settings import Settings
+from redoubt.settings.model import Settings
 from tests.host.conftest import kernel_of
-from tests.host.kernel import Kernel, weights
-from tests.host.target import Target, quoted
+from tests.host.host_under_test import Target, quoted
+from tests.host.proc import Kernel, weights
 
 PAGE = 4096
 

@@ -8,8 +8,8 @@ from flask.testing import FlaskClient
 from flask_session import Session
 from redis import Redis
 
-from redoubt.settings import Settings
-from tests.host.target import Target
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target
 
 LIFETIME = 7200
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from redoubt.settings import Settings
-from tests.host.target import Target, quoted
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import Target, quoted
 
 pytestmark = pytest.mark.security("network")
 

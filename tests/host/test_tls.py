@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from redoubt import tls
-from redoubt.settings import Settings
-from redoubt.tls import RENEWAL, Identity
-from tests.host.target import REDIS_TIMEOUT, Target
+from redoubt import certificates
+from redoubt.certificates import RENEWAL, Identity
+from redoubt.settings.model import Settings
+from tests.host.host_under_test import REDIS_TIMEOUT, Target
 
 pytestmark = pytest.mark.security("TLS")
 
@@ -40,7 +40,7 @@ def identity(target: Target) -> Identity:
 def names(target: Target, identity: Identity) -> list[str]:
     """Those that the certificate is to stand for, as a client calls them."""
     issued = target.settings.redis_tls_source == "ca"
-    wanted = tls.names(target.settings, target.entry.name) if issued else target.settings.redis_tls_names
+    wanted = certificates.names(target.settings, target.entry.name) if issued else target.settings.redis_tls_names
     return [name.replace("*", "any") for name in wanted or sorted(identity.names)[:1]]
 
 
@@ -72,7 +72,7 @@ def test_nothing_leaves_the_host_unencrypted(target: Target, settings: Settings)
     if plain and outward:
         # The settings allow it, so it is no failure; and nobody may take it for encrypted. A skip makes the report say
         # "not proven", which leaving the test out would not.
-        pytest.skip(f"redis_bind publishes a port without TLS at {', '.join(outward)}: redis_tls is not 'only'")
+        pytest.skip(f"redis_bind publishes a port without TLS at {', '.join(outward)}: redis_tls is not 'required'")
 
 
 @pytest.mark.tls
@@ -91,7 +91,7 @@ def test_another_cannot_pass_for_it(target: Target, identity: Identity, door: tu
     """The clients of these tests do look at the name, and at the CA."""
     with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)hostname mismatch"):
         greeting(door, client(target, identity.ca), "another.invalid")
-    stranger = tls.new_authority(datetime.now(UTC)).certificate
+    stranger = certificates.new_authority(datetime.now(UTC)).certificate
     with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)issuer|self.signed"):
         greeting(door, client(target, stranger), "localhost")
 

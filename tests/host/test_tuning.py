@@ -5,10 +5,10 @@ import re
 import pytest
 from testinfra.host import Host
 
-from redoubt.settings import Settings
+from redoubt.settings.model import Settings
 from tests.host import sysctl
-from tests.host.kernel import Kernel
-from tests.host.target import quoted, until
+from tests.host.host_under_test import quoted, until
+from tests.host.proc import Kernel
 
 # Written out by hand: what Redis's own documents ask for (administration, "Linux"; latency, "huge pages").
 SYSCTLS = {"vm.overcommit_memory": "1", "vm.swappiness": "1", "net.core.somaxconn": "65535"}

@@ -6,9 +6,10 @@ import pytest
 from testinfra.host import Host
 
 from redoubt import versions
-from redoubt.settings import Settings
-from redoubt.versions import Build, Engine
-from tests.host.target import Target, quoted
+from redoubt.facts.host import Build
+from redoubt.settings.model import Settings
+from redoubt.settings.types import Engine
+from tests.host.host_under_test import Target, quoted
 
 pytestmark = pytest.mark.security("version")
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from redoubt import secretstore
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
+from redoubt import secret_store
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
 from sandbox import hosts
 from sandbox.hosts import Host
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
@@ -53,7 +53,7 @@ def command(
 
 
 @dataclass(frozen=True)
-class Result:
+class DeployResult:
     """How a deploy ended. ``changed`` and ``failed`` are names of operations."""
 
     returncode: int
@@ -88,7 +88,7 @@ class Result:
         return int(match[1])
 
 
-class Running:
+class BackgroundDeploy:
     """A pyinfra command that is under way, and its words so far."""
 
     def __init__(self, arguments: tuple[str, ...]) -> None:
@@ -129,13 +129,13 @@ class Running:
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
 
-    def wait(self, seconds: float = 120) -> Result:
+    def wait(self, seconds: float = 120) -> DeployResult:
         """How it ended."""
         assert self.process.stdout is not None
         stdout = self.process.stdout.read()
         returncode = self.process.wait(seconds)
         self._reader.join(seconds)
-        return Result(returncode, stdout, self.stderr)
+        return DeployResult(returncode, stdout, self.stderr)
 
 
 @dataclass(frozen=True)
@@ -175,16 +175,16 @@ class Deployer:
 
     def deploy(
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any
-    ) -> Result:
+    ) -> DeployResult:
         """Run ``pyinfra <inventory> deploy.py`` for these hosts, or another ``job``."""
         done = pyinfra(*self._arguments(targets, job, arguments, settings))
-        return Result(done.returncode, done.stdout, done.stderr)
+        return DeployResult(done.returncode, done.stdout, done.stderr)
 
     def start(
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y",), **settings: Any
-    ) -> Running:
+    ) -> BackgroundDeploy:
         """Start a deploy and return while it runs."""
-        return Running(self._arguments(targets, job, arguments, settings))
+        return BackgroundDeploy(self._arguments(targets, job, arguments, settings))
 
     def _arguments(
         self, targets: tuple[Host, ...], job: str, arguments: tuple[str, ...], settings: dict[str, Any]
@@ -194,7 +194,7 @@ class Deployer:
 
     def secrets(self, host: Host, **settings: Any) -> Secrets:
         """The secrets that a deploy to the host made."""
-        return secretstore.load(load({"redis_secrets_dir": str(self.secrets_dir), **settings}), host.name)
+        return secret_store.load(load({"redis_secrets_dir": str(self.secrets_dir), **settings}), host.name)
 
 
 @pytest.fixture(scope="session")
@@ -238,14 +238,14 @@ def deployed(host: Host, deployer: Deployer) -> Host:
 
 
 @pytest.fixture
-def blank(host: Host) -> Host:
+def undeployed_host(host: Host) -> Host:
     """The shared host as it was before its first deploy: an engine, and nothing of an instance."""
     remove_instance(host)
     return host
 
 
 @contextmanager
-def emptied(host: Host, deployer: Deployer, *left: str, **settings: Any) -> Iterator[Instance]:
+def empty_instance(host: Host, deployer: Deployer, *left: str, **settings: Any) -> Iterator[Instance]:
     """The default instance, deployed to a host without data or backups, which are removed afterwards as well.
 
     ``left`` are paths of what a module leaves beside them.
@@ -263,13 +263,13 @@ def remove_instance(host: Host, *, image: bool = True) -> None:
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
         "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; "
-        f"rm -rf /run/redoubt-srv-redis.modules; {no_schedule()}"
+        f"rm -rf /run/redoubt-srv-redis.modules; {remove_backup_units()}"
         + ("; docker image prune --all --force" if image else ""),
         check=True,
     )
 
 
-def no_schedule(name: str = "redis") -> str:
+def remove_backup_units(name: str = "redis") -> str:
     """A shell command that takes the units off a host by which an instance is backed up."""
     return (
         f"systemctl disable --now {name}-backup.timer 2>/dev/null; rm -f /etc/systemd/system/{name}-backup.*; "

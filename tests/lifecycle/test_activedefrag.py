@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from sandbox import building, engine
-from sandbox.common import lock
+from sandbox import engine, image_build
 from sandbox.hosts import Host
+from sandbox.util import lock
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def able() -> dict[str, Any]:
     Without Debian's security patches, which has to be allowed.
     """
     with lock():
-        archive = building.ensure_redis(engine.ensure(), "redis-jemalloc")
+        archive = image_build.ensure_redis(engine.ensure(), "redis-jemalloc")
     return {
         "redis_image": archive.reference,
         "redis_image_archive": str(archive.path),
@@ -50,7 +50,7 @@ def test_auto_leaves_it_off_on_a_build_that_cannot(deployed: Host, deployer: Dep
     """Debian's build, which would not start with it."""
     redis = Instance(deployed, deployer.secrets(deployed))
     assert redis.config("activedefrag") == "no"
-    refused = redis.call(f"{redis.secrets.name_of('CONFIG')} SET activedefrag yes")
+    refused = redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET activedefrag yes")
     assert "OK" not in refused, "this build can defragment: auto should have turned it on"
 
 

@@ -9,7 +9,7 @@ import pytest
 from sandbox import images
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 # A client with a password of its own from a Compose secret, which reaches Redis by name. In a Compose file a $ that
 # is the shell's is written twice.

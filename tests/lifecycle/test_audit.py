@@ -16,15 +16,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from redoubt import certificatestore, tls
-from redoubt.settings import load
+from redoubt import certificate_store, certificates
+from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.host.controls import CONTROLS
 from tests.lifecycle.conftest import ROOT, Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 # So that every control has something to prove.
-SETTINGS: dict[str, Any] = {"redis_tls": "only"}
+SETTINGS: dict[str, Any] = {"redis_tls": "required"}
 
 
 @dataclass(frozen=True)
@@ -324,8 +324,8 @@ def sound(redis: Instance, report: Callable[..., Report]) -> Report:
 def _give_certificate(redis: Instance, deployer: Deployer, name: str) -> None:
     """One of the same CA, in the place of the instance's own."""
     now = datetime.now(UTC)
-    ca = certificatestore.ensure_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), now)
-    other = tls.issue(ca, name, [name], now, 90)
+    ca = certificate_store.load_or_create_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), now)
+    other = certificates.issue(ca, name, [name], now, 90)
     for directive, text in (("tls-cert-file", other.certificate), ("tls-key-file", other.key)):
         file = redis.config(directive).replace("/etc/redis", "/srv/redis/config")
         redis.host.run(f"cat >{file}", input=text, check=True)
@@ -337,7 +337,7 @@ def _do(harm: Harm, redis: Instance, deployer: Deployer) -> None:
     if harm.shell:
         redis.host.run(harm.shell, check=True)
     if harm.redis:
-        said = redis.call(*(line.format(config=redis.secrets.name_of("CONFIG")) for line in harm.redis))
+        said = redis.call(*(line.format(config=redis.secrets.renamed_command("CONFIG")) for line in harm.redis))
         assert said[0] == "OK"
     if harm.compose:
         up = "docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait && rm /run/by-hand.yml"

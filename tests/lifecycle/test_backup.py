@@ -15,8 +15,8 @@ from rq import Queue
 from rq.job import Job
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, emptied
-from tests.lifecycle.instance import Instance, redisctl, refused, wait_until
+from tests.lifecycle.conftest import Deployer, empty_instance
+from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
 
 MILLION = 1_000_000
 BACKUPS = "/srv/redis/backups"
@@ -35,7 +35,7 @@ WRITE = """
 import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, "/srv/redis/redisctl")
-from redisctl.instance import Instance
+from redisctl.core.instance import Instance
 redis = Instance("redis", Path("/srv/redis"), "").connect("sessions")
 written, worst, start = 0, 0.0, time.perf_counter()
 while os.path.exists("/run/write") and time.perf_counter() < start + 60:
@@ -55,7 +55,7 @@ print(json.dumps({"written": written, "took": time.perf_counter() - start, "wors
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis and no backups; so again afterwards."""
     # What Redis saves by itself while a test looks for one save would not be the backup's.
-    with emptied(host, deployer, redis_save="3600 1000000000") as instance:
+    with empty_instance(host, deployer, redis_save="3600 1000000000") as instance:
         yield instance
         left = nothing_left_over(host)
     assert left == ["1"]
@@ -67,7 +67,7 @@ def nothing_left_over(host: Host) -> list[str]:
 
 
 def listed(redis: Instance) -> list[str]:
-    return [backup["id"] for backup in redisctl(redis, "backups")["backups"]]
+    return [backup["id"] for backup in redisctl(redis, "backup list")["backups"]]
 
 
 @contextmanager
@@ -123,11 +123,11 @@ def test_a_million_keys_are_backed_up_in_one_moment_while_thousands_of_writes_a_
     assert MILLION < taken["verified"]["sessions"] < MILLION + seen["written"]
     # That both parts have the very count that Redis had is what makes the verdict: this says that it is compared.
     with damaged(redis, f"{taken['id']}/backup.json", 'sed -i \'s/"keys": [0-9]*/"keys": 1000000/\' $f'):
-        said = refused(redis, f"verify {taken['id']}")
+        said = refused(redis, f"backup verify {taken['id']}")
     assert "the snapshot: db0 has" in said
     assert "the log of writes: db0 has" in said
     # Redis gives up a hold by itself after a second.
-    assert taken["held"] < 0.5
+    assert taken["write_pause"] < 0.5
 
     back = redisctl(redis, f"restore {taken['id']} --yes")
     print(f"restored: Redis did not serve for {back['down']} s")
@@ -154,7 +154,7 @@ def test_a_backup_is_for_root_and_says_what_it_is(small: Instance) -> None:
     sums = "".join(f"{file['sha256']}  {BACKUPS}/{name}/{path}\n" for path, file in told["files"].items())
     assert small.host.run("sha256sum --check --quiet", input=sums).returncode == 0
     # Names of sessions are cookies: they are in the backup, and nowhere in what is printed.
-    for line in ("backups", "backups --json", "verify", "verify --json"):
+    for line in ("backup list", "backup list --json", "backup verify", "backup verify --json"):
         assert "app:session" not in small.host.run(f"redisctl {line}").stdout
 
 
@@ -173,13 +173,13 @@ def test_a_backup_that_was_cut_or_tampered_with_is_bad(small: Instance, name: st
     with damaged(small, f"{taken}/{name}", command):
         if name == "backup.json":
             assert taken not in listed(small)
-            assert words in small.host.run("redisctl backups").stderr
+            assert words in small.host.run("redisctl backup list").stderr
         else:
-            assert words in refused(small, f"verify {taken}")
+            assert words in refused(small, f"backup verify {taken}")
             assert words in refused(small, f"restore {taken} --yes") or name == "samples.json"
-            assert "BAD" in small.host.run("redisctl backups").stdout
+            assert "BAD" in small.host.run("redisctl backup list").stdout
     assert small.keys == 3000
-    assert redisctl(small, f"verify {taken}")["verified"]["verdict"] == "ok"
+    assert redisctl(small, f"backup verify {taken}")["verified"]["verdict"] == "ok"
 
 
 def test_files_that_are_right_and_yet_not_the_data_are_found_by_loading_them(small: Instance) -> None:
@@ -198,7 +198,7 @@ def test_files_that_are_right_and_yet_not_the_data_are_found_by_loading_them(sma
         f"{path}/backup.json $b $s"
     )
     with damaged(small, f"{taken}/dump.rdb", swap):
-        said = refused(small, f"verify {taken}")
+        said = refused(small, f"backup verify {taken}")
         small.host.run(f"cat /run/told >{path}/backup.json", check=True)
     assert "the snapshot: db0 has 3001 keys, 3001 with a TTL, the backup says 3000 keys, 3000 with a TTL" in said
 
@@ -243,7 +243,7 @@ def test_a_disk_that_gets_full_on_the_way_leaves_nothing_and_is_told(small: Inst
     [
         ("backup", f"[ -d {BACKUPS}/.taken.partial ]"),
         ("backup", "docker ps --quiet --filter label=redoubt.redisctl | grep -q ."),
-        ("verify", "docker ps --quiet --filter label=redoubt.redisctl | grep -q ."),
+        ("backup verify", "docker ps --quiet --filter label=redoubt.redisctl | grep -q ."),
     ],
 )
 def test_a_verb_that_is_killed_leaves_no_half_of_a_backup_and_the_next_one_clears_up(
@@ -259,7 +259,7 @@ def test_a_verb_that_is_killed_leaves_no_half_of_a_backup_and_the_next_one_clear
     small.call("SET app:session:after 1 EX 7200", "DEL app:session:after")
     assert time.monotonic() - start < 3
     # One that is whole but was not loaded yet is listed as what it is.
-    unverified = [one["id"] for one in redisctl(small, "backups")["backups"] if not one["verified"]]
+    unverified = [one["id"] for one in redisctl(small, "backup list")["backups"] if not one["verified"]]
     assert set(listed(small)) - set(before) <= set(unverified)
     if line == "backup":
         health = small.host.run("redisctl health")
@@ -272,7 +272,7 @@ def test_a_verb_that_is_killed_leaves_no_half_of_a_backup_and_the_next_one_clear
 def test_two_at_once_are_one_and_a_refusal_that_says_who(small: Instance) -> None:
     done = small.host.run(
         'redisctl backup >/dev/null & p=$!; for _ in $(seq 200); do grep -qs " $p," /srv/redis/redisctl.lock && break; '
-        "sleep 0.01; done; kill -STOP $p; redisctl verify; echo $?; kill -CONT $p; wait $p; echo $?"
+        "sleep 0.01; done; kill -STOP $p; redisctl backup verify; echo $?; kill -CONT $p; wait $p; echo $?"
     )
     assert done.stdout.split() == ["3", "0"]
     assert "redisctl backup has run for" in done.stderr

@@ -15,7 +15,7 @@ import pytest
 from sandbox import ssh
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, refused, wait_until
+from tests.lifecycle.deployed_redis import Instance, refused, wait_until
 from tests.lifecycle.test_secrets_exposure import Known, elsewhere_on_disk, known, watched
 
 UNIT, TIMER = "redis-backup.service", "redis-backup.timer"
@@ -50,9 +50,9 @@ def files(neighbour: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def settings(neighbour: Host, files: dict[str, str]) -> dict[str, Any]:
     """Backups at another time than by default, and copied to the neighbour."""
     return {
-        "redis_backup_calendar": "Mon..Fri 04:30 Europe/Berlin",
-        "redis_backup_jitter": 600,
-        "redis_backup_repository": f"sftp:operator@{neighbour.address}:redis-1",
+        "redis_backup_schedule": "Mon..Fri 04:30 Europe/Berlin",
+        "redis_backup_randomized_delay": 600,
+        "redis_backup_restic_repository": f"sftp:operator@{neighbour.address}:redis-1",
         "redis_backup_repository_files": files,
         # Deploys that do not wait for others to be seen.
         "redis_health_interval": 1,
@@ -109,9 +109,9 @@ def test_systemd_takes_backups_when_the_settings_say(
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
     redis.host.run(f"systemctl start {UNIT}", check=True)
-    (taken,) = told(redis, "backups")["backups"]
+    (taken,) = told(redis, "backup list")["backups"]
     assert taken["verified"]["verdict"] == "ok"
-    assert [copy["id"] for copy in told(redis, "backups --offsite")["copies"]] == [taken["id"]]
+    assert [copy["id"] for copy in told(redis, "backup list --offsite")["copies"]] == [taken["id"]]
     assert (
         f"backup {taken['id']}: {taken['keys']} keys" in redis.host.run(f"journalctl --unit {UNIT} --output cat").stdout
     )
@@ -119,18 +119,18 @@ def test_systemd_takes_backups_when_the_settings_say(
 
 
 def test_a_copy_comes_back_byte_for_byte_and_is_good(redis: Instance) -> None:
-    name = told(redis, "backups")["backups"][0]["id"]
+    name = told(redis, "backup list")["backups"][0]["id"]
     before = contents(redis.host, name)
-    assert "is here already" in refused(redis, "backups fetch latest")
+    assert "is here already" in refused(redis, "backup fetch latest")
     redis.host.run(f"rm -r /srv/redis/backups/{name}", check=True)
-    assert told(redis, f"backups fetch {name[:12]}")["id"] == name
+    assert told(redis, f"backup fetch {name[:12]}")["id"] == name
     assert contents(redis.host, name) == before
-    assert told(redis, "verify latest")["verified"]["verdict"] == "ok"
-    redis.host.run("redisctl backups check", check=True)
+    assert told(redis, "backup verify latest")["verified"]["verdict"] == "ok"
+    redis.host.run("redisctl backup check", check=True)
 
 
 def test_redis_cannot_touch_what_was_backed_up(redis: Instance) -> None:
-    name = told(redis, "backups")["backups"][0]["id"]
+    name = told(redis, "backup list")["backups"][0]["id"]
     for command in (f"rm /backups/{name}/dump.rdb", f"sh -c 'echo >/backups/{name}/dump.rdb'", "touch /backups/x"):
         done = redis.host.run(f"docker exec --env LC_ALL=C redis {command}")
         assert (done.returncode != 0, "Read-only file system" in done.stderr) == (True, True), done
@@ -177,14 +177,14 @@ def test_a_copy_that_cannot_be_made_is_a_failed_unit_until_one_is(redis: Instanc
         log = redis.host.run(f"journalctl --unit {UNIT} --output cat --lines 5").stdout
         assert "was taken and is here, but not off this host: sftp:operator@" in log
         assert "No route to host" in log
-        assert "No route to host" in refused(redis, "backups --offsite")
+        assert "No route to host" in refused(redis, "backup list --offsite")
         done = redis.host.run("redisctl health --json")
-        seen = {check["name"]: check["seen"] for check in json.loads(done.stdout)["checks"]}
+        seen = {check["name"]: check["observed"] for check in json.loads(done.stdout)["checks"]}
         assert done.returncode == 2
         assert "failed: backup 2" in seen["backup"]
         assert "No route to host" in seen["backup"]
     # What was taken here counts all the same.
-    assert told(redis, "verify latest")["verified"]["verdict"] == "ok"
+    assert told(redis, "backup verify latest")["verified"]["verdict"] == "ok"
     redis.host.run(f"systemctl start {UNIT}", check=True)
     assert redis.host.run("systemctl --failed --plain --no-legend").stdout == ""
     assert told(redis, "health")["verdict"] == "ok"
@@ -227,7 +227,7 @@ def test_a_password_that_is_wrong_lists_nothing(redis: Instance) -> None:
         f"cp -p {SECRETS}/password /run/kept; echo of-another-repository-0123456789 >{SECRETS}/password",
         f"cp -p /run/kept {SECRETS}/password; rm /run/kept",
     ):
-        for verb in ("backups --offsite", "backups fetch latest", "backups check"):
+        for verb in ("backup list --offsite", "backup fetch latest", "backup check"):
             assert "wrong password or no key found" in refused(redis, verb)
 
 
@@ -249,13 +249,13 @@ def test_a_copy_that_was_killed_is_not_in_the_way_of_the_next(redis: Instance, n
     wait_until(lambda: redis.host.run("cat /run/ended").stdout == "3\n", "redisctl has ended", 20)
     assert "but not off this host" in redis.host.run("cat /run/said; rm /run/said /run/ended").stdout
     assert neighbour.run(locks).stdout != "", "killed too late"
-    count = len(told(redis, "backups --offsite")["copies"])
+    count = len(told(redis, "backup list --offsite")["copies"])
 
     redis.host.run("redisctl backup --no-verify", check=True)
     # Of one hour restic keeps the last, and the oldest of all.
-    assert len(told(redis, "backups --offsite")["copies"]) in (count, count + 1)
-    newest = told(redis, "backups")["backups"][0]["id"]
-    assert told(redis, "backups --offsite")["copies"][0]["id"] == newest
+    assert len(told(redis, "backup list --offsite")["copies"]) in (count, count + 1)
+    newest = told(redis, "backup list")["backups"][0]["id"]
+    assert told(redis, "backup list --offsite")["copies"][0]["id"] == newest
     assert neighbour.run(locks).stdout == ""
 
 
@@ -266,9 +266,9 @@ def test_a_copy_that_was_killed_is_not_in_the_way_of_the_next(redis: Instance, n
 def test_a_time_that_never_comes_is_refused_before_anything_is_changed(
     calendar: str, words: str, redis: Instance, deployer: Deployer, settings: dict[str, Any]
 ) -> None:
-    result = deployer.deploy(redis.host, **{**settings, "redis_backup_calendar": calendar})
+    result = deployer.deploy(redis.host, **{**settings, "redis_backup_schedule": calendar})
     assert result.returncode == 1
-    assert f"redis_backup_calendar = '{calendar}': this host's systemd says: {words}" in result.stderr
+    assert f"redis_backup_schedule = '{calendar}': this host's systemd says: {words}" in result.stderr
     assert "nothing was changed on any host" in result.stderr
 
 
@@ -285,7 +285,7 @@ def test_another_password_of_the_repository_is_not_put_in_its_place(
 
 
 def test_without_a_calendar_and_a_repository_nothing_of_them_is_left(redis: Instance, deployer: Deployer) -> None:
-    off: dict[str, Any] = {"redis_backup_calendar": "", "redis_health_interval": 1}
+    off: dict[str, Any] = {"redis_backup_schedule": "", "redis_health_interval": 1}
     result = deployer.deploy(redis.host, **off)
     assert result.returncode == 0, result.stderr
     assert result.changed[-1] == "Backup | Have no backups taken"

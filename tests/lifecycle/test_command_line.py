@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import ROOT, Deployer, pyinfra
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 
 @pytest.fixture
@@ -118,12 +118,12 @@ def test_another_series_of_pyinfra_is_refused_before_its_private_names_are_touch
 
 
 def test_a_first_deploy_that_is_dry_says_what_it_would_do_and_leaves_the_host_alone(
-    blank: Host, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
+    undeployed_host: Host, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    before = fingerprint(blank)
-    result = deployer.deploy(blank, arguments=("--dry", "--json"))
+    before = fingerprint(undeployed_host)
+    result = deployer.deploy(undeployed_host, arguments=("--dry", "--json"))
     assert result.returncode == 0, result.stderr
-    assert fingerprint(blank) == before
+    assert fingerprint(undeployed_host) == before
     planned = [entry["name"] for entry in json.loads(result.stdout)["plan"] if entry["hosts_with_change"]]
     assert "Image | Load the image from its archive" in planned
     assert "Service | Start Redis and wait until it is healthy" in planned
@@ -163,16 +163,16 @@ def test_an_interrupted_deploy_says_so_fails_and_is_finished_by_the_next(
 
 
 def test_a_host_that_cannot_be_reached_fails_the_deploy_and_the_others_are_deployed(
-    blank: Host, deployer: Deployer, tmp_path: Path
+    undeployed_host: Host, deployer: Deployer, tmp_path: Path
 ) -> None:
     """Port 1 of this machine is the dead host: refused at once, as by a host that is switched off."""
     path = tmp_path / "two.py"
     dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "redis_port": 6379})
-    path.write_text(deployer.inventory(blank).read_text() + f"hosts.append({dead!r})\n")
+    path.write_text(deployer.inventory(undeployed_host).read_text() + f"hosts.append({dead!r})\n")
     done = pyinfra("-y", "--json", "--group-data", "inventory/group_data", str(path), "deploy.py")
     assert done.returncode == 1
     assert re.search(r"\[lifecycle-dead\] +Could not connect", done.stderr)
-    assert Instance(blank, deployer.secrets(blank)).health == "healthy"
+    assert Instance(undeployed_host, deployer.secrets(undeployed_host)).health == "healthy"
     assert not os.path.exists(deployer.secrets_dir / "lifecycle-dead")
 
 

@@ -9,13 +9,13 @@ from rq import Queue
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
     """The shared host with the default user on; the last test turns it off again."""
-    result = deployer.deploy(host, redis_default_user=True)
+    result = deployer.deploy(host, redis_enable_default_user=True)
     assert result.returncode == 0, result.stderr
     return Instance(host, deployer.secrets(host))
 
@@ -44,7 +44,7 @@ def test_other_keys_and_administration_are_refused(redis: Instance, client: Redi
         with pytest.raises(NoPermissionError):
             client.execute_command(*command)
     with pytest.raises(NoPermissionError):
-        client.execute_command(redis.secrets.name_of("CONFIG"), "GET", "dir")
+        client.execute_command(redis.secrets.renamed_command("CONFIG"), "GET", "dir")
 
 
 def test_nobody_is_let_in_without_a_password(redis: Instance) -> None:
@@ -60,7 +60,7 @@ def test_nobody_is_let_in_without_a_password(redis: Instance) -> None:
 
 
 def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) -> None:
-    again = deployer.deploy(redis.host, redis_default_user=True)
+    again = deployer.deploy(redis.host, redis_enable_default_user=True)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 

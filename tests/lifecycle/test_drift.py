@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from redoubt.settings import load
+from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, tunnel
-from tests.lifecycle.layout import FILES, TREE, digests, looks
+from tests.lifecycle.deployed_redis import Instance, tunnel
+from tests.lifecycle.expected_files import FILES, TREE, digests, looks
 
 DIRECTORIES = "Directories | Make the directories"
 IMAGE = "Image | Load the image from its archive"
@@ -288,7 +288,7 @@ def test_harm_done_by_hand_is_named_and_mended_and_the_data_is_kept(
     contents = digests(live)
     identity = instance.identity
     if harm.redis:
-        said = instance.call(*(line.format(config=instance.secrets.name_of("CONFIG")) for line in harm.redis))
+        said = instance.call(*(line.format(config=instance.secrets.renamed_command("CONFIG")) for line in harm.redis))
         assert said == ["OK"] * len(harm.redis)
     if harm.shell:
         live.run(harm.shell.format(image=image), check=True)

@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 # Holds apt's locks for some seconds, as unattended upgrades do after a first boot.
 OTHER_APT = """\

@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 # A check every second and two failures to a verdict.
 EAGER: dict[str, Any] = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.conftest import Deployer, DeployResult
+from tests.lifecycle.deployed_redis import Instance
 
 # What the deploy of one host that needs no change may cost. It took 11 when this was written.
 MOST_SSH_COMMANDS = 30
@@ -18,7 +18,7 @@ MOST_SSH_COMMANDS = 30
 class Again:
     """A deploy to a host that has just been deployed, and what was seen on the host before and after."""
 
-    result: Result
+    result: DeployResult
     before: list[str]
     after: list[str]
     same_redis: bool

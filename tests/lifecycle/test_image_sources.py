@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sandbox import images, ssh, toolbox
+from sandbox import images, ssh, tools
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 REGISTRY = "127.0.0.1:5000"
 CONFIG = f"""\
@@ -121,9 +121,7 @@ def other_archive(deployed: Host, tmp_path: Path) -> Path:
     path = tmp_path / "other.tar"
     with path.open("wb") as file:
         command = ssh.command(deployed.name, "--", "cat /root/other.tar; rm /root/other.tar")
-        subprocess.run(
-            command, env=toolbox.environment(), stdin=subprocess.DEVNULL, stdout=file, check=True, timeout=60
-        )
+        subprocess.run(command, env=tools.environment(), stdin=subprocess.DEVNULL, stdout=file, check=True, timeout=60)
     return path
 
 

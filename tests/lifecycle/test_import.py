@@ -23,10 +23,10 @@ from redis.retry import Retry
 from rq import Queue, Worker
 from rq.job import Job
 
-from sandbox import base
+from sandbox import base_image
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, emptied
-from tests.lifecycle.instance import Instance, tunnel, wait_until
+from tests.lifecycle.conftest import Deployer, empty_instance
+from tests.lifecycle.deployed_redis import Instance, tunnel, wait_until
 from tests.lifecycle.test_secrets_exposure import Known, watched
 
 OLD = "5:6.0.16-1+deb11u2"
@@ -38,7 +38,7 @@ SESSIONS, LIFETIME = 2000, 3600
 INSTALL = f"""
 set -e
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d
-echo 'deb {base.mirrors()["MIRROR"]} bullseye main' >/etc/apt/sources.list.d/old.list
+echo 'deb {base_image.mirrors()["MIRROR"]} bullseye main' >/etc/apt/sources.list.d/old.list
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends redis-server={OLD} redis-tools={OLD}
 rm /usr/sbin/policy-rc.d
@@ -82,7 +82,7 @@ class Old:
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis; empty again afterwards."""
-    with emptied(host, deployer) as instance:
+    with empty_instance(host, deployer) as instance:
         yield instance
         host.run("redisctl import cancel")
 
@@ -290,7 +290,7 @@ def test_while_clients_write_it_compares_and_does_not_finish(following: Instance
         told = said(following, "finish --full")
         assert told["problems"] == []
         assert told["compared"] > SESSIONS
-        assert told["by_length"] == 1
+        assert told["length_only"] == 1
         assert {"set", "expire", "rpush"} <= set(told["written"])
         refused = following.host.run("redisctl import finish --yes")
         assert written() > 100
@@ -399,7 +399,7 @@ def test_it_is_finished_though_it_was_killed_and_sessions_and_jobs_go_on_here(fo
         assert client.lrange("rq:queue:mail", 0, -1) == [b"moved"]
     assert "is back" in host.run("redisctl restore --undo --yes", check=True).stdout
     assert following.keys == 0
-    host.run("redisctl restore --forget --yes", check=True)
+    host.run("redisctl restore --discard-previous --yes", check=True)
 
 
 def work(redis: Instance) -> None:

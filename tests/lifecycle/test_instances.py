@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from redis.exceptions import AuthenticationError
 
-from redoubt import secretstore
-from redoubt.settings import load
+from redoubt import secret_store
+from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, no_schedule, pyinfra, remove_instance
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.conftest import Deployer, pyinfra, remove_backup_units, remove_instance
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 QUEUE: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_root": "/opt/stores/queue"}
 
@@ -41,7 +41,7 @@ def test_two_entries_for_one_machine_are_deployed_in_one_run(host: Host, deploye
         first = pyinfra("-y", str(inventory_of(host, deployer, **BOTH)), "deploy.py")
         assert first.returncode == 0, first.stderr
         for name, settings in BOTH.items():
-            secrets = secretstore.load(
+            secrets = secret_store.load(
                 load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), f"{host.name}-{name}"
             )
             redis = Instance(host, secrets, name=name, port=settings["redis_port"])
@@ -69,7 +69,7 @@ def test_two_entries_for_one_machine_are_deployed_in_one_run(host: Host, deploye
         for name in BOTH:
             host.run(
                 f"docker compose --project-directory /srv/{name} down; rm -rf /srv/{name} /etc/logrotate.d/{name} "
-                f"/usr/local/sbin/redisctl-{name}; {no_schedule(name)}"
+                f"/usr/local/sbin/redisctl-{name}; {remove_backup_units(name)}"
             )
 
 
@@ -98,7 +98,7 @@ def test_two_instances_on_a_host_do_not_know_of_each_other(deployed: Host, deplo
             assert (again.returncode, again.changed) == (0, []), again.stderr
     finally:
         deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores")
-        deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
+        deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_backup_units('queue')}")
     assert first.identity == before, "taking the second away touched the first"
 
 
@@ -129,7 +129,7 @@ def test_a_power_cut_while_one_is_started_leaves_neither_down(deployed: Host, de
             assert (again.returncode, again.changed) == (0, []), again.stderr
     finally:
         deployed.run("cd /opt/stores/queue && docker compose down && rm -r /opt/stores")
-        deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
+        deployed.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_backup_units('queue')}")
 
 
 def test_an_instance_whose_data_is_elsewhere_is_not_started_empty(deployed: Host, deployer: Deployer) -> None:

@@ -12,10 +12,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from redoubt.settings import load
+from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result, remove_instance
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 CHANGE = "Service | Change the running Redis"
 WRITE = "Service | Write the Compose project"
@@ -119,7 +119,7 @@ def runs(redis: Instance) -> dict[str, Any]:
     }
 
 
-def assert_changed_live(result: Result) -> None:
+def assert_changed_live(result: DeployResult) -> None:
     assert result.returncode == 0, result.stderr
     assert CHANGE in result.changed
     assert START not in result.changed
@@ -172,7 +172,7 @@ def test_clients_notice_nothing_of_a_change_that_redis_takes(redis: Instance, de
 def test_clients_notice_nothing_of_drift_that_is_put_back(redis: Instance, deployer: Deployer) -> None:
     identity, before = redis.identity, runs(redis)
     redis.host.run("docker update --memory 2g --memory-swap 2g --cpus 0.7 --restart no redis", check=True)
-    name = redis.secrets.name_of("CONFIG")
+    name = redis.secrets.renamed_command("CONFIG")
     redis.call(f"{name} SET maxmemory 2gb maxmemory-policy noeviction timeout 0", "ACL SETUSER queues +@all")
     with clients(redis) as met:
         result = deployer.deploy(redis.host)
@@ -251,14 +251,14 @@ def test_a_change_that_costs_data_is_refused_until_it_is_allowed(redis: Instance
             refused = deployer.deploy(redis.host, **settings)
             assert refused.returncode == 1
             assert words in refused.stderr
-            assert f"--data redis_allow_loss={loss}" in refused.stderr
+            assert f"--data redis_allow_data_loss={loss}" in refused.stderr
         assert (redis.config("maxmemory"), redis.config("appendonly")) == (str(1024**3), "yes")
         assert all(sessions.exists(f"app:session:{number}") for number in range(24))
 
         # All of it, and the queue's are not touched; nor are connections.
         wanted: dict[str, Any] = {"redis_maxmemory": "20mb", "redis_appendonly": False}
         allowed = deployer.deploy(
-            redis.host, arguments=("-y", "--json", "--data", "redis_allow_loss=eviction,persistence"), **wanted
+            redis.host, arguments=("-y", "--json", "--data", "redis_allow_data_loss=eviction,persistence"), **wanted
         )
         assert_changed_live(allowed)
         kept = sum(sessions.exists(f"app:session:{number}") for number in range(24))
@@ -270,7 +270,7 @@ def test_a_change_that_costs_data_is_refused_until_it_is_allowed(redis: Instance
 
     # One that is full, and more than that, is deployed to like any other.
     full = {**wanted, "redis_maxmemory_policy": "noeviction"}
-    assert_changed_live(deployer.deploy(redis.host, redis_allow_loss="persistence", **full))
+    assert_changed_live(deployer.deploy(redis.host, redis_allow_data_loss="persistence", **full))
     # What a command adds by itself is looked at before the next one.
     assert redis.call("SETRANGE app:session:0 8000000 x") == ["8000001"]
     with redis.client("sessions") as sessions, pytest.raises(OutOfMemoryError):
@@ -281,9 +281,19 @@ def test_a_change_that_costs_data_is_refused_until_it_is_allowed(redis: Instance
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
     # One that is full and may not evict has no room for the health check's key either.
-    assert_changed_live(deployer.deploy(redis.host, redis_allow_loss="policy", **wanted))
+    assert_changed_live(deployer.deploy(redis.host, redis_allow_data_loss="policy", **wanted))
 
     # What was turned off live wrote its data first.
     redis.host.run("docker kill redis && docker start redis", check=True)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 60)
     assert redis.call("EXISTS rq:job:kept", user="queues") == ["1"]
+
+
+def test_a_changed_setting_reaches_redis_and_its_file_in_the_container(deployed: Host, deployer: Deployer) -> None:
+    result = deployer.deploy(deployed, redis_maxmemory_samples=7)
+    assert result.returncode == 0, result.stderr
+    redis = Instance(deployed, deployer.secrets(deployed))
+    assert redis.config("maxmemory-samples") == "7"
+    assert "maxmemory-samples 7\n" in deployed.run("docker exec redis cat /etc/redis/redis.conf", check=True).stdout
+    again = deployer.deploy(deployed, redis_maxmemory_samples=7)
+    assert (again.returncode, again.changed) == (0, []), again.stderr

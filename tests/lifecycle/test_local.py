@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from redoubt.secretstore import Secrets
-from sandbox import images, ssh, toolbox
-from sandbox.common import STATE
+from redoubt.secret_store import Secrets
+from sandbox import images, ssh, tools
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import ROOT, Result
-from tests.lifecycle.instance import Instance, redisctl
+from sandbox.util import STATE
+from tests.lifecycle.conftest import ROOT, DeployResult
+from tests.lifecycle.deployed_redis import Instance, redisctl
 
 PROJECT = "/root/redoubt"
 WHEELS = "/root/wheels"
@@ -41,7 +41,7 @@ def wheels_for(host: Host) -> Path:
     directory = STATE / "wheels" / f"{digest}-{version}-{machine}"
     environment = dict(os.environ)
     if importlib.util.find_spec("pip") is None:
-        bundled = toolbox.unpack_one("python3-pip-whl") / "usr/share/python-wheels"
+        bundled = tools.unpack_one("python3-pip-whl") / "usr/share/python-wheels"
         environment["PYTHONPATH"] = str(next(bundled.glob("pip-*.whl")))
     if not (directory / "complete").exists():
         command = [
@@ -63,7 +63,7 @@ def send(host: Host, directory: str, paths: list[Path], below: Path) -> None:
         for path in paths:
             archive.add(path, str(path.relative_to(below)), recursive=False)
     command = ssh.command(host.name, "--", f"mkdir -p {directory} && tar -x --no-same-owner -C {directory}")
-    subprocess.run(command, env=toolbox.environment(), input=buffer.getvalue(), check=True, timeout=60)
+    subprocess.run(command, env=tools.environment(), input=buffer.getvalue(), check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def itself(host: Host) -> Iterator[Host]:
     host.run(f"docker rm -f redis; rm -rf /srv/redis {PROJECT} {WHEELS} /root/redis.tar")
 
 
-def deploy(host: Host) -> Result:
+def deploy(host: Host) -> DeployResult:
     done = host.run(DEPLOY)
-    return Result(done.returncode, done.stdout, done.stderr)
+    return DeployResult(done.returncode, done.stdout, done.stderr)
 
 
 def test_a_host_deploys_itself_and_a_second_time_reports_no_change(itself: Host) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 SMALL: dict[str, Any] = {"redis_maxmemory": "64mb", "redis_health_interval": 1, "redis_health_retries": 2}
 # 1 KiB a key with its overhead: 64 MiB hold about 60,000.

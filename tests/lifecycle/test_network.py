@@ -9,10 +9,10 @@ import pytest
 
 from sandbox import images
 from sandbox.hosts import Host
-from tests.host.target import listens
+from tests.host.host_under_test import listens
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, wait_until
-from tests.lifecycle.knock import answers
+from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.lifecycle.port_probe import answers
 
 
 @pytest.fixture(scope="module")

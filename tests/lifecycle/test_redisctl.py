@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, no_schedule, remove_instance
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.conftest import Deployer, remove_backup_units, remove_instance
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 # What the engine says of a container that was paused holds until its next check.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 1}
@@ -28,7 +28,7 @@ def health(redis: Instance) -> tuple[int, str, dict[str, str]]:
     """The exit code, the verdict, and the checks that are not ok with what was seen."""
     done = redis.host.run("redisctl health --json")
     told = json.loads(done.stdout)
-    return done.returncode, told["verdict"], {c["name"]: c["seen"] for c in told["checks"] if c["verdict"] != "ok"}
+    return done.returncode, told["verdict"], {c["name"]: c["observed"] for c in told["checks"] if c["verdict"] != "ok"}
 
 
 def well_again(redis: Instance) -> None:
@@ -39,7 +39,7 @@ def test_what_is_well_is_ok(redis: Instance) -> None:
     assert health(redis) == (0, "ok", {})
     said = redis.host.run("redisctl health", check=True).stdout
     assert said.rstrip().endswith("redis is ok")
-    taken = json.loads(redis.host.run("redisctl snapshot --json", check=True).stdout)
+    taken = json.loads(redis.host.run("redisctl stats --json", check=True).stdout)
     assert (taken["instance"], taken["policy"], taken["memory_most"]) == ("redis", "volatile-lru", 1024**3)
 
 
@@ -68,7 +68,7 @@ def test_a_redis_that_does_not_serve_is_critical(redis: Instance, harm: str, cur
 
 
 def test_a_memory_that_is_nearly_full_is_told_before_it_is(redis: Instance) -> None:
-    config = redis.secrets.name_of("CONFIG")
+    config = redis.secrets.renamed_command("CONFIG")
     # Nothing is evicted meanwhile: that would be told for as long as Redis runs.
     assert redis.call(f"{config} SET maxmemory-policy noeviction") == ["OK"]
     used = int(redis.call("INFO memory")[1].partition(":")[2])
@@ -89,7 +89,7 @@ def test_who_is_not_root_is_told_so(redis: Instance) -> None:
 def test_all_hosts_are_asked_from_the_machine_that_deploys(redis: Instance, deployer: Deployer) -> None:
     def asked(line: str) -> Any:
         return deployer.deploy(
-            redis.host, job="day2/redisctl.py", arguments=("-y", "--data", f"run={line}"), **SETTINGS
+            redis.host, job="day2/redisctl.py", arguments=("-y", "--data", f"redis_run={line}"), **SETTINGS
         )
 
     well = asked("health")
@@ -108,7 +108,12 @@ def test_all_hosts_are_asked_from_the_machine_that_deploys(redis: Instance, depl
 
 
 def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, start_host: Callable[..., Host]) -> None:
-    second: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_maxmemory": "64mb", "redis_tls": "only"}
+    second: dict[str, Any] = {
+        "redis_name": "queue",
+        "redis_port": 6380,
+        "redis_maxmemory": "64mb",
+        "redis_tls": "required",
+    }
     assert deployer.deploy(redis.host, **second).returncode == 0
     try:
         told = json.loads(redis.host.run("redisctl-queue health --json", check=True).stdout)
@@ -117,26 +122,26 @@ def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, st
         assert health(redis) == (0, "ok", {})
     finally:
         redis.host.run("cd /srv/queue && docker compose down && rm -r /srv/queue")
-        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {no_schedule('queue')}")
+        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_backup_units('queue')}")
 
 
 def test_its_modules_are_compiled_once_in_memory_and_it_runs_without_that(redis: Instance) -> None:
     run = redis.host.run
     kept = "/run/redoubt-srv-redis.modules"
     look = f"find {kept}/* -printf '%P %i %T@\\n' | sort"
-    run(f"rm -rf {kept}; redisctl snapshot", check=True)
+    run(f"rm -rf {kept}; redisctl stats", check=True)
     first = run(look).stdout.splitlines()
     (place,) = run(f"ls {kept}").stdout.split()
     assert [line for line in first if re.match(r"redis/__pycache__/client\.\S+\.pyc ", line)]
     assert run(f"stat --format '%a %u' {kept} {kept}/{place}").stdout == "700 0\n700 0\n"
     assert run(f"findmnt --noheadings --output FSTYPE --target {kept}").stdout == "tmpfs\n"
-    run("redisctl snapshot", check=True)
+    run("redisctl stats", check=True)
     assert run(look).stdout.splitlines() == first
     # Of another release, and of a call that was killed meanwhile.
-    run(f"mv {kept}/{place} {kept}/other; mkdir {kept}/{place}.new; redisctl snapshot", check=True)
+    run(f"mv {kept}/{place} {kept}/other; mkdir {kept}/{place}.new; redisctl stats", check=True)
     assert run(f"ls {kept}").stdout.split() == [place]
     # While another one unpacks them.
-    run(f"rm -r {kept}/*; flock {kept} redisctl snapshot", check=True)
+    run(f"rm -r {kept}/*; flock {kept} redisctl stats", check=True)
     assert run(f"ls {kept}").stdout == ""
     # No room for all of them.
     run(f"mount -t tmpfs -o size=1m tmpfs {kept}", check=True)
@@ -145,5 +150,5 @@ def test_its_modules_are_compiled_once_in_memory_and_it_runs_without_that(redis:
         assert run(f"ls {kept}").stdout == ""
     finally:
         run(f"umount {kept}", check=True)
-    run("redisctl snapshot & redisctl snapshot; wait $!", check=True)
+    run("redisctl stats & redisctl stats; wait $!", check=True)
     assert run(f"ls {kept}").stdout.split() == [place]

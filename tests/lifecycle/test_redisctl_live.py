@@ -21,7 +21,7 @@ from redis import Redis
 from sandbox import ssh
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance, redisctl
+from tests.lifecycle.deployed_redis import Instance, redisctl
 
 COLUMNS, LINES = 80, 24
 # Copying it takes Redis tens of milliseconds, and thrice what the slow log asks for.
@@ -167,7 +167,7 @@ def test_top_shows_the_rate_at_which_a_client_really_reads_and_fits_into_80_by_2
         admin.sunionstore("shop:secret-name", ["shop:big:basket", "shop:nothing"])
         admin.unlink("shop:secret-name")
     with reading(redis) as real:
-        with terminal_of(redis.host, "redisctl top --every 1 --count 3") as terminal:
+        with terminal_of(redis.host, "redisctl top --interval 1 --count 3") as terminal:
             assert terminal.end() == 0, terminal.text
         rate = real()
     frames = terminal.frames
@@ -187,7 +187,7 @@ def test_top_shows_the_rate_at_which_a_client_really_reads_and_fits_into_80_by_2
 
 
 def test_top_of_an_idle_redis_shows_nothing_of_its_own_and_ends_at_q(redis: Instance) -> None:
-    with terminal_of(redis.host, "redisctl top --every 1") as terminal:
+    with terminal_of(redis.host, "redisctl top --interval 1") as terminal:
         terminal.read_until(lambda: len(terminal.frames) == 2)
         terminal.press(b"q")
         assert terminal.end() == 0
@@ -201,7 +201,7 @@ def test_top_of_an_idle_redis_shows_nothing_of_its_own_and_ends_at_q(redis: Inst
 
 
 def test_top_ends_at_ctrl_c_without_a_word(redis: Instance) -> None:
-    with terminal_of(redis.host, "redisctl top --every 60") as terminal:
+    with terminal_of(redis.host, "redisctl top --interval 60") as terminal:
         terminal.read_until(lambda: "\x1b[?1049h" in terminal.text)
         terminal.press(b"\x03")
         assert terminal.end() == 0
@@ -215,16 +215,16 @@ def test_top_without_a_terminal_names_what_goes_without_one_and_prints_frames_as
     done = redis.host.run("redisctl top")
     assert (done.returncode, done.stdout) == (3, "")
     assert "needs a terminal" in done.stderr
-    assert "redisctl snapshot" in done.stderr
-    lines = redis.host.run("redisctl top --count 2 --every 1 --json", check=True).stdout.splitlines()
+    assert "redisctl stats" in done.stderr
+    lines = redis.host.run("redisctl top --count 2 --interval 1 --json", check=True).stdout.splitlines()
     assert [json.loads(line)["queues"] for line in lines] == [{"mail": WAITING}] * 2
-    assert "\x1b" not in redis.host.run("redisctl top --count 1 --every 1", check=True).stdout
+    assert "\x1b" not in redis.host.run("redisctl top --count 1 --interval 1", check=True).stdout
 
 
 def test_a_slow_command_is_in_the_slow_log_the_histogram_and_the_time_of_a_ping(redis: Instance) -> None:
     with redis.client("admin", client_name="copier") as client, ThreadPoolExecutor(1) as pool:
         # Redis's counts of commands begin here.
-        client.execute_command(redis.secrets.name_of("CONFIG"), "RESETSTAT")
+        client.execute_command(redis.secrets.renamed_command("CONFIG"), "RESETSTAT")
         client.slowlog_reset()
         told = pool.submit(redisctl, redis, "latency --seconds 2")
         done = 0
@@ -304,7 +304,7 @@ def test_memory_counts_what_was_written_and_a_sample_comes_near_to_it(redis: Ins
 
 
 def test_top_waits_for_a_redis_that_goes_away(redis: Instance) -> None:
-    with terminal_of(redis.host, "redisctl top --every 1") as terminal:
+    with terminal_of(redis.host, "redisctl top --interval 1") as terminal:
         terminal.read_until(lambda: terminal.frames)
         redis.host.run(f"docker stop {redis.name}", check=True)
         terminal.read_until(lambda: "Redis does not answer" in terminal.text)

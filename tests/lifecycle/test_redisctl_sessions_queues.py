@@ -24,8 +24,8 @@ from rq.rate_limit import RateLimit
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, emptied
-from tests.lifecycle.instance import Instance, redisctl, tunnel, wait_until
+from tests.lifecycle.conftest import Deployer, empty_instance
+from tests.lifecycle.deployed_redis import Instance, redisctl, tunnel, wait_until
 
 LIFETIME = 7200
 MILLION = 1_000_000
@@ -36,7 +36,7 @@ BESIDE = """
 import json, re, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, "/srv/redis/redisctl")
-from redisctl.instance import Instance
+from redisctl.core.instance import Instance
 redis = Instance("redis", Path("/srv/redis"), "").connect("queues")
 redis.ping()
 worst = most = 0
@@ -95,7 +95,7 @@ class Rq:
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis; empty again afterwards."""
-    with emptied(host, deployer) as instance:
+    with empty_instance(host, deployer) as instance:
         yield instance
 
 
@@ -225,7 +225,7 @@ def test_queues_are_told_as_rq_sees_them_and_failures_by_their_reason(redis: Ins
     }
     assert groups["KeyError: '[red]'"]["job"] == ids["other"]
     assert groups["KeyError: '[red]'"]["function"] == "_operator.getitem"
-    pile = report["pile"]
+    pile = report["backlog"]
     assert (pile["jobs"], pile["results"]) == (7, 4)
     # RQ gives them none: docs/applications.md.
     assert pile["results_without_ttl"] == 3
@@ -254,10 +254,17 @@ def test_failed_jobs_are_put_back_as_rq_does_and_a_worker_works_them_off(
     # One of them by RQ itself: redisctl must leave the same.
     requeue_job(jobs[0].id, rq.connection)
     told = redisctl(redis, "queues requeue --queue files --error 'No such file'")
-    assert told == {"instance": "redis", "dry_run": True, "count": 3, "queues": {"files": 3}, "held": 1, "left": 0}
+    assert told == {
+        "instance": "redis",
+        "dry_run": True,
+        "count": 3,
+        "queues": {"files": 3},
+        "rate_limited": 1,
+        "skipped": 0,
+    }
     assert (queue.count, len(failed)) == (1, 4), "a dry run changed something"
     told = redisctl(redis, "queues requeue --queue files --error 'No such file' --yes")
-    assert (told["dry_run"], told["count"], told["held"]) == (False, 3, 1)
+    assert (told["dry_run"], told["count"], told["rate_limited"]) == (False, 3, 1)
     assert failed.get_job_ids() == [broken.id]
     assert set(queue.get_job_ids()) == {job.id for job in jobs}
     by_rq, by_redisctl = (rq.connection.hgetall(job.key) for job in jobs[:2])
@@ -275,7 +282,7 @@ def test_failed_jobs_are_put_back_as_rq_does_and_a_worker_works_them_off(
 
     # By name; and what is not failed is left alone.
     told = redisctl(redis, f"queues requeue --job {broken.id} --job {jobs[0].id} --yes")
-    assert (told["count"], told["left"]) == (1, 1)
+    assert (told["count"], told["skipped"]) == (1, 1)
     assert queue.get_job_ids() == [broken.id]
 
 
@@ -297,14 +304,14 @@ def test_old_jobs_go_with_all_that_rq_keeps_of_them_and_no_other_does(redis: Ins
         "canceled": {"jobs": 1, "entries": 0, "results": 0},
     }
 
-    young = redisctl(redis, "queues clean --older-than 1d --yes --queue old")["registries"]
+    young = redisctl(redis, "queues prune --older-than 1d --yes --queue old")["registries"]
     assert {name: one["jobs"] for name, one in young.items()} == dict.fromkeys(counts, 0)
     queue.finished_job_registry.connection.zadd(queue.finished_job_registry.key, {"again": 10**11})
     queue.failed_job_registry.connection.zadd(queue.failed_job_registry.key, {evicted.id: 10**11})
-    assert redisctl(redis, "queues clean --older-than 0 --queue old")["registries"] == counts
+    assert redisctl(redis, "queues prune --older-than 0 --queue old")["registries"] == counts
     assert all(Job.exists(job.id, rq.connection) for job in [*ended, canceled]), "a dry run changed something"
 
-    assert redisctl(redis, "queues clean --older-than 0 --queue old --yes")["registries"] == counts
+    assert redisctl(redis, "queues prune --older-than 0 --queue old --yes")["registries"] == counts
     with redis.client() as admin:
         for job in [*ended, canceled]:
             assert list(admin.scan_iter(f"*{job.id}*", count=1000)) == []
@@ -314,7 +321,7 @@ def test_old_jobs_go_with_all_that_rq_keeps_of_them_and_no_other_does(redis: Ins
 
     # The traceback has outlived its job.
     assert rq.connection.exists(f"rq:results:{evicted.id}") == 1
-    results = "queues clean --older-than 0 --registry results --yes"
+    results = "queues prune --older-than 0 --registry results --yes"
     assert redisctl(redis, results)["registries"]["results"]["results"] == 1
     assert rq.connection.exists(f"rq:results:{evicted.id}") == 0
     rq.work("old")
@@ -326,7 +333,7 @@ def test_a_million_sessions_are_looked_at_without_a_stall_and_without_memory(red
     assert redis.host.run(FILL, check=True).stdout.endswith(f"errors: 0, replies: {MILLION + 1}\n")
     wait_until(lambda: not saves(redis), "no save runs", 60)
 
-    small = beside(redis, "redisctl", "snapshot", "--json")
+    small = beside(redis, "redisctl", "stats", "--json")
     careful = beside(redis, "redisctl", "sessions", "--json")
     greedy = beside(redis, "sh", "-c", AT_ONCE)
 

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result, remove_instance
-from tests.lifecycle.instance import Instance, redisctl
-from tests.lifecycle.layout import looks
+from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.lifecycle.deployed_redis import Instance, redisctl
+from tests.lifecycle.expected_files import looks
 
 # With every place that an instance can have.
 SETTINGS: dict[str, Any] = {
     "redis_unix_socket": True,
     "redis_bind": ["0.0.0.0"],
     "redis_allow_from": ["10.0.0.0/8"],
-    "redis_tls": "beside",
+    "redis_tls": "both",
     "redis_tls_names": ["redis.example.com"],
-    "redis_backup_repository": "/srv/copies",
+    "redis_backup_restic_repository": "/srv/copies",
 }
-SENTENCE = 'remove_data="delete the data of redis"'
+SENTENCE = 'redis_remove_data="delete the data of redis"'
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     host.run("rm -rf /srv/copies")
 
 
-def run(redis: Instance, deployer: Deployer, verb: str, *data: str) -> Result:
+def run(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployResult:
     more = [word for one in data for word in ("--data", one)]
     return deployer.deploy(redis.host, job=f"day2/{verb}.py", arguments=("-y", "--json", *more), **SETTINGS)
 
 
-def assert_done_once(redis: Instance, deployer: Deployer, verb: str, *data: str) -> Result:
+def assert_done_once(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployResult:
     """It changes something, and then there is nothing left to change."""
     first = run(redis, deployer, verb, *data)
     assert (first.returncode, len(first.changed)) == (0, 1), first.stderr
@@ -74,7 +74,7 @@ def test_a_started_instance_is_healthy_and_has_its_data(redis: Instance, deploye
 
 def test_data_is_kept_by_a_removal_and_found_by_the_next_deploy(redis: Instance, deployer: Deployer) -> None:
     backup = redisctl(redis, "backup")["id"]
-    mistaken = run(redis, deployer, "remove", 'remove_data="yes"')
+    mistaken = run(redis, deployer, "remove", 'redis_remove_data="yes"')
     assert mistaken.returncode == 1
     assert f"--data {SENTENCE}" in mistaken.stderr
     assert redis.health == "healthy"
@@ -101,7 +101,7 @@ def test_data_is_kept_by_a_removal_and_found_by_the_next_deploy(redis: Instance,
     assert result.returncode == 0, result.stderr
     assert redis.call("GET rq:kept", user="queues") == ["1"]
     assert [
-        one["id"] for one in json.loads(redis.host.run("redisctl backups --json", check=True).stdout)["backups"]
+        one["id"] for one in json.loads(redis.host.run("redisctl backup list --json", check=True).stdout)["backups"]
     ] == [backup]
 
 

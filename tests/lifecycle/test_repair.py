@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, emptied
-from tests.lifecycle.instance import Instance, wait_until
+from tests.lifecycle.conftest import Deployer, empty_instance
+from tests.lifecycle.deployed_redis import Instance, wait_until
 
 ROOT = "/srv/redis"
 LOG = f"{ROOT}/data/appendonlydir"
@@ -22,7 +22,7 @@ KEYS = BEFORE + SINCE
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with some sessions, half of them in the base of the log; empty again afterwards."""
-    with emptied(host, deployer, GOOD) as instance:
+    with empty_instance(host, deployer, GOOD) as instance:
         instance.call(*(f"SET app:session:{number} {number:04} EX 72000" for number in range(BEFORE)), "BGREWRITEAOF")
         wait_until(lambda: host.run(f"test -e {LOG}/{BASE}").returncode == 0, "the log is rewritten", 20)
         instance.call(*(f"SET app:session:{number} {number:04} EX 72000" for number in range(BEFORE, KEYS)))
@@ -51,7 +51,7 @@ def health(redis: Instance) -> tuple[int, dict[str, tuple[str, str, str]]]:
     done = redis.host.run("redisctl health --json")
     checks = json.loads(done.stdout)["checks"]
     return done.returncode, {
-        one["name"]: (one["verdict"], one["seen"], one["advice"]) for one in checks if one["verdict"] != "ok"
+        one["name"]: (one["verdict"], one["observed"], one["remedy"]) for one in checks if one["verdict"] != "ok"
     }
 
 
@@ -71,13 +71,13 @@ def explained(redis: Instance) -> bool:
 
 def repaired(redis: Instance, of: str, count: int) -> None:
     """Repair it, and see that all is well and the damaged files are kept; what they are is no way back."""
-    kept = redis.host.run(f"cd {ROOT}/data && find . -type f ! -path './former/*' | sort | xargs sha256sum").stdout
+    kept = redis.host.run(f"cd {ROOT}/data && find . -type f ! -path './previous/*' | sort | xargs sha256sum").stdout
     code, told = repair(redis, "--yes")
-    assert (code, told["repaired"], told["of"], told["found"]["keys"]) == (0, True, of, count)
+    assert (code, told["repaired"], told["source"], told["found"]["keys"]) == (0, True, of, count)
     assert redis.keys == count
     assert health(redis) == (0, {})
     # Byte for byte, but for what Redis itself did before it was stopped.
-    former = redis.host.run(f"cd {ROOT}/data/former/* && find . -type f | sort | xargs sha256sum").stdout
+    former = redis.host.run(f"cd {ROOT}/data/previous/* && find . -type f | sort | xargs sha256sum").stdout
     assert former == kept
     assert json.loads(redis.host.run("redisctl repair --json").stdout)["serves"] is True
 
@@ -88,7 +88,7 @@ def refuses_to_come_back(redis: Instance) -> None:
     done = redis.host.run("redisctl restore --undo --yes")
     assert (done.returncode, "Redis does not stay up with it" in done.stderr) == (3, True)
     assert redis.keys == count
-    assert redis.host.run(f"ls {ROOT}/data/former/*").stdout != ""
+    assert redis.host.run(f"ls {ROOT}/data/previous/*").stdout != ""
 
 
 def test_a_redis_that_serves_is_left_alone(redis: Instance) -> None:
@@ -103,13 +103,13 @@ def test_a_redis_that_serves_is_left_alone(redis: Instance) -> None:
 def test_a_torn_end_is_cut_off_by_redis_itself_and_told(stopped: Instance) -> None:
     stopped.host.run(f"truncate --size -7 {LOG}/{INCR}; rm {ROOT}/data/dump.rdb", check=True)
     code, told = repair(stopped)
-    assert (code, told["of"], told["found"]["keys"], told["lost"]["commands"]) == (1, "log", KEYS - 1, {})
+    assert (code, told["source"], told["found"]["keys"], told["lost"]["commands"]) == (1, "aof", KEYS - 1, {})
     assert 7 < told["lost"]["size"] < 100
     start(stopped)
     wait_until(lambda: stopped.health == "healthy", "Redis is healthy", 30)
     code, ill = health(stopped)
-    assert (code, list(ill), ill["torn log"][0]) == (1, ["torn log"], "warning")
-    assert "by itself once" in ill["torn log"][1]
+    assert (code, list(ill), ill["aof truncated"][0]) == (1, ["aof truncated"], "warning")
+    assert "by itself once" in ill["aof truncated"][1]
     assert stopped.keys == KEYS - 1
 
 
@@ -134,7 +134,7 @@ def test_a_log_with_garbage_is_cut_there(stopped: Instance) -> None:
     said = stopped.host.run("redisctl repair").stdout
     assert (f"{lost['size']} bytes of the log" in said, "app:session:" in said) == (True, False)
     assert f"app:session:{KEYS - 1}" in stopped.host.run("redisctl repair --names").stdout
-    repaired(stopped, "log", told["found"]["keys"])
+    repaired(stopped, "aof", told["found"]["keys"])
     refuses_to_come_back(stopped)
 
 
@@ -159,8 +159,8 @@ def test_a_snapshot_beside_the_log_stands_in_for_it(stopped: Instance, harm: str
     code, ill = health(stopped)
     assert (code, seen in ill["container"][1]) == (2, True), ill
     code, told = repair(stopped)
-    assert (code, told["of"], told["found"]["keys"], told["snapshot"]["keys"]) == (1, "snapshot", KEYS, KEYS)
-    repaired(stopped, "snapshot", KEYS)
+    assert (code, told["source"], told["found"]["keys"], told["snapshot"]["keys"]) == (1, "rdb", KEYS, KEYS)
+    repaired(stopped, "rdb", KEYS)
 
 
 def test_a_damaged_base_without_a_snapshot_needs_a_backup(stopped: Instance) -> None:
@@ -172,7 +172,7 @@ def test_a_damaged_base_without_a_snapshot_needs_a_backup(stopped: Instance) -> 
     wait_until(lambda: explained(stopped), "health explains it", 20)
     for options in ("", "--yes"):
         code, told = repair(stopped, options)
-        assert (code, told["of"], told["repaired"], told["backup"]["id"]) == (1, "", False, taken)
+        assert (code, told["source"], told["repaired"], told["backup"]["id"]) == (1, "", False, taken)
     # It goes on as it was.
     wait_until(lambda: explained(stopped), "the engine starts it again", 20)
     assert "redisctl restore latest" in stopped.host.run("redisctl repair").stdout
@@ -190,11 +190,11 @@ def test_a_damaged_part_in_the_middle_takes_what_follows_with_it(stopped: Instan
     """
     stopped.host.run(script, check=True)
     code, told = repair(stopped)
-    assert (code, told["of"], told["damaged"][0]["name"]) == (1, "log", INCR)
+    assert (code, told["source"], told["damaged"][0]["name"]) == (1, "aof", INCR)
     assert told["lost"]["commands"]["DEL"] == 1
     count = told["found"]["keys"]
     assert BEFORE < count < KEYS
-    repaired(stopped, "log", count)
+    repaired(stopped, "aof", count)
     assert third not in stopped.host.run(f"cat {LOG}/{MANIFEST}").stdout
 
 
@@ -206,19 +206,19 @@ def test_a_manifest_is_made_anew_from_the_names_of_the_files(stopped: Instance) 
     code, told = repair(stopped)
     assert (code, told["lost"]["size"], told["found"]["keys"]) == (1, 0, KEYS)
     assert BASE in told["notes"][0]
-    repaired(stopped, "log", KEYS)
+    repaired(stopped, "aof", KEYS)
 
 
 def test_a_redis_that_began_empty_beside_its_log_gets_it_back(stopped: Instance) -> None:
     stopped.host.run(f"rm {LOG}/{MANIFEST}", check=True)
-    assert "a start would begin empty" in health(stopped)[1]["files of the log"][1]
+    assert "a start would begin empty" in health(stopped)[1]["aof files"][1]
     assert repair(stopped)[1]["found"]["keys"] == KEYS
     # Nobody looked: it serves, and is well by its own word.
     start(stopped)
     wait_until(lambda: stopped.health == "healthy", "Redis is healthy", 30)
     assert stopped.keys == 0
     code, ill = health(stopped)
-    assert (code, f"{BASE}, {INCR}" in ill["files of the log"][1]) == (2, True)
+    assert (code, f"{BASE}, {INCR}" in ill["aof files"][1]) == (2, True)
     # It is running: what it saves when it is stopped is not what lay there before.
     code, told = repair(stopped, "--yes")
     assert (code, told["repaired"], told["found"]["keys"], stopped.keys) == (0, True, KEYS, KEYS)
@@ -232,9 +232,9 @@ def test_files_that_are_not_redis_own_and_commands_that_it_does_not_know(stopped
     start(stopped)
     wait_until(lambda: explained(stopped), "health explains it", 20)
     assert "may not read or write" in health(stopped)[1]["container"][1]
-    repaired(stopped, "log", KEYS)
+    repaired(stopped, "aof", KEYS)
     # redis-check-aof finds nothing wrong with that.
-    stopped.host.run("docker stop redis; rm -r /srv/redis/data/former", check=True)
+    stopped.host.run("docker stop redis; rm -r /srv/redis/data/previous", check=True)
     name = stopped.host.run(f"ls {LOG} | grep incr").stdout.split()[-1]
     stopped.host.run(f"printf '*2\\r\\n$3\\r\\nFOO\\r\\n$1\\r\\na\\r\\n' >>{LOG}/{name}; rm {ROOT}/data/dump.rdb")
     start(stopped)
@@ -268,26 +268,26 @@ def test_health_tells_of_backups_and_of_what_was_set_aside(redis: Instance) -> N
             run(f"""sed -i.old 's/"taken_at": [0-9.]*/{old}/' {path}/backup.json""", check=True)
             assert ill()["backup"].startswith(f"{verdict}: the newest good one is ")
             run(f"mv {path}/backup.json.old {path}/backup.json", check=True)
-        run(f"printf xxxxxxxx | dd of={path}/dump.rdb bs=1 seek=100 conv=notrunc && redisctl verify latest")
+        run(f"printf xxxxxxxx | dd of={path}/dump.rdb bs=1 seek=100 conv=notrunc && redisctl backup verify latest")
         assert "critical: verified and found bad" in ill()["backup"]
         run(f"rm -r {path}; echo '{{' >{ROOT}/backups/.attempt.json", check=True)
         assert (health(redis)[0], ill()["backup"].startswith("unknown")) == (3, True)
         run(f"touch {ROOT}/secrets/admin; mount -t tmpfs -o size=64k tmpfs {ROOT}/backups", check=True)
-        assert ill() == {"disk of backups": ill()["disk of backups"]}
-        assert ill()["disk of backups"].startswith("critical: ")
+        assert ill() == {"backup disk": ill()["backup disk"]}
+        assert ill()["backup disk"].startswith("critical: ")
     finally:
         run(f"umount {ROOT}/backups; rm -rf {ROOT}/backups/.attempt.json; touch {ROOT}/secrets/admin")
         run(f"cat >{config}", input=json.dumps(told, indent=2) + "\n", check=True)
     assert ill() == {}
     journal = {
-        **dict.fromkeys(("what", "stage", "place", "former"), "x"),
+        **dict.fromkeys(("what", "stage", "place", "previous"), "x"),
         "began": 0,
         "present": [],
         "incoming": [],
     }
     run(f"cat >{ROOT}/replace.json", input=json.dumps(journal))
     try:
-        assert ill()["replacement of data"].startswith("critical: x was broken off while x")
+        assert ill()["interrupted restore"].startswith("critical: x was broken off while x")
     finally:
         run(f"rm {ROOT}/replace.json", check=True)
 

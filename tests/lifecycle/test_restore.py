@@ -7,8 +7,8 @@ import pytest
 from rq import Queue
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, emptied
-from tests.lifecycle.instance import Instance, redisctl, refused, wait_until
+from tests.lifecycle.conftest import Deployer, empty_instance
+from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
 
 KEYS = 2000
 ROOT = "/srv/redis"
@@ -44,7 +44,7 @@ for _ in range(8):
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis and no backups; so again afterwards."""
-    with emptied(host, deployer) as instance:
+    with empty_instance(host, deployer) as instance:
         yield instance
 
 
@@ -98,9 +98,9 @@ def test_a_backup_comes_back_and_what_it_replaced_can_come_back_as_well(filled: 
     assert filled.call("EXISTS app:session:1", "EXISTS app:session:new") == ["0", "1"]
     redisctl(filled, "restore --undo --yes")
     assert filled.call("EXISTS app:session:1", "EXISTS app:session:new") == ["1", "0"]
-    assert redisctl(filled, "restore --forget")["dry_run"]
-    redisctl(filled, "restore --forget --yes")
-    assert filled.host.run(f"ls {ROOT}/data/former").stdout == ""
+    assert redisctl(filled, "restore --discard-previous")["dry_run"]
+    redisctl(filled, "restore --discard-previous --yes")
+    assert filled.host.run(f"ls {ROOT}/data/previous").stdout == ""
     assert "there is no former data" in refused(filled, "restore --undo")
 
 
@@ -189,10 +189,10 @@ def test_a_restore_that_is_called_off_halfway_says_what_to_do(filled: Instance, 
         f"kill -{name} $p; wait $p; echo $?; cat /tmp/said; rm /tmp/said"
     )
     assert done.stdout.splitlines()[0] == "3"
-    assert "was broken off, Redis may not serve: redisctl restore --recover" in done.stdout
+    assert "was broken off, Redis may not serve: redisctl recover" in done.stdout
     health = filled.host.run("redisctl health").stdout
-    assert ("redisctl restore --recover" in health, "docker compose up" in health) == (True, False)
-    assert redisctl(filled, "restore --recover")["recovered"]
+    assert ("redisctl recover" in health, "docker compose up" in health) == (True, False)
+    assert redisctl(filled, "recover")["recovered"]
     assert filled.keys == before
     assert not filled.host.run(f"ls -A {ROOT}/data/.incoming 2>/dev/null").stdout
 
@@ -207,18 +207,18 @@ def test_a_restore_that_is_killed_is_told_and_recovered(filled: Instance, deploy
     said = filled.host.run(f"python3 - '{stage}' {taken['id']}", input=KILL).stdout
     assert said == "killed\n"
     health = filled.host.run("redisctl health")
-    assert (health.returncode, "redisctl restore --recover" in health.stdout) == (2, True)
+    assert (health.returncode, "redisctl recover" in health.stdout) == (2, True)
     for line in (f"restore {taken['id']} --yes", "backup"):
         assert "was broken off" in refused(filled, line)
     blocked = deployer.deploy(filled.host)
     assert blocked.returncode != 0
-    assert "redisctl restore --recover" in blocked.stderr
+    assert "redisctl recover" in blocked.stderr
 
-    assert redisctl(filled, "restore --recover")["recovered"]
+    assert redisctl(filled, "recover")["recovered"]
     assert (filled.keys, filled.call("GET app:session:new")) == (before, ["1"])
-    assert not redisctl(filled, "restore --recover")["recovered"]
+    assert not redisctl(filled, "recover")["recovered"]
     assert redisctl(filled, f"restore {taken['id']} --yes")["keys"] == taken["keys"]
-    redisctl(filled, "restore --forget --yes")
+    redisctl(filled, "restore --discard-previous --yes")
 
 
 def test_a_moment_comes_back_to_the_second(filled: Instance) -> None:
@@ -240,7 +240,7 @@ def test_a_moment_comes_back_to_the_second(filled: Instance) -> None:
 
     moment = int(written[30][0])
     assert redisctl(filled, f"restore --to {moment} --yes")["keys"] == before
-    taken = redisctl(filled, "backups")["backups"][0]["id"]
+    taken = redisctl(filled, "backup list")["backups"][0]["id"]
     found = int(filled.call("GET app:session:counter")[0])
     last = max(number for at, number in written if at < moment + 1)
     print(f"asked for the end of a second in which {last} was the last; it is {found}")
@@ -264,7 +264,7 @@ def test_a_moment_comes_back_to_the_second(filled: Instance) -> None:
     filled.host.run("rm -r /root/two")
     assert "this log of writes begins at" in refused(filled, "restore --to '2026-01-01 00:00:00' --yes")
     assert "is yet to come" in refused(filled, "restore --to '2099-01-01' --yes")
-    redisctl(filled, "restore --forget --yes")
+    redisctl(filled, "restore --discard-previous --yes")
 
 
 def test_a_log_that_was_rewritten_after_the_moment_says_what_there_is(filled: Instance) -> None:

@@ -19,15 +19,15 @@ from rq import Queue, SimpleWorker
 from rq.job import Job, JobStatus
 from rq.timeouts import TimerDeathPenalty
 
-from redoubt import access
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
+from redoubt import acl
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
 from sandbox import images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result
-from tests.lifecycle.instance import Instance, tunnel, wait_until
+from tests.lifecycle.conftest import Deployer, DeployResult
+from tests.lifecycle.deployed_redis import Instance, tunnel, wait_until
 
-ROTATE, RETIRE, BACK = "day2/rotate.py", "day2/retire.py", "day2/rotate_back.py"
+ROTATE, RETIRE, BACK = "day2/rotate.py", "day2/finish_rotation.py", "day2/undo_rotation.py"
 SETTINGS: dict[str, Any] = {
     "redis_health_interval": 1,
     "redis_users": {"exporter": {"role": "metrics"}, "shop": {"role": "session", "keys": ["shop:session:*"]}},
@@ -42,11 +42,11 @@ class Rotating:
     deployer: Deployer
     settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
 
-    def run(self, job: str, **data: object) -> Result:
+    def run(self, job: str, **data: object) -> DeployResult:
         chosen = [word for name, value in data.items() for word in ("--data", f"{name}={value}")]
         return self.deployer.deploy(self.host, job=job, arguments=("-y", "--json", *chosen), **self.settings)
 
-    def runs(self, job: str, **data: object) -> Result:
+    def runs(self, job: str, **data: object) -> DeployResult:
         result = self.run(job, **data)
         assert result.returncode == 0, result.stderr
         return result
@@ -58,7 +58,7 @@ class Rotating:
     @property
     def users(self) -> list[str]:
         """Those of the instance; the store knows former ones as well."""
-        return [user.name for user in access.users(load(self.settings))]
+        return [user.name for user in acl.users(load(self.settings))]
 
     @property
     def instance(self) -> Instance:
@@ -243,7 +243,7 @@ def test_no_client_notices_a_rotation(rotating: Rotating, clients: Clients) -> N
 
 def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating) -> None:
     first = rotating.secrets
-    rotating.runs(ROTATE, rotate_users="sessions")
+    rotating.runs(ROTATE, redis_rotate_users="sessions")
     second = rotating.secrets
     assert changed(first, second) == {"sessions"}
     for _ in range(2):
@@ -254,7 +254,7 @@ def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating
         assert deployed.changed == []
         assert "two passwords let in sessions" in deployed.stderr
     # Asked for again it makes no third one.
-    assert rotating.runs(ROTATE, rotate_users="sessions").changed == []
+    assert rotating.runs(ROTATE, redis_rotate_users="sessions").changed == []
     assert rotating.secrets == second
     rotating.runs(RETIRE)
     assert not rotating.lets_in("sessions", first)
@@ -264,7 +264,7 @@ def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating
 
 def test_a_rotation_is_turned_back(rotating: Rotating) -> None:
     first = rotating.secrets
-    rotating.runs(ROTATE, rotate_users="sessions,admin")
+    rotating.runs(ROTATE, redis_rotate_users="sessions,admin")
     second = rotating.secrets
     rotating.runs(BACK)
     assert changed(first, rotating.secrets) == set()
@@ -279,7 +279,7 @@ def test_a_rotation_is_turned_back(rotating: Rotating) -> None:
 def test_a_grace_ends_the_former_password_by_itself(rotating: Rotating) -> None:
     first = rotating.secrets
     began = time.monotonic()
-    rotating.runs(ROTATE, rotate_users="sessions", rotate_grace=3)
+    rotating.runs(ROTATE, redis_rotate_users="sessions", redis_rotate_grace=3)
     assert time.monotonic() - began >= 3
     assert not rotating.lets_in("sessions", first)
     assert rotating.lets_in("sessions", rotating.secrets)
@@ -341,9 +341,12 @@ def test_an_older_store_is_refused_and_shuts_nobody_out(rotating: Rotating, tmp_
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"rotate_users": "sessions,nobody"}, "rotate_users: there is no user nobody; there are sessions, queues,"),
-        ({"rotate_grace": "soon"}, "rotate_grace = 'soon' is not a number of seconds"),
-        ({"rotate_grace": -1}, "rotate_grace = -1 is not a number of seconds"),
+        (
+            {"redis_rotate_users": "sessions,nobody"},
+            "redis_rotate_users: there is no user nobody; there are sessions, queues,",
+        ),
+        ({"redis_rotate_grace": "soon"}, "redis_rotate_grace = 'soon' is not a number of seconds"),
+        ({"redis_rotate_grace": -1}, "redis_rotate_grace = -1 is not a number of seconds"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_changes(
@@ -366,7 +369,7 @@ def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retire
     }
     rotating.settings["redis_app_services"] = {"web": web}
     rotating.runs("deploy.py")
-    refused = rotating.run(ROTATE, rotate_grace=5)
+    refused = rotating.run(ROTATE, redis_rotate_grace=5)
     assert refused.returncode == 1
     assert "services of redis_app_services read their passwords when they start" in refused.stderr
     first = rotating.secrets
@@ -382,8 +385,8 @@ def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retire
     assert rotating.lets_in("sessions", Secrets({"sessions": inside}, {}))
 
 
-def test_a_host_that_was_never_deployed_has_nothing_to_rotate(blank: Host, deployer: Deployer) -> None:
-    result = deployer.deploy(blank, job=ROTATE)
+def test_a_host_that_was_never_deployed_has_nothing_to_rotate(undeployed_host: Host, deployer: Deployer) -> None:
+    result = deployer.deploy(undeployed_host, job=ROTATE)
     assert result.returncode == 1
     assert "there is no redis on this host yet: deploy it first" in result.stderr
-    assert blank.run("ls /srv/redis").returncode != 0
+    assert undeployed_host.run("ls /srv/redis").returncode != 0

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from redoubt import secretstore
-from redoubt.settings import load
+from redoubt import secret_store
+from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result, remove_instance
+from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
 
 # Where secrets are meant to be.
 AT_HOME = {"/srv/redis/secrets", "/srv/redis/config/users.acl"}
@@ -60,7 +60,7 @@ def known(host: Host, *stores: Path) -> Known:
     """The secrets in stores: passwords, their SHA-256 as the ACL file has it and as the file of one has it, names."""
     values = {}
     for store in stores:
-        secrets = secretstore.load(load({"redis_secrets_dir": str(store)}), host.name)
+        secrets = secret_store.load(load({"redis_secrets_dir": str(store)}), host.name)
         for user, password in secrets.passwords.items():
             values[f"password of {user} in {store.name}"] = password
             values[f"hash of {user}'s password in {store.name}"] = sha256(password.encode()).hexdigest()
@@ -98,7 +98,7 @@ def watched(host: Host) -> Iterator[Callable[[], str]]:
 class Watched:
     """A deploy, and the arguments and environment of its own process."""
 
-    result: Result = field(repr=False)
+    result: DeployResult = field(repr=False)
     process: str = field(repr=False)
 
 

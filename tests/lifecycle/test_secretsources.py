@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from redoubt import secretstore
-from redoubt.secretsource import SecretsError
-from redoubt.settings import load
+from redoubt import secret_store
+from redoubt.secret_backends import SecretsError
+from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 HERE = Path(__file__).parent
 
@@ -65,14 +65,14 @@ def sops(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
 
 
 @pytest.fixture
-def own_host(blank: Host, deployer: Deployer) -> Iterator[Host]:
+def own_host(undeployed_host: Host, deployer: Deployer) -> Iterator[Host]:
     """The shared host without an instance, before and after: its passwords are in another store."""
-    yield blank
-    blank.run("cd /srv/redis && docker compose down; rm -rf /srv/redis", check=True)
+    yield undeployed_host
+    undeployed_host.run("cd /srv/redis && docker compose down; rm -rf /srv/redis", check=True)
 
 
 def _deploys(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:
-    for job in ("deploy.py", "day2/rotate.py", "deploy.py", "day2/retire.py"):
+    for job in ("deploy.py", "day2/rotate.py", "deploy.py", "day2/finish_rotation.py"):
         done = deployer.deploy(host, job=job, **settings)
         assert done.returncode == 0, done.stderr
     again = deployer.deploy(host, **settings)
@@ -83,8 +83,8 @@ def test_sops_keeps_passwords_and_keys_that_may_be_committed(
     own_host: Host, deployer: Deployer, sops: dict[str, Any]
 ) -> None:
     """Those of certificates and of the CA as well."""
-    _deploys(deployer, own_host, {**sops, "redis_tls": "only"})
-    kept = secretstore.load(load(sops), own_host.name)
+    _deploys(deployer, own_host, {**sops, "redis_tls": "required"})
+    kept = secret_store.load(load(sops), own_host.name)
     assert kept.generation == 3
     assert Instance(own_host, kept).call("PING") == ["PONG"]
     file = Path(sops["redis_secrets_dir"], own_host.name, "redis.sops.yml")
@@ -101,7 +101,7 @@ def test_sops_keeps_passwords_and_keys_that_may_be_committed(
 def test_a_store_that_sops_cannot_open_is_refused_before_anything_changes(
     own_host: Host, deployer: Deployer, sops: dict[str, Any], tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secretstore.ensure(load(sops), own_host.name)
+    secret_store.load_or_create(load(sops), own_host.name)
     other = Path(sops["redis_secrets_dir"], "other-key.txt")
     _new_key(tools, other)
     monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(other))
@@ -123,7 +123,7 @@ def test_a_command_keeps_passwords_where_it_likes(own_host: Host, deployer: Depl
     script.chmod(0o700)
     settings: dict[str, Any] = {"redis_secrets_source": "command", "redis_secrets_command": [str(script)]}
     _deploys(deployer, own_host, settings)
-    kept = secretstore.load(load(settings), own_host.name)
+    kept = secret_store.load(load(settings), own_host.name)
     assert kept.generation == 3
     assert Instance(own_host, kept).call("PING") == ["PONG"]
     assert sorted(path.name for path in script.parent.iterdir()) == [f"{own_host.name}-redis", "secrets"]
@@ -146,5 +146,5 @@ def test_a_command_that_fails_or_gives_nonsense_is_refused_without_what_it_print
     script.chmod(0o700)
     settings = load({"redis_secrets_source": "command", "redis_secrets_command": [str(script)]})
     with pytest.raises(SecretsError, match=words) as caught:
-        secretstore.ensure(settings, "host")
+        secret_store.load_or_create(settings, "host")
     assert "s3cr3t" not in str(caught.value)

@@ -7,7 +7,7 @@ import pytest
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 GROUP = 4711
 SETTINGS: dict[str, Any] = {"redis_unix_socket": True, "redis_unix_socket_gid": GROUP, "redis_bind": []}

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redoubt import access
-from sandbox import ssh, toolbox
+from redoubt import acl
+from sandbox import ssh, tools
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.instance import Instance
+from tests.lifecycle.deployed_redis import Instance
 
 OPERATOR: dict[str, Any] = {"ssh_user": "operator", "_sudo": True}
 
@@ -50,7 +50,7 @@ def spying(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     command = ssh.command(host.name, "-o", "ControlPath=none", "--", "exec python3 -c '" + SPY + "'")
     with subprocess.Popen(
-        command, env=toolbox.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env=tools.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as spy:
         assert spy.stdin is not None
         assert spy.stdout is not None
@@ -80,7 +80,7 @@ def test_without_sudo_the_deploy_is_refused_in_words_and_nothing_is_changed(depl
 def test_with_sudo_all_is_deployed_and_nothing_secret_is_ever_in_sight(deployed: Host, deployer: Deployer) -> None:
     secrets = deployer.secrets(deployed)
     passwords = list(secrets.passwords.values())
-    hidden = [*passwords, *map(access.password_hash, passwords), *secrets.commands.values()]
+    hidden = [*passwords, *map(acl.password_hash, passwords), *secrets.commands.values()]
     # As if it were the first deploy: everything travels.
     deployed.run("docker rm -f redis && docker rmi redoubt/redis:8.0.2 && rm -r /srv/redis", check=True)
 

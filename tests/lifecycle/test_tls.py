@@ -21,14 +21,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Lost
 from redis.retry import Retry
 
-from redoubt import certificatestore, tls
-from redoubt.secretsource import FileSource
-from redoubt.settings import load
-from redoubt.tls import Identity
+from redoubt import certificate_store, certificates
+from redoubt.certificates import Identity
+from redoubt.secret_backends import FileSource
+from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, command
-from tests.lifecycle.instance import Instance, tcp_tunnel
-from tests.lifecycle.layout import TREE, looks
+from tests.lifecycle.deployed_redis import Instance, tcp_tunnel
+from tests.lifecycle.expected_files import TREE, looks
 
 NAME = "redis.example.test"
 
@@ -50,7 +50,7 @@ except OSError as error:
 @pytest.fixture(scope="module")
 def settings(host: Host) -> dict[str, Any]:
     """TLS alone, published to everybody: with it that needs no list of networks."""
-    return {"redis_tls": "only", "redis_bind": ["0.0.0.0"], "redis_tls_names": [NAME, str(host.address)]}
+    return {"redis_tls": "required", "redis_bind": ["0.0.0.0"], "redis_tls_names": [NAME, str(host.address)]}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Instance:
 
 def kept(deployer: Deployer, host: Host, settings: dict[str, Any]) -> Identity:
     """The certificate as the deploy left it on this machine."""
-    found = certificatestore.load(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
+    found = certificate_store.load(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
     assert found is not None
     return found
 
@@ -101,7 +101,9 @@ def served(redis: Instance, identity: Identity) -> str:
 
 def replaced(deployer: Deployer, host: Host, settings: dict[str, Any], identity: Identity) -> None:
     """Put another certificate in the place of the one that is kept on this machine."""
-    place = Path(certificatestore.place(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name))
+    place = Path(
+        certificate_store.location(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
+    )
     document = {"certificate": identity.certificate, "key": identity.key, "ca": identity.ca}
     FileSource(place).write(json.dumps(document))
 
@@ -115,15 +117,17 @@ def files(redis: Instance) -> set[str]:
     return set(redis.host.run("ls /srv/redis/config/tls", check=True).stdout.split())
 
 
-def authority(deployer: Deployer) -> tls.Authority:
+def authority(deployer: Deployer) -> certificates.Authority:
     """The CA that the deploys made."""
-    return certificatestore.ensure_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), datetime.now(UTC))
+    return certificate_store.load_or_create_authority(
+        load({"redis_secrets_dir": str(deployer.secrets_dir)}), datetime.now(UTC)
+    )
 
 
 def for_servers_alone(name: str, now: datetime) -> Identity:
     """A certificate as public CAs issue them by now: not to be shown by a client."""
-    authority = tls.new_authority(now)
-    made = tls.issue(authority, name, [name], now, 90)
+    authority = certificates.new_authority(now)
+    made = certificates.issue(authority, name, [name], now, 90)
     builder = x509.CertificateBuilder(made.chain[0].issuer, made.chain[0].subject, made.chain[0].public_key(), 2)
     builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=90))
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
@@ -163,7 +167,7 @@ def test_another_host_checks_the_name_and_the_address(
     assert answer(NAME, ca) == "['+OK']"
     assert answer(str(redis.host.address), ca) == "['+OK']"
     assert answer("another.example.test", ca) == "SSLCertVerificationError"
-    assert answer(NAME, tls.new_authority(datetime.now(UTC)).certificate) == "SSLCertVerificationError"
+    assert answer(NAME, certificates.new_authority(datetime.now(UTC)).certificate) == "SSLCertVerificationError"
     assert ca == kept(deployer, redis.host, settings).ca
 
 
@@ -172,7 +176,7 @@ def test_a_deploy_renews_it_and_no_client_is_disconnected(
 ) -> None:
     """Two thirds of its life are over: Redis takes the next one over while it runs."""
     ca, now = authority(deployer), datetime.now(UTC)
-    old = tls.issue(ca, "old", [NAME, "127.0.0.1"], now - timedelta(days=250), 365)
+    old = certificates.issue(ca, "old", [NAME, "127.0.0.1"], now - timedelta(days=250), 365)
     before, first = redis.identity, kept(deployer, redis.host, settings)
     with client(redis, first) as staying:
         number = staying.client_id()
@@ -204,7 +208,7 @@ def test_a_renewal_that_is_killed_is_finished_by_the_next_deploy(
     """The host has both then, and Redis one of them: neither a start nor a deploy lost its certificate."""
     ca, now = authority(deployer), datetime.now(UTC)
     before, first = redis.identity, kept(deployer, redis.host, settings)
-    replaced(deployer, redis.host, settings, tls.issue(ca, "old", [NAME], now - timedelta(days=250), 365))
+    replaced(deployer, redis.host, settings, certificates.issue(ca, "old", [NAME], now - timedelta(days=250), 365))
     running = deployer.start(redis.host, **settings)
     running.wait_for("Starting operation: TLS | Have the running Redis load its certificate")
     running.signal(signal.SIGKILL)
@@ -227,12 +231,12 @@ def test_an_end_that_nobody_renewed_is_unhealthy_and_a_deploy_mends_it(
     redis: Instance, deployer: Deployer, settings: dict[str, Any]
 ) -> None:
     """By hand, as no deploy would bring it about."""
-    ended = tls.issue(authority(deployer), "ended", ["127.0.0.1"], datetime.now(UTC) - timedelta(days=10), 9)
+    ended = certificates.issue(authority(deployer), "ended", ["127.0.0.1"], datetime.now(UTC) - timedelta(days=10), 9)
     now = kept(deployer, redis.host, settings)
     for text, suffix in ((ended.certificate, "crt"), (ended.key, "key")):
         redis.host.run(f"cat >/srv/redis/config/tls/server-{now.digest}.{suffix}", input=text, check=True)
     files = " ".join(f"tls-{kind}-file {redis.config(f'tls-{kind}-file')}" for kind in ("cert", "key"))
-    assert redis.call(f"{redis.secrets.name_of('CONFIG')} SET {files}") == ["OK"]
+    assert redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET {files}") == ["OK"]
     before = redis.identity
 
     check = "docker exec redis /bin/sh /etc/redis/healthcheck.sh"
@@ -254,7 +258,9 @@ def test_a_machine_without_the_ca_is_refused(
 ) -> None:
     """It would make another CA, and shut out every client that knows the first."""
     own = load({"redis_secrets_dir": str(deployer.secrets_dir), **settings})
-    for place in map(Path, (certificatestore.place(own, redis.host.name), certificatestore.authority_place(own))):
+    for place in map(
+        Path, (certificate_store.location(own, redis.host.name), certificate_store.authority_location(own))
+    ):
         place.rename(tmp_path / "away")
         try:
             refused = deployer.deploy(redis.host, **settings)
@@ -280,7 +286,14 @@ def test_clients_show_a_certificate_when_it_is_demanded(
         issued = deployer.deploy(
             redis.host,
             job="day2/client_certificate.py",
-            arguments=("-y", "--json", "--data", "certificate_for=web", "--data", f"certificate_to={tmp_path / 'web'}"),
+            arguments=(
+                "-y",
+                "--json",
+                "--data",
+                "redis_certificate_for=web",
+                "--data",
+                f"redis_certificate_to={tmp_path / 'web'}",
+            ),
             **demanding,
         )
         assert issued.returncode == 0, issued.stderr
@@ -309,7 +322,7 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
         "redis_tls_auth_clients": "optional",
         **{f"redis_tls_{kind}": path for kind, path in files.items()},
     }
-    ended = tls.issue(tls.new_authority(now), "other", ["other.test"], now - timedelta(days=9), 8)
+    ended = certificates.issue(certificates.new_authority(now), "other", ["other.test"], now - timedelta(days=9), 8)
     for kind, text in (("cert", ended.certificate), ("key", own.key), ("ca", own.ca)):
         Path(files[kind]).write_text(text)
     refused = deployer.deploy(redis.host, **given)

@@ -8,8 +8,8 @@ from rq import Queue
 from rq.job import Job
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result, remove_instance
-from tests.lifecycle.instance import Instance, redisctl, wait_until
+from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
 from tests.lifecycle.test_valkey import assert_no_change, settings_for
 
 
@@ -47,7 +47,7 @@ def assert_runs(server: Instance, number: str) -> None:
 def refused(deployer: Deployer, server: Instance, build: str, *, words: str) -> None:
     """Deploying it stops before Redis notices, and says why."""
     before = server.identity
-    result: Result = deployer.deploy(server.host, **version(build))
+    result: DeployResult = deployer.deploy(server.host, **version(build))
     assert result.returncode == 1
     assert words in result.stderr, result.stderr
     assert server.identity == before
@@ -87,7 +87,7 @@ def upgraded(host: Host, deployer: Deployer, *steps: tuple[str, str]) -> tuple[I
     for build, number in steps:
         server = deploy(deployer, host, build, number)
         assert_there(server)
-    backups: list[dict[str, Any]] = redisctl(server, "backups")["backups"]
+    backups: list[dict[str, Any]] = redisctl(server, "backup list")["backups"]
     assert [one["verified"]["verdict"] for one in backups] == ["ok" for _ in steps]
     return server, backups
 

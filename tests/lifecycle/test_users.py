@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import ROOT, Deployer
-from tests.lifecycle.instance import Instance, tcp_tunnel, tunnel, wait_until
+from tests.lifecycle.deployed_redis import Instance, tcp_tunnel, tunnel, wait_until
 
 USERS: dict[str, dict[str, Any]] = {
     "shop": {"role": "session", "keys": ["shop:session:*"], "channels": ["__keyevent@*__:expired"]},

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sandbox import building, engine, images, ssh
-from sandbox.common import lock
+from sandbox import engine, image_build, images, ssh
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import ROOT, Deployer, Result, remove_instance
-from tests.lifecycle.instance import Instance, redisctl, wait_until
+from sandbox.util import lock
+from tests.lifecycle.conftest import ROOT, Deployer, DeployResult, remove_instance
+from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
 
 OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)"
 
@@ -32,7 +32,7 @@ def nine() -> dict[str, Any]:
 
 def settings_for(build: str) -> dict[str, Any]:
     with lock():
-        archive = building.ensure_redis(engine.ensure(), build)
+        archive = image_build.ensure_redis(engine.ensure(), build)
     return {
         "redis_engine": build.partition("-")[0],
         "redis_image": archive.reference,
@@ -49,7 +49,7 @@ def own(start_host: Callable[..., Host]) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def result(own: Host, deployer: Deployer, valkey: dict[str, Any]) -> Result:
+def result(own: Host, deployer: Deployer, valkey: dict[str, Any]) -> DeployResult:
     """The first deploy."""
     result = deployer.deploy(own, **valkey)
     assert result.returncode == 0, result.stderr
@@ -57,13 +57,13 @@ def result(own: Host, deployer: Deployer, valkey: dict[str, Any]) -> Result:
 
 
 @pytest.fixture
-def server(own: Host, deployer: Deployer, result: Result) -> Instance:
+def server(own: Host, deployer: Deployer, result: DeployResult) -> Instance:
     """Valkey, deployed."""
     return Instance(own, deployer.secrets(own))
 
 
 def test_valkey_is_deployed_and_what_its_distribution_has_not_fixed_is_said_once(
-    server: Instance, result: Result
+    server: Instance, result: DeployResult
 ) -> None:
     assert [OPEN in line for line in result.stderr.splitlines() if "GHSA" in line] == [True]
     assert server.health == "healthy"
@@ -92,7 +92,7 @@ def test_the_acceptance_suite_passes_on_it(server: Instance, deployer: Deployer,
 
 
 def test_its_data_is_backed_up_and_comes_back(server: Instance) -> None:
-    server.goes_back()
+    server.check_backup_and_restore()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_valkey_9_on_a_host_without_data_keeps_what_a_user_of_the_settings_write
     own.run("docker restart redis", check=True)
     wait_until(lambda: server.health == "healthy", "Valkey is back", 60)
     assert server.call("GET shop:1", user="shop") == ["kept"]
-    server.goes_back()
+    server.check_backup_and_restore()
 
 
 PROOF = "Upgrade | Back the data up, and have the new version read it"
@@ -214,9 +214,9 @@ class Upgrade:
     """Valkey 8.1 with a session and a job that became 9: what the plan said, and what the deploy did."""
 
     server: Instance
-    planned: Result
+    planned: DeployResult
     backed_up_by_the_plan: int
-    result: Result
+    result: DeployResult
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def upgrade(own: Host, deployer: Deployer, valkey: dict[str, Any], nine: dict[st
 
 def backups(server: Instance) -> list[dict[str, Any]]:
     """Newest first."""
-    listed: list[dict[str, Any]] = redisctl(server, "backups")["backups"]
+    listed: list[dict[str, Any]] = redisctl(server, "backup list")["backups"]
     return listed
 
 

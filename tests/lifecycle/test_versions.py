@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sandbox import building, engine, images
-from sandbox.common import lock
+from sandbox import engine, image_build, images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, Result, remove_instance
-from tests.lifecycle.instance import Instance
+from sandbox.util import lock
+from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.lifecycle.deployed_redis import Instance
 
 LACKS = "Redis 8.0.2 lacks CVE-2025-32023, CVE-2025-48367, CVE-2025-49844"
 ALLOW = "redis_allow_vulnerable_version = True deploys it all the same"
@@ -19,35 +19,35 @@ ALLOW = "redis_allow_vulnerable_version = True deploys it all the same"
 def vulnerable() -> dict[str, Any]:
     """Settings for upstream's 8.0.2, compiled here: Debian's build of that number is patched, this one is not."""
     with lock():
-        archive = building.ensure_redis(engine.ensure(), "redis-jemalloc")
+        archive = image_build.ensure_redis(engine.ensure(), "redis-jemalloc")
     return {"redis_image": archive.reference, "redis_image_archive": str(archive.path)}
 
 
-def warnings(result: Result) -> list[str]:
+def warnings(result: DeployResult) -> list[str]:
     """What was said of the version, and to which host."""
     return [line.strip() for line in result.stderr.splitlines() if "redis_allow_vulnerable_version = True says" in line]
 
 
 def test_an_archive_of_a_vulnerable_version_is_refused_with_everything_else_and_nothing_is_changed(
-    blank: Host, deployer: Deployer, vulnerable: dict[str, Any], fingerprint: Callable[[Host], list[str]]
+    undeployed_host: Host, deployer: Deployer, vulnerable: dict[str, Any], fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    before = fingerprint(blank)
-    result = deployer.deploy(blank, **vulnerable, redis_port=22)
+    before = fingerprint(undeployed_host)
+    result = deployer.deploy(undeployed_host, **vulnerable, redis_port=22)
     assert result.returncode == 1
     message = result.stderr.partition("nothing was changed on any host; mend this first:")[2]
-    said = [line.strip() for line in message.splitlines() if line.startswith(f"  {blank.name}: ")]
+    said = [line.strip() for line in message.splitlines() if line.startswith(f"  {undeployed_host.name}: ")]
     assert len(said) == 2
-    assert f"{blank.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in said[0]
+    assert f"{undeployed_host.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in said[0]
     assert "and its branch 8.0 is no longer mended" in said[0]
     assert ALLOW in said[0]
     assert "127.0.0.1:22 is in use by sshd" in said[1]
-    assert fingerprint(blank) == before
+    assert fingerprint(undeployed_host) == before
 
 
 def test_it_is_deployed_when_that_is_asked_for_and_each_host_is_warned_once(
-    blank: Host, start_host: Callable[..., Host], deployer: Deployer, vulnerable: dict[str, Any]
+    undeployed_host: Host, start_host: Callable[..., Host], deployer: Deployer, vulnerable: dict[str, Any]
 ) -> None:
-    hosts = (blank, start_host("lifecycle-2"))
+    hosts = (undeployed_host, start_host("lifecycle-2"))
     remove_instance(hosts[1])
     for number in range(2):
         result = deployer.deploy(*hosts, **vulnerable, redis_allow_vulnerable_version=True)
@@ -57,7 +57,7 @@ def test_it_is_deployed_when_that_is_asked_for_and_each_host_is_warned_once(
         assert sorted(line.partition(" ")[0] for line in said) == sorted(f"[{host.name}]" for host in hosts)
         assert all(LACKS in line for line in said)
         assert number == 0 or result.changed == []
-    assert Instance(blank, deployer.secrets(blank)).health == "healthy"
+    assert Instance(undeployed_host, deployer.secrets(undeployed_host)).health == "healthy"
     # And back to the patched package of the same number, without a word.
     result = deployer.deploy(*hosts)
     assert (result.returncode, warnings(result)) == (0, []), result.stderr

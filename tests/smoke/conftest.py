@@ -19,11 +19,10 @@ import pytest
 from sandbox import hosts
 from sandbox.hosts import Host
 from tests.conftest import FLEET, UNPROVABLE
-from tests.host import bridge
-from tests.host.bridge import PROJECT
-from tests.host.fleet import Fleet, connect
-from tests.host.target import Target, until
-from tests.lifecycle.conftest import Deployer, Result, pyinfra
+from tests.host.host_under_test import Target, until
+from tests.host.hosts import Fleet, connect
+from tests.host.inventory import LOCAL, PROJECT, BridgeError, is_disposable, read_inventory
+from tests.lifecycle.conftest import Deployer, DeployResult, pyinfra
 
 # A virtual machine that is emulated beside other work; a server with much memory to test takes as long.
 BOOT_SECONDS = 600
@@ -51,18 +50,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MACHINE}: about the virtual machine and its settings; not for other hosts")
     if config.option.hosts:
         raise pytest.UsageError("a smoke run deploys: name its hosts by an inventory (--inventory), not by --hosts")
-    if config.option.reboots and not bridge.is_disposable(config.option.inventory):
+    if config.option.reboots and not is_disposable(config.option.inventory):
         _refuse_this_machine(config.option.inventory)
 
 
 def _refuse_this_machine(inventory: str) -> None:
     try:
-        entries = bridge.read(inventory)
-    except bridge.BridgeError as error:
+        entries = read_inventory(inventory)
+    except BridgeError as error:
         raise pytest.UsageError(str(error)) from None
     if any(entry.is_local for entry in entries):
         raise pytest.UsageError(
-            f"--{REBOOTS} would reboot {bridge.LOCAL}, the machine that these tests run on, and end them: "
+            f"--{REBOOTS} would reboot {LOCAL}, the machine that these tests run on, and end them: "
             f"run them from another machine, or leave --{REBOOTS} out"
         )
 
@@ -76,11 +75,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _may_reboot(config: pytest.Config) -> bool:
-    return bool(config.option.reboots) or bridge.is_disposable(config.option.inventory)
+    return bool(config.option.reboots) or is_disposable(config.option.inventory)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    if bridge.is_disposable(config.option.inventory):
+    if is_disposable(config.option.inventory):
         return ["smoke run: on a virtual machine that is made for it"]
     return [f"smoke run: on the hosts of {config.option.inventory}", *_no_reboots(config)]
 
@@ -91,7 +90,7 @@ def _no_reboots(config: pytest.Config) -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On hosts of an inventory: nothing that reboots them unasked, nothing of this machine or a disposable one."""
-    if bridge.is_disposable(config.option.inventory):
+    if is_disposable(config.option.inventory):
         return
     out = [
         item
@@ -114,10 +113,10 @@ class Smoke:
     fleet: Fleet | None = field(default=None, repr=False)
     left_out: list[str] = field(default_factory=list)
 
-    def deploy(self) -> Result:
+    def deploy(self) -> DeployResult:
         """``pyinfra -y <inventory> deploy.py``"""
         done = pyinfra("-y", "--json", self.inventory, "deploy.py", timeout=1800)
-        return Result(done.returncode, done.stdout, done.stderr)
+        return DeployResult(done.returncode, done.stdout, done.stderr)
 
     def verify(self) -> int:
         """``pytest tests/host --inventory <inventory>``: how many tests passed. Fails when one did not."""
@@ -210,7 +209,7 @@ def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = request.config
     left_out = config.stash[LEFT_OUT] = []
     inventory: str = config.option.inventory
-    if not bridge.is_disposable(inventory):
+    if not is_disposable(inventory):
         chosen = {name: getattr(config.option, name) for name in ("writes", "disrupts")}
         yield Smoke(inventory, tuple(f"--{name}" for name, wanted in chosen.items() if wanted), left_out=left_out)
     else:

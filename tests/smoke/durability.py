@@ -1,6 +1,6 @@
 """What has to be there after a power cut, by the settings."""
 
-from redoubt.settings import Settings
+from redoubt.settings.model import Settings
 
 # With appendfsync everysec Redis flushes once a second. While a flush is under way it keeps writes in memory, for two
 # seconds at most, and acknowledges them all the same (redis.conf, "appendfsync").

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.host.target import Target
+from tests.host.host_under_test import Target
 
 # A client that waits for an answer for so long is still writing: an emulated disk that is busy takes its time.
 PAUSE_SECONDS = 1.5

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import disk
-from sandbox.common import STATE
-from tests.host.bridge import PROJECT
+from sandbox.util import STATE
+from tests.host.inventory import PROJECT
 
 # https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
 CAPABILITIES = (

@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 from rq import Queue
 
-from tests.host.target import Target, quoted, until
-from tests.lifecycle.knock import answers
+from tests.host.host_under_test import Target, quoted, until
+from tests.lifecycle.port_probe import answers
 from tests.smoke.conftest import Smoke
 from tests.smoke.durability import promised, unflushed_seconds
 from tests.smoke.load import under_load
@@ -88,7 +88,7 @@ def test_the_unit_of_backups_takes_one_that_is_good(deployed: Smoke) -> None:
     """Under a systemd of its own, with all that the unit forbids itself."""
     assert deployed.machine is not None
     deployed.machine.run("systemctl start redis-backup.service", check=True)
-    taken = json.loads(deployed.machine.run("redisctl backups --json", check=True).stdout)["backups"]
+    taken = json.loads(deployed.machine.run("redisctl backup list --json", check=True).stdout)["backups"]
     assert [one["verified"]["verdict"] for one in taken] == ["ok"]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from redoubt import access
-from redoubt.settings import load
+from redoubt import acl
+from redoubt.settings.load import load
 
 NAMES = ("sessions", "queues", "health", "admin", "default", "shop", "reports", "exporter", "ours")
 PASSWORDS = {name: f"password-of-{name}-is-long" for name in NAMES}
@@ -19,19 +19,19 @@ NAMED: dict[str, dict[str, Any]] = {
 
 
 def lines(**data: Any) -> dict[str, str]:
-    text = access.acl_file(load(data), {name: [password] for name, password in PASSWORDS.items()})
+    text = acl.acl_file(load(data), {name: [password] for name, password in PASSWORDS.items()})
     return {line.split()[1]: line for line in text.splitlines()}
 
 
 def test_passwords_are_hashed() -> None:
-    for name, line in lines(redis_default_user=True).items():
+    for name, line in lines(redis_enable_default_user=True).items():
         assert f"#{hashlib.sha256(PASSWORDS[name].encode()).hexdigest()} " in line
         assert PASSWORDS[name] not in line
 
 
 def test_the_default_user_is_off_unless_asked_for() -> None:
     assert lines()["default"].startswith("user default off ")
-    assert lines(redis_default_user=True)["default"].startswith("user default on #")
+    assert lines(redis_enable_default_user=True)["default"].startswith("user default on #")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_default_user_is_off_unless_asked_for() -> None:
     ],
 )
 def test_each_user_has_its_own_keys_and_channels(user: str, keys: list[str], channels: list[str]) -> None:
-    words = lines(redis_app="shop", redis_default_user=True)[user].split()
+    words = lines(redis_app_name="shop", redis_enable_default_user=True)[user].split()
     assert [word for word in words if "~" in word] == keys
     assert [word for word in words if word.startswith("&")] == channels
 
@@ -60,7 +60,7 @@ def test_a_default_user_that_is_off_has_no_password_and_all_rights() -> None:
 
 
 def test_only_the_administrator_begins_with_all_commands() -> None:
-    assert [name for name, line in lines(redis_default_user=True).items() if "+@all" in line] == ["admin"]
+    assert [name for name, line in lines(redis_enable_default_user=True).items() if "+@all" in line] == ["admin"]
 
 
 def test_a_server_that_does_not_know_a_subcommand_is_not_told_of_it() -> None:
@@ -75,7 +75,7 @@ def test_the_file_has_no_comments() -> None:
 
 
 def test_a_user_can_have_two_passwords() -> None:
-    both = access.acl_file(load({}), {name: [password, f"new-{password}"] for name, password in PASSWORDS.items()})
+    both = acl.acl_file(load({}), {name: [password, f"new-{password}"] for name, password in PASSWORDS.items()})
     assert [line.count("#") for line in both.splitlines()] == [2, 2, 2, 2, 0]
 
 
@@ -114,20 +114,20 @@ def test_a_queue_cannot_list_the_keys_of_others() -> None:
 )
 def test_the_url_is_the_one_that_works_on_the_host(bind: list[str], url: str) -> None:
     settings = load({"redis_bind": bind, "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]})
-    assert access.url(settings, access.users(settings)[0]) == url
+    assert acl.url(settings, acl.users(settings)[0]) == url
 
 
 def acl_list(**data: Any) -> list[str]:
     """ACL LIST of Redis 8.0 after it has read the file: with hashes cut, as files/service-state.sh prints it."""
-    plain = [line.replace(f"#{access.password_hash(PASSWORDS[name])}", "#") for name, line in lines(**data).items()]
+    plain = [line.replace(f"#{acl.password_hash(PASSWORDS[name])}", "#") for name, line in lines(**data).items()]
     return [line.replace(" on ", " on sanitize-payload ").replace(" resetkeys", "") for line in plain]
 
 
 @pytest.mark.parametrize(
-    "data", [{}, {"redis_default_user": True}, {"redis_image": "redis:7.0.15"}, {"redis_users": NAMED}]
+    "data", [{}, {"redis_enable_default_user": True}, {"redis_image": "redis:7.0.15"}, {"redis_users": NAMED}]
 )
 def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> None:
-    assert access.differences(load(data), acl_list(**data)) == []
+    assert acl.differences(load(data), acl_list(**data)) == []
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> 
 )
 def test_a_user_changed_by_hand_differs(before: str, after: str, word: str) -> None:
     running = [line.replace(before, after) for line in acl_list()]
-    assert word in "\n".join(access.differences(load({}), running))
+    assert word in "\n".join(acl.differences(load({}), running))
 
 
 def test_redis_7_0_spells_commands_otherwise_and_only_the_rest_is_compared() -> None:
     seven = {"redis_image": "redis:7.0.15"}
     spelt = [line.replace(" +multi +exec +discard +watch +unwatch", " +@transaction") for line in acl_list(**seven)]
-    assert access.differences(load(seven), spelt) == []
-    assert access.differences(load(seven), [line.replace("~rq:*", "~*") for line in spelt])
+    assert acl.differences(load(seven), spelt) == []
+    assert acl.differences(load(seven), [line.replace("~rq:*", "~*") for line in spelt])
 
 
 def test_a_word_that_a_later_server_adds_is_no_difference() -> None:
-    assert access.differences(load({}), [f"{line} alldbs" for line in acl_list()]) == []
+    assert acl.differences(load({}), [f"{line} alldbs" for line in acl_list()]) == []

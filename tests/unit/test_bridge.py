@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.host import bridge
-from tests.host.bridge import BridgeError, Entry, NoHostsError
+from tests.host.inventory import (
+    PROJECT,
+    BridgeError,
+    Entry,
+    NoHostsError,
+    is_disposable,
+    marks_left_out,
+    name_in,
+    named,
+    read_inventory,
+    scrubbed,
+    ssh_config,
+    unlisted,
+)
 
 SOCKETS = Path("/tmp/rd-x")
 
@@ -25,13 +37,13 @@ def inventory(tmp_path: Path) -> Path:
 def effective(entry: Entry, tmp_path: Path, given: Path | None = None) -> dict[str, str]:
     """What ssh itself makes of the generated configuration."""
     config = tmp_path / "ssh_config"
-    config.write_text(bridge.ssh_config([entry], SOCKETS, given))
+    config.write_text(ssh_config([entry], SOCKETS, given))
     shown = subprocess.run(["ssh", "-G", "-F", config, entry.alias], capture_output=True, text=True, check=True).stdout
     return dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
 
 
 def test_hosts_of_an_inventory_come_with_their_settings(inventory: Path) -> None:
-    assert {entry.name: entry.data for entry in bridge.read(str(inventory))} == {
+    assert {entry.name: entry.data for entry in read_inventory(str(inventory))} == {
         "plain": {"redis_maxmemory": "2gb", "ssh_user": "ops"},
         "own": {"redis_maxmemory": "2gb", "ssh_user": "ops", "redis_port": 7000, "_sudo": True},
         "@local": {"redis_maxmemory": "2gb", "ssh_user": "ops"},
@@ -39,24 +51,24 @@ def test_hosts_of_an_inventory_come_with_their_settings(inventory: Path) -> None
 
 
 def test_a_host_that_no_inventory_names_gets_the_settings_of_all(inventory: Path) -> None:
-    (entry,) = bridge.unlisted(["elsewhere"], str(inventory))
+    (entry,) = unlisted(["elsewhere"], str(inventory))
     assert (entry.name, entry.data["redis_maxmemory"], entry.listed) == ("elsewhere", "2gb", False)
 
 
 def test_an_inventory_without_hosts_is_an_error(inventory: Path) -> None:
     inventory.write_text("redis = []\n")
     with pytest.raises(NoHostsError, match="names no host"):
-        bridge.read(str(inventory))
+        read_inventory(str(inventory))
 
 
 def test_a_misspelt_inventory_is_an_error() -> None:
     with pytest.raises(BridgeError, match="there is no inventory"):
-        bridge.read("inventory/prodution.py")
+        read_inventory("inventory/prodution.py")
 
 
 def test_a_misspelt_inventory_ends_the_test_run_in_words() -> None:
     command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", "inventory/prodution.py"]
-    done = subprocess.run(command, cwd=bridge.PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (pytest.ExitCode.USAGE_ERROR, "")
     assert done.stderr.strip() == "ERROR: there is no inventory inventory/prodution.py"
 
@@ -64,7 +76,7 @@ def test_a_misspelt_inventory_ends_the_test_run_in_words() -> None:
 def test_a_broken_inventory_shows_where(inventory: Path) -> None:
     inventory.write_text("redis = [nonsense]\n")
     with pytest.raises(BridgeError, match="name 'nonsense' is not defined"):
-        bridge.read(str(inventory))
+        read_inventory(str(inventory))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +90,7 @@ def test_a_broken_inventory_shows_where(inventory: Path) -> None:
     ],
 )
 def test_only_the_default_inventory_is_disposable(inventory: str, disposable: bool) -> None:
-    assert bridge.is_disposable(inventory) == disposable
+    assert is_disposable(inventory) == disposable
 
 
 @pytest.mark.parametrize(
@@ -105,18 +117,18 @@ def test_a_host_becomes_a_specification(entry: Entry, spec: str) -> None:
     ],
 )
 def test_a_specification_names_a_host(spec: str, name: str) -> None:
-    assert bridge.name_in(spec) == name
+    assert name_in(spec) == name
 
 
 @pytest.mark.parametrize("spec", ["docker://redis", "paramiko://redis-1", "ssh://", ""])
 def test_other_specifications_are_refused(spec: str) -> None:
     with pytest.raises(BridgeError, match="--hosts"):
-        bridge.name_in(spec)
+        name_in(spec)
 
 
 def test_named_hosts_get_what_the_inventory_says_of_them() -> None:
     known = Entry("redis-1", {"_sudo": True})
-    found, missing = bridge.named(["redis-1", "ssh://root@redis-1:22?sudo=false", "ssh://other"], [known])
+    found, missing = named(["redis-1", "ssh://root@redis-1:22?sudo=false", "ssh://other"], [known])
     assert found == [("ssh://redis-1?sudo=true", known), ("ssh://root@redis-1:22?sudo=false", known)]
     assert missing == ["other"]
 
@@ -172,7 +184,7 @@ def test_new_host_keys_are_accepted_as_the_deploy_accepts_them(tmp_path: Path) -
 
 def test_a_login_by_password_is_refused() -> None:
     with pytest.raises(BridgeError, match="need a key") as refused:
-        bridge.ssh_config([Entry("redis-1", {"ssh_password": "hunter2"})], SOCKETS)
+        ssh_config([Entry("redis-1", {"ssh_password": "hunter2"})], SOCKETS)
     assert "hunter2" not in str(refused.value)
 
 
@@ -191,12 +203,12 @@ def test_only_disposable_hosts_are_changed_unasked(
     disposable: bool, writes: bool | None, disrupts: bool | None, left_out: list[str]
 ) -> None:
     marks = ["writes", "disrupts", "parametrize"]
-    assert bridge.marks_left_out(marks, disposable=disposable, writes=writes, disrupts=disrupts) == left_out
+    assert marks_left_out(marks, disposable=disposable, writes=writes, disrupts=disrupts) == left_out
 
 
 def test_a_test_without_marks_is_never_left_out() -> None:
-    assert bridge.marks_left_out([], disposable=False, writes=None, disrupts=None) == []
+    assert marks_left_out([], disposable=False, writes=None, disrupts=None) == []
 
 
 def test_secrets_are_taken_out_of_reports() -> None:
-    assert bridge.scrubbed("a hunter2 b", ["hunter2", "absent"]) == "a [secret] b"
+    assert scrubbed("a hunter2 b", ["hunter2", "absent"]) == "a [secret] b"

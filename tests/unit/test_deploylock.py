@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from redisctl import history
-from redoubt import deploylock
-from redoubt.deploylock import Answer, Lines, Record
+from redisctl.monitor import deploy_history
+from redoubt import deploy_lock
+from redoubt.deploy_lock import LockState, Record, StreamingLines
 
 HOLDER = '{"who": "ann@laptop", "verb": "deploy", "since": "2026-11-27T09:12:03+00:00"}'
 
@@ -24,27 +24,27 @@ def record(run: str, **changes: Any) -> Record:
 @pytest.mark.parametrize("state", ["ours", "denied"])
 def test_a_lock_that_is_ours_is_in_nobody_s_way(state: str) -> None:
     """Who is not root is told so by what looks at the host."""
-    assert deploylock.problem("redis", deploylock.read([state])) == ""
+    assert deploy_lock.problem("redis", deploy_lock.parse([state])) == ""
 
 
 def test_a_lock_that_another_has_is_told_with_who_since_when_and_how_to_break_it() -> None:
-    answer = deploylock.read(["held", "an id", "4711", HOLDER])
+    answer = deploy_lock.parse(["held", "an id", "4711", HOLDER])
     assert answer.pid == "4711"
-    told = deploylock.problem("redis", answer)
+    told = deploy_lock.problem("redis", answer)
     assert told.startswith("ann@laptop is changing redis (deploy) since 2026-11-27T09:12:03+00:00: ")
     assert "kill 4711 on the host" in told
 
 
-@pytest.mark.parametrize("answer", [deploylock.read(["held"]), Answer("free"), None])
-def test_a_lock_of_which_little_is_known_is_no_free_one(answer: Answer | None) -> None:
-    assert deploylock.problem("redis", answer) != ""
+@pytest.mark.parametrize("answer", [deploy_lock.parse(["held"]), LockState("free"), None])
+def test_a_lock_of_which_little_is_known_is_no_free_one(answer: LockState | None) -> None:
+    assert deploy_lock.problem("redis", answer) != ""
 
 
 def test_a_line_is_sent_at_once() -> None:
     """Without a flush: what carries it knows none."""
     raw = io.BytesIO()
     buffered = io.BufferedWriter(raw)
-    buffered.write(deploylock.padded(record("1").line()).encode())
+    buffered.write(deploy_lock.pad_line(record("1").line()).encode())
     assert raw.getvalue().strip() == record("1").line().encode()
 
 
@@ -56,7 +56,7 @@ def test_lines_are_made_while_they_are_read() -> None:
             made.append(number)
             yield str(number)
 
-    lines = Lines(making())
+    lines = StreamingLines(making())
     assert isinstance(lines, list)
     assert lines
     first = next(iter(lines))
@@ -75,10 +75,10 @@ def test_deploys_are_told_newest_first_with_how_they_ended() -> None:
         record("4", changed=["a", "c"]),
         record("5"),
     ]
-    found, damaged = history.deploys([one.line() for one in records], under_way="5")
+    found, damaged = deploy_history.deploys([one.line() for one in records], under_way="5")
     assert [(one.result, one.changed) for one in found] == [
-        ("under way", ()),
-        ("broken off", ("a", "c")),
+        ("running", ()),
+        ("interrupted", ("a", "c")),
         ("failed", ("a",)),
         ("no change", ()),
         ("changed", ("a",)),
@@ -90,5 +90,5 @@ def test_deploys_are_told_newest_first_with_how_they_ended() -> None:
 
 @pytest.mark.parametrize("line", ["", '{"run": "1"', "[]", "{}", '"x"', "\0\0", record("2", started=7).line()])
 def test_a_damaged_line_is_counted_and_hides_no_other(line: str) -> None:
-    found, damaged = history.deploys([line, record("1").line()], "")
+    found, damaged = deploy_history.deploys([line, record("1").line()], "")
     assert (len(found), damaged) == (1, 1)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from redoubt.drift import AS_WANTED, DIFFERS, UNKNOWN, Found, code, found
+from redoubt.drift_report import AS_WANTED, DIFFERS, UNKNOWN, Found, code, found
 
 
 def note(host: str, event: str, why: str = "") -> dict[str, str]:

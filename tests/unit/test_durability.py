@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from redoubt.settings import load
+from redoubt.settings.load import load
 from tests.smoke.durability import promised, unflushed_seconds
 
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from redoubt import engine
-from redoubt.preflight import HostFacts, docker_source
-from redoubt.settings import load
+from redoubt import docker
+from redoubt.docker import docker_source
+from redoubt.facts.host import HostFacts
+from redoubt.settings.load import load
 from tests.unit.test_preflight import FACTS
 
 SYSTEMS = [
@@ -18,13 +19,13 @@ SYSTEMS = [
 
 
 def bare(system_id: tuple[str, str], codename: str) -> HostFacts:
-    return replace(FACTS, system_id=system_id, codename=codename, engine=None, compose=None, engine_package="")
+    return replace(FACTS, system_id=system_id, codename=codename, docker=None, compose=None, docker_package="")
 
 
 @pytest.mark.parametrize(("system_id", "codename"), SYSTEMS)
 def test_dockers_repository_is_the_one_of_its_installation_page(system_id: tuple[str, str], codename: str) -> None:
     facts = bare(system_id, codename)
-    file = engine.repository(facts)
+    file = docker.docker_repository(facts)
     assert file.path == "/etc/apt/sources.list.d/docker.sources"
     assert file.content.splitlines() == [
         "Types: deb",
@@ -33,9 +34,9 @@ def test_dockers_repository_is_the_one_of_its_installation_page(system_id: tuple
         "Components: stable",
         "Signed-By: /etc/apt/keyrings/docker.asc",
     ]
-    assert engine.key_url(facts) == f"https://download.docker.com/linux/{system_id[0]}/gpg"
+    assert docker.docker_key_url(facts) == f"https://download.docker.com/linux/{system_id[0]}/gpg"
     assert {"docker-ce", "docker-ce-cli", "containerd.io", "docker-compose-plugin"} <= set(
-        engine.packages("docker", facts)
+        docker.docker_packages("docker", facts)
     )
 
 
@@ -45,15 +46,15 @@ def test_dockers_repository_is_the_one_of_its_installation_page(system_id: tuple
 def test_the_distributions_packages_include_compose_v2(system_id: tuple[str, str], compose: str) -> None:
     facts = bare(system_id, "")
     source = docker_source(load({}), facts)
-    assert {"docker.io", compose} <= set(engine.packages(source, facts))
+    assert {"docker.io", compose} <= set(docker.docker_packages(source, facts))
 
 
 def test_nothing_is_installed_beside_an_engine_that_is_there() -> None:
-    assert engine.packages(docker_source(load({}), FACTS), FACTS) == ()
+    assert docker.docker_packages(docker_source(load({}), FACTS), FACTS) == ()
 
 
 def test_an_engine_of_the_distribution_is_completed_from_there() -> None:
-    half = replace(FACTS, compose=None, engine_package="docker.io")
+    half = replace(FACTS, compose=None, docker_package="docker.io")
     assert docker_source(load({}), half) == "distribution"
     assert docker_source(load({"redis_docker_source": "none"}), half) == "present"
-    assert docker_source(load({}), replace(half, engine_package="docker-ce")) == "present"
+    assert docker_source(load({}), replace(half, docker_package="docker-ce")) == "present"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pyinfra.api.util import get_kwargs_str
 
-from redoubt.facts import ImageBuild, Paths, Unseen
-from redoubt.tree import File, Present
+from redoubt.facts.image import ImageBuild
+from redoubt.facts.paths import HiddenStdin, Paths
+from redoubt.filesystem import DesiredFile, PathState
 
 
 def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) 
     right.write_text("hunter2-hunter2\n")
     wrong.write_text("somebody-s-guess\n")
     secrets = [str(right), str(wrong), str(tmp_path / "missing")]
-    digest = File("x", "hunter2-hunter2\n").digest
+    digest = DesiredFile("x", "hunter2-hunter2\n").digest
     command = Paths().command([str(public), *secrets], secrets)
     said = subprocess.run(
         command,
@@ -29,7 +30,7 @@ def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) 
 
     found = Paths().process(said.splitlines())
 
-    assert found[str(public)].digest == File("x", "port 6379\n").digest
+    assert found[str(public)].digest == DesiredFile("x", "port 6379\n").digest
     assert {path: (there.matches, there.digest) for path, there in found.items() if path != str(public)} == {
         str(right): (True, ""),
         str(wrong): (False, ""),
@@ -42,12 +43,12 @@ def test_paths_that_are_not_there_are_left_out(tmp_path: Path) -> None:
     command = Paths().command([str(tmp_path), missing])
     said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
     (there,) = Paths().process(said.splitlines()).values()
-    assert there == Present(tmp_path.stat().st_mode, tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    assert there == PathState(tmp_path.stat().st_mode, tmp_path.stat().st_uid, tmp_path.stat().st_gid)
     assert stat.S_ISDIR(there.st_mode)
 
 
 def test_what_goes_to_standard_input_unseen_is_not_among_the_arguments_that_pyinfra_shows() -> None:
-    unseen = Unseen("hunter2\n")
+    unseen = HiddenStdin("hunter2\n")
     assert "hunter2" not in f"{get_kwargs_str({'_stdin': unseen})} {unseen!r} {unseen!s} {[unseen]}"
     assert unseen.encode() == b"hunter2\n"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from redoubt import versions
-from redoubt.image import (
+from redoubt.facts.host import Build
+from redoubt.image_config import (
     ArchiveError,
     Identity,
     build_in,
@@ -18,8 +19,7 @@ from redoubt.image import (
     in_archive,
     of_inspect,
 )
-from redoubt.settings import load
-from redoubt.versions import Build
+from redoubt.settings.load import load
 
 CONFIG = {"created": "2026-01-01T00:00:00Z", "rootfs": {"type": "layers", "diff_ids": ["sha256:a", "sha256:b"]}}
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.host import kernel
-from tests.host.kernel import Limits, Mount
+from tests.host import proc
+from tests.host.proc import Limits, Mount
 
 PROCESS = [
     "@@process 10",
@@ -44,8 +44,8 @@ LIMITS = Limits(memory=1610612736, reservation=536870912, swap=0, cpus=1.5, weig
 
 
 def test_both_versions_say_the_same() -> None:
-    assert kernel.read([*PROCESS, *MOUNTS, *V1]).limits == LIMITS
-    assert kernel.read([*PROCESS, *MOUNTS, *V2]).limits == replace(LIMITS, weight=20, version=2)
+    assert proc.read([*PROCESS, *MOUNTS, *V1]).limits == LIMITS
+    assert proc.read([*PROCESS, *MOUNTS, *V2]).limits == replace(LIMITS, weight=20, version=2)
 
 
 @pytest.mark.parametrize(
@@ -54,22 +54,22 @@ def test_both_versions_say_the_same() -> None:
 def test_no_limit_is_no_number(lines: list[str], line: str) -> None:
     key = line.split(maxsplit=1)[0]
     changed = [line if old.startswith(key) else old for old in lines]
-    limits = kernel.read([*PROCESS, *MOUNTS, *changed]).limits
+    limits = proc.read([*PROCESS, *MOUNTS, *changed]).limits
     assert None in (limits.cpus, limits.memory)
 
 
 def test_swap_is_what_comes_on_top_of_memory() -> None:
     changed = [line.replace("memsw.limit_in_bytes 1610612736", "memsw.limit_in_bytes 3221225472") for line in V1]
-    assert kernel.read([*PROCESS, *MOUNTS, *changed]).limits.swap == 1610612736
+    assert proc.read([*PROCESS, *MOUNTS, *changed]).limits.swap == 1610612736
 
 
 def test_a_kernel_that_does_not_say_is_an_error() -> None:
     with pytest.raises((KeyError, ValueError)):
-        kernel.read([*PROCESS, *MOUNTS, "@@cgroup", "memory.limit_in_bytes "])
+        proc.read([*PROCESS, *MOUNTS, "@@cgroup", "memory.limit_in_bytes "])
 
 
 def test_a_mount_writes_where_it_and_its_filesystem_do() -> None:
-    assert kernel.read([*PROCESS, *MOUNTS, *V1]).mounts == (
+    assert proc.read([*PROCESS, *MOUNTS, *V1]).mounts == (
         Mount("/", "overlay", False),
         Mount("/data", "ext4", True),
         Mount("/var/log/redis", "ext4", False),
@@ -77,7 +77,7 @@ def test_a_mount_writes_where_it_and_its_filesystem_do() -> None:
 
 
 def test_processes_have_their_status() -> None:
-    (process,) = kernel.read([*PROCESS, *MOUNTS, *V1]).processes
+    (process,) = proc.read([*PROCESS, *MOUNTS, *V1]).processes
     assert (process.pid, process.name, process.status["CapEff"]) == (10, "redis-server", "0000000000000000")
     assert process.shared_namespaces == {"net"}
 
@@ -93,4 +93,4 @@ def test_processes_have_their_status() -> None:
     ],
 )
 def test_cpu_shares_become_weights(shares: int, version: int, weights: set[int]) -> None:
-    assert kernel.weights(shares, version) == weights
+    assert proc.weights(shares, version) == weights

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from redoubt.neighbours import Entry, Neighbour, problems
-from redoubt.settings import load
+from redoubt.facts.host import Neighbour
+from redoubt.instance_conflicts import Entry, problems
+from redoubt.settings.load import load
 from redoubt.sizes import GIB, MIB
 
 SESSIONS: dict[str, Any] = {"redis_name": "sessions"}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from redoubt import network
-from redoubt.settings import load
-from redoubt.tree import Absent, File
+from redoubt import firewall
+from redoubt.filesystem import AbsentPath, DesiredFile
+from redoubt.settings.load import load
 
 
 @pytest.mark.parametrize(
@@ -18,21 +18,21 @@ from redoubt.tree import Absent, File
     ],
 )
 def test_all_sources_but_the_named_ones_are_refused(allowed: list[str], rules: list[str]) -> None:
-    assert list(network.refused(allowed)) == rules
+    assert list(firewall.refused(allowed)) == rules
 
 
 def test_without_networks_or_without_a_port_there_is_no_filter() -> None:
     for data in ({}, {"redis_allow_from": ["10.0.0.0/8"], "redis_bind": []}):
-        assert all(isinstance(entry, Absent) for entry in network.files(load(data)))
+        assert all(isinstance(entry, AbsentPath) for entry in firewall.files(load(data)))
 
 
 def test_two_instances_have_tables_and_units_of_their_own() -> None:
     made = [
-        (network.table(settings), network.unit(settings), *(entry.path for entry in network.files(settings)))
+        (firewall.table(settings), firewall.unit(settings), *(entry.path for entry in firewall.files(settings)))
         for name in ("redis", "redis-queue")
         for settings in [load({"redis_name": name, "redis_allow_from": ["10.0.0.0/8"]})]
     ]
     assert not set(made[0]) & set(made[1])
-    (rules, _) = network.files(load({"redis_name": "q", "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]}))
-    assert isinstance(rules, File)
+    (rules, _) = firewall.files(load({"redis_name": "q", "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]}))
+    assert isinstance(rules, DesiredFile)
     assert "tcp dport 6380 ip saddr != { 10.0.0.0/8 } drop" in rules.content

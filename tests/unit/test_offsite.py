@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from redisctl import offsite
-from redisctl.instance import Failure
-from redisctl.offsite import Copy, Said
-from redoubt.settings import load
+from redisctl.backup import offsite
+from redisctl.backup.offsite import CommandResult, Copy
+from redisctl.core.instance import Failure
+from redoubt.settings.load import load
 
 SECRETS = Path("/srv/redis/secrets/repository")
 NO_CONFIG = "unable to open config file: "
@@ -44,8 +44,8 @@ def test_ssh_is_led_to_the_host_that_the_settings_name(repository: str, end: lis
     for path in files.values():
         Path(path).touch()
     # What the settings take is what redisctl understands.
-    settings = load({"redis_backup_repository": repository, "redis_backup_repository_files": files})
-    words = shlex.split(offsite.sftp(settings.redis_backup_repository, SECRETS, "/tmp/log"))
+    settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": files})
+    words = shlex.split(offsite.sftp(settings.redis_backup_restic_repository, SECRETS, "/tmp/log"))
     assert words[-2 - len(end) :] == [*end, "-s", "sftp"]
     assert words[:7] == ["ssh", "-F", "none", "-E", "/tmp/log", "-i", f"{SECRETS}/ssh_key"]
     for option in ("StrictHostKeyChecking=yes", "BatchMode=yes", f"UserKnownHostsFile={SECRETS}/known_hosts"):
@@ -61,19 +61,27 @@ def test_a_repository_that_names_no_host_is_refused_in_words() -> None:
     ("said", "missing"),
     [
         # restic 0.14 ends with 1 whatever it is, 0.18 with 10 where there is none.
-        (Said(1, "", f"{NO_CONFIG}stat /x/config: no such file or directory / Is there a repository at"), True),
-        (Said(1, "", f"{NO_CONFIG}Lstat: file does not exist / Is there a repository at"), True),
-        (Said(1, "", f"{NO_CONFIG}Stat: The specified key does not exist. / Is there a repository at"), True),
-        (Said(10, "", "repository does not exist"), True),
-        (Said(1, "", f"{NO_CONFIG}Head: dial tcp: connection refused / Is there a repository at"), False),
-        (Said(1, "", "ssh: Could not resolve hostname nas: no such host / unable to start the sftp session"), False),
-        (Said(1, "", "Warning: Identity file /x not accessible: No such file or directory."), False),
-        (Said(12, "", "wrong password or no key found"), False),
-        (Said(1, "", "wrong password or no key found"), False),
-        (Said(0, "", ""), False),
+        (
+            CommandResult(1, "", f"{NO_CONFIG}stat /x/config: no such file or directory / Is there a repository at"),
+            True,
+        ),
+        (CommandResult(1, "", f"{NO_CONFIG}Lstat: file does not exist / Is there a repository at"), True),
+        (CommandResult(1, "", f"{NO_CONFIG}Stat: The specified key does not exist. / Is there a repository at"), True),
+        (CommandResult(10, "", "repository does not exist"), True),
+        (CommandResult(1, "", f"{NO_CONFIG}Head: dial tcp: connection refused / Is there a repository at"), False),
+        (
+            CommandResult(
+                1, "", "ssh: Could not resolve hostname nas: no such host / unable to start the sftp session"
+            ),
+            False,
+        ),
+        (CommandResult(1, "", "Warning: Identity file /x not accessible: No such file or directory."), False),
+        (CommandResult(12, "", "wrong password or no key found"), False),
+        (CommandResult(1, "", "wrong password or no key found"), False),
+        (CommandResult(0, "", ""), False),
     ],
 )
-def test_a_place_without_a_repository_is_told_from_one_that_refuses(said: Said, missing: bool) -> None:
+def test_a_place_without_a_repository_is_told_from_one_that_refuses(said: CommandResult, missing: bool) -> None:
     assert offsite.is_missing(said) == missing
 
 
@@ -87,12 +95,12 @@ def test_only_copies_of_the_instance_are_listed_the_newest_first_and_each_once()
         {"id": "d1", "hostname": "one", "tags": ["redis"]},
         {"id": "e1", "hostname": "one"},
     ]
-    assert offsite.copies(found, "redis") == [
+    assert offsite.parse_copies(found, "redis") == [
         Copy("20261124T030000Z", "two", "b1"),
         Copy("20261124T030000Z", "one", "a3"),
         Copy("20261123T030000Z", "one", "a1"),
     ]
-    assert offsite.copies(None, "redis") == []
+    assert offsite.parse_copies(None, "redis") == []
 
 
 HERE = [Copy("20261124T030000Z", "one", "a3"), Copy("20261123T030000Z", "one", "a1")]
@@ -109,7 +117,7 @@ ELSEWHERE = [Copy("20261124T030000Z", "two", "b1")]
     ],
 )
 def test_the_copy_that_is_meant_is_chosen(there: list[Copy], name: str, host: str, snapshot: str) -> None:
-    assert offsite.chosen(there, name, host).snapshot == snapshot
+    assert offsite.choose_copy(there, name, host).restic_id == snapshot
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ def test_the_copy_that_is_meant_is_chosen(there: list[Copy], name: str, host: st
 )
 def test_where_several_may_be_meant_none_is_chosen(there: list[Copy], name: str, words: str) -> None:
     with pytest.raises(Failure, match=words):
-        offsite.chosen(there, name, "")
+        offsite.choose_copy(there, name, "")
 
 
 @pytest.mark.parametrize(
@@ -142,4 +150,4 @@ def test_where_several_may_be_meant_none_is_chosen(there: list[Copy], name: str,
     ],
 )
 def test_restic_s_words_are_shown_plain_or_from_json(errors: str, words: str) -> None:
-    assert offsite.in_words(errors) == words
+    assert offsite.error_summary(errors) == words

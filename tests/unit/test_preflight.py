@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from redoubt import preflight
-from redoubt.neighbours import Neighbour
-from redoubt.preflight import HostFacts, Listener, Persistence, docker_source, handover, problems, read
-from redoubt.settings import load
+from redoubt import docker, host_checks
+from redoubt.docker import docker_source
+from redoubt.facts.host import Build, HostFacts, Listener, Neighbour, Persistence, parse_host_facts
+from redoubt.host_checks import persistence_switch, problems
+from redoubt.settings.load import load
 from redoubt.sizes import GIB, MIB
-from redoubt.versions import Build
 
 PROBE = """\
 uid 0
@@ -64,7 +64,7 @@ listener LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=401,fd=4))
 listener LISTEN 0 128 [fe80::1%eth0]:546 [::]:*
 listener LISTEN 0 128 *:8080 *:*
 """
-FACTS = read(PROBE.splitlines())
+FACTS = parse_host_facts(PROBE.splitlines())
 ALLOWED = {"redis_allow_from": ["10.0.0.0/8"]}
 
 
@@ -80,10 +80,10 @@ def test_the_probe_is_read() -> None:
             neighbours=(Neighbour("queue", "/srv/queue", 768 * MIB, frozenset({("0.0.0.0", 6380)})),),
             disk_free=20 * GIB,
             disk_used_by_data=0,
-            engine=(26, 1, 5),
-            engine_answers=True,
-            engine_at_boot=True,
-            engine_package="docker.io",
+            docker=(26, 1, 5),
+            docker_answers=True,
+            docker_at_boot=True,
+            docker_package="docker.io",
             compose=(2, 26, 1),
             selinux=False,
             published=frozenset({("127.0.0.1", 6379)}),
@@ -93,24 +93,24 @@ def test_the_probe_is_read() -> None:
                 "/proc/sys/vm/overcommit_memory": "0",
                 "/sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never",
             },
-            data_at="/srv/redis/data",
+            data_dir="/srv/redis/data",
             persistence=Persistence(
                 "yes",
                 "900 1 300 10",
                 "yes",
-                dump=True,
-                log=True,
+                rdb=True,
+                aof=True,
                 formats=frozenset({"REDIS0012"}),
-                held=99 * MIB,
+                used_memory=99 * MIB,
                 maxmemory=GIB,
             ),
             deployed={"redis_maxmemory_policy": "volatile-lru", "redis_appendonly": True},
-            serves=Build("redis", "8.0.2"),
-            image_runs=True,
-            replacing="",
+            running_build=Build("redis", "8.0.2"),
+            runs_configured_image=True,
+            interrupted_restore="",
             network_filtered=False,
             backup_scheduled=True,
-            calendar_refused="",
+            schedule_refused="",
             repository_password=False,
             certificates=frozenset(),
             certificate_source="",
@@ -141,13 +141,13 @@ def test_the_probe_is_read() -> None:
 def test_what_serves_is_told_by_itself(said: list[str], serves: Build | None) -> None:
     """Valkey tells a version of Redis, too. One that is down tells none."""
     others = [line for line in PROBE.splitlines() if not line.startswith("running_redis")]
-    assert read([*others, *said]).serves == serves
+    assert parse_host_facts([*others, *said]).running_build == serves
 
 
 @pytest.mark.parametrize("noted", ["", "{", "[1]", '{"redis_maxmemory": '])
 def test_settings_that_were_noted_and_cannot_be_read_stop_no_deploy(noted: str) -> None:
     lines = [f"deployed {noted}" if line.startswith("deployed ") else line for line in PROBE.splitlines()]
-    assert read(lines).deployed == {}
+    assert parse_host_facts(lines).deployed == {}
 
 
 def test_a_container_s_kernel_is_not_tuned() -> None:
@@ -159,7 +159,7 @@ def test_a_container_s_kernel_is_not_tuned() -> None:
 
 def test_a_probe_cut_short_is_an_error_and_not_a_guess() -> None:
     with pytest.raises(ValueError, match="compose"):
-        read([line for line in PROBE.splitlines() if not line.startswith("compose")])
+        parse_host_facts([line for line in PROBE.splitlines() if not line.startswith("compose")])
 
 
 def test_a_good_host_has_no_problems() -> None:
@@ -171,21 +171,21 @@ def test_a_good_host_has_no_problems() -> None:
     [
         ({"uid": 1000}, {}, "needs root"),
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
-        ({"replacing": "the restore of backup 1"}, {}, "run /usr/local/sbin/redisctl restore --recover"),
-        ({"engine": (20, 10, 24)}, {}, "is too old"),
+        ({"interrupted_restore": "the restore of backup 1"}, {}, "run /usr/local/sbin/redisctl recover"),
+        ({"docker": (20, 10, 24)}, {}, "is too old"),
         ({"compose": (2, 20, 0)}, {}, "is too old"),
-        ({"compose": None, "engine_package": "docker-ce"}, {}, "install docker-compose-plugin"),
-        ({"compose": None, "engine_package": ""}, {}, "has no Compose v2"),
+        ({"compose": None, "docker_package": "docker-ce"}, {}, "install docker-compose-plugin"),
+        ({"compose": None, "docker_package": ""}, {}, "has no Compose v2"),
         ({"compose": None}, {"redis_docker_source": "none"}, "install docker-compose (Debian 13)"),
-        ({"compose": None, "engine": (24, 0, 7)}, {}, "is too old"),
+        ({"compose": None, "docker": (24, 0, 7)}, {}, "is too old"),
         (
-            {"engine": None, "system_id": ("fedora", "43"), "system": "Fedora Linux 43"},
+            {"docker": None, "system_id": ("fedora", "43"), "system": "Fedora Linux 43"},
             {"redis_allow_unsupported_system": True},
             "cannot install one on Fedora Linux 43",
         ),
-        ({"engine": None}, {"redis_docker_source": "none"}, "forbids"),
+        ({"docker": None}, {"redis_docker_source": "none"}, "forbids"),
         (
-            {"engine": None, "system_id": ("debian", "12"), "system": "Debian 12"},
+            {"docker": None, "system_id": ("debian", "12"), "system": "Debian 12"},
             {"redis_docker_source": "distribution"},
             "no package of Compose v2",
         ),
@@ -232,8 +232,8 @@ def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: d
 def test_what_may_cost_data_is_refused_until_it_is_allowed(data: dict[str, Any], loss: str, words: str) -> None:
     (found,) = problems(load(data), FACTS)
     assert words in found
-    assert found.endswith(f"--data redis_allow_loss={loss}")
-    allowed = load({**data, "redis_allow_loss": f"{loss},policy"})
+    assert found.endswith(f"--data redis_allow_data_loss={loss}")
+    allowed = load({**data, "redis_allow_data_loss": f"{loss},policy"})
     assert problems(allowed, FACTS) == []
     assert allowed.digest == load(data).digest
 
@@ -268,7 +268,7 @@ def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
     [
         (True, Persistence("yes", ""), ""),
         (True, Persistence("no", "900 1"), "log"),
-        (True, Persistence("no", "900 1", log=True), "log"),
+        (True, Persistence("no", "900 1", aof=True), "log"),
         (False, Persistence("yes", "900 1"), "dump"),
         (False, Persistence("yes", ""), "dump"),
         (False, Persistence("no", ""), "dump"),
@@ -278,24 +278,24 @@ def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
     ],
 )
 def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: Persistence, written: str) -> None:
-    assert handover(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now)) == written
+    assert persistence_switch(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now)) == written
 
 
 @pytest.mark.parametrize(
     ("wanted", "now", "refused"),
     [
         (True, Persistence(), False),
-        (True, Persistence(configured="yes", dump=True, log=True), False),
-        (True, Persistence(dump=True), True),
-        (True, Persistence(configured="no", dump=True, log=True), True),
-        (True, Persistence("no", "900 1", "no", dump=True), False),
-        (False, Persistence(configured="yes", dump=True, log=True), True),
-        (False, Persistence(configured="no", dump=True, log=True), False),
-        (False, Persistence("yes", "", "yes", dump=True, log=True), False),
+        (True, Persistence(configured="yes", rdb=True, aof=True), False),
+        (True, Persistence(rdb=True), True),
+        (True, Persistence(configured="no", rdb=True, aof=True), True),
+        (True, Persistence("no", "900 1", "no", rdb=True), False),
+        (False, Persistence(configured="yes", rdb=True, aof=True), True),
+        (False, Persistence(configured="no", rdb=True, aof=True), False),
+        (False, Persistence("yes", "", "yes", rdb=True, aof=True), False),
     ],
 )
 def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now: Persistence, refused: bool) -> None:
-    settings = load({"redis_appendonly": wanted, "redis_allow_loss": ["persistence"]})
+    settings = load({"redis_appendonly": wanted, "redis_allow_data_loss": ["persistence"]})
     found = problems(settings, replace(FACTS, persistence=now))
     assert bool(found) is refused
     assert all("it would start without the data" in problem for problem in found)
@@ -329,12 +329,12 @@ def test_a_process_on_both_families_is_named_once() -> None:
 
 
 def test_all_of_them_at_once() -> None:
-    bad = replace(FACTS, memory=1, disk_free=1, engine=(1, 0), system_id=("x", "1"), published=frozenset())
+    bad = replace(FACTS, memory=1, disk_free=1, docker=(1, 0), system_id=("x", "1"), published=frozenset())
     assert len(problems(load({}), replace(bad, name_taken=True))) == 6
 
 
 def test_a_setting_known_to_be_wrong_is_not_compared_with_the_host() -> None:
-    assert problems(load({}), replace(FACTS, memory=1, disk_free=1), wrong={"redis_maxmemory"}) == []
+    assert problems(load({}), replace(FACTS, memory=1, disk_free=1), invalid={"redis_maxmemory"}) == []
 
 
 def test_the_data_that_is_there_already_counts_as_room() -> None:
@@ -370,11 +370,11 @@ def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bo
     [
         ({}, "auto", "present"),
         ({}, "docker", "present"),
-        ({"engine": None}, "auto", "distribution"),
-        ({"engine": None, "system_id": ("debian", "12")}, "auto", "docker"),
-        ({"engine": None, "system_id": ("ubuntu", "24.04")}, "auto", "distribution"),
-        ({"engine": None}, "docker", "docker"),
-        ({"engine": None}, "none", "none"),
+        ({"docker": None}, "auto", "distribution"),
+        ({"docker": None, "system_id": ("debian", "12")}, "auto", "docker"),
+        ({"docker": None, "system_id": ("ubuntu", "24.04")}, "auto", "distribution"),
+        ({"docker": None}, "docker", "docker"),
+        ({"docker": None}, "none", "none"),
     ],
 )
 def test_where_the_engine_comes_from(change: dict[str, object], setting: str, source: str) -> None:
@@ -384,20 +384,20 @@ def test_where_the_engine_comes_from(change: dict[str, object], setting: str, so
 
 def test_every_supported_system_is_named_in_the_refusal() -> None:
     (message,) = problems(load({}), replace(FACTS, system_id=("x", "1")))
-    for name, version in preflight.SUPPORTED:
+    for name, version in docker.SUPPORTED:
         assert f"{name.capitalize()} {version}" in message
 
 
 @pytest.mark.parametrize(("stored", "words"), [(3, None), (4, None), (2, "older than the passwords"), (0, "missing")])
 def test_a_store_that_is_older_than_the_host_s_passwords_is_refused(stored: int, words: str | None) -> None:
-    found = preflight.stale_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
+    found = host_checks.check_secret_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
     assert bool(found) == bool(words)
     assert (words or "") in "".join(found)
 
 
 def test_a_host_without_the_instance_needs_no_store() -> None:
-    fresh = read(PROBE.replace("generation 3", "generation ").splitlines())
-    assert preflight.stale_store("secrets/a/redis.yml", 0, "/srv/redis", fresh) == []
+    fresh = parse_host_facts(PROBE.replace("generation 3", "generation ").splitlines())
+    assert host_checks.check_secret_store("secrets/a/redis.yml", 0, "/srv/redis", fresh) == []
 
 
 @pytest.mark.parametrize(
@@ -407,11 +407,13 @@ def test_a_host_without_the_instance_needs_no_store() -> None:
 def test_a_password_that_opens_copies_is_never_replaced(
     repository: str, stored: str, there: bool, refused: bool
 ) -> None:
-    settings = load({"redis_backup_repository": repository})
-    said = preflight.lost_repository_password("redis.yml", stored, settings, replace(FACTS, repository_password=there))
+    settings = load({"redis_backup_restic_repository": repository})
+    said = host_checks.check_repository_password(
+        "redis.yml", stored, settings, replace(FACTS, repository_password=there)
+    )
     assert [("'repository: <password>'" in line) for line in said] == [True] * refused
 
 
 def test_a_calendar_that_the_host_refuses_is_named_with_its_words() -> None:
-    (said,) = problems(load({"redis_backup_calendar": "25:00"}), replace(FACTS, calendar_refused="Failed to parse"))
-    assert said.startswith("redis_backup_calendar = '25:00': this host's systemd says: Failed to parse")
+    (said,) = problems(load({"redis_backup_schedule": "25:00"}), replace(FACTS, schedule_refused="Failed to parse"))
+    assert said.startswith("redis_backup_schedule = '25:00': this host's systemd says: Failed to parse")

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from redoubt import redisconf, render
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
+from redoubt import host_files, redis_conf
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
 
 SECRETS = Secrets({}, {"CONFIG": "config-0123456789abcdef", "SHUTDOWN": "shutdown-0123456789abcdef"})
 
 
 def conf(**data: Any) -> list[str]:
-    return render.config_files(load(data))[0].content.splitlines()
+    return host_files.config_files(load(data))[0].content.splitlines()
 
 
 def test_the_defaults_are_those_that_were_asked_for() -> None:
@@ -56,7 +56,7 @@ def test_no_secret_is_in_redis_conf() -> None:
 
 
 def test_commands_are_disabled_and_renamed_in_the_secret_file() -> None:
-    text = redisconf.command_names(load({}), SECRETS.commands)
+    text = redis_conf.command_names(load({}), SECRETS.commands)
     assert text.splitlines() == [
         'rename-command FLUSHDB ""',
         'rename-command FLUSHALL ""',
@@ -69,13 +69,13 @@ def test_commands_are_disabled_and_renamed_in_the_secret_file() -> None:
 
 def test_a_running_server_as_wanted_has_no_differences() -> None:
     settings = load({})
-    assert redisconf.differences(settings, redisconf.runtime(settings)) == {}
+    assert redis_conf.differences(settings, redis_conf.runtime(settings)) == {}
 
 
 def test_the_order_of_event_classes_is_no_difference() -> None:
     settings = load({"redis_notify_keyspace_events": "Exg"})
-    running = {**redisconf.runtime(settings), "notify-keyspace-events": "gxE"}
-    assert redisconf.differences(settings, running) == {}
+    running = {**redis_conf.runtime(settings), "notify-keyspace-events": "gxE"}
+    assert redis_conf.differences(settings, running) == {}
 
 
 @pytest.mark.parametrize(
@@ -83,5 +83,5 @@ def test_the_order_of_event_classes_is_no_difference() -> None:
 )
 def test_a_value_changed_by_hand_is_a_difference(name: str, running: str) -> None:
     settings = load({})
-    wanted = redisconf.runtime(settings)
-    assert redisconf.differences(settings, {**wanted, name: running}) == {name: (running, wanted[name])}
+    wanted = redis_conf.runtime(settings)
+    assert redis_conf.differences(settings, {**wanted, name: running}) == {name: (running, wanted[name])}

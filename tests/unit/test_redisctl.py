@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from redisctl import health
 from redisctl.__main__ import DIGEST, kept_at
-from redisctl.health import CRITICAL, OK, UNKNOWN, WARNING, Check, judge, worst
-from redisctl.readings import Reading
-from redisctl.sizes import ago, size
-from redisctl.snapshot import rows, snapshot_of
-from redoubt import bundle, render
-from redoubt.settings import load
+from redisctl.core.formatting import ago, size
+from redisctl.monitor import health
+from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
+from redisctl.monitor.stats import rows, stats_of
+from redisctl.monitor.status import Status
+from redoubt import host_files, redisctl_bundle
+from redoubt.settings.load import load
 
 GIB = 1024**3
 NOW = 1_800_000_000.0
@@ -53,9 +53,9 @@ INFO: dict[str, Any] = {
     "keyspace_misses": 10,
     "db0": {"keys": 30, "expires": 20, "avg_ttl": 5},
 }
-WELL = Reading(
+WELL = Status(
     at=NOW,
-    status="running",
+    container_status="running",
     health="healthy",
     info=INFO,
     config={"maxclients": "10000", "save": "900 1"},
@@ -68,16 +68,16 @@ WELL = Reading(
 
 def found(**changes: Any) -> dict[str, Check]:
     """The checks of a reading with other values, of its own or of INFO, by name."""
-    own = {name: value for name, value in changes.items() if name in Reading.__dataclass_fields__}
+    own = {name: value for name, value in changes.items() if name in Status.__dataclass_fields__}
     info = {**INFO, **{name: value for name, value in changes.items() if name not in own}}
-    return {check.name: check for check in judge(replace(WELL, **{"info": info, **own}))}
+    return {check.name: check for check in run_checks(replace(WELL, **{"info": info, **own}))}
 
 
 def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
-    checks = judge(WELL)
+    checks = run_checks(WELL)
     assert {check.verdict for check in checks} == {OK}
-    assert {check.advice for check in checks} == {""}
-    assert worst(checks) == OK
+    assert {check.remedy for check in checks} == {""}
+    assert overall(checks) == OK
     names = [check.name for check in checks]
     assert len(names) == len(set(names)) > 15
 
@@ -85,7 +85,7 @@ def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "verdict", "words"),
     [
-        ({"status": "exited"}, "container", CRITICAL, "exited, healthy"),
+        ({"container_status": "exited"}, "container", CRITICAL, "exited, healthy"),
         ({"health": "unhealthy"}, "container", CRITICAL, "running, unhealthy"),
         ({"restarts": 3}, "container", WARNING, "3 restarts"),
         ({"killed_for_memory": True}, "container", WARNING, "0 restarts"),
@@ -102,13 +102,13 @@ def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
         ({"evicted_keys": 4}, "evictions", WARNING, "4 keys"),
         ({"connected_clients": 9100}, "clients", CRITICAL, "9100 of 10000"),
         ({"rejected_connections": 1}, "rejected connections", WARNING, "1 since"),
-        ({"rdb_last_save_time": NOW - 90000}, "snapshot", WARNING, "1 d 1 h old, 5 changes"),
-        ({"rdb_last_save_time": NOW - 9e6, "rdb_changes_since_last_save": 0}, "snapshot", OK, "0 changes"),
-        ({"rdb_last_bgsave_status": "err"}, "snapshot", CRITICAL, "the last one failed"),
-        ({"config": {"maxclients": "10000", "save": ""}}, "snapshot", OK, "off"),
-        ({"aof_last_write_status": "err"}, "log of writes", CRITICAL, "failed: write"),
-        ({"aof_last_bgrewrite_status": "err"}, "log of writes", CRITICAL, "failed: bgrewrite"),
-        ({"aof_enabled": 0}, "log of writes", OK, "off"),
+        ({"rdb_last_save_time": NOW - 90000}, "rdb snapshot", WARNING, "1 d 1 h old, 5 changes"),
+        ({"rdb_last_save_time": NOW - 9e6, "rdb_changes_since_last_save": 0}, "rdb snapshot", OK, "0 changes"),
+        ({"rdb_last_bgsave_status": "err"}, "rdb snapshot", CRITICAL, "the last one failed"),
+        ({"config": {"maxclients": "10000", "save": ""}}, "rdb snapshot", OK, "off"),
+        ({"aof_last_write_status": "err"}, "aof", CRITICAL, "failed: write"),
+        ({"aof_last_bgrewrite_status": "err"}, "aof", CRITICAL, "failed: bgrewrite"),
+        ({"aof_enabled": 0}, "aof", OK, "off"),
         ({"disk_free": 1.5 * GIB}, "disk", WARNING, "1.5 GiB free"),
         ({"disk_free": 0.5 * GIB}, "disk", CRITICAL, "512.0 MiB free"),
         ({"certificate_ends": NOW + 29 * 86400}, "certificate", WARNING, "29 days left, until 2027-02-13"),
@@ -119,12 +119,14 @@ def test_what_is_not_well_has_a_verdict_and_advice(
     changes: dict[str, Any], name: str, verdict: str, words: str
 ) -> None:
     check = found(**changes)[name]
-    assert (check.verdict, words in check.seen) == (verdict, True), check
-    assert bool(check.advice) == (verdict != OK)
+    assert (check.verdict, words in check.observed) == (verdict, True), check
+    assert bool(check.remedy) == (verdict != OK)
 
 
 def test_a_redis_that_does_not_answer_is_critical_and_the_host_is_looked_at_all_the_same() -> None:
-    checks = {check.name: check for check in judge(replace(WELL, info={}, config={}, silent="Timeout"))}
+    checks = {
+        check.name: check for check in run_checks(replace(WELL, info={}, config={}, unreachable_reason="Timeout"))
+    }
     assert checks["ping"].verdict == CRITICAL
     assert {"container", "disk", "certificate"} < set(checks)
 
@@ -135,19 +137,19 @@ def test_without_tls_there_is_no_certificate_to_look_at() -> None:
 
 def test_the_worst_verdict_decides_and_nothing_at_all_is_unknown() -> None:
     made = [Check("x", verdict, "") for verdict in (OK, CRITICAL, WARNING)]
-    assert worst(made) == CRITICAL
-    assert worst(made[:1] + made[2:]) == WARNING
-    assert worst([]) == UNKNOWN
+    assert overall(made) == CRITICAL
+    assert overall(made[:1] + made[2:]) == WARNING
+    assert overall([]) == UNKNOWN
     assert health.EXIT_CODES == {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
 
 
 def test_a_snapshot_is_numbers_and_the_same_for_people() -> None:
-    values = snapshot_of(WELL)
+    values = stats_of(WELL)
     assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
     shown = dict(rows(values))
     assert shown["hits"] == "90.0% of reads found their key"
     assert shown["memory"].startswith("200.0 MiB of 1.0 GiB")
-    unasked = snapshot_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
+    unasked = stats_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
     assert (unasked["hit_ratio"], unasked["aof_size"]) == (None, None)
     assert dict(rows(unasked))["hits"] == "nothing asked yet"
 
@@ -167,11 +169,11 @@ def test_times_are_short(seconds: float, words: str) -> None:
 
 
 def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path: Path) -> None:
-    made = bundle.archive()
-    bundle.archive.cache_clear()
-    assert bundle.archive() == made
+    made = redisctl_bundle.archive()
+    redisctl_bundle.archive.cache_clear()
+    assert redisctl_bundle.archive() == made
     names = zipfile.ZipFile(io.BytesIO(made)).namelist()
-    assert {"__main__.py", "redisctl/cli.py", "redis/client.py", "click/core.py", "rich/console.py"} < set(names)
+    assert {"__main__.py", "redisctl/cli/main.py", "redis/client.py", "click/core.py", "rich/console.py"} < set(names)
     assert not [name for name in names if name.startswith(("redoubt/", "pyinfra/", "tests/"))]
     program = tmp_path / "redisctl"
     program.write_bytes(made)
@@ -190,16 +192,16 @@ def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pyt
     """It names the place where its modules are unpacked: one for what is the same, another for what is not."""
     ends = []
     for libraries in ((), ("click",), ()):
-        monkeypatch.setattr(bundle, "LIBRARIES", libraries)
-        bundle.archive.cache_clear()
-        ends.append(bundle.archive()[-DIGEST:])
-    bundle.archive.cache_clear()
+        monkeypatch.setattr(redisctl_bundle, "LIBRARIES", libraries)
+        redisctl_bundle.archive.cache_clear()
+        ends.append(redisctl_bundle.archive()[-DIGEST:])
+    redisctl_bundle.archive.cache_clear()
     assert re.fullmatch(rb"[0-9a-f]{64}", ends[0])
     assert ends[0] == ends[2] != ends[1]
 
 
 def test_an_instance_of_another_name_has_a_command_of_its_own() -> None:
-    files = {file.path: file.content for file in render.redisctl_files(load({"redis_name": "queue"}))}
+    files = {file.path: file.content for file in host_files.redisctl_files(load({"redis_name": "queue"}))}
     assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'
     assert '"name": "queue"' in files["/srv/queue/redisctl.json"]
-    assert render.redisctl_path(load({})) == "/usr/local/sbin/redisctl"
+    assert host_files.redisctl_path(load({})) == "/usr/local/sbin/redisctl"

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from redisctl import aof, archive, restore, retention
-from redisctl.aof import ManifestError, Part
-from redisctl.archive import Backup
-from redisctl.instance import Failure
-from redisctl.values import digest
+from redisctl.backup import catalog, retention
+from redisctl.backup.catalog import Metadata
+from redisctl.core import aof_manifest
+from redisctl.core.aof_manifest import ManifestError, Part
+from redisctl.core.files import checksum
+from redisctl.core.fingerprint import digest
+from redisctl.core.instance import Failure
+from redisctl.data.point_in_time import aof_start_time, parse_time
 
 DAY = 86400.0
 NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC, a Tuesday
@@ -25,9 +28,9 @@ def test_a_manifest_is_read_in_the_order_in_which_redis_loads_it() -> None:
         "file appendonly.aof.2.base.rdb seq 2 type b startoffset 0\n"
         "file appendonly.aof.4.incr.aof seq 4 type i\n"
     )
-    parts = aof.read(text)
+    parts = aof_manifest.parse(text)
     assert [(part.seq, part.type) for part in parts] == [(2, "b"), (4, "i"), (5, "i")]
-    assert aof.read(aof.written(parts)) == parts
+    assert aof_manifest.parse(aof_manifest.to_text(parts)) == parts
 
 
 @pytest.mark.parametrize(
@@ -44,17 +47,17 @@ def test_a_manifest_is_read_in_the_order_in_which_redis_loads_it() -> None:
 )
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(ManifestError):
-        aof.read(text)
+        aof_manifest.parse(text)
 
 
 def test_a_snapshot_becomes_the_base_of_a_log() -> None:
-    base, manifest = aof.of_snapshot()
-    assert aof.read(manifest) == [base] == [Part("appendonly.aof.1.base.rdb", 1, "b")]
+    base, manifest = aof_manifest.from_rdb()
+    assert aof_manifest.parse(manifest) == [base] == [Part("appendonly.aof.1.base.rdb", 1, "b")]
 
 
 def kept(*ages: float, keep: dict[str, int] | None = None) -> list[float]:
     """The ages in days that stay, of backups of these ages."""
-    stays = retention.kept([NOON - age * DAY for age in ages], KEEP if keep is None else keep, NOON)
+    stays = retention.backups_to_keep([NOON - age * DAY for age in ages], KEEP if keep is None else keep, NOON)
     return sorted(round((NOON - moment) / DAY, 4) for moment in stays)
 
 
@@ -106,9 +109,9 @@ def backup(path: Path, **changes: Any) -> Path:
         "settings": "0" * 12,
         "databases": {"db0": {"keys": 3, "expires": 2}, "db1": {"keys": 1, "expires": 0}},
         "memory": 1000,
-        "held": 0.01,
-        "files": {"dump.rdb": {"size": 10, "sha256": archive.checksum(path / "dump.rdb")}},
-        "format": archive.FORMAT,
+        "write_pause": 0.01,
+        "files": {"dump.rdb": {"size": 10, "sha256": checksum(path / "dump.rdb")}},
+        "format": catalog.FORMAT,
     }
     (path / "backup.json").write_text(json.dumps({**told, **changes}))
     return path
@@ -124,30 +127,30 @@ def test_backups_are_listed_the_newest_first_and_halves_of_them_are_not(tmp_path
     (cut / "backup.json").write_text("{")
     (tmp_path / "20261120T030000Z").mkdir()
 
-    assert [one.path for one in archive.listed(tmp_path)] == [new, old]
-    told = archive.unreadable(tmp_path)
+    assert [one.path for one in catalog.list_backups(tmp_path)] == [new, old]
+    told = catalog.list_unreadable(tmp_path)
     assert [any(path.name in words for words in told) for path in (other, cut)] == [True, True]
     assert "backup.json is missing" in told[-1]
-    assert archive.listed(tmp_path / "nowhere") == []
+    assert catalog.list_backups(tmp_path / "nowhere") == []
 
 
 def test_a_backup_is_found_by_its_name_its_beginning_and_as_the_latest(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="there is none yet"):
-        archive.find(tmp_path, "latest")
+        catalog.find_backup(tmp_path, "latest")
     backup(tmp_path / "20261123T030000Z")
     backup(tmp_path / "20261124T030000Z")
-    assert archive.find(tmp_path, "latest").id == "20261124T030000Z"
-    assert archive.find(tmp_path, "20261123").id == "20261123T030000Z"
+    assert catalog.find_backup(tmp_path, "latest").id == "20261124T030000Z"
+    assert catalog.find_backup(tmp_path, "20261123").id == "20261123T030000Z"
     with pytest.raises(Failure, match="begins the names of 2 backups"):
-        archive.find(tmp_path, "2026")
+        catalog.find_backup(tmp_path, "2026")
     with pytest.raises(Failure, match=r"no backup '2025'; there are 20261124T030000Z, 20261123T030000Z"):
-        archive.find(tmp_path, "2025")
+        catalog.find_backup(tmp_path, "2025")
 
 
 def test_what_a_backup_is_in_numbers(tmp_path: Path) -> None:
-    one: Backup = archive.opened(backup(tmp_path / "20261124T030000Z")).backup
-    assert (one.keys, one.size, one.has_log) == (4, 10, False)
-    assert archive.name_of(NOON) == "20261124T120000Z"
+    one: Metadata = catalog.open_backup(backup(tmp_path / "20261124T030000Z")).metadata
+    assert (one.keys, one.size, one.has_aof) == (4, 10, False)
+    assert catalog.backup_id(NOON) == "20261124T120000Z"
 
 
 @pytest.mark.parametrize(
@@ -161,30 +164,30 @@ def test_what_a_backup_is_in_numbers(tmp_path: Path) -> None:
 )
 def test_files_that_are_not_what_was_written_are_told(tmp_path: Path, harm: Any, words: str) -> None:
     path = backup(tmp_path / "20261124T030000Z")
-    assert archive.damage(archive.opened(path)) == []
+    assert catalog.find_damage(catalog.open_backup(path)) == []
     harm(path)
-    (found,) = archive.damage(archive.opened(path))
+    (found,) = catalog.find_damage(catalog.open_backup(path))
     assert words in found
 
 
 def test_a_moment_is_read_as_people_write_it() -> None:
-    assert restore.moment("1795521600") == NOON
-    assert restore.moment("2026-11-24T12:00:00Z") == NOON
-    assert restore.moment("2026-11-24 13:00:00+01:00") == NOON
+    assert parse_time("1795521600") == NOON
+    assert parse_time("2026-11-24T12:00:00Z") == NOON
+    assert parse_time("2026-11-24 13:00:00+01:00") == NOON
 
 
 @pytest.mark.parametrize("text", ["yesterday", "16:20:05", "nan", "inf", "-1e30", "1795521600000", "0001-01-01"])
 def test_what_is_no_moment_is_refused_in_words(text: str) -> None:
     with pytest.raises(Failure, match="no moment such as"):
-        restore.moment(text)
+        parse_time(text)
 
 
 def test_a_log_says_when_it_begins(tmp_path: Path) -> None:
     made = int(NOON).to_bytes(4, "little")
     header = b"REDIS0012\xfa\x09redis-ver\x058.0.2\xfa\x0aredis-bits\xc0@\xfa\x05ctime\xc2" + made + b"\xfa\x08used-mem"
     (tmp_path / "a.rdb").write_bytes(header)
-    (tmp_path / aof.MANIFEST).write_text("file a.rdb seq 1 type b\n")
-    assert restore.began(tmp_path) == NOON
+    (tmp_path / aof_manifest.MANIFEST).write_text("file a.rdb seq 1 type b\n")
+    assert aof_start_time(tmp_path) == NOON
     (tmp_path / "a.rdb").write_bytes(b"REDIS0012")
     with pytest.raises(Failure, match="does not say when it was made"):
-        restore.began(tmp_path)
+        aof_start_time(tmp_path)

@@ -6,21 +6,23 @@ from typing import Any
 
 import pytest
 
-from redisctl import aof, growth, losses
-from redisctl.endings import Ending, explained, last_start, mended
-from redisctl.health import CRITICAL, OK, UNKNOWN, WARNING, Check, judge, worst
-from redisctl.losses import Losses
-from redisctl.readings import Kept
-from redisctl.repair import LOG, OTHER, Finding, Report, Snapshot, loses_less
+from redisctl.apps import growth
+from redisctl.core import aof_manifest
+from redisctl.core.startup_errors import StartupError, explain, last_start_lines, truncations
+from redisctl.data import aof_scan
+from redisctl.data.aof_scan import Losses
+from redisctl.data.repair import AOF, RDB, Finding, RdbCheck, Report, best_source
+from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
+from redisctl.monitor.status import DiskStatus
 from tests.unit.test_redisctl import NOW, WELL
 
 HOUR, DAY, GIB = 3600.0, 86400.0, 1024**3
-GOOD = Kept(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
+GOOD = DiskStatus(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
 
 
-def check(name: str, kept: Kept, **changes: Any) -> Check | None:
+def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
     """A check of a reading with this on its disk."""
-    return {one.name: one for one in judge(replace(WELL, kept=kept, **changes))}.get(name)
+    return {one.name: one for one in run_checks(replace(WELL, disk=kept, **changes))}.get(name)
 
 
 @pytest.mark.parametrize(
@@ -47,43 +49,43 @@ def check(name: str, kept: Kept, **changes: Any) -> Check | None:
 def test_backups_have_a_verdict_and_advice(changes: dict[str, Any], verdict: str, words: str) -> None:
     found = check("backup", replace(GOOD, **changes))
     assert found is not None
-    assert (found.verdict, words in found.seen, bool(found.advice)) == (verdict, True, verdict != OK), found
+    assert (found.verdict, words in found.observed, bool(found.remedy)) == (verdict, True, verdict != OK), found
 
 
 def test_other_things_on_the_disk_have_verdicts_where_they_are() -> None:
-    names = ("disk of backups", "data set aside", "replacement of data", "files of the log", "torn log")
+    names = ("backup disk", "previous data", "interrupted restore", "aof files", "aof truncated")
     assert [check(name, GOOD) for name in names] == [None] * 5
     for free, verdict in ((3 * GIB, OK), (1.5 * GIB, WARNING), (GIB / 2, CRITICAL)):
-        found = check("disk of backups", replace(GOOD, backups_free=int(free)))
+        found = check("backup disk", replace(GOOD, backups_free=int(free)))
         assert found
         assert found.verdict == verdict
-    found = check("data set aside", replace(GOOD, former=("20261124T030000Z",), former_size=GIB))
+    found = check("previous data", replace(GOOD, previous=("20261124T030000Z",), previous_size=GIB))
     assert found
     assert found.verdict == OK
-    assert "1.0 GiB in data/former, replaced at 20261124T030000Z: redisctl restore --undo" in found.seen
+    assert "1.0 GiB in data/previous, replaced at 20261124T030000Z: redisctl restore --undo" in found.observed
     broken = replace(GOOD, interrupted="the restore was broken off while moving in")
-    found = check("replacement of data", broken)
+    found = check("interrupted restore", broken)
     assert found
-    assert (found.verdict, "--recover" in found.advice) == (CRITICAL, True)
-    assert check("replacement of data", replace(broken, running="redisctl restore has run for 1 s")) is None
+    assert (found.verdict, "redisctl recover" in found.remedy) == (CRITICAL, True)
+    assert check("interrupted restore", replace(broken, running="redisctl restore has run for 1 s")) is None
     found = check("upgrade", replace(GOOD, upgrading=True))
     assert found
-    assert (found.verdict, "deploy again" in found.advice) == (CRITICAL, True)
-    found = check("files of the log", replace(GOOD, log_problem="missing: x"))
+    assert (found.verdict, "deploy again" in found.remedy) == (CRITICAL, True)
+    found = check("aof files", replace(GOOD, aof_problem="missing: x"))
     assert found
-    assert (found.verdict, "do not restart" in found.advice) == (CRITICAL, True)
+    assert (found.verdict, "do not restart" in found.remedy) == (CRITICAL, True)
     for ago, verdict in ((HOUR, WARNING), (2 * DAY, OK)):
-        found = check("torn log", replace(GOOD, mended=(NOW - 3 * DAY, NOW - ago)))
+        found = check("aof truncated", replace(GOOD, truncations=(NOW - 3 * DAY, NOW - ago)))
         assert found
-        assert (found.verdict, "2 times, last" in found.seen) == (verdict, True)
+        assert (found.verdict, "2 times, last" in found.observed) == (verdict, True)
 
 
-@pytest.mark.parametrize("name", ["backup", "disk of backups", "data set aside", "files of the log", "own log"])
+@pytest.mark.parametrize("name", ["backup", "backup disk", "previous data", "aof files", "redis log"])
 def test_what_cannot_be_read_is_unknown_and_worse_than_well(name: str) -> None:
-    checks = judge(replace(WELL, kept=replace(GOOD, unknown={name: "cannot be read"})))
+    checks = run_checks(replace(WELL, disk=replace(GOOD, unknown={name: "cannot be read"})))
     assert {one.name: one.verdict for one in checks}[name] == UNKNOWN
-    assert worst(checks) == UNKNOWN
-    assert worst([*checks, Check("x", WARNING, "")]) == WARNING
+    assert overall(checks) == UNKNOWN
+    assert overall([*checks, Check("x", WARNING, "")]) == WARNING
 
 
 BASE, INCR = "appendonly.aof.2.base.rdb", "appendonly.aof.2.incr.aof"
@@ -105,27 +107,27 @@ BAD = (
         ("*** FATAL AOF MANIFEST FILE ERROR ***\nInvalid AOF manifest file format", "manifest", "repair"),
         (f"# Unable to obtain the AOF file {BASE} length. stat: No such file", f"{BASE}, a part", "repair"),
         ("# Fatal error: can't open the append log file x for reading: Permission denied", "may not read", "deploy"),
-        ("# Write error writing append only file: No space left on device", "disk is full", "--forget"),
+        ("# Write error writing append only file: No space left on device", "disk is full", "--discard-previous"),
         ("*** FATAL CONFIG FILE ERROR (Redis 8.0.2) ***\n>>> 'bogus'\nBad directive", "configuration", "deploy"),
         ("# Wrong signature trying to load DB from file", "no Redis", "restore latest"),
     ],
 )
 def test_last_words_are_explained(said: str, means: str, advice: str) -> None:
-    found = explained(said.splitlines())
-    assert isinstance(found, Ending), said
-    assert (means in found.means, advice in found.advice) == (True, True), found
-    container = check("container", replace(GOOD, last_words=tuple(said.splitlines())), silent="gone")
+    found = explain(said.splitlines())
+    assert isinstance(found, StartupError), said
+    assert (means in found.meaning, advice in found.remedy) == (True, True), found
+    container = check("container", replace(GOOD, last_words=tuple(said.splitlines())), unreachable_reason="gone")
     assert container
-    assert (container.verdict, found.means in container.seen) == (CRITICAL, True)
+    assert (container.verdict, found.meaning in container.observed) == (CRITICAL, True)
 
 
 def test_what_is_not_understood_or_is_of_a_former_start_is_not_explained() -> None:
-    assert explained(["7:M * Ready to accept connections unix", "7:M # Redis is now ready to exit, bye bye..."]) is None
+    assert explain(["7:M * Ready to accept connections unix", "7:M # Redis is now ready to exit, bye bye..."]) is None
     serves = "7:M * Ready to accept connections unix"
-    assert explained(last_start([START, BAD, START, serves])) is None
+    assert explain(last_start_lines([START, BAD, START, serves])) is None
     # The next start has not come that far yet.
-    assert explained(last_start([START, BAD, START])) is not None
-    assert last_start([START, serves, START, BAD]) == [START, BAD]
+    assert explain(last_start_lines([START, BAD, START])) is not None
+    assert last_start_lines([START, serves, START, BAD]) == [START, BAD]
     # Redis that serves has other reasons for what its log says.
     container = check("container", replace(GOOD, last_words=(BAD,)))
     assert container
@@ -134,8 +136,8 @@ def test_what_is_not_understood_or_is_of_a_former_start_is_not_explained() -> No
 
 def test_torn_ends_that_redis_cut_off_are_counted() -> None:
     line = f"7:M 24 Nov 2026 16:35:19.936 # !!! Truncating the AOF {INCR} at offset 22448 !!!"
-    assert mended([START, line, "7:M x"]) == [1795538119.0]
-    assert mended([START]) == []
+    assert truncations([START, line, "7:M x"]) == [1795538119.0]
+    assert truncations([START]) == []
 
 
 MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\n"
@@ -161,19 +163,19 @@ MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\
     ],
 )
 def test_a_log_whose_files_and_manifest_differ_is_told(text: str | None, names: list[str], words: str) -> None:
-    said = aof.problem(text, names)
+    said = aof_manifest.find_problem(text, names)
     assert (words in said) if words else said == ""
 
 
 def test_a_manifest_is_made_of_names_only_where_they_leave_no_doubt() -> None:
     third, fourth = "appendonly.aof.3.incr.aof", "appendonly.aof.4.incr.aof"
-    assert aof.named([third, BASE, INCR, "temp-1.aof"]) == [
-        aof.Part(BASE, 2, "b"),
-        aof.Part(INCR, 2, "i"),
-        aof.Part(third, 3, "i"),
+    assert aof_manifest.from_file_names([third, BASE, INCR, "temp-1.aof"]) == [
+        aof_manifest.Part(BASE, 2, "b"),
+        aof_manifest.Part(INCR, 2, "i"),
+        aof_manifest.Part(third, 3, "i"),
     ]
     for doubt in ([INCR], [BASE, INCR, fourth], [BASE, "appendonly.aof.3.base.rdb", INCR], []):
-        assert aof.named(doubt) is None
+        assert aof_manifest.from_file_names(doubt) is None
 
 
 def words(*parts: str) -> bytes:
@@ -194,7 +196,7 @@ def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
     )
     log.write_bytes(sound + cut)
     found = Losses()
-    losses.count(found, log, len(sound), "app:session:*")
+    aof_scan.count(found, log, len(sound), "app:session:*")
     assert (found.size, found.unseen, dict(found.commands)) == (len(cut), 0, {"SET": 1, "DEL": 1, "MSET": 1})
     assert {kind: len(keys) for kind, keys in found.keys.items()} == {"sessions": 1, "jobs": 1, "queues": 1, "other": 2}
     assert (found.first, found.last) == (2000.0, 3000.0)
@@ -202,21 +204,24 @@ def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
     told = found.as_dict(names=False)
     assert "app:session:b" not in str(told)
     assert "app:session:b" in found.as_dict(names=True)["names"]
-    assert (losses.stamped(log, len(sound)), losses.stamped(log, len(sound) + len(cut))) == (1000.0, 3000.0)
-    losses.count(found, log, len(sound + cut), "app:session:*")
+    assert (aof_scan.last_timestamp(log, len(sound)), aof_scan.last_timestamp(log, len(sound) + len(cut))) == (
+        1000.0,
+        3000.0,
+    )
+    aof_scan.count(found, log, len(sound + cut), "app:session:*")
     assert found.size == len(cut)
 
 
 @pytest.mark.parametrize(
     ("snapshot", "log", "until", "before", "chosen"),
     [
-        ((500.0, ""), LOG, None, 900.0, LOG),  # Nobody knows when the log was cut: it may be later.
-        ((500.0, ""), LOG, 400.0, 900.0, OTHER),
-        ((500.0, ""), LOG, 600.0, 900.0, LOG),
-        ((500.0, ""), LOG, None, 500.5, OTHER),  # Nothing was written after it.
-        ((500.0, "cut off"), LOG, 400.0, 900.0, LOG),
-        ((None, ""), LOG, 400.0, 900.0, LOG),
-        ((500.0, ""), "", None, 900.0, OTHER),
+        ((500.0, ""), AOF, None, 900.0, AOF),  # Nobody knows when the log was cut: it may be later.
+        ((500.0, ""), AOF, 400.0, 900.0, RDB),
+        ((500.0, ""), AOF, 600.0, 900.0, AOF),
+        ((500.0, ""), AOF, None, 500.5, RDB),  # Nothing was written after it.
+        ((500.0, "cut off"), AOF, 400.0, 900.0, AOF),
+        ((None, ""), AOF, 400.0, 900.0, AOF),
+        ((500.0, ""), "", None, 900.0, RDB),
         ((500.0, "cut off"), "", None, 900.0, ""),
         ((None, ""), "", None, 900.0, ""),
     ],
@@ -225,11 +230,11 @@ def test_what_loses_less_is_taken(
     snapshot: tuple[float | None, str], log: str, until: float | None, before: float, chosen: str
 ) -> None:
     taken, problem = snapshot
-    there = None if taken is None else Snapshot(Path("dump.rdb"), problem, 10, taken)
-    report = Report([Finding("x", "damaged")], of=log, cut=True, until=until, before=before, snapshot=there)
-    assert loses_less(report) == chosen
+    there = None if taken is None else RdbCheck(Path("dump.rdb"), problem, 10, taken)
+    report = Report([Finding("x", "damaged")], source=log, cut=True, last_write=until, mtime=before, snapshot=there)
+    assert best_source(report) == chosen
     whole = replace(report, findings=[], cut=False)
-    assert loses_less(whole) == log
+    assert best_source(whole) == log
 
 
 def test_growth_is_told_since_the_last_backup_a_day_and_a_week_ago() -> None:

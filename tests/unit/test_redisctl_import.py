@@ -7,18 +7,18 @@ import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as NotConnected
 
-from redisctl import source as other
-from redisctl.compare import RECKONED, SAMPLED, difference, is_between, share
-from redisctl.importing import Own, obstacles
-from redisctl.instance import Failure
-from redisctl.replica import COPYING, DOWN, FOLLOWS, LOADING, progress, quoted, writes
-from redisctl.source import Facts, Source, parse
-from redisctl.values import Value
+from redisctl.core.fingerprint import Fingerprint
+from redisctl.core.instance import Failure
+from redisctl.migrate import source
+from redisctl.migrate.compare import SAMPLE_SIZE, TTL_TOLERANCE_MS, difference, is_between, share
+from redisctl.migrate.migration import TargetFacts, blockers
+from redisctl.migrate.replica import COPYING, DOWN, FOLLOWS, LOADING, progress, quoted, writes
+from redisctl.migrate.source import SourceFacts, SourceServer, parse
 
 GIB = 1024**3
-OLD = Source("old.example.com", 6379, "mover", "secret")
-TOLD = Facts("7.2.4", "them", GIB, GIB, is_cluster=False, databases={"db0": {"keys": 9, "expires": 3}})
-OWN = Own(
+OLD = SourceServer("old.example.com", 6379, "mover", "secret")
+TOLD = SourceFacts("7.2.4", "them", GIB, GIB, is_cluster=False, databases={"db0": {"keys": 9, "expires": 3}})
+OWN = TargetFacts(
     run_id="us",
     keys=0,
     memory=10**6,
@@ -57,7 +57,7 @@ def test_a_source_never_shows_its_password() -> None:
 
 
 def test_nothing_stands_in_the_way_of_what_fits() -> None:
-    assert obstacles(OWN, TOLD, OLD, over=False) == []
+    assert blockers(OWN, TOLD, OLD, over=False) == []
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_nothing_stands_in_the_way_of_what_fits() -> None:
     ],
 )
 def test_what_stands_in_the_way_is_said(own: dict[str, Any], told: dict[str, Any], words: str) -> None:
-    found = obstacles(replace(OWN, **own), replace(TOLD, **told), OLD, over=False)
+    found = blockers(replace(OWN, **own), replace(TOLD, **told), OLD, over=False)
     assert len(found) == 1
     assert words in found[0]
 
 
 def test_keys_here_are_no_obstacle_where_they_may_be_replaced_and_all_obstacles_are_said_at_once() -> None:
-    assert obstacles(replace(OWN, keys=3), TOLD, OLD, over=True) == []
-    assert len(obstacles(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), TOLD, OLD, over=False)) == 4
+    assert blockers(replace(OWN, keys=3), TOLD, OLD, over=True) == []
+    assert len(blockers(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), TOLD, OLD, over=False)) == 4
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_keys_here_are_no_obstacle_where_they_may_be_replaced_and_all_obstacles_
     ],
 )
 def test_a_refusal_says_what_to_do(error: Any, words: str) -> None:
-    assert words in str(other.refusal(OLD, error))
+    assert words in str(source.refusal(OLD, error))
 
 
 def test_a_server_with_tls_that_hangs_up_may_want_a_certificate() -> None:
     error = NotConnected("Error 104 while writing to socket. Connection reset by peer.")
-    assert "--cert and --key" in str(other.refusal(replace(OLD, tls=True, ca="/ca.pem"), error))
+    assert "--cert and --key" in str(source.refusal(replace(OLD, tls=True, ca="/ca.pem"), error))
 
 
 LOG = """\
@@ -116,15 +116,15 @@ DONE = "1:S 24 Nov 2026 17:10:49.1 * MASTER <-> REPLICA sync: Finished with succ
 
 
 def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
-    assert other.trouble(LOG) == ""
-    told = other.trouble([*LOG, REFUSED, *LOG[:2]])
+    assert source.trouble(LOG) == ""
+    told = source.trouble([*LOG, REFUSED, *LOG[:2]])
     assert told == "Unexpected reply to PSYNC from master: -NOPERM no permissions"
-    assert other.is_final(told)
-    assert other.in_advice(OLD, told).startswith("There, as its administrator: ACL SETUSER mover")
-    assert other.trouble([*LOG, REFUSED, *LOG]) == ""
+    assert source.is_final(told)
+    assert source.next_step(OLD, told).startswith("There, as its administrator: ACL SETUSER mover")
+    assert source.trouble([*LOG, REFUSED, *LOG]) == ""
     unread = "Failed trying to load the MASTER synchronization DB from disk"
-    assert other.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG]) == unread
-    assert other.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG, DONE]) == ""
+    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG]) == unread
+    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG, DONE]) == ""
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
     ],
 )
 def test_trouble_has_advice(line: str, final: bool, advice: str) -> None:
-    told = other.trouble([line])
+    told = source.trouble([line])
     assert told
-    assert other.is_final(told) is final
-    assert advice in other.in_advice(OLD, told)
+    assert source.is_final(told) is final
+    assert advice in source.next_step(OLD, told)
 
 
 def info(**more: Any) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def test_a_password_of_any_letters_is_one_word_of_redis_conf() -> None:
 
 
 NOW = 1_800_000_000.0
-KEY = Value("string", int(NOW * 1000) + 60_000, 5, "digest")
-NONE = Value("none", -2, 0, "")
+KEY = Fingerprint("string", int(NOW * 1000) + 60_000, 5, "digest")
+NONE = Fingerprint("none", -2, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -194,29 +194,35 @@ NONE = Value("none", -2, 0, "")
         (KEY, replace(KEY, digest="another"), "value"),
         (KEY, replace(KEY, length=6), "value"),
         (KEY, replace(KEY, type="list"), "type"),
-        (KEY, replace(KEY, ends=KEY.ends + 1), "end of its time"),
-        (KEY, replace(KEY, ends=-1), "end of its time"),
+        (KEY, replace(KEY, expires_at=KEY.expires_at + 1), "end of its time"),
+        (KEY, replace(KEY, expires_at=-1), "end of its time"),
         (KEY, NONE, "missing"),
         (NONE, KEY, "only here"),
         (NONE, NONE, ""),
         # Over by now, and gone on one side already.
-        (replace(KEY, ends=int(NOW * 1000)), NONE, ""),
-        (NONE, replace(KEY, ends=int(NOW * 1000)), ""),
+        (replace(KEY, expires_at=int(NOW * 1000)), NONE, ""),
+        (NONE, replace(KEY, expires_at=int(NOW * 1000)), ""),
     ],
 )
-def test_what_is_a_difference(one: Value, two: Value, expected: str) -> None:
-    assert difference(one, two, NOW, moments=True) == expected
+def test_what_is_a_difference(one: Fingerprint, two: Fingerprint, expected: str) -> None:
+    assert difference(one, two, NOW, absolute_expiry=True) == expected
 
 
 @pytest.mark.parametrize(
     ("off", "expected"),
-    [(RECKONED, ""), (-RECKONED, ""), (-RECKONED - 1, "end of its time"), (600_000, ""), (600_001, "end of its time")],
+    [
+        (TTL_TOLERANCE_MS, ""),
+        (-TTL_TOLERANCE_MS, ""),
+        (-TTL_TOLERANCE_MS - 1, "end of its time"),
+        (600_000, ""),
+        (600_001, "end of its time"),
+    ],
 )
 def test_an_end_that_was_reckoned_may_be_off_and_later_but_not_earlier(off: int, expected: str) -> None:
-    assert difference(KEY, replace(KEY, ends=KEY.ends + off), NOW, moments=False) == expected
+    assert difference(KEY, replace(KEY, expires_at=KEY.expires_at + off), NOW, absolute_expiry=False) == expected
 
 
 def test_counts_between_two_looks_are_right_and_a_sample_is_of_all_databases() -> None:
     assert [is_between(count, 5, 7) for count in (4, 5, 6, 7, 8)] == [False, True, True, True, False]
     assert is_between(6, 7, 5)
-    assert (share(1, 10**6), share(10**6, 10**6)) == (1, SAMPLED)
+    assert (share(1, 10**6), share(10**6, 10**6)) == (1, SAMPLE_SIZE)

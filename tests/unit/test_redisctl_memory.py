@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from redisctl import memory
-from redisctl.memory import Tally, fold, masked, prefix_of
+from redisctl.monitor import memory
+from redisctl.monitor.memory import Tally, fold, masked, prefix_of
 
 SESSIONS = "app:session:*"
 

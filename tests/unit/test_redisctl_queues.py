@@ -21,26 +21,27 @@ from rq.registry import (
 from rq.results import Result
 from rq.utils import utcformat
 
-from redisctl import cli_queues, jobs
-from redisctl.queues import (
+from redisctl.apps import rq_jobs
+from redisctl.apps.rq_queues import (
     JOB,
     LONGEST,
     QUEUE,
     REGISTRIES,
     RESULTS,
+    Backlog,
     Failures,
-    Pile,
+    backlog_rows,
     failure_rows,
     function_of,
     last_line,
     packed_error,
-    pile_rows,
     queue_rows,
     unpacked,
     when,
     worker_of,
     worker_rows,
 )
+from redisctl.cli import queues
 
 AT = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
 # Where nothing listens: making a job's record asks for nothing.
@@ -69,7 +70,7 @@ def test_keys_are_named_as_rq_names_them() -> None:
         name: f"{prefix}mail" for name, prefix in REGISTRIES.items()
     }
     assert (queue.key, job.key, Result.get_key("j")) == (f"{QUEUE}mail", f"{JOB}j", f"{RESULTS}j")
-    (removal,) = jobs._removal("j", None, None)
+    (removal,) = rq_jobs._removal("j", None, None)
     assert {job.key, job.dependents_key, job.dependencies_key, Result.get_key("j")} < set(removal)
 
 
@@ -162,7 +163,7 @@ def test_failures_are_grouped_by_queue_and_reason_with_the_newest_as_an_example(
 
 
 def test_jobs_without_a_ttl_pile_up_only_when_they_have_ended() -> None:
-    pile = Pile()
+    pile = Backlog()
     pile.add_jobs([(-1, "queued"), (-1, "scheduled"), (-1, "canceled"), (-1, "failed"), (500, "finished"), (-1, None)])
     pile.add_results([(-1, 0), (-1, 1), (500, 1)])
     assert pile.jobs == 6
@@ -172,11 +173,14 @@ def test_jobs_without_a_ttl_pile_up_only_when_they_have_ended() -> None:
 
 def test_what_piles_up_is_said_only_where_something_does() -> None:
     sizes = {"jobs_memory": {"all": 10}, "results_memory": {"all": 20}}
-    assert dict(pile_rows({"pile": {**vars(Pile()), **sizes}})) == {"jobs": "0, about 10 B", "results": "0, about 20 B"}
-    pile = Pile()
+    assert dict(backlog_rows({"backlog": {**vars(Backlog()), **sizes}})) == {
+        "jobs": "0, about 10 B",
+        "results": "0, about 20 B",
+    }
+    pile = Backlog()
     pile.add_jobs([(-1, "canceled")])
     pile.add_results([(-1, 0)])
-    told = dict(pile_rows({"pile": {**vars(pile), **sizes}}))
+    told = dict(backlog_rows({"backlog": {**vars(pile), **sizes}}))
     assert "1 canceled" in told["ended, no TTL"]
     assert told["results, no TTL"] == "1; 1 results are of jobs that are gone"
 
@@ -193,11 +197,11 @@ def test_jobs_that_nobody_looks_after_are_marked() -> None:
 def test_when_a_job_came_into_its_registry(registry: str, since: float) -> None:
     """A score of RQ is the end of an entry, or its beginning, by registry."""
     ended_at, created_at = (utcformat(datetime.fromtimestamp(at, UTC)) for at in (200, 100))
-    assert jobs.ended(registry, 9, ended_at, created_at) == since
+    assert rq_jobs.ended(registry, 9, ended_at, created_at) == since
 
 
 def test_a_job_that_waits_again_has_no_end_and_is_told_to_its_queue_last() -> None:
-    first, *expiries, last = jobs.revival("mail", "j", record(), AT)
+    first, *expiries, last = rq_jobs.requeue_commands("mail", "j", record(), AT)
     assert first[:2] == ("HSET", "rq:job:j")
     fields = dict(zip(first[2::2], first[3::2], strict=True))
     assert fields["status"] == "queued"
@@ -208,20 +212,20 @@ def test_a_job_that_waits_again_has_no_end_and_is_told_to_its_queue_last() -> No
 
 
 def test_a_job_keeps_a_ttl_of_its_own() -> None:
-    commands = list(jobs.revival("mail", "j", record(ttl="60"), AT))
+    commands = list(rq_jobs.requeue_commands("mail", "j", record(ttl="60"), AT))
     assert ("EXPIRE", "rq:job:j", "60") in commands
     assert "PERSIST" not in {name for name, *_ in commands}
 
 
 def test_a_job_with_a_rate_limit_waits_for_a_place_and_not_in_the_queue() -> None:
-    commands = list(jobs.revival("mail", "j", record(rate_limit_key="one", rate_limit_concurrency="1"), AT))
+    commands = list(rq_jobs.requeue_commands("mail", "j", record(rate_limit_key="one", rate_limit_concurrency="1"), AT))
     assert ("ZADD", "rq:rl:one:rate_limited", AT.timestamp(), "j") in commands
     assert "RPUSH" not in {name for name, *_ in commands}
     assert "rate_limited" in commands[0]
 
 
 def test_what_applications_wrote_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    cli_queues._print_table(("reason",), [("\x1b[2J [red]KeyError[/red] \udcff",)])
+    queues._print_table(("reason",), [("\x1b[2J [red]KeyError[/red] \udcff",)])
     said = capsys.readouterr().out
     assert "[red]KeyError[/red]" in said
     assert "\x1b" not in said

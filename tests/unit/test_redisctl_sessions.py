@@ -4,10 +4,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from redisctl import cli, cli_sessions
-from redisctl.durations import DURATION
-from redisctl.sessions import LIFETIME, LIMIT, REMOVE, Rule, Tally, bucket_rows, rows
-from redisctl.walk import Sample, batches, memory
+from redisctl.apps.sessions import LIFETIME, LIMIT, REMOVE, Rule, Tally, bucket_rows, rows
+from redisctl.cli import main, sessions
+from redisctl.core.formatting import DURATION
+from redisctl.core.scan import Sample, batches, memory
 
 GONE, NO_TTL = -2, -1
 
@@ -113,7 +113,7 @@ def runner() -> CliRunner:
 
 def test_help_needs_no_instance_and_tells_the_lifetime(runner: CliRunner) -> None:
     for line in (["--help"], ["expire", "--help"]):
-        said = runner.invoke(cli_sessions.sessions, line)
+        said = runner.invoke(sessions.sessions, line)
         assert said.exit_code == 0, said.output
         assert f"{LIFETIME}s" in said.output
 
@@ -130,5 +130,5 @@ def test_help_needs_no_instance_and_tells_the_lifetime(runner: CliRunner) -> Non
 def test_a_rule_that_means_nothing_or_too_much_is_refused(
     line: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(lambda: cli_sessions.sessions.main(line, standalone_mode=False)) == 3
+    assert main.run_cli(lambda: sessions.sessions.main(line, standalone_mode=False)) == 3
     assert why in capsys.readouterr().err

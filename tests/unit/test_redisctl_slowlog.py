@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from redisctl import latency, slowlog
-from redisctl.sizes import took, words
+from redisctl.core.formatting import took, words
+from redisctl.monitor import latency, slowlog
 
 
 class Answering(Redis):

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from redisctl.slowlog import SlowCommand
-from redisctl.top import Frame, Reading, frame_of
-from redisctl.topview import lines, plain
+from redisctl.monitor.slowlog import SlowCommand
+from redisctl.monitor.top import Frame, Sample, frame_of
+from redisctl.monitor.top_screen import lines, plain
 
 INFO: dict[str, Any] = {
     "run_id": "a",
@@ -37,8 +37,8 @@ INFO: dict[str, Any] = {
 }
 
 
-def reading(clock: float, own: dict[str, int] | None = None, **info: Any) -> Reading:
-    return Reading(clock, {**INFO, **info}, 0.0005, own=own or {})
+def reading(clock: float, own: dict[str, int] | None = None, **info: Any) -> Sample:
+    return Sample(clock, {**INFO, **info}, 0.0005, own=own or {})
 
 
 def slow(number: int, seconds: float, at: int = 1_699_999_990) -> SlowCommand:

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from redoubt import removal, render
-from redoubt.removal import Present, left, paths, read, refusals
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
-from redoubt.tree import Absent
+from redoubt import compose, host_files, removal
+from redoubt.facts.units import InstancePresence, parse_instance_state
+from redoubt.filesystem import AbsentPath
+from redoubt.removal import left, paths, refusals
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
 
 SETTINGS = load({})
-PRESENT = read(
+PRESENT = parse_instance_state(
     [
         "active redis-backup.timer",
         "enabled redis-backup.timer",
@@ -28,7 +29,7 @@ PRESENT = read(
 
 def test_what_the_host_says_is_read() -> None:
     assert (
-        Present(
+        InstancePresence(
             active=frozenset({"redis-backup.timer"}),
             enabled=frozenset({"redis-backup.timer"}),
             containers=(("redis", "running"), ("redis-web-1", "exited")),
@@ -51,26 +52,26 @@ def test_data_is_named_among_what_goes_only_where_it_is_asked_for() -> None:
     ]
     assert removal.kept(SETTINGS, PRESENT) == ["/srv/redis/data (12.0 MiB)"]
     assert "/srv/redis/data" in left(SETTINGS, PRESENT, data=True)
-    assert left(SETTINGS, Present(paths=(("/srv/redis/data", 4),)), data=False) == []
+    assert left(SETTINGS, InstancePresence(paths=(("/srv/redis/data", 4),)), data=False) == []
 
 
 def test_every_file_of_an_instance_is_removed() -> None:
     """In a directory that goes, or by its own name."""
-    settings = load({"redis_name": "queue", "redis_backup_repository": "/srv/copies", "redis_unix_socket": True})
+    settings = load({"redis_name": "queue", "redis_backup_restic_repository": "/srv/copies", "redis_unix_socket": True})
     secrets = Secrets(
         dict.fromkeys(("sessions", "queues", "health", "admin", "default"), "x"), {"CONFIG": "c", "SHUTDOWN": "s"}
     )
     made = [
-        *render.config_files(settings),
-        *render.redisctl_files(settings),
-        *render.secret_files(settings, secrets),
-        *render.directories(settings),
-        render.compose_file(settings, selinux=False),
-        render.logrotate_file(settings),
-        render.acl_file(settings, secrets),
+        *host_files.config_files(settings),
+        *host_files.redisctl_files(settings),
+        *host_files.secret_files(settings, secrets),
+        *host_files.directories(settings),
+        compose.compose_file(settings, selinux=False),
+        host_files.logrotate_file(settings),
+        host_files.acl_file(settings, secrets),
     ]
     gone = paths(settings, data=True)
-    there = {entry.path for entry in made if not isinstance(entry, Absent)} - {settings.root}
+    there = {entry.path for entry in made if not isinstance(entry, AbsentPath)} - {settings.root}
     assert [path for path in there if not any(path == one or path.startswith(f"{one}/") for one in gone)] == []
     assert not {"/srv/queue/data", "/srv/queue/backups"} & set(paths(settings, data=False))
 
@@ -78,10 +79,10 @@ def test_every_file_of_an_instance_is_removed() -> None:
 @pytest.mark.parametrize(
     ("asked", "changes", "words"),
     [
-        ("yes", {}, 'say --data remove_data="delete the data of redis"'),
+        ("yes", {}, 'say --data redis_remove_data="delete the data of redis"'),
         ("delete the data of queue", {}, "removes nothing"),
-        ("", {"held": "backup"}, "redisctl backup works on the data of redis"),
-        ("", {"replacing": "restore of latest"}, "restore of latest was broken off"),
+        ("", {"running_verb": "backup"}, "redisctl backup works on the data of redis"),
+        ("", {"interrupted_restore": "restore of latest"}, "restore of latest was broken off"),
         ("", {"upgrading": True}, "an upgrade of redis was not ended"),
     ],
 )

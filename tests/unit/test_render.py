@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from redoubt import access, redisconf, render
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
+from redoubt import acl, host_files, redis_conf
+from redoubt.compose import compose_file, config_fingerprint, live_settings, override_file
+from redoubt.filesystem import AbsentPath, DesiredFile
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
 from redoubt.sizes import MIB
-from redoubt.tree import Absent, File
 
 SECRETS = Secrets(
     {name: f"password-of-{name}-0123456789" for name in ("sessions", "queues", "health", "admin", "default")},
@@ -19,7 +20,7 @@ SECRETS = Secrets(
 
 
 def compose(*, selinux: bool = False, **data: Any) -> dict[str, Any]:
-    document = yaml.safe_load(render.compose_file(load(data), selinux=selinux).content)
+    document = yaml.safe_load(compose_file(load(data), selinux=selinux).content)
     assert isinstance(document, dict)
     return document
 
@@ -37,12 +38,12 @@ def test_another_release_makes_no_other_container_for_what_a_running_redis_takes
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = load({})
-    before, template = render.definition(settings), render.template
-    monkeypatch.setattr(redisconf, "SHUTDOWN_TIMEOUT", 20)
-    monkeypatch.setattr(render, "template", lambda name, **values: template(name, **values) + "# A comment.\n")
-    assert render.definition(settings) == before
-    monkeypatch.setattr(redisconf, "DATA_DIR", "/other")
-    assert render.definition(settings) != before
+    before, template = config_fingerprint(settings), host_files.template
+    monkeypatch.setattr(redis_conf, "SHUTDOWN_TIMEOUT", 20)
+    monkeypatch.setattr("redoubt.compose.template", lambda name, **values: template(name, **values) + "# A comment.\n")
+    assert config_fingerprint(settings) == before
+    monkeypatch.setattr(redis_conf, "DATA_DIR", "/other")
+    assert config_fingerprint(settings) != before
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_container_is_what_it_was_made_with_whatever_was_changed_since() -> No
         "redis_container_memory_reservation": "256M",
         "redis_restart": "always",
     }
-    overlay = yaml.safe_load(render.made_with(former, render.live_parts(former)))
+    overlay = yaml.safe_load(override_file(former, live_settings(former)))
     assert compose(**limits) != compose()
     assert laid(overlay, compose(**limits)) == compose()
 
@@ -110,39 +111,39 @@ def test_the_memory_reservation_never_exceeds_the_limit() -> None:
 
 
 def test_every_secret_is_a_file_of_its_own_for_uid_999_alone() -> None:
-    settings = load({"redis_default_user": True})
-    entries = render.secret_files(settings, SECRETS)
-    files = [entry for entry in entries if isinstance(entry, File)]
-    assert not {file.path for file in files} & {entry.path for entry in entries if isinstance(entry, Absent)}
-    names = {user.name for user in access.users(settings)} | {"commands.conf", "generation"}
+    settings = load({"redis_enable_default_user": True})
+    entries = host_files.secret_files(settings, SECRETS)
+    files = [entry for entry in entries if isinstance(entry, DesiredFile)]
+    assert not {file.path for file in files} & {entry.path for entry in entries if isinstance(entry, AbsentPath)}
+    names = {user.name for user in acl.users(settings)} | {"commands.conf", "generation"}
     assert {file.path.rpartition("/")[2] for file in files} == names
     assert all((file.mode, file.uid, file.gid, file.secret) == (0o400, 999, 999, True) for file in files)
 
 
 def test_the_password_of_a_user_who_is_off_goes() -> None:
-    assert Absent("/srv/redis/secrets/default") in render.secret_files(load({}), SECRETS)
+    assert AbsentPath("/srv/redis/secrets/default") in host_files.secret_files(load({}), SECRETS)
 
 
 def test_the_password_of_a_user_whom_the_settings_know_no_more_goes() -> None:
     former = replace(SECRETS, passwords={**SECRETS.passwords, "shop": "x"})
-    assert Absent("/srv/redis/secrets/shop") in render.secret_files(load({}), former)
+    assert AbsentPath("/srv/redis/secrets/shop") in host_files.secret_files(load({}), former)
 
 
 def test_redis_is_shown_the_secrets_that_it_reads_and_no_others() -> None:
     """Its mount is the directory of the server; the passwords of users are beside it."""
-    paths = render.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
+    paths = host_files.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
     inside = {name for name, path in paths.items() if path.startswith("/srv/redis/secrets/server/")}
     assert inside == {"health", "commands.conf", "generation"}
     assert "/srv/redis/secrets/server:/run/secrets:ro" in compose()["services"]["redis"]["volumes"]
 
 
 def test_applications_are_given_the_ca_as_they_are_passwords() -> None:
-    assert compose(redis_tls="only")["secrets"]["ca.crt"] == {"file": "/srv/redis/ca.crt"}
+    assert compose(redis_tls="required")["secrets"]["ca.crt"] == {"file": "/srv/redis/ca.crt"}
     assert "ca.crt" not in compose()["secrets"]
 
 
 def test_files_for_everybody_hold_no_secret() -> None:
     settings = load({})
-    texts = [file.content for file in (*render.config_files(settings), render.compose_file(settings, selinux=False))]
+    texts = [file.content for file in (*host_files.config_files(settings), compose_file(settings, selinux=False))]
     for value in (*SECRETS.passwords.values(), *SECRETS.commands.values()):
         assert not [text for text in texts if value in text]

@@ -22,9 +22,22 @@ from typing import Any
 import paramiko
 import pytest
 
-from sandbox import __main__ as command_line
-from sandbox import base, building, common, container, disk, engine, hosts, identity, images, network, ssh, vm
-from sandbox.common import NoEngineError, SandboxError
+from sandbox import (
+    __main__,
+    base_image,
+    container,
+    disk,
+    engine,
+    hosts,
+    image_build,
+    images,
+    network,
+    ssh,
+    ssh_identity,
+    util,
+    vm,
+)
+from sandbox.util import NoEngineError, SandboxError
 
 # /proc/net/route of a machine with one network card: a default route, then the card's own subnet.
 ROUTES = """\
@@ -130,7 +143,7 @@ class TestImages:
         [("5:8.0.2-3+deb13u3", "8.0.2"), ("8.1.1+dfsg1-3+deb13u1", "8.1.1"), ("1.2", "1.2")],
     )
     def test_the_upstream_version_is_found_in_the_packages(self, package: str, upstream: str) -> None:
-        assert building.upstream_version(package) == upstream
+        assert image_build.upstream_version(package) == upstream
 
     def test_the_mirror_of_this_machine_is_used(self) -> None:
         targets = "\n".join(
@@ -143,13 +156,13 @@ class TestImages:
                 "bookworm-security https://mirror.example/security/",
             ]
         )
-        assert base.parse_mirrors(targets, "bookworm") == {
+        assert base_image.parse_mirrors(targets, "bookworm") == {
             "MIRROR": "http://mirror.example/debian",
             "SECURITY_MIRROR": "https://mirror.example/security",
         }
 
     def test_without_a_mirror_of_its_own_nothing_is_replaced(self) -> None:
-        assert base.parse_mirrors("", "bookworm") == {}
+        assert base_image.parse_mirrors("", "bookworm") == {}
 
     def test_an_archive_that_is_not_built_is_an_error_with_a_way_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,9 +206,9 @@ class TestEngine:
         def cannot() -> None:
             raise NoEngineError("the reason\nthe end of the log")
 
-        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(engine, "ensure", cannot)
-        assert command_line.choose("try-1", "", image) == ("vm", taken)
+        assert __main__.choose("try-1", "", image) == ("vm", taken)
         said = capsys.readouterr().err
         assert "the reason\n" in said
         assert "the end of the log" not in said
@@ -204,16 +217,16 @@ class TestEngine:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing answers at the engine that the operator names."""
-        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(engine, "answering", lambda: None)
         monkeypatch.setattr(engine, "is_running", lambda: False)
         monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
         with pytest.raises(SandboxError, match="DOCKER_HOST=unix:///nowhere") as caught:
-            command_line.choose("try-1", "", "")
+            __main__.choose("try-1", "", "")
         assert not isinstance(caught.value, NoEngineError)
 
     def test_a_kind_that_is_asked_for_is_not_questioned(self) -> None:
-        assert command_line.choose("try-1", "vm", "") == ("vm", "")
+        assert __main__.choose("try-1", "vm", "") == ("vm", "")
 
 
 class TestContainer:
@@ -227,7 +240,7 @@ class TestContainer:
 class TestIdentity:
     def test_a_host_gets_keys_that_nobody_else_can_read(self) -> None:
         pair = ssh.generate()
-        files = {file.path: file for file in identity.files(pair, "ssh-ed25519 AAAA\n")}
+        files = {file.path: file for file in ssh_identity.files(pair, "ssh-ed25519 AAAA\n")}
         assert files["/etc/ssh/ssh_host_ed25519_key"].mode == 0o600
         assert files["/etc/ssh/ssh_host_ed25519_key"].text == pair.private
         assert pair.private not in repr(files)
@@ -236,7 +249,8 @@ class TestIdentity:
 
     def test_no_two_hosts_are_the_same_machine(self) -> None:
         first, second = (
-            {file.path: file.text for file in identity.files(ssh.generate(), "")}["/etc/machine-id"] for _ in range(2)
+            {file.path: file.text for file in ssh_identity.files(ssh.generate(), "")}["/etc/machine-id"]
+            for _ in range(2)
         )
         assert first != second
 
@@ -259,7 +273,7 @@ class TestVirtualMachine:
 
     def test_its_keys_are_in_no_argument(self) -> None:
         pair = ssh.generate()
-        credential = vm.tmpfiles(identity.files(pair, "ssh-ed25519 AAAA\n"))
+        credential = vm.tmpfiles(ssh_identity.files(pair, "ssh-ed25519 AAAA\n"))
         lines = {fields[1]: fields for fields in map(str.split, credential.splitlines())}
         assert lines["/etc/ssh/ssh_host_ed25519_key"][2:5] == ["0600", "0", "0"]
         assert base64.b64decode(lines["/etc/ssh/ssh_host_ed25519_key"][-1]).decode() == pair.private
@@ -353,7 +367,7 @@ class TestHosts:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         elsewhere = tmp_path_factory.mktemp("state")
-        monkeypatch.setattr(common, "STATE", elsewhere)
+        monkeypatch.setattr(util, "STATE", elsewhere)
         monkeypatch.setattr(ssh, "CONFIG", elsewhere / "ssh_config")
         removed: list[str] = []
         for kind in (container, vm):
@@ -361,19 +375,19 @@ class TestHosts:
         path = directory / "try-1" / "host.json"
         path.parent.mkdir()
         path.write_bytes(record if isinstance(record, bytes) else record.encode())
-        assert command_line.main(["list"]) == 0
+        assert __main__.main(["list"]) == 0
         assert "try-1                stopped  damaged" in capsys.readouterr().out
-        assert command_line.main(["up", "try-1"]) == 1
+        assert __main__.main(["up", "try-1"]) == 1
         assert "record of host try-1 is damaged: `python -m sandbox down try-1`" in capsys.readouterr().err
-        assert command_line.main(["down", "try-1"]) == 0
+        assert __main__.main(["down", "try-1"]) == 0
         assert removed == ["try-1", "try-1"], "of either kind"
         assert hosts.load() == []
 
     def test_a_file_that_is_written_whole_is_there_as_it_was_until_it_is_done(self, tmp_path: Path) -> None:
         path = tmp_path / "host.json"
-        common.write_whole(path, "first")
+        util.write_whole(path, "first")
         reader = path.open()
-        common.write_whole(path, "second")
+        util.write_whole(path, "second")
         assert (reader.read(), path.read_text()) == ("first", "second")
         reader.close()
         assert [entry.name for entry in tmp_path.iterdir()] == ["host.json"]
@@ -414,7 +428,7 @@ class TestHosts:
             running[0] = True
             raise signalled
 
-        monkeypatch.setattr(common, "STATE", tmp_path_factory.mktemp("state"))
+        monkeypatch.setattr(util, "STATE", tmp_path_factory.mktemp("state"))
         monkeypatch.setattr(hosts, "load", lambda: [] if state == "none" else [host])
         monkeypatch.setattr(hosts, "_create", lambda *_: host)
         monkeypatch.setattr(hosts.Host, "start", start)
@@ -444,7 +458,7 @@ class TestHosts:
                     port.close()
             monkeypatch.setattr(images, "redis_reference", lambda: "redoubt/redis:8.0.2")
             monkeypatch.setattr(images, "redis_archive", lambda: Path("/there/redis.tar"))
-            inventory = runpy.run_path(str(common.ROOT / "inventory" / "hosts.py"))
+            inventory = runpy.run_path(str(util.ROOT / "inventory" / "hosts.py"))
         lists = {name: value for name, value in inventory.items() if isinstance(value, list) and name[0] != "_"}
         assert {group: [name for name, _ in found] for group, found in lists.items()} == {
             "containers": ["one"],
@@ -468,7 +482,7 @@ class TestBoot:
     @pytest.fixture
     def seconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
         """A host that does not answer; how long it was waited for."""
-        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(hosts, "_DIRECTORY", tmp_path)
         monkeypatch.setattr(vm, "_console", lambda host: tmp_path / "console")
         (tmp_path / "console").write_text("Kernel panic - not syncing\n")
@@ -515,10 +529,10 @@ class TestBoot:
 class TestWaiting:
     def test_it_ends_as_soon_as_the_answer_is_yes(self) -> None:
         answers = iter([False, True])
-        assert common.wait_until("test", "waiting", lambda: next(answers), timeout=5)
+        assert util.wait_until("test", "waiting", lambda: next(answers), timeout=5)
 
     def test_it_gives_up_in_time(self) -> None:
-        assert not common.wait_until("test", "waiting", lambda: False, timeout=0.2)
+        assert not util.wait_until("test", "waiting", lambda: False, timeout=0.2)
 
     def test_an_engine_that_falls_silent_is_not_waited_for_forever(self) -> None:
         def call(**_: Any) -> Iterator[dict[str, Any]]:
@@ -527,7 +541,7 @@ class TestWaiting:
 
         over = threading.Event()
         with pytest.raises(SandboxError, match="said nothing for 1 s"):
-            list(common.events(call, silence=1))
+            list(util.events(call, silence=1))
         over.set()
 
     def test_an_error_of_the_engine_is_raised_where_it_is_waited_for(self) -> None:
@@ -536,19 +550,19 @@ class TestWaiting:
             raise ConnectionError("gone")
 
         with pytest.raises(ConnectionError, match="gone"):
-            list(common.events(call, silence=5))
+            list(util.events(call, silence=5))
 
     def test_a_command_that_fails_shows_the_end_of_its_output(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(util, "STATE", tmp_path)
         with pytest.raises(SandboxError, match=r"(?s)exit code 3.*\| the reason"):
-            common.run_logged("test", "trying", ["sh", "-c", "echo the reason; exit 3"], timeout=10)
+            util.run_logged("test", "trying", ["sh", "-c", "echo the reason; exit 3"], timeout=10)
 
     def test_a_command_that_hangs_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(util, "STATE", tmp_path)
         with pytest.raises(SandboxError, match="not done after 0 s"):
-            common.run_logged("test", "trying", ["sleep", "60"], timeout=0.2)
+            util.run_logged("test", "trying", ["sleep", "60"], timeout=0.2)
 
 
 class TestFrontDoor:
@@ -559,7 +573,7 @@ class TestFrontDoor:
         shown = subprocess.run(
             # Below another make, as in `make test`, it would announce its directory too.
             ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.complete", "ssh", f"CMD={remote}"],
-            cwd=common.ROOT,
+            cwd=util.ROOT,
             capture_output=True,
             text=True,
             check=True,
@@ -591,19 +605,19 @@ class TestFrontDoor:
         def start(*own: hosts.Host) -> None:
             there.extend([*own, *others])
 
-        monkeypatch.setattr(common, "STATE", tmp_path)
+        monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(hosts, "load", lambda: there)
         monkeypatch.setattr(hosts.Host, "is_running", lambda host: True)
         monkeypatch.setattr(hosts.Host, "stop", lambda host: done.append(host.name))
         monkeypatch.setattr(engine, "is_running", lambda: False)
         monkeypatch.setattr(engine, "containers", lambda: containers)
         monkeypatch.setattr(engine, "stop", lambda: done.append("engine"))
-        monkeypatch.setattr(command_line, "_host_up", lambda: start(hosts.Host("redoubt-1", "vm", "bare", 22000)))
-        monkeypatch.setattr(command_line, "_build_redis", lambda: None if there else start())
-        arguments, command = command_line.parse(["run", *options, "--", "true"])
+        monkeypatch.setattr(__main__, "_host_up", lambda: start(hosts.Host("redoubt-1", "vm", "bare", 22000)))
+        monkeypatch.setattr(__main__, "_build_redis", lambda: None if there else start())
+        arguments, command = __main__.parse(["run", *options, "--", "true"])
         assert arguments.verb(arguments, command) == 0
         assert done == ended
 
     def test_what_follows_the_dashes_is_the_remote_command(self) -> None:
-        arguments, command = command_line.parse(["ssh", "redoubt-2", "--", "ls", "--", "-l"])
+        arguments, command = __main__.parse(["ssh", "redoubt-2", "--", "ls", "--", "-l"])
         assert (arguments.name, command) == ("redoubt-2", ["ls", "--", "-l"])

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from redoubt import render, schedule
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
-from redoubt.tree import Absent, Directory, File
+from redoubt import backup_units, compose, host_files
+from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
 
 PASSWORD = "of-the-repository-0123456789"
 SECRETS = Secrets(
@@ -16,9 +16,9 @@ SECRETS = Secrets(
 
 
 def test_an_instance_has_units_of_its_own_that_run_its_redisctl() -> None:
-    job, timer = schedule.files(load({"redis_name": "queue", "redis_backup_calendar": "hourly"}))
-    assert isinstance(job, File)
-    assert isinstance(timer, File)
+    job, timer = backup_units.files(load({"redis_name": "queue", "redis_backup_schedule": "hourly"}))
+    assert isinstance(job, DesiredFile)
+    assert isinstance(timer, DesiredFile)
     assert (job.path, timer.path) == tuple(f"/etc/systemd/system/queue-backup.{kind}" for kind in ("service", "timer"))
     assert "ExecStart=/usr/local/sbin/redisctl-queue backup\n" in job.content
     assert "OnCalendar=hourly\n" in timer.content
@@ -26,15 +26,15 @@ def test_an_instance_has_units_of_its_own_that_run_its_redisctl() -> None:
 
 
 def test_without_a_calendar_there_are_none() -> None:
-    assert schedule.files(load({"redis_backup_calendar": ""})) == [
-        Absent("/etc/systemd/system/redis-backup.service"),
-        Absent("/etc/systemd/system/redis-backup.timer"),
+    assert backup_units.files(load({"redis_backup_schedule": ""})) == [
+        AbsentPath("/etc/systemd/system/redis-backup.service"),
+        AbsentPath("/etc/systemd/system/redis-backup.timer"),
     ]
 
 
 def test_more_memory_is_given_more_time() -> None:
-    assert schedule.patience(load({"redis_maxmemory": "1gb"})) == 3600 + 3 * 1024
-    assert schedule.patience(load({"redis_maxmemory": "64gb"})) == 3600 + 3 * 65536
+    assert backup_units.backup_timeout(load({"redis_maxmemory": "1gb"})) == 3600 + 3 * 1024
+    assert backup_units.backup_timeout(load({"redis_maxmemory": "64gb"})) == 3600 + 3 * 65536
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def test_restic_is_installed_where_there_is_a_repository(
     repository: str, packages: list[str], given: dict[str, str]
 ) -> None:
     files = given if repository.startswith("sftp:") else {}
-    settings = load({"redis_backup_repository": repository, "redis_backup_repository_files": files})
-    assert schedule.packages(settings) == packages
+    settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": files})
+    assert backup_units.packages(settings) == packages
 
 
 def test_what_reaches_the_repository_is_for_root_alone(given: dict[str, str]) -> None:
-    settings = load({"redis_backup_repository": "sftp:nas:redis", "redis_backup_repository_files": given})
-    entries = render.repository_files(settings, PASSWORD)
-    files = {entry.path.rpartition("/")[2]: entry for entry in entries if isinstance(entry, File)}
+    settings = load({"redis_backup_restic_repository": "sftp:nas:redis", "redis_backup_repository_files": given})
+    entries = host_files.repository_files(settings, PASSWORD)
+    files = {entry.path.rpartition("/")[2]: entry for entry in entries if isinstance(entry, DesiredFile)}
     assert {name: file.content for name, file in files.items()} == {
         "password": f"{PASSWORD}\n",
         "ssh_key": "what ssh_key holds\n",
@@ -69,16 +69,16 @@ def test_what_reaches_the_repository_is_for_root_alone(given: dict[str, str]) ->
     }
     assert {(file.mode, file.uid, file.gid, file.secret) for file in files.values()} == {(0o400, 0, 0, True)}
     directory = "/srv/redis/secrets/repository"
-    assert Directory(directory, mode=0o700, uid=0, gid=0) in render.directories(settings)
+    assert DesiredDirectory(directory, mode=0o700, uid=0, gid=0) in host_files.directories(settings)
     # Credentials of a former repository go; what redisctl notes stays.
-    gone = {entry.path for entry in entries if isinstance(entry, Absent)}
+    gone = {entry.path for entry in entries if isinstance(entry, AbsentPath)}
     assert f"{directory}/aws_credentials" in gone
     assert not gone & {*(file.path for file in files.values()), f"{directory}/known", directory}
 
 
 def test_without_a_repository_nothing_of_it_stays_the_directory_last() -> None:
-    entries = render.repository_files(load({}), PASSWORD)
-    assert all(isinstance(entry, Absent) for entry in entries)
+    entries = host_files.repository_files(load({}), PASSWORD)
+    assert all(isinstance(entry, AbsentPath) for entry in entries)
     paths = [entry.path.removeprefix("/srv/redis/secrets/repository") for entry in entries]
     assert paths[-1] == ""
     assert {"/password", "/known", "/ssh_key"} < set(paths)
@@ -86,19 +86,19 @@ def test_without_a_repository_nothing_of_it_stays_the_directory_last() -> None:
 
 def test_restic_s_password_is_no_user_s() -> None:
     """Neither among the users' files nor in what anybody may read."""
-    settings = load({"redis_backup_repository": "/mnt/backup"})
+    settings = load({"redis_backup_restic_repository": "/mnt/backup"})
     secrets = Secrets(SECRETS.passwords, SECRETS.commands, repository=PASSWORD)
     texts = {
         entry.path: entry.content
         for entry in (
-            *render.secret_files(settings, secrets),
-            *render.config_files(settings),
-            render.acl_file(settings, secrets),
-            render.compose_file(settings, selinux=False),
-            *render.redisctl_files(settings),
-            *schedule.files(settings),
+            *host_files.secret_files(settings, secrets),
+            *host_files.config_files(settings),
+            host_files.acl_file(settings, secrets),
+            compose.compose_file(settings, selinux=False),
+            *host_files.redisctl_files(settings),
+            *backup_units.files(settings),
         )
-        if isinstance(entry, File)
+        if isinstance(entry, DesiredFile)
     }
     assert [path for path, text in texts.items() if PASSWORD in text] == ["/srv/redis/secrets/repository/password"]
     assert PASSWORD not in repr(secrets)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from redoubt import secretstore
-from redoubt.secretsource import SecretsError
-from redoubt.settings import Settings, load
+from redoubt import secret_store
+from redoubt.secret_backends import SecretsError
+from redoubt.settings.load import load
+from redoubt.settings.model import Settings
 
 
 def settings(tmp_path: Path, **data: Any) -> Settings:
@@ -22,15 +23,19 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_secrets_are_made_once_and_stay(tmp_path: Path) -> None:
-    first = secretstore.ensure(settings(tmp_path), "host")
-    assert secretstore.ensure(settings(tmp_path), "host") == first == secretstore.load(settings(tmp_path), "host")
+    first = secret_store.load_or_create(settings(tmp_path), "host")
+    assert (
+        secret_store.load_or_create(settings(tmp_path), "host")
+        == first
+        == secret_store.load(settings(tmp_path), "host")
+    )
     assert set(first.passwords) == {"sessions", "queues", "health", "admin"}
     assert set(first.commands) == {"CONFIG", "SHUTDOWN"}
 
 
 def test_hosts_and_instances_share_nothing(tmp_path: Path) -> None:
     made = [
-        secretstore.ensure(settings(tmp_path, redis_name=name), host)
+        secret_store.load_or_create(settings(tmp_path, redis_name=name), host)
         for host in ("a", "b", "@local")
         for name in ("redis", "queue")
     ]
@@ -39,9 +44,10 @@ def test_hosts_and_instances_share_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_added_later_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
-    before = secretstore.ensure(settings(tmp_path), "host")
-    after = secretstore.ensure(
-        settings(tmp_path, redis_default_user=True, redis_renamed_commands=["CONFIG", "SHUTDOWN", "KEYS"]), "host"
+    before = secret_store.load_or_create(settings(tmp_path), "host")
+    after = secret_store.load_or_create(
+        settings(tmp_path, redis_enable_default_user=True, redis_renamed_commands=["CONFIG", "SHUTDOWN", "KEYS"]),
+        "host",
     )
     assert after.passwords.items() > before.passwords.items()
     assert after.commands.items() > before.commands.items()
@@ -49,18 +55,18 @@ def test_what_is_added_later_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_command_that_is_renamed_no_more_has_its_own_name_and_later_its_old_one(tmp_path: Path) -> None:
-    before = secretstore.ensure(settings(tmp_path), "host")
+    before = secret_store.load_or_create(settings(tmp_path), "host")
     plain = settings(tmp_path, redis_renamed_commands=["SHUTDOWN"])
-    for meanwhile in (secretstore.ensure(plain, "host"), secretstore.load(plain, "host")):
-        assert meanwhile.name_of("CONFIG") == "CONFIG"
-        assert meanwhile.name_of("SHUTDOWN") == before.name_of("SHUTDOWN")
-    assert secretstore.ensure(settings(tmp_path), "host") == before
+    for meanwhile in (secret_store.load_or_create(plain, "host"), secret_store.load(plain, "host")):
+        assert meanwhile.renamed_command("CONFIG") == "CONFIG"
+        assert meanwhile.renamed_command("SHUTDOWN") == before.renamed_command("SHUTDOWN")
+    assert secret_store.load_or_create(settings(tmp_path), "host") == before
 
 
 def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
     before = os.umask(0o000)
     try:
-        secretstore.ensure(settings(tmp_path), "host")
+        secret_store.load_or_create(settings(tmp_path), "host")
     finally:
         os.umask(before)
     path = store(tmp_path)
@@ -71,12 +77,12 @@ def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
 
 def test_two_deploys_at_once_make_one_set(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: secretstore.ensure(settings(tmp_path), "host"), range(16)))
+        made = list(pool.map(lambda _: secret_store.load_or_create(settings(tmp_path), "host"), range(16)))
     assert all(one == made[0] for one in made)
 
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
-    made = secretstore.ensure(settings(tmp_path), "host")
+    made = secret_store.load_or_create(settings(tmp_path), "host")
     assert not [value for value in (*made.passwords.values(), *made.commands.values()) if value in repr(made)]
 
 
@@ -100,73 +106,73 @@ def test_a_bad_store_is_refused_without_quoting_it(tmp_path: Path, text: str, wo
     path.touch(mode=0o600)
     path.write_text(text)
     with pytest.raises(SecretsError, match=word) as caught:
-        secretstore.ensure(settings(tmp_path), "host")
+        secret_store.load_or_create(settings(tmp_path), "host")
     assert "s3cr3t" not in str(caught.value)
     assert path.read_text() == text
 
 
 def test_a_store_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    secretstore.ensure(settings(tmp_path), "host")
+    secret_store.load_or_create(settings(tmp_path), "host")
     path = store(tmp_path)
     path.chmod(0o640)
     with pytest.raises(SecretsError, match="chmod 600"):
-        secretstore.ensure(settings(tmp_path), "host")
+        secret_store.load_or_create(settings(tmp_path), "host")
 
 
 def test_reading_before_the_first_deploy_says_so(tmp_path: Path) -> None:
     with pytest.raises(SecretsError, match="deploy redis to host first"):
-        secretstore.load(settings(tmp_path), "host")
+        secret_store.load(settings(tmp_path), "host")
 
 
 # -- Rotation
 
 
 def test_a_rotated_user_has_two_passwords_until_the_former_is_retired(tmp_path: Path) -> None:
-    first = secretstore.ensure(settings(tmp_path), "host")
-    both = secretstore.rotated(first, ["sessions"])
+    first = secret_store.load_or_create(settings(tmp_path), "host")
+    both = secret_store.rotate(first, ["sessions"])
     assert both.valid()["sessions"] == (both.passwords["sessions"], first.passwords["sessions"])
     assert len(set(both.valid()["sessions"])) == 2
     assert {user: valid for user, valid in both.valid().items() if user != "sessions"} == {
         user: (password,) for user, password in first.passwords.items() if user != "sessions"
     }
-    after = secretstore.retired(both, ["sessions"])
+    after = secret_store.drop_previous(both, ["sessions"])
     assert after.valid()["sessions"] == (both.passwords["sessions"],)
     assert (first.generation, both.generation, after.generation) == (1, 2, 3)
 
 
 def test_a_rotation_that_is_begun_again_makes_no_third_password(tmp_path: Path) -> None:
-    both = secretstore.rotated(secretstore.ensure(settings(tmp_path), "host"), ["sessions"])
-    assert secretstore.rotated(both, ["sessions"]) == both
-    more = secretstore.rotated(both, ["sessions", "queues"])
+    both = secret_store.rotate(secret_store.load_or_create(settings(tmp_path), "host"), ["sessions"])
+    assert secret_store.rotate(both, ["sessions"]) == both
+    more = secret_store.rotate(both, ["sessions", "queues"])
     assert more.valid()["sessions"] == both.valid()["sessions"]
     assert len(more.valid()["queues"]) == 2
 
 
 def test_a_rotation_that_is_turned_back_has_the_former_password_again(tmp_path: Path) -> None:
-    first = secretstore.ensure(settings(tmp_path), "host")
-    back = secretstore.turned_back(secretstore.rotated(first, ["sessions", "queues"]), ["sessions"])
+    first = secret_store.load_or_create(settings(tmp_path), "host")
+    back = secret_store.undo_rotation(secret_store.rotate(first, ["sessions", "queues"]), ["sessions"])
     assert back.passwords["sessions"] == first.passwords["sessions"]
     assert len(back.valid()["sessions"]) == len(back.valid()["queues"]) == 2
-    assert secretstore.retired(back, ["sessions"]).valid()["sessions"] == (first.passwords["sessions"],)
+    assert secret_store.drop_previous(back, ["sessions"]).valid()["sessions"] == (first.passwords["sessions"],)
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
-    first = secretstore.ensure(settings(tmp_path), "host")
-    both = secretstore.rotated(first, ["sessions"])
-    secretstore.keep(settings(tmp_path), "host", first, both)
-    assert secretstore.ensure(settings(tmp_path), "host") == both
-    assert secretstore.check(settings(tmp_path), "host") == both
-    secretstore.keep(settings(tmp_path), "host", both, secretstore.retired(both, ["sessions"]))
+    first = secret_store.load_or_create(settings(tmp_path), "host")
+    both = secret_store.rotate(first, ["sessions"])
+    secret_store.update(settings(tmp_path), "host", first, both)
+    assert secret_store.load_or_create(settings(tmp_path), "host") == both
+    assert secret_store.check(settings(tmp_path), "host") == both
+    secret_store.update(settings(tmp_path), "host", both, secret_store.drop_previous(both, ["sessions"]))
     assert "previous" not in store(tmp_path).read_text()
 
 
 def test_two_who_rotate_at_once_are_told_apart(tmp_path: Path) -> None:
-    first = secretstore.ensure(settings(tmp_path), "host")
-    mine, theirs = secretstore.rotated(first, ["sessions"]), secretstore.rotated(first, ["sessions"])
-    secretstore.keep(settings(tmp_path), "host", first, theirs)
+    first = secret_store.load_or_create(settings(tmp_path), "host")
+    mine, theirs = secret_store.rotate(first, ["sessions"]), secret_store.rotate(first, ["sessions"])
+    secret_store.update(settings(tmp_path), "host", first, theirs)
     with pytest.raises(SecretsError, match="somebody else changed passwords just now"):
-        secretstore.keep(settings(tmp_path), "host", first, mine)
-    assert secretstore.load(settings(tmp_path), "host") == theirs
+        secret_store.update(settings(tmp_path), "host", first, mine)
+    assert secret_store.load(settings(tmp_path), "host") == theirs
 
 
 @pytest.mark.parametrize(
@@ -184,21 +190,21 @@ def test_a_former_password_that_is_weak_and_one_of_the_repository_that_was_cut_a
     path.touch(mode=0o600)
     path.write_text(f"passwords: {{}}\ncommands: {{}}\n{line}\n")
     with pytest.raises(SecretsError, match=words):
-        secretstore.check(settings(tmp_path), "host")
+        secret_store.check(settings(tmp_path), "host")
 
 
 def test_the_repository_s_password_is_made_where_there_is_one_and_outlives_everything(tmp_path: Path) -> None:
     """No rotation changes it, and a repository that is used no more can still be opened."""
-    assert secretstore.ensure(settings(tmp_path), "host").repository == ""
-    copied = settings(tmp_path, redis_backup_repository="/mnt/backup")
-    made = secretstore.ensure(copied, "host")
+    assert secret_store.load_or_create(settings(tmp_path), "host").repository == ""
+    copied = settings(tmp_path, redis_backup_restic_repository="/mnt/backup")
+    made = secret_store.load_or_create(copied, "host")
     assert len(made.repository) == 43
     assert made.repository not in made.passwords.values()
     users = list(made.passwords)
-    for change in (secretstore.rotated, secretstore.turned_back, secretstore.retired):
+    for change in (secret_store.rotate, secret_store.undo_rotation, secret_store.drop_previous):
         after = change(made, users)
         assert after.repository == made.repository
         if after != made:
-            secretstore.keep(copied, "host", made, after)
+            secret_store.update(copied, "host", made, after)
             made = after
-        assert secretstore.ensure(settings(tmp_path), "host").repository == made.repository
+        assert secret_store.load_or_create(settings(tmp_path), "host").repository == made.repository

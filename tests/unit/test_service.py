@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from redoubt import access, redisconf, render, service
-from redoubt.service import Container, Drift, Network, ServiceState, drift, read
-from redoubt.settings import load
+from redoubt import acl, compose, redis_conf, service_drift
+from redoubt.facts.containers import Container, Network, ServiceState, parse_service_state
+from redoubt.service_drift import Drift, drift
+from redoubt.settings.load import load
 from redoubt.sizes import MIB
 
 SETTINGS = load({})
@@ -21,7 +22,7 @@ LIMITS: dict[str, int | str | None] = {
     "RestartPolicy": "unless-stopped",
 }
 NETWORKS = frozenset({"redis_backend", "redis_edge"})
-DEFINITION, MADE_WITH = render.definition(SETTINGS), render.live_parts(SETTINGS)
+DEFINITION, MADE_WITH = compose.config_fingerprint(SETTINGS), compose.live_settings(SETTINGS)
 CONTAINER = Container(
     "redis", "redis", "abc", "sha256:1", "running", "healthy", 1000.5, NETWORKS, LIMITS, DEFINITION, MADE_WITH, 51
 )
@@ -30,7 +31,7 @@ RIGHT = ServiceState(
     containers=(CONTAINER,),
     image_id="sha256:1",
     files={"config/redis.conf": 900.0},
-    config=redisconf.runtime(SETTINGS),
+    config=redis_conf.runtime(SETTINGS),
 )
 
 
@@ -44,7 +45,7 @@ V1 = {
 V2 = {"memory.max": "1610612736", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "100000 100000"}
 
 ACL = (
-    *(f"user {one.name} on sanitize-payload # {one.rules(SETTINGS.server_version)}" for one in access.users(SETTINGS)),
+    *(f"user {one.name} on sanitize-payload # {one.rules(SETTINGS.server_version)}" for one in acl.users(SETTINGS)),
     "user default off sanitize-payload ~* &* +@all",
 )
 
@@ -56,7 +57,7 @@ def state(**container: Any) -> ServiceState:
 def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
     assert drift(SETTINGS, RIGHT) == Drift((), ())
     assert drift(SETTINGS, replace(RIGHT, acl=ACL)) == Drift((), ())
-    assert service.users_drift(SETTINGS, replace(RIGHT, acl=ACL)) == ()
+    assert service_drift.users_drift(SETTINGS, replace(RIGHT, acl=ACL)) == ()
 
 
 def test_a_paused_service_is_resumed_and_keeps_its_container() -> None:
@@ -84,10 +85,10 @@ def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> 
 def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str], held: str) -> None:
     """The engine still says the right one: systemd, or a hand, set another behind its back."""
     current = replace(RIGHT, kernel=kernel)
-    change = service.live(SETTINGS, current)
+    change = service_drift.live_change(SETTINGS, current)
     assert (change.reasons, change.limits, change.config) == ((f"redis is held by the kernel to {held}",), True, {})
     assert not drift(SETTINGS, current)
-    assert not service.live(SETTINGS, replace(current, hashes={"redis": "other"}))
+    assert not service_drift.live_change(SETTINGS, replace(current, hashes={"redis": "other"}))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
     queues: dict[str, int], somaxconn: int, short: tuple[str, ...]
 ) -> None:
     settings = load({"redis_bind": ["127.0.0.1", "::1"]})
-    right = state(definition=render.definition(settings))
+    right = state(definition=compose.config_fingerprint(settings))
     found = drift(settings, replace(right, queues=queues, somaxconn=somaxconn))
     assert found.reasons == tuple(
         f"redis lets {queues[one]} connections wait at {one}, the settings say 511" for one in short
@@ -161,8 +162,8 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
             (),
         ),
         (replace(RIGHT, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
-        (read(["@@upgrade", "unfinished"]), "the way back of an upgrade is kept", ()),
-        (read(["@@start", "unfinished"]), "a start was broken off", ()),
+        (parse_service_state(["@@upgrade", "unfinished"]), "the way back of an upgrade is kept", ()),
+        (parse_service_state(["@@start", "unfinished"]), "a start was broken off", ()),
         (state(name="elsewhere"), "is named elsewhere", ("redis",)),
         (state(networks=NETWORKS | {"bridge"}), "is on bridge as well", ("redis",)),
         (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
@@ -184,9 +185,9 @@ def test_every_kind_of_drift_has_a_reason(current: ServiceState, reason: str, re
 )
 def test_users_are_mended_without_another_container(changes: dict[str, Any], reason: str) -> None:
     current = replace(RIGHT, **changes)
-    assert reason in service.users_drift(SETTINGS, current)
+    assert reason in service_drift.users_drift(SETTINGS, current)
     assert not drift(SETTINGS, current)
-    assert not service.is_to_be_replaced(SETTINGS, current)
+    assert not service_drift.will_be_recreated(SETTINGS, current)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_users_are_mended_without_another_container(changes: dict[str, Any], rea
     ],
 )
 def test_a_container_that_will_be_replaced_reads_its_users_by_itself(current: ServiceState) -> None:
-    assert service.is_to_be_replaced(SETTINGS, current)
+    assert service_drift.will_be_recreated(SETTINGS, current)
 
 
 @pytest.mark.parametrize("name", ["config/users.acl", "secrets/server/health", "secrets/sessions"])
@@ -216,52 +217,56 @@ def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
         (
             replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
             "redis runs with maxmemory = '5', the settings say '1073741824'",
-            service.Live(config={"maxmemory": "1073741824"}),
+            service_drift.LiveChange(config={"maxmemory": "1073741824"}),
         ),
         (
             replace(RIGHT, config={**RIGHT.config, "activedefrag": "no"}, defrag="yes"),
             "redis runs with activedefrag = 'no', the settings say 'yes'",
-            service.Live(config={"activedefrag": "yes"}),
+            service_drift.LiveChange(config={"activedefrag": "yes"}),
         ),
         (
             state(limits={**LIMITS, "Memory": 5}),
             "redis has the limit Memory = 5, the settings say 1610612736",
-            service.Live(limits=True, grows=True),
+            service_drift.LiveChange(limits=True, raises_limits=True),
         ),
         (
             state(limits={**LIMITS, "Memory": 2**40}),
             "redis has the limit Memory = 1099511627776, the settings say 1610612736",
-            service.Live(limits=True),
+            service_drift.LiveChange(limits=True),
         ),
-        (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", service.Live(limits=True)),
-        (state(limits={**LIMITS, "RestartPolicy": "no"}), "the limit RestartPolicy = 'no'", service.Live(limits=True)),
-        (state(made_with="{}"), "redis keeps its container, which was made with {}", service.Live()),
+        (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", service_drift.LiveChange(limits=True)),
+        (
+            state(limits={**LIMITS, "RestartPolicy": "no"}),
+            "the limit RestartPolicy = 'no'",
+            service_drift.LiveChange(limits=True),
+        ),
+        (state(created_with="{}"), "redis keeps its container, which was made with {}", service_drift.LiveChange()),
     ],
 )
 def test_what_a_running_redis_takes_is_no_reason_to_start_it_anew(
-    current: ServiceState, says: str, change: service.Live
+    current: ServiceState, says: str, change: service_drift.LiveChange
 ) -> None:
-    found = service.live(SETTINGS, current)
+    found = service_drift.live_change(SETTINGS, current)
     (why,) = found.reasons
     assert says in why
-    assert replace(found, reasons=(), made_with="") == change
+    assert replace(found, reasons=(), created_with="") == change
     assert not drift(SETTINGS, current)
     # One that starts anew reads it by itself, and one that is down takes nothing.
-    assert not service.live(SETTINGS, replace(current, image_id="sha256:2"))
-    assert not service.live(SETTINGS, replace(current, containers=(replace(CONTAINER, status="exited"),)))
-    assert not service.live(SETTINGS, replace(current, config={}))
+    assert not service_drift.live_change(SETTINGS, replace(current, image_id="sha256:2"))
+    assert not service_drift.live_change(SETTINGS, replace(current, containers=(replace(CONTAINER, status="exited"),)))
+    assert not service_drift.live_change(SETTINGS, replace(current, config={}))
 
 
 def test_a_container_that_was_changed_is_told_once() -> None:
     """From then on the hashes are those of what it was made with."""
-    changed = replace(state(made_with="{}"), overlaid=True)
-    assert not service.live(SETTINGS, changed)
+    changed = replace(state(created_with="{}"), has_override=True)
+    assert not service_drift.live_change(SETTINGS, changed)
     assert not drift(SETTINGS, changed)
 
 
 def test_where_a_stop_writes_all_data_it_must_have_the_time() -> None:
     settings = load({"redis_appendonly": False, "redis_maxmemory": "2gb"})
-    right = state(definition=render.definition(settings))
+    right = state(definition=compose.config_fingerprint(settings))
     why = "redis has 51 s to stop, the settings say 71"
     assert why in drift(settings, right).reasons
     assert why not in drift(load({"redis_maxmemory": "2gb"}), right).reasons
@@ -338,7 +343,7 @@ def test_the_script_s_output_is_read() -> None:
         "@@passwords",
         "health",
     ]
-    assert read(output) == ServiceState(
+    assert parse_service_state(output) == ServiceState(
         hashes={"redis": "abc"},
         containers=(replace(CONTAINER, started=1767323045.678901),),
         image_id="sha256:1",
@@ -346,12 +351,12 @@ def test_the_script_s_output_is_read() -> None:
         config={"maxmemory": "1073741824", "save": "", "appendonly": "yes"},
         acl=("user default off ~* &* +@all",),
         passwords=("health",),
-        detached=("logs",),
+        stale_mounts=("logs",),
         networks={"redis_edge": Network(internal=False, translated=True, members=frozenset({"redis"}))},
         kernel={"memory.swap.max": "0", "cpu.max": "100000 100000"},
         queues={"127.0.0.1:6379": 4096, "[::]:22": 128},
         somaxconn=65535,
-        overlaid=True,
+        has_override=True,
         defrag="no",
     )
 
@@ -361,19 +366,19 @@ def test_a_container_that_compose_does_not_count_is_not_the_service() -> None:
     one_off["Config"]["Labels"]["com.docker.compose.oneoff"] = "True"
     unlike = inspected()
     del unlike["Config"]["Labels"]["com.docker.compose.config-hash"]
-    assert read(["@@containers", json.dumps([one_off, unlike])]).containers == ()
+    assert parse_service_state(["@@containers", json.dumps([one_off, unlike])]).containers == ()
 
 
 @pytest.mark.parametrize("answer", [[], ["WRONGPASS invalid username-password pair", "NOAUTH", "x"]])
 def test_a_refused_login_gives_no_configuration(answer: list[str]) -> None:
-    current = read(["@@config", *answer])
+    current = parse_service_state(["@@config", *answer])
     assert current.config == {}
     assert current.passwords == (("admin",) if answer else ())
 
 
 def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None:
-    assert drift(SETTINGS, replace(RIGHT, detached=("data",))).data_lost
-    assert not drift(SETTINGS, replace(RIGHT, detached=("logs",))).data_lost
+    assert drift(SETTINGS, replace(RIGHT, stale_mounts=("data",))).data_lost
+    assert not drift(SETTINGS, replace(RIGHT, stale_mounts=("logs",))).data_lost
 
 
 def network(**changes: Any) -> Network:
@@ -392,14 +397,14 @@ def test_networks_with_a_way_out_are_made_anew(networks: dict[str, Network], ane
     found = drift(SETTINGS, replace(RIGHT, networks=networks))
     assert found.networks == anew
     assert found.reasons == tuple(f"the network {name} leads out of the host" for name in anew)
-    assert found.guests == ()
+    assert found.foreign_containers == ()
 
 
 def test_others_on_a_network_that_must_be_made_anew_are_named() -> None:
     with_guest = network(internal=False, members=frozenset({"redis", "web-1"}))
-    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": with_guest})).guests == ("web-1",)
+    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": with_guest})).foreign_containers == ("web-1",)
     sound = replace(with_guest, internal=True)
-    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": sound})).guests == ()
+    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": sound})).foreign_containers == ()
 
 
 def test_health_may_be_out_of_date_where_the_container_stays() -> None:
@@ -410,7 +415,7 @@ def test_health_may_be_out_of_date_where_the_container_stays() -> None:
 
 
 def test_a_host_without_an_engine_gives_an_empty_state() -> None:
-    assert read([]) == ServiceState({}, (), "", {}, {})
+    assert parse_service_state([]) == ServiceState({}, (), "", {}, {})
 
 
 @pytest.mark.parametrize(
@@ -423,8 +428,8 @@ def test_a_host_without_an_engine_gives_an_empty_state() -> None:
 )
 def test_the_engine_s_times_are_read_to_the_microsecond(stamp: str, seconds: float) -> None:
     container = inspected(State={"Status": "running", "StartedAt": stamp})
-    assert read(["@@containers", json.dumps([container])]).containers[0].started == seconds
+    assert parse_service_state(["@@containers", json.dumps([container])]).containers[0].started == seconds
 
 
 def test_a_deploy_waits_until_the_health_check_itself_has_given_up() -> None:
-    assert service.wait_timeout(SETTINGS) >= 10 + 5 * (30 + 10)
+    assert service_drift.wait_timeout(SETTINGS) >= 10 + 5 * (30 + 10)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from redoubt import redisconf, render
-from redoubt import settings as model
-from redoubt.settings import Settings, SettingsError, load
+from redoubt import compose, redis_conf
+from redoubt.settings.load import DAY2_KEYS, SettingsError, load
+from redoubt.settings.model import EFFECTS, PERIODS, Effect, Settings, smallest_memory_limit
+from redoubt.settings.reference import PRINTED, settings_file
 from redoubt.sizes import GIB, MIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
     [
         ({"redis_maxmemry": "1gb"}, "did you mean redis_maxmemory?"),
         ({"redis_something": 1}, "unknown setting"),
+        ({"redis_rotate_user": "sessions"}, "did you mean redis_rotate_users?"),
         ({"reids_maxmemory": "1gb"}, "did you mean redis_maxmemory?"),
         ({"redis_maxmemory": "1zb"}, "is not a size"),
         ({"redis_maxmemory": "1mb"}, "at least 16mb"),
@@ -65,41 +67,47 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
         ({"redis_renamed_commands": ["CONFIG", "EVAL"]}, "EVAL: in redis_disabled_commands and"),
         ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
         ({"redis_appendonly": False, "redis_save": ""}, "nothing would survive"),
-        ({"redis_backup_calendar": "daily\nUser=x"}, "is not a calendar event of systemd"),
-        ({"redis_backup_calendar": "%t"}, "is not a calendar event of systemd"),
-        ({"redis_backup_jitter": -1}, "at least 0"),
-        ({f"redis_backup_keep_{period}": 0 for period in model.PERIODS}, "no backup would stay"),
-        ({"redis_backup_repository": "backups"}, "is no repository that can be used"),
-        ({"redis_backup_repository": "b2:bucket:redis"}, "from its environment alone"),
-        ({"redis_backup_repository": "sftp:-oProxyCommand=x:/y"}, "is no repository that can be used"),
-        ({"redis_backup_repository": "sftp:nas:/x;reboot"}, "is no repository that can be used"),
-        ({"redis_backup_repository": "/x", "redis_backup_repository_files": {"token": "x"}}, "['token']"),
-        ({"redis_backup_repository": "sftp:nas:x"}, "reached by SFTP needs ssh_key and known_hosts"),
+        ({"redis_backup_schedule": "daily\nUser=x"}, "is not a calendar event of systemd"),
+        ({"redis_backup_schedule": "%t"}, "is not a calendar event of systemd"),
+        ({"redis_backup_randomized_delay": -1}, "at least 0"),
+        ({f"redis_backup_keep_{period}": 0 for period in PERIODS}, "no backup would stay"),
+        ({"redis_backup_restic_repository": "backups"}, "is no repository that can be used"),
+        ({"redis_backup_restic_repository": "b2:bucket:redis"}, "from its environment alone"),
+        ({"redis_backup_restic_repository": "sftp:-oProxyCommand=x:/y"}, "is no repository that can be used"),
+        ({"redis_backup_restic_repository": "sftp:nas:/x;reboot"}, "is no repository that can be used"),
+        ({"redis_backup_restic_repository": "/x", "redis_backup_repository_files": {"token": "x"}}, "['token']"),
+        ({"redis_backup_restic_repository": "sftp:nas:x"}, "reached by SFTP needs ssh_key and known_hosts"),
         (
             {
-                "redis_backup_repository": "s3:https://s3.example.com/x",
+                "redis_backup_restic_repository": "s3:https://s3.example.com/x",
                 "redis_backup_repository_files": {"ssh_key": "x"},
             },
-            "ssh_key: set, but redis_backup_repository = 's3:https://s3.example.com/x' does not use it",
+            "ssh_key: set, but redis_backup_restic_repository = 's3:https://s3.example.com/x' does not use it",
         ),
         (
-            {"redis_backup_repository": "gs:x:/", "redis_backup_repository_files": {"google_credentials": "/nowhere"}},
+            {
+                "redis_backup_restic_repository": "gs:x:/",
+                "redis_backup_repository_files": {"google_credentials": "/nowhere"},
+            },
             "google_credentials = '/nowhere': there is no such file on this machine",
         ),
         ({"redis_app_services": {"redis": {}}}, "the Redis service itself"),
         ({"redis_app_services": {"web": {"secrets": ["ca.crt"]}}}, "web has the secret ca.crt, and there is none"),
         ({"redis_app_services": {"web": {"secrets": [{"source": "ca.crt", "target": "x"}]}}}, "web has the secret"),
-        ({"redis_tls": "beside", "redis_tls_port": 6379}, "redis_tls_port = 6379 is redis_port as well"),
+        ({"redis_tls": "both", "redis_tls_port": 6379}, "redis_tls_port = 6379 is redis_port as well"),
         ({"redis_tls_cert": "x"}, "redis_tls_cert: set, but redis_tls = 'off' does not use it"),
-        ({"redis_tls": "only", "redis_tls_ca": "x"}, "redis_tls_ca: set, but redis_tls_source = 'ca' does not use it"),
         (
-            {"redis_tls": "only", "redis_tls_source": "files", "redis_tls_ca": "x"},
+            {"redis_tls": "required", "redis_tls_ca": "x"},
+            "redis_tls_ca: set, but redis_tls_source = 'ca' does not use it",
+        ),
+        (
+            {"redis_tls": "required", "redis_tls_source": "files", "redis_tls_ca": "x"},
             "needs redis_tls_cert, redis_tls_key",
         ),
-        ({"redis_tls": "only", "redis_bind": ["0.0.0.0"]}, "redis_bind = 0.0.0.0 does not say by which names"),
-        ({"redis_tls": "beside", "redis_tls_names": ["x"], "redis_bind": ["::"]}, "redis_bind: :: publishes Redis"),
-        ({"redis_tls": "only", "redis_tls_names": ["https://x"]}, "is neither a name such as redis-1.example.com"),
-        ({"redis_tls": "only", "redis_tls_names": ["10.0.0.256"]}, "is neither a name such as redis-1.example.com"),
+        ({"redis_tls": "required", "redis_bind": ["0.0.0.0"]}, "redis_bind = 0.0.0.0 does not say by which names"),
+        ({"redis_tls": "both", "redis_tls_names": ["x"], "redis_bind": ["::"]}, "redis_bind: :: publishes Redis"),
+        ({"redis_tls": "required", "redis_tls_names": ["https://x"]}, "is neither a name such as redis-1.example.com"),
+        ({"redis_tls": "required", "redis_tls_names": ["10.0.0.256"]}, "is neither a name such as redis-1.example.com"),
         ({"redis_extra_config": {"tls-protocols": "TLSv1"}}, "tls-protocols is set by Redoubt"),
         ({"redis_app_services": {"Web App": {}}}, "not a name"),
     ],
@@ -126,14 +134,14 @@ def test_one_mistake_is_reported_once() -> None:
 def test_what_is_right_is_still_known_when_something_is_wrong() -> None:
     with pytest.raises(SettingsError) as caught:
         load({"redis_maxmemory": "2gb", "redis_port": "x"})
-    assert caught.value.partial.redis_maxmemory == 2 * GIB
-    assert caught.value.wrong == {"redis_port"}
+    assert caught.value.valid_part.redis_maxmemory == 2 * GIB
+    assert caught.value.invalid == {"redis_port"}
 
 
 @pytest.mark.parametrize("maxmemory", ["16mb", "64mb", "640mb", "1gb", "8gb"])
 def test_the_derived_memory_limit_is_always_accepted(maxmemory: str) -> None:
     derived = load({"redis_maxmemory": maxmemory})
-    smallest = model.smallest_memory_limit(derived.redis_maxmemory)
+    smallest = smallest_memory_limit(derived.redis_maxmemory)
     assert derived.memory_limit >= smallest
     assert load({"redis_maxmemory": maxmemory, "redis_container_memory": smallest}).memory_limit == smallest
     problems(redis_maxmemory=maxmemory, redis_container_memory=smallest - MIB)
@@ -141,7 +149,7 @@ def test_the_derived_memory_limit_is_always_accepted(maxmemory: str) -> None:
 
 @pytest.mark.parametrize(("maxmemory", "peak"), [("1gb", 1281 * MIB), ("640mb", 873 * MIB)])
 def test_no_limit_below_a_measured_peak_is_accepted(maxmemory: str, peak: int) -> None:
-    assert model.smallest_memory_limit(load({"redis_maxmemory": maxmemory}).redis_maxmemory) > peak
+    assert smallest_memory_limit(load({"redis_maxmemory": maxmemory}).redis_maxmemory) > peak
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,7 @@ def test_every_setting_says_what_it_means_and_what_a_change_costs() -> None:
         extra = field.json_schema_extra
         assert isinstance(extra, dict)
         assert field.description, name
-        assert extra["cost"] in model.COSTS, name
+        assert extra["effect"] in EFFECTS, name
 
 
 # Another value of each setting whose change may reach what runs.
@@ -190,27 +198,27 @@ OTHERWISE: dict[str, Any] = {
     "redis_renamed_commands": ["CONFIG"],
     "redis_bind": ["10.0.0.5"],
     "redis_allow_from": ["10.0.0.0/8"],
-    "redis_tls": "beside",
+    "redis_tls": "both",
     "redis_tls_names": ["redis.example.com"],
     "redis_tls_auth_clients": "yes",
     "redis_restart": "always",
     "redis_loglevel": "warning",
     "redis_extra_config": {"io-threads": "2"},
     "redis_maxmemory": "2gb",
-    "redis_app": "shop",
+    "redis_app_name": "shop",
 }
 
 
-@pytest.mark.parametrize("cost", ["live", "restart"])
-def test_a_container_is_made_anew_for_what_the_settings_say_and_nothing_else(cost: model.Cost) -> None:
+@pytest.mark.parametrize("effect", ["live", "restart"])
+def test_a_container_is_made_anew_for_what_the_settings_say_and_nothing_else(effect: Effect) -> None:
     """One of a port of TLS or of a socket's group is looked at where there is one."""
     needs: dict[str, dict[str, Any]] = {
-        "redis_tls_port": {"redis_tls": "beside"},
+        "redis_tls_port": {"redis_tls": "both"},
         "redis_unix_socket_gid": {"redis_unix_socket": True},
     }
     # Without TLS these may not be set; with it a deploy has the running Redis load what they name.
     certificate = {"redis_tls_source", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
-    for name, before in load({}).costing(cost).items():
+    for name, before in load({}).with_effect(effect).items():
         if name in certificate:
             continue
         # Memory limits, files and the grace to stop are derived where they are not given.
@@ -218,21 +226,21 @@ def test_a_container_is_made_anew_for_what_the_settings_say_and_nothing_else(cos
         if before is None:
             other = {"redis_container_nofile": 20000, "redis_stop_grace_period": 60}.get(name, other)
         former, changed = (load({**needs.get(name, {}), **change}) for change in ({}, {name: other}))
-        anew = render.definition(former) != render.definition(changed)
-        assert anew == (cost == "restart"), name
+        anew = compose.config_fingerprint(former) != compose.config_fingerprint(changed)
+        assert anew == (effect == "restart"), name
         # What costs no restart has to reach what runs without one.
-        directives = redisconf.differences(changed, redisconf.runtime(former))
-        assert anew or all(map(redisconf.is_live, directives)), name
+        directives = redis_conf.differences(changed, redis_conf.runtime(former))
+        assert anew or all(map(redis_conf.is_live, directives)), name
 
 
-@pytest.mark.parametrize("path", model.PRINTED)
+@pytest.mark.parametrize("path", PRINTED)
 def test_the_printed_settings_are_those_of_the_model(path: str) -> None:
-    assert (ROOT / path).read_text() == model.PRINTED[path](), "run: make settings"
+    assert (ROOT / path).read_text() == PRINTED[path](), "run: make settings"
 
 
 def test_the_defaults_in_the_settings_file_are_accepted_when_uncommented() -> None:
     files = {"redis_image_archive", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
-    lines = model.settings_file().splitlines()
+    lines = settings_file().splitlines()
     values: dict[str, Any] = {}
     for line in lines:
         if line.startswith("# redis_") and " = " in line and line.split()[1] not in files:
@@ -287,7 +295,7 @@ def test_redis_is_not_open_to_everybody_by_accident(data: dict[str, Any], words:
 def test_redis_may_be_open_to_named_networks_and_even_to_everybody() -> None:
     load({"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["10.0.0.0/8", "2001:db8::/32"]})
     load({"redis_bind": ["0.0.0.0"], "redis_allow_from": ["0.0.0.0/0"]})
-    load({"redis_bind": ["0.0.0.0"], "redis_tls": "only", "redis_tls_names": ["*.example.com", "2001:db8::5"]})
+    load({"redis_bind": ["0.0.0.0"], "redis_tls": "required", "redis_tls_names": ["*.example.com", "2001:db8::5"]})
 
 
 @pytest.mark.parametrize(
@@ -301,17 +309,21 @@ def test_redis_may_be_open_to_named_networks_and_even_to_everybody() -> None:
     ],
 )
 def test_a_password_in_an_address_is_refused_and_not_repeated(repository: str) -> None:
-    (problem,) = problems(redis_backup_repository=repository)
-    assert "redis_backup_repository: the address holds a password" in problem
+    (problem,) = problems(redis_backup_restic_repository=repository)
+    assert "redis_backup_restic_repository: the address holds a password" in problem
     assert "S3cret" not in problem
 
 
 @pytest.mark.parametrize("calendar", ["", "daily", "*-*-* 03:00:00", "Mon..Fri 03:00 Europe/Berlin", "*:0/15"])
 def test_calendars_of_systemd_are_taken(calendar: str) -> None:
-    assert load({"redis_backup_calendar": calendar}).redis_backup_calendar == calendar
+    assert load({"redis_backup_schedule": calendar}).redis_backup_schedule == calendar
 
 
-@pytest.mark.parametrize("data", [{"redis_allow_loss": "eviction"}, {"redis_upgrade_verify": False}])
+@pytest.mark.parametrize("data", [{"redis_allow_data_loss": "eviction"}, {"redis_upgrade_verify": False}])
 def test_what_is_meant_for_one_deploy_makes_no_other_settings(data: dict[str, Any]) -> None:
     """Else the next deploy, without it, would have something to change."""
     assert load(data).digest == load({}).digest != load({"redis_maxmemory": "2gb"}).digest
+
+
+def test_the_keys_of_day_2_verbs_are_no_settings() -> None:
+    assert load(dict.fromkeys(DAY2_KEYS, "x")) == load({})

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from redoubt.secretstore import Secrets
-from redoubt.settings import load
-from tests.host.bridge import LOCAL, Entry
-from tests.host.fleet import Fleet
-from tests.host.target import Target
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
+from tests.host.host_under_test import Target
+from tests.host.hosts import Fleet
+from tests.host.inventory import LOCAL, Entry
 from tests.smoke.conftest import Smoke
 from tests.smoke.load import Load
 

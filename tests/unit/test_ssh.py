@@ -2,12 +2,12 @@
 
 import socket
 
-from redoubt import ssh
+from redoubt import ssh_transport
 
 
 def test_a_host_that_vanished_is_noticed_and_commands_are_sent_at_once() -> None:
     with socket.socket() as sock:
-        ssh.transport(sock)
+        ssh_transport.transport(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         silence = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
@@ -20,4 +20,4 @@ def test_a_proxy_s_socket_has_no_such_options_and_is_used_as_it_is() -> None:
         def settimeout(self, seconds: float) -> None:
             pass
 
-    ssh.transport(Proxy())  # type: ignore[arg-type]
+    ssh_transport.transport(Proxy())  # type: ignore[arg-type]

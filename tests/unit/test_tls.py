@@ -13,23 +13,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import verification
 
-from redoubt import access, certificatestore, render, service, tls
-from redoubt.redisconf import certificate
-from redoubt.secretsource import SecretsError
-from redoubt.settings import Settings, load
-from redoubt.tls import Authority, Identity
-from redoubt.tree import Absent, File
+from redoubt import acl, certificate_store, certificates, host_files, service_drift
+from redoubt.certificates import Authority, Identity
+from redoubt.filesystem import AbsentPath, DesiredFile
+from redoubt.redis_conf import certificate
+from redoubt.secret_backends import SecretsError
+from redoubt.settings.load import load
+from redoubt.settings.model import Settings
 from tests.unit.test_service import RIGHT
 from tests.unit.test_service import state as running
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-CA = tls.new_authority(NOW)
+CA = certificates.new_authority(NOW)
 NAMES = ("redis-1.example.com", "10.0.0.5", "::1", "*.cache.example.com")
-GOOD = tls.issue(CA, "redis-1", NAMES, NOW, 365)
+GOOD = certificates.issue(CA, "redis-1", NAMES, NOW, 365)
 
 
 def settings(tmp_path: Path, **data: Any) -> Settings:
-    return load({"redis_secrets_dir": str(tmp_path / "secrets"), "redis_tls": "only", **data})
+    return load({"redis_secrets_dir": str(tmp_path / "secrets"), "redis_tls": "required", **data})
 
 
 def verified(identity: Identity, name: verification.Subject, at: datetime) -> None:
@@ -53,12 +54,12 @@ def test_keys_are_not_shown() -> None:
 
 
 def test_a_certificate_ends_with_its_ca_at_the_latest() -> None:
-    late = NOW + timedelta(days=tls.AUTHORITY_DAYS - 30)
-    assert tls.issue(CA, "x", ["x"], late, 365).expires == NOW + timedelta(days=tls.AUTHORITY_DAYS)
+    late = NOW + timedelta(days=certificates.AUTHORITY_DAYS - 30)
+    assert certificates.issue(CA, "x", ["x"], late, 365).expires == NOW + timedelta(days=certificates.AUTHORITY_DAYS)
 
 
 def test_a_client_s_certificate_is_no_server_s() -> None:
-    client = tls.issue(CA, "web", (), NOW, 90)
+    client = certificates.issue(CA, "web", (), NOW, 90)
     usage = client.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
     assert client.names == set()
@@ -72,27 +73,29 @@ def test_a_client_s_certificate_is_no_server_s() -> None:
         (244, NAMES, CA, "it ends at 2027-11-24 12:00 UTC"),
         (400, NAMES, CA, "it ends at 2027-11-24 12:00 UTC"),
         (0, (*NAMES, "new"), CA, "it does not stand for new"),
-        (0, NAMES, tls.new_authority(NOW), "another CA issued it"),
+        (0, NAMES, certificates.new_authority(NOW), "another CA issued it"),
     ],
 )
 def test_it_is_due_in_the_last_third_and_when_names_or_the_ca_change(
     days: int, names: tuple[str, ...], ca: Authority, why: str
 ) -> None:
-    assert tls.why_due(GOOD, ca, names, NOW + timedelta(days=days)) == why
+    assert certificates.why_due(GOOD, ca, names, NOW + timedelta(days=days)) == why
 
 
 def test_the_names_are_those_by_which_clients_come() -> None:
-    own = load({"redis_tls": "only", "redis_bind": ["0.0.0.0", "10.0.0.5"], "redis_tls_names": ["cache.example.com"]})
-    assert tls.names(own, "redis-1") == (
+    own = load(
+        {"redis_tls": "required", "redis_bind": ["0.0.0.0", "10.0.0.5"], "redis_tls_names": ["cache.example.com"]}
+    )
+    assert certificates.names(own, "redis-1") == (
         *("redis-1", "10.0.0.5", "cache.example.com", "localhost", "127.0.0.1", "::1", "redis"),
     )
-    assert "@local" not in tls.names(own, "@local")
+    assert "@local" not in certificates.names(own, "@local")
 
 
 def intermediate() -> tuple[Authority, str]:
     """A CA below the CA, as a company's has them, and its certificate."""
     key = serialization.load_pem_private_key(CA.key.encode(), None)
-    below = tls.new_authority(NOW)
+    below = certificates.new_authority(NOW)
     (template,) = x509.load_pem_x509_certificates(below.certificate.encode())
     (issuer,) = x509.load_pem_x509_certificates(CA.certificate.encode())
     builder = x509.CertificateBuilder(
@@ -112,14 +115,14 @@ def intermediate() -> tuple[Authority, str]:
 
 def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
     below, text = intermediate()
-    leaf = tls.issue(below, "redis-1", ["a.example.com"], NOW, 90)
+    leaf = certificates.issue(below, "redis-1", ["a.example.com"], NOW, 90)
     assert (
-        tls.problems(
+        certificates.problems(
             replace(leaf, certificate=leaf.certificate + text, ca=CA.certificate), (), NOW, shown_by_clients=True
         )
         == []
     )
-    (said,) = tls.problems(replace(leaf, ca=CA.certificate), (), NOW, shown_by_clients=True)
+    (said,) = certificates.problems(replace(leaf, ca=CA.certificate), (), NOW, shown_by_clients=True)
     assert said.startswith("the CA did not issue the certificate")
 
 
@@ -131,12 +134,22 @@ def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
         (GOOD, ("a.b.cache.example.com",), NOW, "does not stand for a.b.cache.example.com (redis_tls_names)"),
         (GOOD, (), NOW + timedelta(days=366), "the certificate of CN=redis-1 ended at 2027-11-24"),
         (GOOD, (), NOW - timedelta(days=1), "the certificate of CN=redis-1 is valid from 2026-11-24"),
-        (replace(GOOD, ca=tls.new_authority(NOW).certificate), (), NOW, "the CA did not issue the certificate"),
+        (
+            replace(GOOD, ca=certificates.new_authority(NOW).certificate),
+            (),
+            NOW,
+            "the CA did not issue the certificate",
+        ),
         (replace(GOOD, certificate="nothing"), (), NOW, "the certificate is not text in PEM"),
         (replace(GOOD, ca=""), (), NOW, "the CA is not text in PEM"),
         (replace(GOOD, key="nothing"), (), NOW, "the key is not text in PEM"),
-        (tls.issue(CA, "web", (), NOW, 90), (), NOW, "the certificate has no names (SAN)"),
-        (tls.issue(CA, "web", (), NOW, 90), (), NOW, "the certificate is not for servers (extended key usage)"),
+        (certificates.issue(CA, "web", (), NOW, 90), (), NOW, "the certificate has no names (SAN)"),
+        (
+            certificates.issue(CA, "web", (), NOW, 90),
+            (),
+            NOW,
+            "the certificate is not for servers (extended key usage)",
+        ),
         (replace(GOOD, certificate=GOOD.key + GOOD.certificate), (), NOW, "the file of the certificate holds a key"),
         (replace(GOOD, ca=CA.certificate + CA.key), (), NOW, "the file of the CA holds a key, and others would read"),
     ],
@@ -144,7 +157,7 @@ def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
 def test_a_given_certificate_is_judged_before_redis_sees_it(
     given: Identity, names: tuple[str, ...], at: datetime, words: str
 ) -> None:
-    found = tls.problems(given, names, at, shown_by_clients=True)
+    found = certificates.problems(given, names, at, shown_by_clients=True)
     assert words in "\n".join(found)
     assert bool(found) == bool(words)
 
@@ -154,7 +167,9 @@ def given(tmp_path: Path, identity: Identity) -> Settings:
     paths = {f"redis_tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
     for path, text in zip(paths.values(), (identity.certificate, identity.key, identity.ca), strict=True):
         path.write_text(text)
-    return load({"redis_tls": "only", "redis_tls_source": "files", **{name: str(path) for name, path in paths.items()}})
+    return load(
+        {"redis_tls": "required", "redis_tls_source": "files", **{name: str(path) for name, path in paths.items()}}
+    )
 
 
 def short(authority: Authority, now: datetime) -> Identity:
@@ -179,17 +194,17 @@ def short(authority: Authority, now: datetime) -> Identity:
 
 def test_files_that_openssl_does_not_take_are_told_before_redis_sees_them(tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    authority = tls.new_authority(now)
-    good = tls.issue(authority, "a", ["a"], now, 90)
-    assert certificatestore.check(given(tmp_path, good), "a", now) == []
-    (said,) = certificatestore.check(given(tmp_path, short(authority, now)), "a", now)
+    authority = certificates.new_authority(now)
+    good = certificates.issue(authority, "a", ["a"], now, 90)
+    assert certificate_store.check(given(tmp_path, good), "a", now) == []
+    (said,) = certificate_store.check(given(tmp_path, short(authority, now)), "a", now)
     assert said.endswith("OpenSSL does not take it, with this key and this CA: EE_KEY_TOO_SMALL")
     below, _ = intermediate()
-    (said,) = certificatestore.check(given(tmp_path, tls.issue(below, "a", ["a"], now, 90)), "a", now)
+    (said,) = certificate_store.check(given(tmp_path, certificates.issue(below, "a", ["a"], now, 90)), "a", now)
     assert said.endswith("OpenSSL does not take it, with this key and this CA: unable to get issuer certificate")
     own = given(tmp_path, good)
     (tmp_path / "cert").write_bytes(good.chain[0].public_bytes(serialization.Encoding.DER))
-    (said,) = certificatestore.check(own, "a", now)
+    (said,) = certificate_store.check(own, "a", now)
     assert said.endswith("the certificate is not text in PEM (-----BEGIN CERTIFICATE-----)")
 
 
@@ -198,23 +213,23 @@ def test_a_key_with_a_passphrase_is_refused() -> None:
     locked = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
     ).decode()
-    (said,) = tls.problems(replace(GOOD, key=locked), (), NOW, shown_by_clients=False)
+    (said,) = certificates.problems(replace(GOOD, key=locked), (), NOW, shown_by_clients=False)
     assert "needs a passphrase" in said
 
 
 def test_the_ca_and_a_certificate_are_made_once_and_stay(tmp_path: Path) -> None:
     own = settings(tmp_path)
-    first = certificatestore.ensure(own, "redis-1", NOW)
+    first = certificate_store.load_or_create(own, "redis-1", NOW)
     assert (
         first
-        == certificatestore.ensure(own, "redis-1", NOW + timedelta(days=200))
-        == certificatestore.load(own, "redis-1")
+        == certificate_store.load_or_create(own, "redis-1", NOW + timedelta(days=200))
+        == certificate_store.load(own, "redis-1")
     )
     assert first is not None
-    other = certificatestore.ensure(own, "redis-2", NOW)
+    other = certificate_store.load_or_create(own, "redis-2", NOW)
     assert other is not None
     assert (other.ca, other.key != first.key) == (first.ca, True)
-    later = certificatestore.ensure(own, "redis-1", NOW + timedelta(days=300))
+    later = certificate_store.load_or_create(own, "redis-1", NOW + timedelta(days=300))
     assert later is not None
     assert later.expires == NOW + timedelta(days=665)
     assert sorted(path.name for path in tmp_path.rglob("*.yml")) == ["redis.tls.yml", "redis.tls.yml", "redoubt.ca.yml"]
@@ -223,49 +238,49 @@ def test_the_ca_and_a_certificate_are_made_once_and_stay(tmp_path: Path) -> None
 
 def test_a_ca_that_ended_or_a_damaged_document_is_told_before_anything_changes(tmp_path: Path) -> None:
     own = settings(tmp_path)
-    certificatestore.ensure(own, "redis-1", NOW)
-    (said,) = certificatestore.check(own, "redis-1", NOW + timedelta(days=4000))
+    certificate_store.load_or_create(own, "redis-1", NOW)
+    (said,) = certificate_store.check(own, "redis-1", NOW + timedelta(days=4000))
     assert "the CA ended at 2036-11-21" in said
-    for place in (certificatestore.place(own, "redis-1"), certificatestore.authority_place(own)):
+    for place in (certificate_store.location(own, "redis-1"), certificate_store.authority_location(own)):
         text = Path(place).read_text()
         for damaged in ("certificate: SECRET", text.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nSECRET")):
             Path(place).write_text(damaged)
-            (said,) = certificatestore.check(own, "redis-1", NOW)
+            (said,) = certificate_store.check(own, "redis-1", NOW)
             assert f"{place}: no document of a certificate and its key" in said
             assert "SECRET" not in said
         Path(place).write_text(text)
     with pytest.raises(SecretsError, match="holds nothing yet"):
-        certificatestore.load(own, "redis-2")
+        certificate_store.load(own, "redis-2")
 
 
 def test_a_ca_that_is_lost_or_another_s_is_known_by_the_certificates_that_are_kept(tmp_path: Path) -> None:
     own = settings(tmp_path)
-    certificatestore.ensure(own, "redis-1", NOW)
-    assert certificatestore.lost(own, "redis-1") == ""
-    assert certificatestore.lost(load({"redis_secrets_dir": str(tmp_path)}), "redis-1") == ""
-    assert certificatestore.lost(own, "redis-2") == f"{certificatestore.place(own, 'redis-2')} is missing"
-    place = Path(certificatestore.authority_place(own))
+    certificate_store.load_or_create(own, "redis-1", NOW)
+    assert certificate_store.ca_problem(own, "redis-1") == ""
+    assert certificate_store.ca_problem(load({"redis_secrets_dir": str(tmp_path)}), "redis-1") == ""
+    assert certificate_store.ca_problem(own, "redis-2") == f"{certificate_store.location(own, 'redis-2')} is missing"
+    place = Path(certificate_store.authority_location(own))
     place.unlink()
-    assert certificatestore.lost(own, "redis-1") == f"{place} is missing"
-    certificatestore.ensure_authority(own, NOW)
-    assert certificatestore.lost(own, "redis-1").startswith(f"{place} is another CA than that of ")
+    assert certificate_store.ca_problem(own, "redis-1") == f"{place} is missing"
+    certificate_store.load_or_create_authority(own, NOW)
+    assert certificate_store.ca_problem(own, "redis-1").startswith(f"{place} is another CA than that of ")
 
 
 def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Path) -> None:
     own, directory = settings(tmp_path), str(tmp_path / "web")
-    assert certificatestore.client_is_due(own, "web", directory, NOW) == f"{directory}/client.crt is missing"
-    certificatestore.issue_client(own, "web", directory, NOW)
+    assert certificate_store.client_is_due(own, "web", directory, NOW) == f"{directory}/client.crt is missing"
+    certificate_store.issue_client(own, "web", directory, NOW)
     first = Path(directory, "client.crt").read_text()
-    certificatestore.issue_client(own, "web", directory, NOW + timedelta(days=9))
+    certificate_store.issue_client(own, "web", directory, NOW + timedelta(days=9))
     assert Path(directory, "client.crt").read_text() == first
-    certificatestore.issue_client(own, "web", directory, NOW + timedelta(days=300))
+    certificate_store.issue_client(own, "web", directory, NOW + timedelta(days=300))
     assert Path(directory, "client.crt").read_text() != first
-    certificatestore.issue_client(own, "api", directory, NOW + timedelta(days=300))
-    assert certificatestore.client_is_due(own, "web", directory, NOW + timedelta(days=300)) == "it is that of api"
+    certificate_store.issue_client(own, "api", directory, NOW + timedelta(days=300))
+    assert certificate_store.client_is_due(own, "web", directory, NOW + timedelta(days=300)) == "it is that of api"
     Path(directory, "client.key").write_text(GOOD.key)
     why = "the key is not that of the certificate"
-    assert certificatestore.client_is_due(own, "api", directory, NOW + timedelta(days=300)) == why
-    certificatestore.issue_client(own, "api", directory, NOW + timedelta(days=300))
+    assert certificate_store.client_is_due(own, "api", directory, NOW + timedelta(days=300)) == why
+    certificate_store.issue_client(own, "api", directory, NOW + timedelta(days=300))
     # What a client's library asks for.
     ssl.create_default_context(cafile=f"{directory}/ca.crt").load_cert_chain(
         f"{directory}/client.crt", f"{directory}/client.key"
@@ -273,9 +288,9 @@ def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Pa
 
 
 def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
-    own = load({"redis_tls": "only"})
-    entries = [*render.certificate_files(own, GOOD), *render.certificate_named(own, GOOD)]
-    files = {entry.path: entry for entry in entries if isinstance(entry, File)}
+    own = load({"redis_tls": "required"})
+    entries = [*host_files.certificate_files(own, GOOD), *host_files.certificate_config(own, GOOD)]
+    files = {entry.path: entry for entry in entries if isinstance(entry, DesiredFile)}
     conf = files["/srv/redis/config/tls.conf"].content
     for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file"):
         inside = certificate(own, GOOD.digest)[name]
@@ -284,11 +299,11 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
     assert [
         file.path for file in files.values() if "PRIVATE" in file.content and (file.mode, file.secret) != (0o400, True)
     ] == []
-    renewed = tls.issue(CA, "redis-1", NAMES, NOW, 365)
-    former = render.former_certificates(own, renewed, files)
+    renewed = certificates.issue(CA, "redis-1", NAMES, NOW, 365)
+    former = host_files.previous_certificates(own, renewed, files)
     assert {entry.path for entry in former} == {path for path in files if GOOD.digest in path}
-    assert {entry.path for entry in render.former_certificates(own, None, files)} == set(files)
-    assert all(isinstance(entry, Absent) for entry in former)
+    assert {entry.path for entry in host_files.previous_certificates(own, None, files)} == set(files)
+    assert all(isinstance(entry, AbsentPath) for entry in former)
 
 
 @pytest.mark.parametrize(
@@ -296,14 +311,14 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
     [
         ({}, True, ()),
         ({"tls-port": "0"}, True, ()),
-        ({"tls-port": "6379", **certificate(load({"redis_tls": "only"}), "new")}, False, ()),
+        ({"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new")}, False, ()),
         (
-            {"tls-port": "6379", **certificate(load({"redis_tls": "only"}), "new")},
+            {"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new")},
             True,
             ("redis's certificate was written anew",),
         ),
         (
-            {"tls-port": "6379", **certificate(load({"redis_tls": "only"}), "new"), "tls-auth-clients": "yes"},
+            {"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new"), "tls-auth-clients": "yes"},
             True,
             ("redis runs with tls-auth-clients = 'yes', should be 'no'",),
         ),
@@ -311,7 +326,7 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
 )
 def test_redis_loads_what_it_does_not_have(config: dict[str, str], written: bool, reasons: tuple[str, ...]) -> None:
     current = replace(RIGHT, config=config)
-    assert service.certificate_drift(load({"redis_tls": "only"}), "new", current, written=written) == reasons
+    assert service_drift.certificate_drift(load({"redis_tls": "required"}), "new", current, written=written) == reasons
 
 
 @pytest.mark.parametrize(
@@ -329,20 +344,20 @@ def test_redis_loads_what_it_does_not_have(config: dict[str, str], written: bool
 def test_a_healthy_redis_that_says_nothing_is_not_taken_for_one_that_is_right(
     container: dict[str, Any], state: dict[str, Any], silent: bool
 ) -> None:
-    assert service.is_silent(load({}), replace(running(**container), **state)) == silent
+    assert service_drift.is_unresponsive(load({}), replace(running(**container), **state)) == silent
 
 
 @pytest.mark.parametrize(
     ("data", "url"),
     [
-        ({"redis_tls": "only"}, "rediss://sessions:PASSWORD@127.0.0.1:6379/0?ssl_ca_certs=/srv/redis/ca.crt"),
-        ({"redis_tls": "beside"}, "rediss://sessions:PASSWORD@127.0.0.1:6380/0?ssl_ca_certs=/srv/redis/ca.crt"),
+        ({"redis_tls": "required"}, "rediss://sessions:PASSWORD@127.0.0.1:6379/0?ssl_ca_certs=/srv/redis/ca.crt"),
+        ({"redis_tls": "both"}, "rediss://sessions:PASSWORD@127.0.0.1:6380/0?ssl_ca_certs=/srv/redis/ca.crt"),
         (
-            {"redis_tls": "beside", "redis_tls_port": 7000, "redis_bind": []},
+            {"redis_tls": "both", "redis_tls_port": 7000, "redis_bind": []},
             "rediss://sessions:PASSWORD@redis:6380/0?ssl_ca_certs=/srv/redis/ca.crt",
         ),
     ],
 )
 def test_applications_are_told_the_port_that_is_encrypted(data: dict[str, Any], url: str) -> None:
     own = load(data)
-    assert access.url(own, access.users(own)[0]) == url
+    assert acl.url(own, acl.users(own)[0]) == url

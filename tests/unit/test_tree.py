@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from redoubt.tree import Absent, Directory, File, Obstacle, Present, plan
+from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathConflict, PathState, plan
 
-DIRECTORY = Directory("/srv/redis/data")
-FILE = File("/srv/redis/config/redis.conf", "port 6379\n")
+DIRECTORY = DesiredDirectory("/srv/redis/data")
+FILE = DesiredFile("/srv/redis/config/redis.conf", "port 6379\n")
 RIGHT = {
-    DIRECTORY.path: Present(stat.S_IFDIR | 0o750, 999, 999),
-    FILE.path: Present(stat.S_IFREG | 0o640, 999, 999, FILE.digest),
+    DIRECTORY.path: PathState(stat.S_IFDIR | 0o750, 999, 999),
+    FILE.path: PathState(stat.S_IFREG | 0o640, 999, 999, FILE.digest),
 }
 
 
@@ -21,8 +21,8 @@ def test_nothing_is_done_when_all_is_right() -> None:
 
 
 def test_what_a_former_deploy_left_is_removed_by_its_name_alone() -> None:
-    left = Absent("/srv/redis/secrets/default")
-    (step,) = plan([left], {left.path: Present(stat.S_IFREG | 0o400, 999, 999)})
+    left = AbsentPath("/srv/redis/secrets/default")
+    (step,) = plan([left], {left.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
     assert (step.why, step.command) == ("no longer wanted", "rm -f /srv/redis/secrets/default")
     assert plan([left], {}) == []
 
@@ -35,33 +35,33 @@ def test_what_is_missing_is_made() -> None:
 @pytest.mark.parametrize(
     ("there", "why", "command"),
     [
-        (Present(stat.S_IFDIR | 0o755, 999, 999), "mode 0755, should be 0750", "chmod 0750 /srv/redis/data"),
-        (Present(stat.S_IFDIR | 0o750, 0, 999), "owner 0:999, should be 999:999", "chown 999:999 /srv/redis/data"),
-        (Present(stat.S_IFDIR | 0o750, 999, 0), "owner 999:0, should be 999:999", "chown 999:999 /srv/redis/data"),
-        (Present(stat.S_IFDIR | 0o4750, 999, 999), "mode 4750, should be 0750", "chmod 0750 /srv/redis/data"),
+        (PathState(stat.S_IFDIR | 0o755, 999, 999), "mode 0755, should be 0750", "chmod 0750 /srv/redis/data"),
+        (PathState(stat.S_IFDIR | 0o750, 0, 999), "owner 0:999, should be 999:999", "chown 999:999 /srv/redis/data"),
+        (PathState(stat.S_IFDIR | 0o750, 999, 0), "owner 999:0, should be 999:999", "chown 999:999 /srv/redis/data"),
+        (PathState(stat.S_IFDIR | 0o4750, 999, 999), "mode 4750, should be 0750", "chmod 0750 /srv/redis/data"),
     ],
 )
-def test_owner_and_mode_are_mended_by_number(there: Present, why: str, command: str) -> None:
+def test_owner_and_mode_are_mended_by_number(there: PathState, why: str, command: str) -> None:
     (step,) = plan([DIRECTORY], {DIRECTORY.path: there})
     assert (step.why, step.command) == (why, command)
 
 
 def test_other_contents_are_replaced_whole() -> None:
-    (step,) = plan([FILE], {FILE.path: Present(stat.S_IFREG | 0o640, 999, 999, "0" * 64)})
+    (step,) = plan([FILE], {FILE.path: PathState(stat.S_IFREG | 0o640, 999, 999, "0" * 64)})
     assert step.why == "content differs"
     assert step.stdin == FILE.content
 
 
 def test_a_secret_is_written_where_the_host_says_that_it_does_not_match() -> None:
-    secret = File("/srv/redis/secrets/admin", "hunter2-hunter2\n", mode=0o400, secret=True)
-    there = Present(stat.S_IFREG | 0o400, 999, 999, matches=True)
+    secret = DesiredFile("/srv/redis/secrets/admin", "hunter2-hunter2\n", mode=0o400, secret=True)
+    there = PathState(stat.S_IFREG | 0o400, 999, 999, matches=True)
     assert plan([secret], {secret.path: there}) == []
-    (step,) = plan([secret], {secret.path: Present(stat.S_IFREG | 0o400, 999, 999)})
+    (step,) = plan([secret], {secret.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
     assert step.why == "content differs"
 
 
 def test_contents_are_in_no_command_line_and_no_repr() -> None:
-    secret = File("/srv/redis/secrets/admin", "hunter2-hunter2\n", secret=True)
+    secret = DesiredFile("/srv/redis/secrets/admin", "hunter2-hunter2\n", secret=True)
     (step,) = plan([secret], {})
     assert "hunter2" not in step.command
     assert "hunter2" not in repr(step) + repr(secret)
@@ -69,14 +69,14 @@ def test_contents_are_in_no_command_line_and_no_repr() -> None:
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFREG, stat.S_IFSOCK])
 def test_what_stands_in_the_place_of_a_directory_is_never_removed(kind: int) -> None:
-    with pytest.raises(Obstacle, match="move it away"):
-        plan([DIRECTORY], {DIRECTORY.path: Present(kind | 0o644, 0, 0)})
+    with pytest.raises(PathConflict, match="move it away"):
+        plan([DIRECTORY], {DIRECTORY.path: PathState(kind | 0o644, 0, 0)})
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO])
 def test_what_stands_in_the_place_of_a_file_is_never_removed(kind: int) -> None:
-    with pytest.raises(Obstacle, match="move it away"):
-        plan([FILE], {FILE.path: Present(kind | 0o644, 0, 0)})
+    with pytest.raises(PathConflict, match="move it away"):
+        plan([FILE], {FILE.path: PathState(kind | 0o644, 0, 0)})
 
 
 def _write(tmp_path: Path, received: str) -> tuple[int, Path]:
@@ -84,8 +84,8 @@ def _write(tmp_path: Path, received: str) -> tuple[int, Path]:
     owner = tmp_path.stat()
     target.write_text("old\n")
     (step,) = plan(
-        [File(str(target), "new contents\n", mode=0o400, uid=owner.st_uid, gid=owner.st_gid)],
-        {str(target): Present(stat.S_IFREG | 0o400, owner.st_uid, owner.st_gid, "")},
+        [DesiredFile(str(target), "new contents\n", mode=0o400, uid=owner.st_uid, gid=owner.st_gid)],
+        {str(target): PathState(stat.S_IFREG | 0o400, owner.st_uid, owner.st_gid, "")},
     )
     done = subprocess.run(["sh", "-c", step.command], input=received, text=True, check=False)
     return done.returncode, target

@@ -5,9 +5,11 @@ from typing import get_args
 
 import pytest
 
-from redoubt import preflight, versions
-from redoubt.settings import load
-from redoubt.versions import DEAD, FIXES, PACKAGES, Build, Engine, Verdict, judge, lowest_safe
+from redoubt import host_checks, versions
+from redoubt.facts.host import Build
+from redoubt.settings.load import load
+from redoubt.settings.types import Engine
+from redoubt.versions import DEAD, FIXES, PACKAGES, Verdict, judge, lowest_safe
 
 # Written out by hand: what the table must come to.
 LOWEST: dict[Engine, dict[str, str]] = {
@@ -143,20 +145,22 @@ def test_every_row_says_when_and_where_it_was_read() -> None:
 
 def test_another_engine_than_that_of_the_settings_is_refused_whatever_is_allowed() -> None:
     data = {"redis_engine": "valkey", "redis_image": "redis:8.10.2", "redis_allow_vulnerable_version": True}
-    assert preflight.version(load(data), Build("redis", "8.10.2")).problem == (
+    assert host_checks.check_version(load(data), Build("redis", "8.10.2")).problem == (
         "redis_image = 'redis:8.10.2' holds Redis, and redis_engine = 'valkey': set redis_engine = 'redis', or name "
         "another image (docker.io/valkey/valkey:9.1.4)"
     )
-    assert preflight.version(load({"redis_engine": "valkey"}), Build("valkey", "9.1.4")) == Verdict()
-    assert "holds Valkey" in preflight.version(load({}), Build("valkey", "9.1.4")).problem
+    assert host_checks.check_version(load({"redis_engine": "valkey"}), Build("valkey", "9.1.4")) == Verdict()
+    assert "holds Valkey" in host_checks.check_version(load({}), Build("valkey", "9.1.4")).problem
 
 
 def test_a_setting_allows_what_is_vulnerable_and_says_what_it_is() -> None:
     bad = Build("redis", "8.2.8")
-    refused = preflight.version(load({}), bad)
+    refused = host_checks.check_version(load({}), bad)
     assert "redis_image = 'docker.io/library/redis:8.10.2': Redis 8.2.8 lacks CVE-2026-81934" in refused.problem
     assert "redis_allow_vulnerable_version = True deploys it all the same" in refused.problem
-    allowed = preflight.version(load({"redis_allow_vulnerable_version": True}), bad)
+    allowed = host_checks.check_version(load({"redis_allow_vulnerable_version": True}), bad)
     assert allowed.problem == ""
     assert "CVE-2026-81934" in allowed.warning
-    assert preflight.version(load({"redis_allow_vulnerable_version": True}), Build("redis", "8.2.10")) == Verdict()
+    assert (
+        host_checks.check_version(load({"redis_allow_vulnerable_version": True}), Build("redis", "8.2.10")) == Verdict()
+    )

@@ -1,0 +1,10 @@
+"""End the passwords from before a rotation, once every client has moved: pyinfra inventory/production.py
+day2/finish_rotation.py
+
+--data redis_rotate_users=sessions,queues chooses users.
+"""
+
+from tasks.preflight import preflight_all
+from tasks.rotation import finish_rotation
+
+finish_rotation(preflight_all(deploys=False))

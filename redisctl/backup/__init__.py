@@ -1,0 +1,1 @@
+"""Backups: created, listed, verified, pruned and copied off the host."""

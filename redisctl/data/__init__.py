@@ -1,0 +1,1 @@
+"""The instance's data files: restored, repaired and swapped."""

@@ -1,0 +1,1 @@
+"""Migration of the data of another Redis to this instance."""

@@ -1,0 +1,1 @@
+"""What an instance does now: health, stats, latency, memory."""

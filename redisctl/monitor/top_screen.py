@@ -1,0 +1,172 @@
+"""Frames on a terminal: 80 columns and 24 lines are enough, and no line is ever broken."""
+
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from typing import Any
+
+from redis.exceptions import RedisError
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from redisctl.core.formatting import ago, size, took
+from redisctl.core.instance import Failure, error_text
+from redisctl.monitor.top import Frame, Reader, frame_of
+
+# Cells of the memory bar, and queues that are named.
+BAR, QUEUES = 30, 4
+# Shares of maxmemory from which the bar is yellow and red, as for `redisctl health`.
+FULL = ((0.9, "red"), (0.75, "yellow"), (0.0, "green"))
+# The first frame comes after at most so many seconds.
+FIRST = 1.0
+
+
+def lines(name: str, frame: Frame) -> Iterator[Text]:
+    """A frame as lines of text, the most important first: a low terminal shows the first ones."""
+    at = datetime.fromtimestamp(frame.at, timezone.utc)
+    yield Text.assemble((name, "bold"), f"  {frame.server}  up {ago(frame.uptime)}  {at:%Y-%m-%d %H:%M:%S} UTC")
+    yield Text()
+    ratio = "" if frame.hits is None else "nothing asked for"
+    if frame.hit_ratio is not None:
+        ratio = f"{frame.hit_ratio:.1%} found"
+    yield _line("commands", f"{_rate(frame.operations)}")
+    yield _line("reads", f"{_rate(frame.hits)} hits   {_rate(frame.misses)} misses   {ratio}")
+    yield _line("keys gone", f"{_rate(frame.evicted)} evicted   {_rate(frame.expired)} expired", bool(frame.evicted))
+    yield _line("network", f"{_flow(frame.network_in)} in   {_flow(frame.network_out)} out")
+    yield Text()
+    if frame.memory_most:
+        share = frame.memory_used / frame.memory_most
+        full = min(BAR, round(share * BAR))
+        colour = next(colour for limit, colour in FULL if share >= limit)
+        yield Text.assemble(
+            _line("memory", ""),
+            ("█" * full, colour),
+            ("░" * (BAR - full), "dim"),
+            f" {share:.0%}  {size(frame.memory_used)} of {size(frame.memory_most)}",
+        )
+    else:
+        yield _line("memory", f"{size(frame.memory_used)}, no maxmemory", True)
+    yield _line("", f"peak {size(frame.memory_peak)}   fragmentation {frame.fragmentation:.2f}")
+    rejected = f"{frame.rejected} rejected" + (
+        f" (+{frame.rejected_in_interval})" if frame.rejected_in_interval else ""
+    )
+    clients = f"{frame.clients} of {frame.clients_most}   {frame.clients_blocked} waiting   {rejected}"
+    yield _line("clients", clients, bool(frame.rejected_in_interval))
+    yield _line("PING", took(frame.round_trip))
+    keys = "   ".join(f"{db}: {n['keys']:,} ({n['expires']:,} with a TTL)" for db, n in frame.keys.items())
+    yield _line("keys", keys or "none")
+    yield _line("queues", _queues(frame))
+    saved = f"{ago(frame.save_age)} ago, {frame.changes_since_save:,} changes since"
+    more = ", the last save failed" if frame.save_failed else ", saving now" if frame.saving else ""
+    yield _line("saved", saved + more, frame.save_failed)
+    yield Text()
+    for number, slow in enumerate(frame.slow):
+        yield _line("" if number else "slow", f"{took(slow.seconds):>8}  {slow.command}, {ago(slow.ago)} ago")
+    if not frame.slow:
+        yield _line("slow", "nothing in the log")
+
+
+def _line(name: str, value: str, alarming: bool = False) -> Text:
+    return Text.assemble((f"{name:<11}", "cyan"), (value, "red" if alarming else ""))
+
+
+def _rate(value: float | None) -> str:
+    # A rate of one in ten seconds is one, too.
+    return "-" if value is None else f"{value:,.{0 if value >= 10 or value == 0 else 1}f}/s"
+
+
+def _flow(value: float | None) -> str:
+    return "-" if value is None else f"{size(value)}/s"
+
+
+def _queues(frame: Frame) -> str:
+    deepest = sorted(frame.queues.items(), key=lambda queue: -queue[1])[:QUEUES]
+    left = frame.queue_count - len(deepest)
+    return (
+        "   ".join([*(f"{name}: {depth:,}" for name, depth in deepest), *([f"{left} more"] if left else [])]) or "none"
+    )
+
+
+def plain(name: str, frame: Frame) -> str:
+    """A frame for a log or a pipe."""
+    return "\n".join(line.plain.rstrip() for line in lines(name, frame))
+
+
+def frames(reader: Reader, every: float, count: int) -> Iterator[Frame]:
+    """Frames, one in ``every`` seconds. Raises RedisError and Failure."""
+    before, pause = reader.read(), min(every, FIRST)
+    for _ in range(count):
+        time.sleep(pause)
+        now = reader.read()
+        yield frame_of(before, now)
+        before, pause = now, every
+
+
+def is_terminal(console: Console) -> bool:
+    """Whether there is somebody who sees frames change and can press a key."""
+    return console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty() and sys.stdin.isatty()
+
+
+def show(console: Console, name: str, reader: Reader, every: float, count: int | None) -> None:
+    """Show frames on the whole terminal until q, Ctrl-C or the last of ``count``. A Redis that goes away is waited for.
+
+    Raises RedisError and Failure when Redis does not answer at the start.
+    """
+    before, shown, pause = reader.read(), 0, min(every, FIRST)
+    live = Live(_whole([Text(name, "bold")]), console=console, screen=True, auto_refresh=False)
+    with suppress(KeyboardInterrupt), _keys() as pressed:
+        # A Ctrl-C while it starts waits until it has: a screen that is half there cannot be put away.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        live.start()
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+            while shown != count and not pressed(pause):
+                try:
+                    now = reader.read()
+                except (RedisError, Failure) as error:
+                    said = error_text(error) if isinstance(error, RedisError) else str(error)
+                    view = [Text(name, "bold"), Text(), Text(f"Redis does not answer: {said}", "red", no_wrap=False)]
+                else:
+                    view = list(lines(name, frame_of(before, now)))
+                    before = now
+                live.update(_whole([*view, Text(), Text("q ends it", "dim")]), refresh=True)
+                shown, pause = shown + 1, every
+        finally:
+            live.stop()
+
+
+def _whole(view: list[Text]) -> Group:
+    for line in view:
+        if line.no_wrap is None:
+            line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*view)
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], bool]]:
+    """Keys one by one and unseen. Gives a wait of some seconds that ends early, with True, at q."""
+    keyboard = sys.stdin.fileno()
+    before: list[Any] = termios.tcgetattr(keyboard)
+
+    def pressed(seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([keyboard], [], [], left)
+            # Nothing to read is a terminal that is gone.
+            if ready and os.read(keyboard, 1) in (b"q", b"Q", b""):
+                return True
+        return False
+
+    tty.setcbreak(keyboard)
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)

@@ -1,0 +1,104 @@
+"""The Compose file of an instance, and what of it a running container is changed in."""
+
+import hashlib
+import json
+from typing import Any
+
+import yaml
+
+from redoubt import kernel_tuning, redis_conf
+from redoubt.filesystem import DesiredFile
+from redoubt.host_files import mounts, secret_paths, template
+from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
+from redoubt.sizes import format_size
+
+# What a running container was made with that was changed since, for Compose, which would replace it; below the root.
+COMPOSE_OVERRIDE = "compose.made.yml"
+
+
+def compose_file(settings: Settings, *, selinux: bool) -> DesiredFile:
+    """The Compose project. It names secrets by file, so it can be shown to anyone."""
+    text = _compose(settings, selinux=selinux, definition=config_fingerprint(settings))
+    return DesiredFile(f"{settings.root}/compose.yml", text, mode=0o644, uid=0, gid=0)
+
+
+def config_fingerprint(settings: Settings) -> str:
+    """What tells a container of these settings from others that a running one cannot be changed into, as a digest.
+
+    It is a label of the container: Compose's own hash differs for limits as well, which the engine changes live.
+    """
+    fixed = settings.with_live_defaults()
+    # As they are understood: a comment, or a directive that a running Redis takes, makes no other container.
+    project = yaml.safe_load(_compose(fixed, selinux=False, definition=""))
+    texts = (
+        json.dumps(project, sort_keys=True),
+        json.dumps([redis_conf.read_at_start(fixed), redis_conf.includes(fixed)], sort_keys=True),
+        # The names that commands get are secret, and their file has a date; which ones have others is a setting.
+        " ".join((*fixed.redis_disabled_commands, "", *fixed.redis_renamed_commands)),
+        # Redis makes the socket when it starts, and it has the directory's group from then on.
+        str(fixed.redis_unix_socket_gid if fixed.redis_unix_socket else ""),
+    )
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def live_settings(settings: Settings) -> str:
+    """What in Redis's service a running container is changed in without another one, as JSON. It is a label of it."""
+    resources = {
+        "limits": {
+            "cpus": str(settings.redis_container_cpus),
+            "memory": format_size(settings.memory_limit),
+            "pids": settings.redis_container_pids,
+        },
+        "reservations": {
+            "cpus": str(settings.redis_container_cpu_reservation),
+            "memory": format_size(settings.memory_reservation),
+        },
+    }
+    parts = {
+        "restart": settings.redis_restart,
+        "stop_grace_period": f"{settings.stop_grace_period}s",
+        "cpu_shares": int(settings.redis_container_cpu_reservation * 1024),
+        "memswap_limit": settings.memory_limit + 1,
+        "deploy": {"resources": resources},
+    }
+    return json.dumps(parts)
+
+
+def override_file(settings: Settings, parts: str) -> str:
+    """A Compose file to lay over the project's, by which Redis's container is as it was made (its
+    ``live_settings``)."""
+    service = {**json.loads(parts), "labels": {"redoubt.live": parts}}
+    return json.dumps({"services": {settings.redis_name: service}}) + "\n"
+
+
+def _compose(settings: Settings, *, selinux: bool, definition: str) -> str:
+    return template(
+        "compose.yml.j2",
+        s=settings,
+        definition=definition,
+        live=live_settings(settings),
+        mounts=mounts(settings),
+        config_dir=redis_conf.CONFIG_DIR,
+        data_dir=redis_conf.DATA_DIR,
+        uid=REDIS_UID,
+        gid=REDIS_GID,
+        secrets={**secret_paths(settings), **({"ca.crt": settings.ca_file} if settings.redis_tls != "off" else {})},
+        socket_dir=redis_conf.SOCKET_DIR,
+        selinux=selinux,
+        default_somaxconn=kernel_tuning.DEFAULT_SOMAXCONN,
+        app_services={name: _app_service(settings, service) for name, service in settings.redis_app_services.items()},
+    )
+
+
+def _app_service(settings: Settings, service: dict[str, Any]) -> dict[str, Any]:
+    """A user's service with what makes it wait for Redis and reach it."""
+    depends = service.get("depends_on", {})
+    if isinstance(depends, list):
+        depends = {name: {"condition": "service_started"} for name in depends}
+    networks = service.get("networks", ["default"])
+    extra: Any = {"backend": None} if isinstance(networks, dict) else ["backend"]
+    return {
+        **service,
+        "depends_on": {**depends, settings.redis_name: {"condition": "service_healthy"}},
+        "networks": {**networks, **extra} if isinstance(networks, dict) else [*networks, *extra],
+    }

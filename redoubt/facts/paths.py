@@ -1,0 +1,70 @@
+"""The facts about paths: kind, mode, owner, digest and text."""
+
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from pyinfra.api import FactBase
+
+from redoubt.filesystem import PathState
+
+
+class HiddenStdin(str):
+    """Text for a command's standard input, which pyinfra would show among a fact's arguments."""
+
+    def __repr__(self) -> str:
+        return "(not shown)"
+
+    __str__ = __repr__
+
+
+class Paths(FactBase[dict[str, PathState]]):
+    """Kind, mode, owner and digest of paths; those that do not exist are left out.
+
+    Digests of ``secret`` paths are not told but compared with those on standard input, in sha256sum's format.
+    """
+
+    @staticmethod
+    def default() -> dict[str, PathState]:
+        return {}
+
+    def command(self, paths: Sequence[str], secret: Collection[str] = ()) -> str:
+        names = " ".join(map(shlex.quote, paths))
+        public = " ".join(shlex.quote(path) for path in paths if path not in secret)
+        # A digest of what is no regular file is refused on standard error, as is a path that is not there.
+        digests = f"sha256sum -- {public} 2>/dev/null; " if public else ""
+        compared = "sha256sum --check - 2>/dev/null; " if secret else ""
+        return f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; {digests}{compared}true"
+
+    def process(self, output: list[str]) -> dict[str, PathState]:
+        found: dict[str, PathState] = {}
+        digests: dict[str, str] = {}
+        matching = set()
+        for line in output:
+            first, _, rest = line.partition(" ")
+            if first.endswith(":"):
+                if rest == "OK":
+                    matching.add(first.removesuffix(":"))
+            elif len(first) == 64:
+                digests[rest.strip()] = first
+            else:
+                uid, gid, path = rest.split(" ", 2)
+                found[path] = PathState(int(first, 16), int(uid), int(gid))
+        return {
+            path: replace(there, digest=digests.get(path, ""), matches=path in matching)
+            for path, there in found.items()
+        }
+
+
+class FileText(FactBase[str]):
+    """The text of a file, for ``--diff``; empty when there is none."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self, path: str) -> str:
+        return f"cat -- {shlex.quote(path)} 2>/dev/null; true"
+
+    def process(self, output: list[str]) -> str:
+        return "".join(f"{line}\n" for line in output)

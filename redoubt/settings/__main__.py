@@ -1,0 +1,8 @@
+"""Writes the settings file and the table in the docs: python -m redoubt.settings"""
+
+from pathlib import Path
+
+from redoubt.settings.reference import PRINTED
+
+for path, text in PRINTED.items():
+    Path(path).write_text(text())

@@ -1,0 +1,36 @@
+"""Engine: the container engine and Compose v2, on a host that has none."""
+
+from pyinfra.api import deploy
+from pyinfra.operations import files as pyinfra_files
+from pyinfra.operations import systemd
+
+from redoubt.docker import DOCKER_KEY, docker_key_url, docker_packages, docker_repository, docker_source
+from redoubt.filesystem import DesiredDirectory
+from redoubt.instance import Instance
+from redoubt.operations.files import files
+from redoubt.operations.packages import install_packages
+
+
+@deploy("Engine")
+def docker(instance: Instance) -> None:
+    """Install an engine where there is none, and have it run now and at boot; else nothing."""
+    facts = instance.facts
+    source = docker_source(instance.settings, facts)
+    if source == "docker":
+        _docker_repository(instance)
+    if source != "present":
+        install_packages(name="Install the engine and Compose v2", names=docker_packages(source, facts))
+    if source != "present" or not facts.docker_answers or not facts.docker_at_boot:
+        systemd.service(name="Start the engine, now and at boot", service="docker", running=True, enabled=True)
+
+
+def _docker_repository(instance: Instance) -> None:
+    install_packages(name="Install what fetches Docker's key", names=("ca-certificates", "curl"))
+    files(
+        name="Make the directory of apt's keys",
+        entries=[DesiredDirectory("/etc/apt/keyrings", mode=0o755, uid=0, gid=0)],
+    )
+    pyinfra_files.download(
+        name="Fetch the key of Docker's repository", src=docker_key_url(instance.facts), dest=DOCKER_KEY, mode="644"
+    )
+    files(name="Add Docker's repository", entries=[docker_repository(instance.facts)])
