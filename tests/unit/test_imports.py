@@ -1,0 +1,108 @@
+"""The modules import each other without circles, and redisctl's packages only in one direction.
+
+Only imports at the top of a module count: neither those for type checkers nor those inside functions.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("redoubt", "redisctl", "tasks", "sandbox")
+# A package of redisctl may import those of lower layers, and itself.
+LAYERS = {"cli": 4, "deploy": 3, "monitor": 3, "migrate": 3, "data": 2, "apps": 2, "backup": 1, "core": 0}
+
+
+def modules() -> dict[str, Path]:
+    """Return the project's modules by name."""
+    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """Return the project's modules that a module imports when it is imported."""
+    return {name for node in _at_import(ast.parse(path.read_text()).body) for name in _names(node) if name in known}
+
+
+def _at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a module is imported, without those for type checkers."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _at_import(node.orelse)
+            continue
+        yield node
+        for field in ("body", "orelse", "finalbody"):
+            yield from _at_import(getattr(node, field, []))
+        for handler in getattr(node, "handlers", []):
+            yield from _at_import(handler.body)
+
+
+def _names(node: ast.stmt) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle; none if there is no circle."""
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name not in done:
+            for other in sorted(graph[name]):
+                if found := follow(other, [*path, name]):
+                    return found
+            done.add(name)
+        return []
+
+    return next(filter(None, (follow(name, []) for name in sorted(graph))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = modules()
+    graph = {name: imports(path, known) for name, path in known.items()}
+    assert len(graph) > 100
+    assert circle(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_redisctl_imports_only_lower_layers() -> None:
+    """The order is cli, then deploy, monitor and migrate, then data and apps, then backup, then core."""
+    known = modules()
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in known.items()
+        for other in imports(path, known)
+        if (layer := _package(name)) and (lower := _package(other))
+        if layer != lower and LAYERS[layer] <= LAYERS[lower]
+    ]
+    assert wrong == []
+    assert {_package(name) for name in known if name.startswith("redisctl.")} - {""} <= LAYERS.keys()
+
+
+def test_redisctl_stands_alone() -> None:
+    known = modules()
+    foreign = [
+        f"{name} imports {other}"
+        for name, path in known.items()
+        if name.startswith("redisctl")
+        for other in imports(path, known)
+        if not other.startswith("redisctl")
+    ]
+    assert foreign == []
+
+
+def _package(name: str) -> str:
+    """Return the package of redisctl that a module is in; empty for any other module."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "redisctl" and parts[1:2] and parts[1] != "__main__" else ""
