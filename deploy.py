@@ -10,7 +10,7 @@ from tasks.logs import logs
 from tasks.network import network
 from tasks.persistence import persistence
 from tasks.preflight import preflight_all
-from tasks.redisctl import redisctl
+from tasks.redisctl import record, redisctl
 from tasks.secrets import secrets
 from tasks.service import service
 from tasks.summary import summary
@@ -23,6 +23,7 @@ instance = preflight_all()
 tuning(instance)
 docker(instance)
 directories(instance)
+redisctl(instance)
 image(instance)
 upgrade(instance)
 persistence(instance)
@@ -34,6 +35,6 @@ previous_certificates(instance)
 logs(instance)
 network(instance)
 service(instance)
-redisctl(instance)
 backup(instance)
+record(instance)
 summary(instance)

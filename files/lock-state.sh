@@ -1,23 +1,22 @@
-# Who holds the lock of an instance.
-# From the caller: INSTANCE (its name) and RUN (the id of a deploy that is about to have it; empty: just look).
-# Prints "ours", "free", "denied", or "held" and after it the lines of the lock: run, process, holder.
-lock=/run/redoubt-$INSTANCE.lock
+# Reports who holds the lock of an instance.
+# The caller sets LOCK (the file) and RUN (the id of a deploy that is about to hold it; empty: only look).
+# Prints "ours", "free", "denied", or "held" and then the lines of the lock: run, process, holder.
 [ "$(id -u)" -eq 0 ] || {
     echo denied
     exit
 }
 held=0
 for _ in $(seq 100); do
-    [ -z "$RUN" ] || [ "$(sed -n 1p "$lock" 2>/dev/null)" != "$RUN" ] || {
+    [ -z "$RUN" ] || [ "$(sed -n 1p "$LOCK" 2>/dev/null)" != "$RUN" ] || {
         echo ours
         exit
     }
-    # Another one's end may be a moment away, and what holds it may be ours, which has not written yet.
-    if [ -e "$lock" ] && ! flock --shared --nonblock "$lock" true; then
+    # Another holder may be about to end, and ours may not have written yet.
+    if [ -e "$LOCK" ] && ! flock --exclusive --nonblock "$LOCK" true; then
         held=$((held + 1))
         [ "$held" -lt 25 ] || {
             echo held
-            cat "$lock"
+            cat "$LOCK"
             exit
         }
     elif [ -z "$RUN" ]; then

@@ -15,7 +15,7 @@ def unpacked(program: str) -> str:
     """The directory that has the modules of the archive; the archive itself where nothing can be unpacked."""
     with open(program, "rb") as file:
         file.seek(-DIGEST, os.SEEK_END)
-        kept = kept_at(os.path.dirname(program))
+        kept = modules_dir(os.path.dirname(program))
         place = os.path.join(kept, file.read().decode())
     if not os.path.isdir(place):
         try:
@@ -26,7 +26,7 @@ def unpacked(program: str) -> str:
     return place
 
 
-def kept_at(root: str) -> str:
+def modules_dir(root: str) -> str:
     """The directory for what is unpacked of the program below an instance's root."""
     return f"/run/redoubt-{root.strip('/').replace('/', '-')}.modules"
 

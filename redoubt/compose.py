@@ -7,13 +7,10 @@ from typing import Any
 import yaml
 
 from redoubt import kernel_tuning, redis_conf
+from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
 from redoubt.host_files import mounts, secret_paths, template
 from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
-from redoubt.sizes import format_size
-
-# What a running container was made with that was changed since, for Compose, which would replace it; below the root.
-COMPOSE_OVERRIDE = "compose.made.yml"
 
 
 def compose_file(settings: Settings, *, selinux: bool) -> DesiredFile:
@@ -43,24 +40,7 @@ def config_fingerprint(settings: Settings) -> str:
 
 def live_settings(settings: Settings) -> str:
     """What in Redis's service a running container is changed in without another one, as JSON. It is a label of it."""
-    resources = {
-        "limits": {
-            "cpus": str(settings.redis_container_cpus),
-            "memory": format_size(settings.memory_limit),
-            "pids": settings.redis_container_pids,
-        },
-        "reservations": {
-            "cpus": str(settings.redis_container_cpu_reservation),
-            "memory": format_size(settings.memory_reservation),
-        },
-    }
-    parts = {
-        "restart": settings.redis_restart,
-        "stop_grace_period": f"{settings.stop_grace_period}s",
-        "cpu_shares": int(settings.redis_container_cpu_reservation * 1024),
-        "memswap_limit": settings.memory_limit + 1,
-        "deploy": {"resources": resources},
-    }
+    parts = {**ContainerLimits.of(settings).compose(), "stop_grace_period": f"{settings.stop_grace_period}s"}
     return json.dumps(parts)
 
 
@@ -77,6 +57,7 @@ def _compose(settings: Settings, *, selinux: bool, definition: str) -> str:
         s=settings,
         definition=definition,
         live=live_settings(settings),
+        limits=ContainerLimits.of(settings).compose(),
         mounts=mounts(settings),
         config_dir=redis_conf.CONFIG_DIR,
         data_dir=redis_conf.DATA_DIR,

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from redisctl import paths
+
 # Seconds between signs of life, and seconds without one after which a deploy is over. One whose network is gone ends by
 # itself after 25 s (redoubt.ssh_transport); whoever runs it again then need not wait long for the lock.
 HEARTBEAT, LOCK_TIMEOUT = 5, 30
@@ -98,7 +100,7 @@ def problem(name: str, answer: LockState | None) -> str:
     if answer.state in ("ours", "denied"):
         return ""
     if answer.state == "free":
-        return f"/run/redoubt-{name}.lock cannot be locked, and nobody else holds it: is /run full or read-only?"
+        return f"{paths.lock_file(name)} cannot be locked, and nobody else holds it: is /run full or read-only?"
     told = answer.holder
     return (
         f"{told.get('who', 'somebody')} is changing {name} ({told.get('verb', 'a deploy')}) since "

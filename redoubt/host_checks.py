@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from redoubt import host_files, versions
+from redisctl import paths
+from redoubt import versions
 from redoubt.docker import SUPPORTED, docker_source
 from redoubt.facts.host import Build, HostFacts, Listener, Version
 from redoubt.instance_conflicts import overlap
@@ -53,7 +54,6 @@ def problems(settings: Settings, facts: HostFacts, invalid: Collection[str] = ()
         (("redis_port", "redis_tls_port", "redis_tls", "redis_bind"), _ports),
         (("redis_name",), _name),
         (("redis_name", "redis_root"), _root),
-        (("redis_name", "redis_root"), _check_interrupted_restore),
         (("redis_appendonly",), _data),
         (("redis_allow_data_loss", "redis_maxmemory", "redis_maxmemory_policy", "redis_appendonly"), _check_data_loss),
         (("redis_engine", "redis_name", "redis_root"), _format),
@@ -148,7 +148,7 @@ def _memory(settings: Settings, facts: HostFacts) -> list[str]:
 
 def _disk(settings: Settings, facts: HostFacts) -> list[str]:
     need = DISK_FACTOR * settings.redis_maxmemory
-    room = facts.disk_free + facts.disk_used_by_data
+    room = facts.disk_free + facts.instance.stored.size
     if room >= need:
         return []
     return [
@@ -160,7 +160,7 @@ def _disk(settings: Settings, facts: HostFacts) -> list[str]:
 
 def check_secret_store(path: object, stored: int, root: str, facts: HostFacts) -> list[str]:
     """Whether the passwords on this machine are older than the host's. ``stored`` is their generation, 0 for none."""
-    if stored >= facts.generation:
+    if stored >= facts.instance.generation:
         return []
     why = "is older than the passwords on the host: they were changed from another machine" if stored else "is missing"
     return [
@@ -171,7 +171,7 @@ def check_secret_store(path: object, stored: int, root: str, facts: HostFacts) -
 
 def check_repository_password(path: object, stored: str, settings: Settings, facts: HostFacts) -> list[str]:
     """What to say where a deploy would put another password in place of the one that opens the copies of backups."""
-    if stored or not settings.redis_backup_restic_repository or not facts.repository_password:
+    if stored or not settings.redis_backup_restic_repository or not facts.instance.repository_password:
         return []
     there = f"{settings.root}/secrets/repository/password"
     return [
@@ -183,7 +183,7 @@ def check_repository_password(path: object, stored: str, settings: Settings, fac
 
 def check_ca(why: str, root: str, facts: HostFacts) -> list[str]:
     """What to say where the host has a certificate of a CA that this machine does not know; ``why`` says so."""
-    if not why or facts.certificate_source != "ca":
+    if not why or facts.instance.certificate_source != "ca":
         return []
     return [
         f"{why}, and a deploy might give Redis a certificate of another CA, which no client trusts. Copy "
@@ -200,16 +200,17 @@ def _addresses(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _root(settings: Settings, facts: HostFacts) -> list[str]:
-    if facts.name_taken or facts.data_dir in ("", f"{settings.root}/data"):
+    current = facts.instance.data_dir
+    if facts.instance.foreign_container or current in ("", f"{settings.root}/{paths.LIVE}"):
         return []
-    old = facts.data_dir.removesuffix("/data")
+    old = current.removesuffix(f"/{paths.LIVE}")
     return [
         f"redis_root = {settings.root!r}, but {settings.redis_name} has its data in {old} and would start empty: "
         f"run 'docker compose down' in {old} and move the directory, or give the new instance another redis_name"
     ]
 
 
-def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "log", "dump"]:
+def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "aof", "rdb"]:
     """What the running Redis must write before another configuration replaces it, lest that one starts without data.
 
     With the AOF on, Redis reads nothing else, however old or empty; with it off, it reads the snapshot, which a
@@ -219,8 +220,8 @@ def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "log
     if now.appendonly is None:
         return ""
     if settings.redis_appendonly:
-        return "log" if now.appendonly == "no" else ""
-    return "dump" if now.appendonly == "yes" or now.save == "" else ""
+        return "aof" if now.appendonly == "no" else ""
+    return "rdb" if now.appendonly == "yes" or now.save == "" else ""
 
 
 def _data(settings: Settings, facts: HostFacts) -> list[str]:
@@ -256,7 +257,7 @@ def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
                 f"{now.used_memory / MIB:.1f} MiB: it would {follows}",
             )
         )
-    before = facts.deployed.get("redis_maxmemory_policy", policy)
+    before = facts.instance.deployed_settings.get("redis_maxmemory_policy", policy)
     if _evicts(policy) > _evicts(before):
         which = "any key, queues and jobs as well" if _evicts(policy) == 2 else "keys with a TTL"
         found.append(
@@ -265,7 +266,7 @@ def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
                 f"redis_maxmemory_policy = {policy!r} evicts {which}; {settings.redis_name} runs with {before!r}",
             )
         )
-    if facts.deployed.get("redis_appendonly") and not settings.redis_appendonly:
+    if facts.instance.deployed_settings.get("redis_appendonly") and not settings.redis_appendonly:
         found.append(
             (
                 "persistence",
@@ -283,15 +284,6 @@ def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
 def _evicts(policy: str) -> int:
     """How much a policy may take: nothing, what has a TTL, or everything."""
     return {"noeviction": 0, "volatile": 1, "allkeys": 2}[policy.partition("-")[0]]
-
-
-def _check_interrupted_restore(settings: Settings, facts: HostFacts) -> list[str]:
-    if not facts.interrupted_restore:
-        return []
-    return [
-        f"{facts.interrupted_restore} was broken off, and a deploy would start Redis with what it left in "
-        f"{settings.root}/data: run {host_files.redisctl_path(settings)} recover on the host first"
-    ]
 
 
 def _format(settings: Settings, facts: HostFacts) -> list[str]:
@@ -362,7 +354,7 @@ def _leaked_port_hint(other: Listener) -> str:
 
 
 def _name(settings: Settings, facts: HostFacts) -> list[str]:
-    if not facts.name_taken:
+    if not facts.instance.foreign_container:
         return []
     return [
         f"there is a container {settings.redis_name} that Redoubt did not make: remove or rename it, "

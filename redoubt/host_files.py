@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from redisctl import paths, schema
 from redoubt import acl, redis_conf, redisctl_bundle
 from redoubt.certificates import Identity
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, pack
@@ -22,7 +23,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 # a taken-over server cannot change how it starts next time.
 MOUNTS = (
     ("config", redis_conf.CONFIG_DIR, "ro"),
-    ("data", redis_conf.DATA_DIR, "rw"),
+    (paths.LIVE, redis_conf.DATA_DIR, "rw"),
     # A taken-over Redis changes no backup: redisctl takes them, from outside.
     ("backups", "/backups", "ro"),
     ("logs", "/var/log/redis", "rw"),
@@ -30,23 +31,26 @@ MOUNTS = (
     ("secrets/server", redis_conf.SECRETS_DIR, "ro"),
 )
 
-# The settings of the last deploy that came to its end, below the root.
-DEPLOYED = "settings.json"
-
 
 # Where redisctl notes which repository it has copied to, beside what it reaches that with.
 REPOSITORY_NOTE = "known"
 
 
 def directories(settings: Settings) -> list[DesiredDirectory]:
-    """The instance's directories. The secrets' is for uid 999 alone."""
-    # What is made in it takes its group.
-    socket = DesiredDirectory(f"{settings.root}/socket", mode=0o2750, gid=settings.redis_unix_socket_gid)
+    """Return the instance's directories.
+
+    ROOT/data is root's; Redis owns ROOT/data/live, which its container sees as /data. So nothing that Redis writes lies
+    next to the files of a restore or an upgrade, and all of them are on the file system of the data.
+    """
+    # Files in it get its group.
+    socket = DesiredDirectory(f"{settings.root}/{paths.SOCKET}", mode=0o2750, gid=settings.redis_unix_socket_gid)
     repository = DesiredDirectory(repository_directory(settings), mode=0o700, uid=0, gid=0)
+    modes = {paths.LIVE: 0o700}
     return [
         DesiredDirectory(settings.root, mode=0o755, uid=0, gid=0),
-        DesiredDirectory(f"{settings.root}/secrets", mode=0o700),
-        *(DesiredDirectory(f"{settings.root}/{name}") for name, _, _ in MOUNTS),
+        DesiredDirectory(f"{settings.root}/{paths.SECRETS}", mode=0o700),
+        DesiredDirectory(f"{settings.root}/{paths.DATA}", mode=0o700, uid=0, gid=0),
+        *(DesiredDirectory(f"{settings.root}/{name}", mode=modes.get(name, 0o750)) for name, _, _ in MOUNTS),
         *([socket] if settings.redis_unix_socket else []),
         *([repository] if settings.redis_backup_restic_repository else []),
     ]
@@ -165,40 +169,47 @@ def _redis_conf(settings: Settings) -> str:
     )
 
 
-def redisctl_files(settings: Settings) -> list[DesiredFile]:
-    """redisctl beside the instance, what it is told of that, and the command that calls it."""
-    told = {
-        "name": settings.redis_name,
-        "root": settings.root,
-        "session_keys": settings.session_keys,
-        "image": settings.redis_image,
-        "settings": settings.digest,
-        "backup": {
-            "scheduled": bool(settings.redis_backup_schedule),
-            "verify": settings.redis_backup_verify,
-            "max_age": settings.redis_backup_max_age,
-            "keep": settings.backups_kept,
-            "repository": settings.redis_backup_restic_repository,
-        },
-    }
-    program = f"{settings.root}/redisctl"
+def redisctl_program(settings: Settings) -> list[DesiredFile]:
+    """Return redisctl and the command that runs it."""
+    program = f"{settings.root}/{paths.PROGRAM}"
     return [
         DesiredFile(program, pack(redisctl_bundle.archive()), mode=0o755, uid=0, gid=0, packed=True),
-        DesiredFile(f"{settings.root}/redisctl.json", json.dumps(told, indent=2) + "\n", mode=0o644, uid=0, gid=0),
-        DesiredFile(f"{settings.root}/{DEPLOYED}", _deployed(settings), mode=0o600, uid=0, gid=0),
         DesiredFile(redisctl_path(settings), f'#!/bin/sh\nexec {program} "$@"\n', mode=0o755, uid=0, gid=0),
     ]
 
 
-def _deployed(settings: Settings) -> str:
-    """The settings by which the next deploy tells what it changes; written once Redis runs with them."""
-    return json.dumps(settings.with_effect("live", "restart"), indent=2) + "\n"
+def redisctl_config(settings: Settings) -> DesiredFile:
+    """Return redisctl.json, which describes the instance to redisctl."""
+    config = schema.Config(
+        name=settings.redis_name,
+        root=settings.root,
+        session_keys=settings.session_keys,
+        image=settings.redis_image,
+        settings=settings.digest,
+        stop_grace=settings.stop_grace_period,
+        start_timeout=settings.start_timeout,
+        restart=settings.redis_restart,
+        backup=schema.BackupConfig(
+            scheduled=bool(settings.redis_backup_schedule),
+            verify=settings.redis_backup_verify,
+            max_age=settings.redis_backup_max_age,
+            keep=settings.backups_kept,
+            repository=settings.redis_backup_restic_repository,
+        ),
+    )
+    text = json.dumps(json.loads(schema.dump(config)), indent=2)
+    return DesiredFile(f"{settings.root}/{paths.PROGRAM_CONFIG}", f"{text}\n", mode=0o644, uid=0, gid=0)
+
+
+def deployed_settings(settings: Settings) -> DesiredFile:
+    """Return the settings with which the next deploy compares its own; written once Redis runs with them."""
+    text = json.dumps(settings.with_effect("live", "restart"), indent=2)
+    return DesiredFile(f"{settings.root}/{paths.DEPLOYED_SETTINGS}", f"{text}\n", mode=0o600, uid=0, gid=0)
 
 
 def redisctl_path(settings: Settings) -> str:
-    """The command by which root looks after an instance, named after one that is not called redis."""
-    suffix = "" if settings.redis_name == "redis" else f"-{settings.redis_name}"
-    return f"/usr/local/sbin/redisctl{suffix}"
+    """Return the command by which root operates the instance."""
+    return paths.command(settings.redis_name)
 
 
 def logrotate_file(settings: Settings) -> DesiredFile:

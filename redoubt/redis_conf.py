@@ -189,13 +189,15 @@ def is_live(directive: str) -> bool:
     return directive not in _AT_START
 
 
-def set_commands(settings: Settings, values: dict[str, str]) -> list[str]:
-    """The arguments of CONFIG SET that give a running Redis these values: of one, which takes all or none.
+def set_commands(settings: Settings, values: dict[str, str]) -> list[tuple[str, ...]]:
+    """Return the arguments of the CONFIG SET calls that give a running Redis these values.
 
-    Below 7.0 it takes one directive at a time.
+    One call, which takes all or none; below 7.0 one call for each directive.
     """
-    pairs = [f'{name} "{value}"' for name, value in values.items()]
-    return [" ".join(pairs)] if settings.server_version >= (7, 0) and pairs else pairs
+    pairs: list[tuple[str, ...]] = list(values.items())
+    if settings.server_version >= (7, 0) and pairs:
+        return [tuple(word for pair in pairs for word in pair)]
+    return pairs
 
 
 def _canonical(name: str, value: str) -> str:

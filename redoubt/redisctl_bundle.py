@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
+from redisctl.__main__ import DIGEST
+
 PACKAGE = Path(__file__).resolve().parent.parent / "redisctl"
 
 # Pure Python all of them. What rich has for source code and Markdown is not used, and left out with its libraries.
@@ -18,6 +20,11 @@ LIBRARIES = ("redis", "async-timeout", "click", "rich")
 
 # -I: neither the environment nor the working directory has a word in what root runs.
 _SHEBANG = b"#!/usr/bin/python3 -I\n"
+
+
+def digest() -> str:
+    """Return the digest that the program has at its end: it identifies the release."""
+    return archive()[-DIGEST:].decode()
 
 
 @cache

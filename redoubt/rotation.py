@@ -12,7 +12,7 @@ MAX_GRACE = 86400
 
 def options(instance: Instance, users: object, grace: object) -> tuple[tuple[str, ...], int | None]:
     """The users to rotate (all, when none are named) and the seconds of grace, if any. Raises ValueError in words."""
-    if not instance.facts.data_dir:
+    if not instance.facts.instance.data_dir:
         raise ValueError(f"there is no {instance.settings.redis_name} on this host yet: deploy it first")
     known = [user.name for user in acl.users(instance.settings)]
     named = [name for name in str(users or "").replace(",", " ").split() if name]

@@ -1,42 +1,18 @@
-"""The Compose service as it should run and as it runs: pure decisions over what ``files/service-state.sh`` prints."""
+"""The Compose service as it should run and as it runs: pure decisions over what ``redisctl state`` reports."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from redoubt import acl, compose, host_files, redis_conf
-from redoubt.facts.containers import Container, ServiceState
+from redisctl import paths
+from redisctl.schema import Container, InstanceState
+from redoubt import acl, compose, redis_conf
+from redoubt.container_limits import ContainerLimits
 from redoubt.settings.model import Settings
-from redoubt.sizes import KIB
-
-# The largest page of any kernel: it cuts limits of memory to whole ones.
-_PAGE = 64 * KIB
-_MOST = 2**62
 
 # Redis reads the names of commands when it starts, the health check its password every time.
 _COMMANDS = "secrets/server/commands.conf"
 _ACL_FILE = "config/users.acl"
 _CA_FILE = "ca.crt"
-
-# What a deploy runs to start the project, below the root, for as long as it does: there after a reboot, too.
-RESUME_SCRIPT = "start"
-
-
-def unit(settings: Settings) -> str:
-    """The name of the unit that goes on with a start which a reboot broke off; there only while one is under way."""
-    return f"{settings.redis_name}-start.service"
-
-
-def start_script(settings: Settings) -> str:
-    """Where that script is on the host."""
-    return f"{settings.root}/{RESUME_SCRIPT}"
-
-
-def start_unit(settings: Settings) -> str:
-    """The text of the unit."""
-    return host_files.template(
-        "start.service.j2", s=settings, script=start_script(settings), seconds=lock_timeout(settings)
-    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,7 @@ class Drift:
         return bool(self.reasons)
 
 
-def drift(settings: Settings, state: ServiceState) -> Drift:
+def drift(settings: Settings, state: InstanceState) -> Drift:
     """What differs between the running project and the settings.
 
     Compose itself replaces a container whose definition changed. It does not look into mounted files or into
@@ -106,25 +82,25 @@ def drift(settings: Settings, state: ServiceState) -> Drift:
     # The engine calls a container that ended unhealthy as well: that one starts anew.
     runs = redis is not None and redis.status in ("running", "paused") and redis.service not in replace
     stale = redis is not None and runs and redis.health == "unhealthy"
-    lost = "data" in state.stale_mounts
+    lost = paths.LIVE in state.stale_mounts
     return Drift(tuple(reasons), tuple(replace), tuple(paused), stale, lost, tuple(networks), tuple(guests))
 
 
-def _of_the_project(state: ServiceState) -> list[str]:
+def _of_the_project(state: InstanceState) -> list[str]:
     found = []
     if len({container.service for container in state.containers}) < len(state.containers):
         # What a Compose that was killed while it replaced a container leaves; the next one clears it up.
         found.append("a service has more than one container")
     if not state.hashes:
         found.append("Compose does not accept compose.yml, or there is none yet")
-    if state.upgrading:
+    if state.upgrade_saved:
         found.append("the way back of an upgrade is kept, until Redis is healthy")
-    if state.starting:
+    if state.interrupted:
         found.append("a start was broken off")
     return found
 
 
-def _needs_recreate(settings: Settings, state: ServiceState, container: Container) -> bool:
+def _needs_recreate(settings: Settings, state: InstanceState, container: Container) -> bool:
     """Whether a container is not made from the definition that is wanted, and has to be made anew."""
     redefined = container.config_hash != state.hashes.get(container.service)
     if container.service == settings.redis_name:
@@ -151,7 +127,7 @@ class LiveChange:
         return bool(self.reasons)
 
 
-def live_change(settings: Settings, state: ServiceState) -> LiveChange:
+def live_change(settings: Settings, state: InstanceState) -> LiveChange:
     """What of the running Redis differs from the settings and is changed without a restart; connections stay open.
 
     Nothing where it is about to start anew, or does not answer.
@@ -178,61 +154,38 @@ def live_change(settings: Settings, state: ServiceState) -> LiveChange:
     )
 
 
-def _redis(settings: Settings, state: ServiceState) -> Container | None:
+def _redis(settings: Settings, state: InstanceState) -> Container | None:
     return next((one for one in state.containers if one.service == settings.redis_name), None)
 
 
-def _config_differences(settings: Settings, state: ServiceState) -> dict[str, tuple[str, str]]:
+def _config_differences(settings: Settings, state: InstanceState) -> dict[str, tuple[str, str]]:
     """Directives that run otherwise than the settings say; none where Redis does not answer."""
     if not state.config:
         return {}
     found = redis_conf.differences(settings, state.config)
     running = state.config.get("activedefrag", "no")
-    if state.defrag and settings.redis_activedefrag != "no" and running != state.defrag:
-        found["activedefrag"] = (running, state.defrag)
+    if state.activedefrag_value and settings.redis_activedefrag != "no" and running != state.activedefrag_value:
+        found["activedefrag"] = (running, state.activedefrag_value)
     if settings.redis_activedefrag == "no" and running != "no":
         found["activedefrag"] = (running, "no")
     return found
 
 
-def _limit_differences(settings: Settings, container: Container, state: ServiceState) -> list[str]:
-    """Limits of a container of the right definition that are not the settings', by the engine or by the kernel."""
-    found = [
-        f"has the limit {name} = {container.limits.get(name)!r}, the settings say {wanted!r}"
-        for name, wanted in _limits(settings).items()
-        # Without the kernel's support the engine drops a limit, and nothing can mend that.
-        if container.limits.get(name, wanted) not in (wanted, 0, None)
-    ]
-    return found + _limits_not_enforced(settings, container, state.kernel)
+def _limit_differences(settings: Settings, container: Container, state: InstanceState) -> list[str]:
+    return ContainerLimits.of(settings).differences(container.limits, state.cgroup)
 
 
-def update_options(settings: Settings) -> str:
-    """The options of ``docker update`` that set the limits of the settings, as they are in compose.yml."""
-    limits = _limits(settings)
-    return " ".join(
-        (
-            f"--memory {limits['Memory']}",
-            f"--memory-swap {settings.memory_limit + 1}",
-            f"--memory-reservation {limits['MemoryReservation']}",
-            f"--cpus {settings.redis_container_cpus}",
-            f"--cpu-shares {limits['CpuShares']}",
-            f"--pids-limit {limits['PidsLimit']}",
-            f"--restart {settings.redis_restart}",
-        )
-    )
-
-
-def _networks_with_egress(settings: Settings, state: ServiceState) -> list[str]:
+def _networks_with_egress(settings: Settings, state: InstanceState) -> list[str]:
     """Networks that were made with a way out: Compose does not change one that is there."""
     backend, edge = f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"
     return [
         name
         for name, network in state.networks.items()
-        if (name == backend and not network.internal) or (name == edge and network.translated)
+        if (name == backend and not network.internal) or (name == edge and network.masquerade)
     ]
 
 
-def _reasons_to_recreate(settings: Settings, state: ServiceState, container: Container) -> list[str]:
+def _reasons_to_recreate(settings: Settings, state: InstanceState, container: Container) -> list[str]:
     """Why a running container is not what a new one would be, where Compose cannot see it."""
     is_redis = container.service == settings.redis_name
     # Services of the user's read passwords only; Redis reads its configuration and the names of commands. Its users are
@@ -279,7 +232,7 @@ def _reasons_to_recreate(settings: Settings, state: ServiceState, container: Con
     return found + (["refuses the password of admin"] if not state.acl and "admin" in state.passwords else [])
 
 
-def users_drift(settings: Settings, state: ServiceState) -> tuple[str, ...]:
+def users_drift(settings: Settings, state: InstanceState) -> tuple[str, ...]:
     """Why the running Redis must be given its users anew. Nothing where it does not answer: a start reads the file."""
     if not state.acl:
         return ()
@@ -288,7 +241,7 @@ def users_drift(settings: Settings, state: ServiceState) -> tuple[str, ...]:
 
 
 def certificate_drift(
-    settings: Settings, digest: str, state: ServiceState, *, written: bool = False
+    settings: Settings, digest: str, state: InstanceState, *, written: bool = False
 ) -> tuple[str, ...]:
     """Why the running Redis must be told of its certificate anew: its files were ``written``, or it has others.
 
@@ -305,7 +258,7 @@ def certificate_drift(
     return differing or ((f"{settings.redis_name}'s certificate was written anew",) if written else ())
 
 
-def is_unresponsive(settings: Settings, state: ServiceState) -> bool:
+def is_unresponsive(settings: Settings, state: InstanceState) -> bool:
     """Whether a Redis that the engine calls healthy, made from these files, did not answer: nobody knows what runs."""
     redis = _redis(settings, state)
     if redis is None or (redis.name, redis.status, redis.health) != (settings.redis_name, "running", "healthy"):
@@ -313,13 +266,13 @@ def is_unresponsive(settings: Settings, state: ServiceState) -> bool:
     return not state.acl and not state.passwords and not _needs_recreate(settings, state, redis)
 
 
-def will_restart(settings: Settings, state: ServiceState) -> bool:
+def will_restart(settings: Settings, state: InstanceState) -> bool:
     """Whether a Redis that runs is about to be replaced, so that its clients lose their connections."""
     redis = _redis(settings, state)
     return redis is not None and redis.status == "running" and will_be_recreated(settings, state)
 
 
-def will_be_recreated(settings: Settings, state: ServiceState) -> bool:
+def will_be_recreated(settings: Settings, state: InstanceState) -> bool:
     """Whether the next start of the project replaces the container of Redis, or makes the first one."""
     redis = _redis(settings, state)
     if redis is None or redis.status != "running":
@@ -328,41 +281,7 @@ def will_be_recreated(settings: Settings, state: ServiceState) -> bool:
     return _needs_recreate(settings, state, redis) or redis.service in found.replace or bool(found.networks)
 
 
-def _limits(settings: Settings) -> dict[str, int | str]:
-    """What the settings mean to the engine, of the limits that ``docker update`` can change."""
-    return {
-        "Memory": settings.memory_limit,
-        "MemoryReservation": settings.memory_reservation,
-        "NanoCpus": round(settings.redis_container_cpus * 10**9),
-        "CpuShares": int(settings.redis_container_cpu_reservation * 1024),
-        "PidsLimit": settings.redis_container_pids,
-        "RestartPolicy": settings.redis_restart,
-    }
-
-
-def _limits_not_enforced(settings: Settings, container: Container, kernel: Mapping[str, str]) -> list[str]:
-    """The limits that the kernel holds Redis to and that are not the settings', where the engine says that they are.
-
-    Weights and reservations are left out: the kernel has them on scales of its own, and they hold nothing back.
-    """
-    held = _enforced_limits(kernel)
-    asked = _limits(settings)
-    rules: tuple[tuple[str, str, float, float], ...] = (
-        ("memory", "Memory", settings.memory_limit, _PAGE),
-        ("swap", "Memory", 0, _PAGE),
-        # systemd keeps a quota in hundredths of a core.
-        ("cpus", "NanoCpus", settings.redis_container_cpus, 0.011),
-        ("pids", "PidsLimit", settings.redis_container_pids, 1),
-    )
-    return [
-        f"is held by the kernel to {name} = {'no limit' if math.isinf(held[name]) else f'{held[name]:.12g}'}, "
-        f"the settings say {wanted:.12g}"
-        for name, key, wanted, tolerance in rules
-        if name in held and container.limits.get(key) == asked[key] and abs(held[name] - wanted) >= tolerance
-    ]
-
-
-def _short_backlogs(settings: Settings, state: ServiceState) -> list[str]:
+def _short_backlogs(settings: Settings, state: InstanceState) -> list[str]:
     """The published addresses that hold fewer waiting connections than Redis, where the kernel gives more by now.
 
     The engine's listener asks for all that the kernel gives, once: when the container starts.
@@ -371,40 +290,7 @@ def _short_backlogs(settings: Settings, state: ServiceState) -> list[str]:
     addresses = [f"[{address}]" if ":" in address else address for address in settings.redis_bind]
     listeners = (f"{address}:{port.published}" for port in settings.ports for address in addresses)
     return [
-        f"lets {state.queues[one]} connections wait at {one}, the settings say {settings.redis_tcp_backlog}"
+        f"lets {state.backlogs[one]} connections wait at {one}, the settings say {settings.redis_tcp_backlog}"
         for one in listeners
-        if state.queues.get(one, wanted) < wanted
+        if state.backlogs.get(one, wanted) < wanted
     ]
-
-
-def _enforced_limits(kernel: Mapping[str, str]) -> dict[str, float]:
-    """Bytes, cores and processes, infinity for no limit; nothing of what the kernel does not have."""
-    numbers = {
-        # Version 1 writes no limit as -1, or as the most pages that it can count.
-        name: [math.inf if word in ("max", "-1") or int(word) > _MOST else int(word) for word in text.split()]
-        for name, text in kernel.items()
-    }
-    limits: dict[str, float] = {}
-    for name, file in (("memory", "memory.max"), ("swap", "memory.swap.max"), ("pids", "pids.max")):
-        if file in numbers:
-            (limits[name],) = numbers[file]
-    # Version 1 counts memory and swap together.
-    if "memory.limit_in_bytes" in numbers:
-        (limits["memory"],) = numbers["memory.limit_in_bytes"]
-        if both := numbers.get("memory.memsw.limit_in_bytes"):
-            limits["swap"] = both[0] - limits["memory"]
-    quota = numbers.get("cpu.max") or numbers.get("cpu.cfs_quota_us", []) + numbers.get("cpu.cfs_period_us", [])
-    if len(quota) == 2:
-        limits["cpus"] = quota[0] / quota[1]
-    return limits
-
-
-def wait_timeout(settings: Settings) -> int:
-    """Seconds to wait for health: until the check itself has given up, and a little."""
-    check = settings.redis_health_interval + settings.redis_health_timeout
-    return settings.redis_health_start_period + settings.redis_health_retries * check + 30
-
-
-def lock_timeout(settings: Settings) -> int:
-    """Seconds to wait for another who starts or stops containers of the instance: until the longest start has ended."""
-    return settings.stop_grace_period + wait_timeout(settings)

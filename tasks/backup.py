@@ -18,5 +18,5 @@ def backup(instance: Instance) -> None:
     if settings.redis_backup_schedule:
         files(name="Write when backups are taken", entries=backup_units.files(settings))
         backup_timer(name="Have backups taken", settings=settings)
-    elif instance.facts.backup_scheduled:
+    elif instance.facts.has_unit(backup_units.timer(settings)):
         remove_backup_timer(name="Have no backups taken", settings=settings)

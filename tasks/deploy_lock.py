@@ -12,10 +12,11 @@ from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_host
 
-from redoubt import deploy_lock, pyinfra_patches
+from redisctl import paths
+from redoubt import deploy_lock, host_state, pyinfra_patches
 from redoubt.deploy_lock import Record
+from redoubt.facts.instance import DeployLock
 from redoubt.facts.script import script
-from redoubt.facts.service import DeployLock
 from redoubt.settings.model import Settings
 
 
@@ -47,13 +48,15 @@ def _hold(one: Host, settings: Settings) -> str:
             deploy_lock.now(),
         )
         holding = _held[one] = _HeldLock(one, record)
+        host_state.of(one).run = record.run
         command = script(
-            "hold-lock.sh",
-            INSTANCE=name,
+            "deploy-lock.sh",
+            LOCK=paths.lock_file(name),
+            HISTORY=paths.history_file(name),
             RUN=record.run,
             HOLDER=record.holder,
-            SILENCE=str(deploy_lock.LOCK_TIMEOUT),
-            KEEP=str(deploy_lock.MAX_RECORDS),
+            LOCK_TIMEOUT=str(deploy_lock.LOCK_TIMEOUT),
+            MAX_RECORDS=str(deploy_lock.MAX_RECORDS),
         )
         connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
         holding.begin(StringCommand(command), connector)

@@ -1,4 +1,4 @@
-"""Image: have it on the host, and fit to run, before anything is stopped or started."""
+"""Image: have it on the host and check its version, before anything is stopped or started."""
 
 from pyinfra.api import deploy
 
@@ -10,17 +10,12 @@ from redoubt.operations.image import check_version, load_image, pull_image
 def image(instance: Instance) -> None:
     """Pull the image from its registry, or push an archive over SSH and load it.
 
-    An image whose version nobody knew before is asked for it once it is there.
+    An image whose name and archive do not show its version is run to ask for it.
     """
     settings = instance.settings
     if settings.redis_image_source == "archive":
-        load_image(
-            name="Load the image from its archive",
-            reference=settings.redis_image,
-            archive=str(settings.redis_image_archive),
-            upload_dir=settings.root,
-        )
+        load_image(name="Load the image from its archive", settings=settings)
     else:
-        pull_image(name="Pull the image", reference=settings.redis_image)
+        pull_image(name="Pull the image", settings=settings)
     if not instance.version_checked:
-        check_version(name="Judge the version in the image", settings=settings)
+        check_version(name="Check the version in the image", settings=settings)

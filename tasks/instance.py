@@ -1,11 +1,13 @@
-"""Removal: stopping, starting and removing an instance. Day-2 verbs, in day2/: they work where a deploy would not."""
+"""Instance: stopping, starting and removing it. Day-2 verbs, in day2/: they work where a deploy would not."""
 
 from gevent.lock import RLock
+from gevent.pool import Pool
 from pyinfra import host, inventory
 from pyinfra.api import Host, deploy
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.context import ctx_host
 
-from redoubt import secret_store
+from redoubt import host_state, secret_store
 from redoubt.operations.instance import remove_instance, start_instance, stop_instance
 from redoubt.settings.load import SettingsError, load
 from redoubt.settings.model import Settings
@@ -18,11 +20,8 @@ _lock = RLock()
 
 @deploy("Stop")
 def stop() -> None:
-    """Stop the instance in order, its data on disk; no backup is taken meanwhile. It stays so over a reboot."""
-    settings = _settings()
-    stop_instance(name="Stop Redis, its services and its backups", settings=settings)
-    if settings.redis_restart == "always":
-        at_the_end(host.name, [f"redis_restart = 'always' starts {settings.redis_name} when the engine starts again"])
+    """Stop the instance with its data on disk, and its backups. It stays stopped over a reboot."""
+    stop_instance(name="Stop Redis, its services and its backups", settings=_settings())
 
 
 @deploy("Start")
@@ -33,17 +32,16 @@ def start() -> None:
 
 @deploy("Remove")
 def remove() -> None:
-    """Take the instance off the host. Its data and backups stay, unless ``redis_remove_data`` in the host's data says
-    so."""
+    """Remove the instance from its host. Its data and backups stay unless redis_remove_data confirms their removal."""
     settings = _settings()
-    asked = str(host.data.get("redis_remove_data") or "")
-    remove_instance(name="Remove the instance", settings=settings, asked=asked)
+    confirmation = str(host.data.get("redis_remove_data") or "")
+    remove_instance(name="Remove the instance", settings=settings, confirmation=confirmation)
     store = secret_store.location(settings, host.name)
-    at_the_end(host.name, [f"its passwords stay in {store}: what is kept of its data needs them, and so do its copies"])
+    at_the_end(host.name, [f"its passwords stay in {store}: the data and the backups that were kept need them"])
 
 
 def _settings() -> Settings:
-    """The settings of the current host. The first to come here locks all: none is changed when one cannot be."""
+    """Return the settings of the current host. The first host locks all: none changes if one cannot be changed."""
     with _lock:
         if not _checked:
             _check_all()
@@ -52,13 +50,29 @@ def _settings() -> Settings:
 
 def _check_all() -> None:
     hosts: dict[Host, Settings] = {}
-    problems: dict[Host, str] = {}
-    for one in inventory.get_active_hosts():
+    blockers: dict[Host, str] = {}
+    for each in inventory.get_active_hosts():
         try:
-            hosts[one] = load(one.data.dict())
+            hosts[each] = load(each.data.dict())
         except SettingsError as error:
-            problems[one] = str(error)
-    if problems := problems or deploy_lock.hold(hosts):
-        lines = [f"  {one.name}: {problem}" for one, problem in problems.items()]
-        raise PyinfraError("\n".join(["nothing was changed on any host:", *lines]))
-    _checked.update({one.name: settings for one, settings in hosts.items()})
+            blockers[each] = str(error)
+    blockers = blockers or deploy_lock.hold(hosts)
+    if not blockers:
+        for each, blocker in Pool().imap_unordered(lambda item: _inspect(*item), list(hosts.items())):
+            if blocker:
+                blockers[each] = blocker
+    if blockers:
+        lines = [f"  {each.name}: {blocker}" for each, blocker in blockers.items()]
+        raise PyinfraError("\n".join(["Nothing was changed on any host:", *lines]))
+    _checked.update({each.name: settings for each, settings in hosts.items()})
+
+
+def _inspect(each: Host, settings: Settings) -> tuple[Host, str]:
+    """Inspect a host, and return why nothing can be changed there."""
+    with ctx_host.use(each):
+        facts = host_state.of(each).inspect(each, settings, sizes=True)
+    if facts is None:
+        return each, "the host did not answer as expected; the lines above say more"
+    if facts.uid != 0:
+        return each, f"this runs as uid {facts.uid} on the host and needs root: set _sudo = True or use --sudo"
+    return each, ""

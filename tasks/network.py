@@ -13,7 +13,7 @@ from redoubt.operations.packages import install_packages
 def network(instance: Instance) -> None:
     """Keep all but the named networks from the port, now and at every boot; mostly nothing."""
     settings = instance.settings
-    if not firewall.is_filtered(settings) and not instance.facts.network_filtered:
+    if not firewall.is_filtered(settings) and not instance.facts.has_unit(firewall.unit(settings)):
         return
     if firewall.is_filtered(settings):
         install_packages(name="Install nftables", names=["nftables"])

@@ -1,4 +1,4 @@
-"""Data: not lost when what it is kept in changes."""
+"""Persistence: no data is lost when the settings switch between AOF and RDB snapshots."""
 
 from pyinfra.api import deploy
 
@@ -7,15 +7,15 @@ from redoubt.instance import Instance
 from redoubt.operations.service import switch_persistence
 
 
-@deploy("Data")
+@deploy("Persistence")
 def persistence(instance: Instance) -> None:
-    """Have the running Redis write its data where the configuration to come reads it; mostly nothing.
+    """Have the running Redis write its data where the new configuration reads it, if that changes.
 
-    Before anything of the old configuration is replaced: it is asked with the password and the names that it knows.
+    This runs before any file is replaced, because Redis still expects the old password and command names.
     """
-    if written := persistence_switch(instance.settings, instance.facts):
+    if target := persistence_switch(instance.settings, instance.facts):
         switch_persistence(
             name="Have Redis write its data where the new configuration reads it",
             settings=instance.settings,
-            to=written,
+            target=target,
         )

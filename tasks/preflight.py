@@ -10,10 +10,22 @@ from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from redoubt import certificate_store, host_checks, image_config, instance_conflicts, plan_log, secret_store
+from redoubt import (
+    all_files,
+    certificate_store,
+    host_checks,
+    host_files,
+    host_state,
+    image_config,
+    instance_conflicts,
+    plan_log,
+    secret_store,
+)
+from redoubt.acl import users
 from redoubt.certificates import Identity
-from redoubt.facts.host import HostFacts, HostProbe
+from redoubt.facts.host import HostFacts
 from redoubt.instance import Instance
+from redoubt.operations.common import recover_instance
 from redoubt.secret_backends import SecretsError
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import SettingsError, load
@@ -69,7 +81,7 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
         for locked, problem in held.items():
             checked[locked.name].problems.append(problem)
         _refuse(checked)
-    probed = dict(Pool().imap_unordered(lambda one: (one.name, _probe(one, checked[one.name])), hosts.values()))
+    probed = dict(Pool().imap_unordered(lambda one: (one.name, _inspect(one, checked[one.name])), hosts.values()))
     for name, facts_ in probed.items():
         one = checked[name]
         if facts_ is None:
@@ -104,15 +116,14 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
     for name, one in checked.items():
         if one.warning:
             logger.warning(f"{hosts[name].print_prefix}{one.warning}")
-    _checked.update(
-        {
-            name: Instance(
-                checked[name].settings, secrets[name], facts_, checked[name].version_checked, identities[name]
-            )
-            for name, facts_ in probed.items()
-            if facts_
-        }
-    )
+    instances = {
+        name: Instance(checked[name].settings, secrets[name], facts_, checked[name].version_checked, identities[name])
+        for name, facts_ in probed.items()
+        if facts_
+    }
+    for name, instance in instances.items():
+        host_state.of(hosts[name]).entries = all_files.of(instance)
+    _checked.update(instances)
 
 
 def _identity(one: _HostPlan, name: str, *, deploys: bool) -> Identity | None:
@@ -164,17 +175,23 @@ def _judge(checked: _HostPlan) -> None:
         checked.problems.append(host_checks.other_engine(settings, engine))
 
 
-def _probe(one: Host, checked: _HostPlan) -> HostFacts | None:
-    settings = checked.settings
+def _inspect(one: Host, checked: _HostPlan) -> HostFacts | None:
+    """Inspect a host; finish an interrupted transaction first, unless this is a dry run."""
+    settings, known = checked.settings, host_state.of(one)
+    stored = checked.stored_secrets
+    acl = host_files.acl_file(settings, stored).content if stored and _has_passwords(settings, stored) else ""
     with ctx_host.use(one):
-        probed: HostFacts | None = one.get_fact(
-            HostProbe,
-            instance=settings.redis_name,
-            root=settings.root,
-            image=settings.redis_image,
-            calendar=settings.redis_backup_schedule,
-        )
-        return probed
+        facts = known.inspect(one, settings, acl)
+        if facts and facts.instance.interrupted and known.run:
+            logger.info(f"{one.print_prefix}{facts.instance.interrupted.operation} was interrupted: finishing it first")
+            if recover_instance(one, settings):
+                facts = known.inspect(one, settings, acl)
+        return facts
+
+
+def _has_passwords(settings: Settings, stored: Secrets) -> bool:
+    """Say whether this machine has a password of every user, so that the ACL file can be compared."""
+    return {user.name for user in users(settings)} <= set(stored.passwords)
 
 
 def _refuse(checked: dict[str, _HostPlan]) -> None:

@@ -1,31 +1,49 @@
-"""redisctl: one file on the host that looks after the instance."""
+"""redisctl: the program on the host that does the work there, and its recovery units."""
 
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.exceptions import PyinfraError
 
-from redoubt import host_files
+from redoubt import host_files, recovery_units
 from redoubt.instance import Instance
 from redoubt.operations.files import files
 from redoubt.operations.instance import run_redisctl
 from redoubt.operations.packages import install_packages
+from redoubt.operations.recovery import enable_recovery
 from redoubt.settings.load import SettingsError, load
 
 
 @deploy("redisctl")
 def redisctl(instance: Instance) -> None:
-    """Install redisctl, and Python where the host has none."""
+    """Install redisctl of this release, Python if the host has none, and the units that finish interruptions.
+
+    redisctl.json keeps the settings of the running Redis until the deploy has finished.
+    """
+    settings = instance.settings
     if not instance.facts.has_python:
         install_packages(name="Install Python", names=["python3"])
-    files(name="Write redisctl", entries=host_files.redisctl_files(instance.settings))
+    program = [*host_files.redisctl_program(settings)]
+    if not instance.facts.has_redisctl_config:
+        program.append(host_files.redisctl_config(settings))
+    files(name="Install redisctl", entries=program)
+    files(name="Write the units that finish interruptions", entries=recovery_units.files(settings))
+    enable_recovery(name="Finish interruptions at boot", settings=settings)
+
+
+@deploy("Record")
+def record(instance: Instance) -> None:
+    """Describe the deployed instance to redisctl and to the next deploy, now that Redis runs with these settings."""
+    settings = instance.settings
+    entries = [host_files.redisctl_config(settings), host_files.deployed_settings(settings)]
+    files(name="Record the deployed settings", entries=entries)
 
 
 @deploy("redisctl")
 def run_verb() -> None:
-    """Run a verb of redisctl on the host and print what it says; a day-2 verb, in day2/.
+    """Run a verb of redisctl on the host and print what it reports; a day-2 verb, in day2/.
 
-    ``redis_run`` in the host's data is its command line. Nothing else is looked at: it has to work when a deploy would
-    not.
+    ``redis_run`` in the host's data is its command line. Nothing else is inspected, so that it works where a deploy
+    would not.
     """
     try:
         settings = load(host.data.dict())

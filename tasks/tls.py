@@ -37,7 +37,9 @@ def tls(instance: Instance) -> None:
 @deploy("Former certificates")
 def previous_certificates(instance: Instance) -> None:
     """Remove certificates that nothing names any more, with their keys; mostly nothing."""
-    former = host_files.previous_certificates(instance.settings, instance.identity, instance.facts.certificates)
+    former = host_files.previous_certificates(
+        instance.settings, instance.identity, instance.facts.instance.certificates
+    )
     if former:
         files(name="Remove former certificates", entries=former)
 

@@ -1,37 +1,33 @@
-"""Upgrade: another version of the server is started only with data that was backed up, and that it has read.
+"""Upgrade: another version of the server starts only after a backup that it has read.
 
-Where it is not healthy with it, the service task puts the former version back (files/way-back.sh).
+If it does not become healthy, redisctl rolls back to the previous version (redisctl/deploy/upgrade.py).
 """
 
 from pyinfra import host, logger
 from pyinfra.api import deploy
 
+from redisctl import paths
 from redoubt.instance import Instance
-from redoubt.operations.packages import install_packages
 from redoubt.operations.upgrade import check_upgrade
 
 
 @deploy("Upgrade")
 def upgrade(instance: Instance) -> None:
-    """Take a backup and have the new version load it, where another one serves; mostly nothing.
+    """Take a backup and have the new version load it, if another version runs.
 
-    Before anything of the running one is replaced: where the new version does not read the data, nothing was changed.
+    This runs before any file of the running Redis is replaced: if the new version does not read the data, nothing has
+    changed.
     """
-    facts = instance.facts
-    if facts.runs_configured_image:
+    facts, settings = instance.facts, instance.settings
+    if facts.runs_configured_image(settings.redis_name):
         return
     if facts.running_build is None:
         if facts.persistence.rdb or facts.persistence.aof:
-            root = instance.settings.root
             logger.warning(
-                f"{host.print_prefix}no Redis serves the data in {root}/data: it is not backed up before "
-                f"{instance.settings.redis_image} starts with it"
+                f"{host.print_prefix}no Redis serves the data in {settings.root}/{paths.LIVE}: there is no backup of it "
+                f"before {settings.redis_image} starts with it"
             )
         return
-    if not facts.has_python:
-        install_packages(name="Install Python", names=["python3"])
     check_upgrade(
-        name="Back the data up, and have the new version read it",
-        settings=instance.settings,
-        serves=facts.running_build,
+        name="Back the data up, and have the new version read it", settings=settings, running=facts.running_build
     )

@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, checksum, fsync_directory, own, write_json
-from redisctl.core.instance import Failure
 
 FORMAT = 1
 

@@ -22,10 +22,11 @@ from redis.exceptions import RedisError
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet, Metadata
 from redisctl.core import aof_manifest
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, checksum, copy, write_json
 from redisctl.core.fingerprint import fingerprints
 from redisctl.core.formatting import size
-from redisctl.core.instance import Failure, Instance, error_text
+from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
 
 # Seconds that writes wait at most, whatever becomes of this process; and for all of them to be in the log.
@@ -86,7 +87,7 @@ def _ensure_disk_space(instance: Instance, redis: Redis) -> None:
     # A snapshot is smaller than the data is in memory.
     snapshot = info["used_memory"]
     log = redis.info("persistence").get("aof_current_size", 0)
-    wanted = {instance.data: snapshot, instance.backups: snapshot + log}
+    wanted = {instance.live: snapshot, instance.backups: snapshot + log}
     disks: dict[int, tuple[Path, int]] = {}
     for path, count in wanted.items():
         disk = path.stat().st_dev
@@ -149,7 +150,7 @@ def _try_freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenSta
         moment = FrozenState(at, 0.0, redis.info("all"), saves, _sample_keys(redis))
         if config.get("appendonly") == "yes":
             # While it saves it begins no rewrite.
-            directory = instance.data / config["appenddirname"]
+            directory = instance.live / config["appenddirname"]
             moment.manifest = (directory / f"{config['appendfilename']}.manifest").read_text()
             for part in aof_manifest.parse(moment.manifest):
                 file = files.enter_context((directory / part.name).open("rb"))
@@ -230,7 +231,7 @@ def _copy_rdb(instance: Instance, redis: Redis, moment: FrozenState, partial: Pa
     if info["rdb_last_bgsave_status"] != "ok":
         raise Failure("Redis could not save: disk full, or data/ not owned by 999? logs/redis.log says")
     name = _config(instance, redis, "dbfilename")["dbfilename"]
-    with (instance.data / name).open("rb") as file:
+    with (instance.live / name).open("rb") as file:
         if redis.info("persistence").get("rdb_saves", 0) != moment.saves + 1:
             raise Failure("Redis saved once more before the snapshot was copied: try again")
         return copy(file, None, partial / RDB_FILE)

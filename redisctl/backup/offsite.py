@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from redisctl.backup import catalog
+from redisctl.core.errors import Failure
 from redisctl.core.files import fsync_directory, own
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.instance import Instance
 
 # Seconds for what moves little, and bytes a second of a line that is slow and still of use (10 Mbit/s).
 RESTIC_TIMEOUT, MIN_BYTES_PER_SECOND = 900, 1024**2

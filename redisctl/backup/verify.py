@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
 from redisctl.core import aof_manifest
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, write_json
 from redisctl.core.fingerprint import Fingerprint, fingerprints
-from redisctl.core.instance import Failure, Instance, error_text
+from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
 from redisctl.core.scan import keys_like
 from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis

@@ -8,14 +8,13 @@ from typing import Any
 import click
 from rich.table import Table
 
-from redisctl.backup import catalog, create, offsite
+from redisctl.backup import catalog, offsite
 from redisctl.backup.catalog import BackupSet
-from redisctl.backup.retention import prune
+from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_backup, verify_with_image
-from redisctl.cli.common import OrderedGroup, as_json, console, print_json, with_instance
+from redisctl.cli.common import OrderedGroup, as_json, console, exclusive, print_json, with_instance
 from redisctl.core.formatting import ago, size, took
-from redisctl.core.instance import Failure, Instance, error_text, load_instance
-from redisctl.core.journal import ensure_not_interrupted
+from redisctl.core.instance import Instance, load_instance
 from redisctl.core.lock import locked
 
 verify_option = click.option(
@@ -57,23 +56,9 @@ def create_(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
 
 
 def _create(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
-    with locked(instance, "backup"):
-        ensure_not_interrupted(instance)
-        create.record_start(instance)
-        try:
-            made = create.create_backup(instance)
-            if instance.backup.verify if verify is None else verify:
-                made = verify_backup(instance, made)
-            removed = prune(instance)
-            if instance.backup.repository:
-                push(instance, made)
-        except (Failure, OSError) as error:
-            create.record_end(instance, error_text(error))
-            raise
-        except KeyboardInterrupt:
-            create.record_end(instance, "it was called off")
-            raise
-        create.record_end(instance, id=made.id)
+    with exclusive(instance, "backup"):
+        finished = back_up(instance, verify=verify)
+    made, removed = finished.backup, finished.pruned
     if as_json:
         copied = {"repository": instance.backup.repository or None}
         print_json({"instance": instance.name, **_as_dict(made), "removed": removed, **copied})
@@ -86,14 +71,6 @@ def _create(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
         click.echo(f"let go of {name}")
     if instance.backup.repository:
         click.echo(f"copied to {instance.backup.repository}")
-
-
-def push(instance: Instance, one: BackupSet) -> None:
-    """Copy a backup off the host. Raises Failure, which says that it is here all the same."""
-    try:
-        offsite.push(instance, one.path)
-    except Failure as error:
-        raise Failure(f"backup {one.id} was taken and is here, but not off this host: {error}") from None
 
 
 @backup.command("list")

@@ -3,7 +3,8 @@
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,10 +12,29 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from redisctl.core import journal
 from redisctl.core.formatting import ago
-from redisctl.core.instance import load_instance
+from redisctl.core.instance import Instance, load_instance
+from redisctl.core.lock import locked
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+discard_unsaved_option = click.option(
+    "--discard-unsaved", is_flag=True, help="Go on although Redis cannot save its newest writes."
+)
+
+
+@contextmanager
+def exclusive(instance: Instance, verb: str) -> Iterator[None]:
+    """Hold the lock for a verb that works on data, and finish an interrupted transaction first. Raises Failure."""
+    with locked(instance, verb):
+        if journal.read(instance):
+            # Only then: it imports most of the program.
+            from redisctl.deploy import recovery
+
+            click.echo(f"redisctl: {recovery.recover(instance)}", err=True)
+        yield
 
 
 def with_instance(command: Callable[..., None]) -> Callable[..., None]:

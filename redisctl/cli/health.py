@@ -6,7 +6,8 @@ import click
 from rich.table import Table
 
 from redisctl.cli.common import as_json, console, print_json, with_instance
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance
 from redisctl.monitor.disk_status import add_disk_status
 from redisctl.monitor.health import EXIT_CODES, overall, run_checks
 from redisctl.monitor.stats import rows, stats_of

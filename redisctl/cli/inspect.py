@@ -15,8 +15,9 @@ from redisctl.cli.common import (
     time_ago,
     with_instance,
 )
+from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.monitor.latency import measure
 from redisctl.monitor.memory import Tally, usage

@@ -10,15 +10,18 @@ from redis.exceptions import RedisError
 
 from redisctl.cli.backup import backup
 from redisctl.cli.common import OrderedGroup
+from redisctl.cli.deploy import deploy, recover, remove, start, state, stop
 from redisctl.cli.health import health, stats
 from redisctl.cli.history import history
 from redisctl.cli.inspect import latency, memory, slowlog, top
 from redisctl.cli.migrate import import_
 from redisctl.cli.queues import queues
 from redisctl.cli.repair import repair
-from redisctl.cli.restore import recover, restore
+from redisctl.cli.restore import restore
 from redisctl.cli.sessions import sessions
-from redisctl.core.instance import Failure, error_text
+from redisctl.core import process
+from redisctl.core.errors import Failure
+from redisctl.core.instance import error_text
 from redisctl.monitor.health import EXIT_CODES, UNKNOWN
 
 
@@ -72,15 +75,21 @@ for _command in (
     queues,
     backup,
     restore,
-    recover,
     repair,
     import_,
+    stop,
+    start,
+    recover,
+    remove,
+    deploy,
+    state,
 ):
     cli.add_command(_command)
 
 
 def main() -> None:
     """The program."""
+    process.pin_environment()
     # What a verb began is put away when it is told to end, by systemd as by Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run_cli(lambda: cli(standalone_mode=False)))

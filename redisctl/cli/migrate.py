@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from redisctl.cli.common import OrderedGroup, as_json, print_json, with_instance
+from redisctl.cli.common import OrderedGroup, as_json, exclusive, print_json, with_instance
+from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.instance import Instance
 from redisctl.core.lock import locked
 from redisctl.migrate import migration
 from redisctl.migrate.migration import ComparisonResult, MigrationStatus
@@ -84,7 +85,7 @@ def start(
         name: str(Path(path).resolve()) if path else "" for name, path in (("ca", ca), ("cert", cert), ("key", key))
     }
     source = SourceServer(host, port, user, _password(password_file), tls, **files)
-    with locked(instance, "import start"):
+    with exclusive(instance, "import start"):
         state = migration.start(instance, source, over=overwrite)
     try:
         seen = migration.wait_for_sync(instance, state, lambda words: click.echo(words, err=True))
@@ -171,7 +172,7 @@ def finish(
     workers, schedulers. Then the copy saves a snapshot, which takes the place of this instance's data. Where Redis is
     not well with it, the former data comes back by itself. Broken off at any point, call it again.
     """
-    with locked(instance, "import finish"):
+    with exclusive(instance, "import finish"):
         state = migration.current_migration(instance)
         if migration.recover(instance, state):
             told: dict[str, Any] = {"done": True, "words": f"the import from {state.source.name} was through already"}
@@ -256,7 +257,7 @@ def _done(instance: Instance, done: dict[str, Any], name: str) -> str:
             *([f"WARNING: {name} was written meanwhile, and that is not here: {late}"] if late else []),
             SWITCH,
             f"back: {name} was not changed. Give applications its URL again; what was written here since stays here",
-            f"      what this instance had before is in {instance.data}/previous: redisctl restore --undo puts it "
+            f"      what this instance had before is in {instance.live}/previous: redisctl restore --undo puts it "
             "back, --discard-previous removes it",
         ]
     )

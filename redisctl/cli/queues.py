@@ -10,8 +10,9 @@ from rich.table import Table
 
 from redisctl.apps import growth, rq_jobs, rq_queues
 from redisctl.cli.common import as_json, console, print_json
+from redisctl.core.errors import Failure
 from redisctl.core.formatting import DURATION, ago
-from redisctl.core.instance import Failure, load_instance
+from redisctl.core.instance import load_instance
 
 SURROGATES = {"encoding_errors": "surrogateescape"}
 yes_option = click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")

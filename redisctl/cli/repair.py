@@ -9,12 +9,11 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from redisctl.cli.common import as_json, console, print_json, with_instance
+from redisctl.cli.common import as_json, console, exclusive, print_json, with_instance
 from redisctl.core import aof_manifest
 from redisctl.core.formatting import took
 from redisctl.core.instance import Instance
-from redisctl.core.journal import ensure_not_interrupted
-from redisctl.core.lock import locked
+from redisctl.core.journal import Journal
 from redisctl.data import layout
 from redisctl.data.repair import (
     AOF,
@@ -28,9 +27,8 @@ from redisctl.data.repair import (
     is_serving,
     next_step,
     put_in_place,
-    redis_stopped,
 )
-from redisctl.data.swap import PREVIOUS
+from redisctl.data.swap import redis_stopped
 from redisctl.monitor.health import EXIT_CODES, OK, WARNING
 
 
@@ -59,18 +57,17 @@ def repair(instance: Instance, *, yes: bool, choice: str | None, names: bool, as
 
     Exit codes: 0 nothing is damaged, or it is repaired; 1 damage, and nothing was done; 3 it could not be told.
     """
-    with locked(instance, "repair"):
-        ensure_not_interrupted(instance)
+    with exclusive(instance, "repair"):
         if is_serving(instance) and not _has_orphaned_aof(instance):
             _say_that_it_serves(instance, as_json=as_json)
             return
         began = time.monotonic()
-        with _stopped_for_repair(instance, yes=yes), examine(instance, choice or "") as report:
+        with _stopped_for_repair(instance, yes=yes) as stopped, examine(instance, choice or "") as report:
             repaired = yes and report.loaded_data is not None and not report.is_whole
             if not as_json:
                 _print(report, names=names)
-            if repaired:
-                put_in_place(instance, report)
+            if stopped and repaired:
+                put_in_place(instance, report, stopped)
     _say_what_became(instance, report, repaired=repaired, names=names, as_json=as_json, took_=time.monotonic() - began)
     sys.exit(EXIT_CODES[OK if repaired or report.is_whole else WARNING])
 
@@ -86,12 +83,12 @@ def _has_orphaned_aof(instance: Instance) -> bool:
 
 
 @contextmanager
-def _stopped_for_repair(instance: Instance, *, yes: bool) -> Iterator[None]:
+def _stopped_for_repair(instance: Instance, *, yes: bool) -> Iterator[Journal | None]:
     if not yes:
-        yield
+        yield None
         return
-    with redis_stopped(instance):
-        yield
+    with redis_stopped(instance, "the repair") as record:
+        yield record
 
 
 def _say_that_it_serves(instance: Instance, *, as_json: bool) -> None:
@@ -125,7 +122,7 @@ def _say_what_became(
     elif repaired:
         click.echo(
             f"repaired: Redis serves again, after {took(took_)}. The damaged files are in "
-            f"{instance.data}/{PREVIOUS}; redisctl restore --discard-previous removes them"
+            f"{instance.previous}; redisctl restore --discard-previous removes them"
         )
     else:
         click.echo(next_step(report))

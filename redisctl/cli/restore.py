@@ -1,16 +1,15 @@
-"""The verbs restore and recover."""
+"""The verb restore."""
 
 import click
 
-from redisctl.cli.common import as_json, print_json, with_instance
+from redisctl.cli.common import as_json, discard_unsaved_option, exclusive, print_json, with_instance
+from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
-from redisctl.core.instance import Failure, Instance
-from redisctl.core.journal import ensure_not_interrupted
-from redisctl.core.lock import locked
+from redisctl.core.instance import Instance
 from redisctl.data import swap
 from redisctl.data.point_in_time import parse_time
 from redisctl.data.restore import as_dict, find_candidate, prepared, put_in_place
-from redisctl.data.swap import PREVIOUS, previous_data_dirs, recover_swap, undo_swap
+from redisctl.data.swap import previous_data_dirs, undo_swap
 
 
 @click.command()
@@ -19,10 +18,19 @@ from redisctl.data.swap import PREVIOUS, previous_data_dirs, recover_swap, undo_
 @click.option("--yes", is_flag=True, help="Do it. Without this it is loaded aside, and nothing is changed.")
 @click.option("--undo", is_flag=True, help="Put back what the last restore replaced.")
 @click.option("--discard-previous", is_flag=True, help="Remove what restores replaced, to have its room.")
+@discard_unsaved_option
 @as_json
 @with_instance
 def restore(
-    instance: Instance, *, name: str, to: str | None, yes: bool, undo: bool, discard_previous: bool, as_json: bool
+    instance: Instance,
+    *,
+    name: str,
+    to: str | None,
+    yes: bool,
+    undo: bool,
+    discard_previous: bool,
+    discard_unsaved: bool,
+    as_json: bool,
 ) -> None:
     """Bring data back: from a backup, from files of another Redis, or from a moment in the log of writes.
 
@@ -42,21 +50,22 @@ def restore(
     """
     if sum(map(bool, (name or to, undo, discard_previous))) != 1:
         raise click.UsageError("say one of: a name or --to, --undo, --discard-previous")
-    with locked(instance, "restore"):
+    with exclusive(instance, "restore"):
         if discard_previous or undo:
-            told = _previous(instance, undo, yes)
+            told = _previous(instance, undo, yes, discard_unsaved=discard_unsaved)
         else:
-            ensure_not_interrupted(instance)
-            told = _restore(instance, name, to, yes)
+            told = _restore(instance, name, to, yes, discard_unsaved=discard_unsaved)
     if as_json:
         print_json({"instance": instance.name, **told})
         return
+    if told.get("warning"):
+        click.echo(told["warning"])
     click.echo(told["words"])
     if told.get("dry_run"):
         click.echo("nothing was changed: --yes does it")
 
 
-def _restore(instance: Instance, name: str, to: str | None, yes: bool) -> dict[str, object]:
+def _restore(instance: Instance, name: str, to: str | None, yes: bool, *, discard_unsaved: bool) -> dict[str, object]:
     chosen = find_candidate(instance, name, parse_time(to) if to else None)
     with prepared(instance, chosen) as told:
         seen = f"{told.keys} keys, {size(told.memory)} of memory"
@@ -65,17 +74,18 @@ def _restore(instance: Instance, name: str, to: str | None, yes: bool) -> dict[s
             if chosen.created_now:
                 words += ". That backup was made now, of the present data, and stays"
             return {"words": words, "dry_run": True, **as_dict(told)}
-        down = put_in_place(instance, told, f"the restore of {chosen.name}")
+        swapped = put_in_place(instance, told, f"the restore of {chosen.name}", discard_unsaved=discard_unsaved)
         return {
-            "words": f"{chosen.name} is restored: {seen}. Redis did not serve for {took(down)}. What it replaced is in "
-            f"{instance.data}/{PREVIOUS}: --undo puts it back, --discard-previous removes it",
+            "words": f"{chosen.name} is restored: {seen}. Redis did not serve for {took(swapped.downtime)}. What it replaced is in "
+            f"{instance.previous}: --undo puts it back, --discard-previous removes it",
             "dry_run": False,
-            "down": round(down, 2),
+            "down": round(swapped.downtime, 2),
+            "warning": swapped.warning,
             **as_dict(told),
         }
 
 
-def _previous(instance: Instance, undo: bool, yes: bool) -> dict[str, object]:
+def _previous(instance: Instance, undo: bool, yes: bool, *, discard_unsaved: bool) -> dict[str, object]:
     there = [path.name for path in previous_data_dirs(instance)]
     if not there:
         raise Failure("there is no former data: nothing was replaced, or it was removed by --discard-previous")
@@ -85,27 +95,7 @@ def _previous(instance: Instance, undo: bool, yes: bool) -> dict[str, object]:
         )
         return {"words": f"would {what}", "dry_run": True, "previous": there}
     if undo:
-        moment, down = undo_swap(instance)
+        moment, down = undo_swap(instance, discard_unsaved=discard_unsaved)
         words = f"what was replaced at {moment} is back. Redis did not serve for {took(down)}"
         return {"words": words, "dry_run": False, "down": round(down, 2)}
     return {"words": f"removed what was replaced at {', '.join(swap.discard_previous(instance))}", "dry_run": False}
-
-
-@click.command()
-@as_json
-@with_instance
-def recover(instance: Instance, as_json: bool) -> None:
-    """Put the former data back after a restore that was broken off."""
-    with locked(instance, "recover"):
-        told = _recover(instance)
-    if as_json:
-        print_json({"instance": instance.name, **told})
-        return
-    click.echo(told["words"])
-
-
-def _recover(instance: Instance) -> dict[str, object]:
-    what = recover_swap(instance)
-    if not what:
-        return {"words": "nothing was broken off", "recovered": False}
-    return {"words": f"{what} was broken off: the former data is back and serves", "recovered": True}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from redisctl.core.instance import Failure
+from redisctl.core.errors import Failure
 
 DIRECTORY = "appendonlydir"
 MANIFEST = "appendonly.aof.manifest"

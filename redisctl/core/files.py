@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from redisctl.core.instance import Failure
+from redisctl.core.errors import Failure
 
 RDB_FILE = "dump.rdb"
 
@@ -56,17 +57,9 @@ def copy(source: BinaryIO, length: int | None, target: Path) -> dict[str, Any]:
     return {"size": size, "sha256": taken.hexdigest()}
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a small file whole or not at all. Raises OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    own(beside)
-    beside.replace(path)
-    fsync_directory(path.parent)
+def write_json(path: Path, value: Any, *, uid: int = REDIS_UID, gid: int = REDIS_GID) -> None:
+    """Write a small JSON file whole or not at all, readable by its owner alone. Raises OSError."""
+    write_file(path, json.dumps(value, indent=2) + "\n", mode=0o400, uid=uid, gid=gid)
 
 
 def own(path: Path) -> None:
@@ -82,3 +75,56 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_small(path: Path, limit: int) -> str:
+    """Return the beginning of a regular file as text; empty if there is none. Follows no link and waits for no FIFO."""
+    data = _read(path, 0, limit)
+    return data.decode(errors="replace")
+
+
+def read_end(path: Path, start: int, limit: int) -> str:
+    """Return a regular file's text from an offset, at most its last ``limit`` bytes. Follows no link."""
+    try:
+        size = path.lstat().st_size
+    except OSError:
+        return ""
+    # A file that was rotated is shorter than before.
+    offset = start if start <= size else 0
+    return _read(path, max(offset, size - limit), limit).decode(errors="replace")
+
+
+def _read(path: Path, offset: int, limit: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        return os.pread(descriptor, limit, offset)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, text: str, *, mode: int, uid: int, gid: int) -> None:
+    """Write a small file whole or not at all, with its owner and mode, down to the disk. Raises OSError."""
+    partial = path.with_name(f".{path.name}.new")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    partial.replace(path)
+    fsync_directory(path.parent)
+
+
+def make_owned_directory(path: Path) -> None:
+    """Make a directory that Redis owns. Raises OSError."""
+    path.mkdir(mode=0o700)
+    os.chown(path, REDIS_UID, REDIS_GID)

@@ -1,64 +1,122 @@
-"""The journal of a replacement of data: how far it came."""
+"""The journal of a transaction: how far it has come, so that ``redisctl recover`` can finish it.
 
+Everything that stops Redis or replaces its data is one kind of transaction. Its journal lies next to the data, on the
+same file system, in a directory that only root can write.
+"""
+
+import dataclasses
 import json
-from dataclasses import asdict, dataclass, replace
+import os
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
 
+from redisctl import paths, schema
+from redisctl.core.errors import Failure
 from redisctl.core.files import fsync_directory, write_json
-from redisctl.core.instance import Failure, Instance
-from redisctl.core.lock import JOURNAL
+from redisctl.core.instance import Instance
+
+_MAX_SIZE = 1024 * 1024
 
 
-class Stage:
-    """How far a replacement of data came."""
+class Stage(str, Enum):
+    """How far a transaction has come. The order is the order in which a transaction goes through them."""
 
-    STASHING, INSTALLING, STARTING, ROLLING_BACK = "moving away", "moving in", "starting", "putting back"
+    # Docker cannot start Redis by itself any more. Nothing else has changed.
+    PREPARED = "prepared"
+    # Redis is down, and its stop was checked. Data and configuration are the old ones.
+    STOPPED = "stopped"
+    # The old data becomes the previous data.
+    STASHING = "stashing the old data"
+    # The new data becomes the live data.
+    INSTALLING = "installing the new data"
+    # Redis starts with the new data or the new configuration, and is checked.
+    STARTING = "starting"
+    # The old data and configuration are being put back.
+    ROLLING_BACK = "rolling back"
+    # The old data and configuration are back; Redis starts with them.
+    RESTARTING_OLD = "starting the old state"
+
+
+class Kind(str, Enum):
+    """What a transaction replaces, which decides how it is recovered."""
+
+    DATA = "data"
+    SERVICE = "service"
+    STOP = "stop"
+    REMOVE = "remove"
 
 
 @dataclass(frozen=True)
 class Journal:
-    """How far a replacement came: the names that were in ``data/``, and those that come in from ``place``."""
+    """A transaction that is under way or was interrupted.
 
-    what: str
-    began: float
-    stage: str
-    place: str
-    previous: str
-    present: list[str]
-    incoming: list[str]
+    ``operation`` names it for people, for example "restore of 20260102T030405Z". ``restart_policy`` is what the
+    container had before. ``staged`` and ``previous`` are directories below the root: where the new data lay and where
+    the old data goes. ``request`` is what a recovery needs to repeat the start of a service.
+    """
+
+    operation: str
+    kind: Kind
+    stage: Stage
+    started: float
+    restart_policy: str = ""
+    staged: str = ""
+    previous: str = ""
+    request: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Where journals lie below the root."""
+        return paths.JOURNAL
 
 
-def read_journal(instance: Instance) -> Journal | None:
-    """The replacement that was broken off, if one was. Raises Failure where that cannot be told."""
+def begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
+    """Write the journal of a new transaction. Raises Failure if another one has not finished."""
+    ensure_none(instance)
+    return _write(instance, Journal(operation, kind, Stage.PREPARED, time.time(), **values))
+
+
+def advance(instance: Instance, journal: Journal, stage: Stage, **values: Any) -> Journal:
+    """Record that the transaction has reached a stage. It is on disk when this returns."""
+    return _write(instance, dataclasses.replace(journal, stage=stage, **values))
+
+
+def end(instance: Instance) -> None:
+    """Remove the journal: the transaction has finished."""
+    (instance.root / paths.JOURNAL).unlink(missing_ok=True)
+    fsync_directory(instance.root / paths.DATA)
+
+
+def read(instance: Instance) -> Journal | None:
+    """Return the journal; None if no transaction is under way. Raises Failure if it cannot be read."""
+    path = instance.root / paths.JOURNAL
     try:
-        return Journal(**json.loads((instance.root / JOURNAL).read_text()))
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise Failure(f"{instance.root / JOURNAL} cannot be read: {error}") from None
+    with open(descriptor, encoding="utf-8") as file:
+        try:
+            return schema.load(Journal, file.read(_MAX_SIZE))
+        except (ValueError, OSError) as error:
+            raise Failure(f"{path} cannot be read: {error}") from None
 
 
-def ensure_not_interrupted(instance: Instance) -> None:
-    """Raise Failure where a replacement was broken off."""
-    journal = read_journal(instance)
+def ensure_none(instance: Instance) -> None:
+    """Raise Failure if a transaction was interrupted and not recovered."""
+    journal = read(instance)
     if journal:
         raise Failure(
-            f"{journal.what} was broken off while {journal.stage}: redisctl recover puts the former data back"
+            f"{journal.operation} was interrupted while {journal.stage.value}: run 'redisctl recover', which finishes it"
         )
 
 
-def write_journal(instance: Instance, journal: Journal) -> None:
+def _write(instance: Instance, journal: Journal) -> Journal:
+    path: Path = instance.root / paths.JOURNAL
     try:
-        write_json(instance.root / JOURNAL, asdict(journal))
+        write_json(path, json.loads(schema.dump(journal)))
     except OSError as error:
-        raise Failure(f"{instance.root}: {error.strerror}") from None
-
-
-def enter_stage(instance: Instance, journal: Journal, stage: str) -> Journal:
-    journal = replace(journal, stage=stage)
-    write_journal(instance, journal)
+        raise Failure(f"{path} cannot be written: {error.strerror}") from None
     return journal
-
-
-def remove_journal(instance: Instance) -> None:
-    (instance.root / JOURNAL).unlink()
-    fsync_directory(instance.root)

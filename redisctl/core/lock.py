@@ -1,76 +1,155 @@
-"""One verb at a time that reads or changes data files; and what one that was killed left behind."""
+"""The lock of an instance: one change at a time, by a deploy or by a verb of redisctl.
+
+The lock is a flock on a file in /run. A verb that a person starts holds it exclusively. A deploy lasts for many
+commands: its heartbeat (files/deploy-lock.sh) takes the lock, writes the id of the deploy and then shares it; the verbs
+that the deploy calls share it as well, if the file still has their deploy's id. So the lock stays held until the last
+of them has exited, however the deploy ended.
+"""
 
 import fcntl
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO
 
+from redisctl import paths
+from redisctl.core import process
+from redisctl.core.errors import Failure
 from redisctl.core.formatting import ago
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.instance import Instance
 
-# Of containers that redisctl starts beside the instance, with its name as the value.
+_POLL = 0.2
+# Seconds.
+_LOOK = 2
+# A lock file is a few hundred bytes.
+_MAX_SIZE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock: id of the deploy (empty for a verb), process, operator, verb, and since when (epoch)."""
+
+    run: str
+    pid: int
+    who: str
+    verb: str
+    since: float
+
+    def __str__(self) -> str:
+        what = f"{self.who} is changing it" if self.who else "redisctl is at work"
+        return f"{what} ({self.verb or 'a deploy'}, process {self.pid}, for {ago(time.time() - self.since)})"
+
+
+# The label of containers that redisctl starts next to the instance; its value is the instance's name.
 LABEL = "redoubt.redisctl"
-# Of a replacement of data: how far it came, below the instance's root; and what is to come in, below data.
-JOURNAL, STAGING = "replace.json", ".incoming"
 
 
 @contextmanager
-def locked(instance: Instance, verb: str) -> Iterator[None]:
-    """Hold the instance's lock, which ends with this process however it ends. Raises Failure, with who holds it.
+def locked(instance: Instance, verb: str, *, run: str = "") -> Iterator[None]:
+    """Hold the lock for a verb that works on data, and remove what a killed verb left behind. Raises Failure."""
+    with hold(instance.name, verb, run=run):
+        clean_up(instance)
+        yield
 
-    Takes away containers and half-written directories that a killed verb left.
+
+def clean_up(instance: Instance) -> None:
+    """Remove what a killed verb left: its containers and incomplete directories."""
+    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL}={instance.name}"]
+    containers = process.run(command).stdout.split()
+    if containers:
+        process.run(["docker", "rm", "--force", *containers], timeout=120)
+    for partial in instance.backups.glob(".*.partial"):
+        shutil.rmtree(partial)
+    # An interrupted transaction still needs its staged data.
+    if not (instance.root / paths.JOURNAL).exists():
+        shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
+
+
+@contextmanager
+def hold(name: str, verb: str, *, run: str = "", wait: float = 0) -> Iterator[None]:
+    """Hold the instance's lock; the kernel releases it when the process exits.
+
+    With ``run``, share the lock of that deploy. ``wait`` is how many seconds to wait for another holder. Raises Failure
+    that names the current holder.
     """
-    with open(instance.root / "redisctl.lock", "a+", opener=_private) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(f"{holder(instance) or 'another redisctl'}: wait until it ends") from None
-        file.truncate(0)
-        json.dump({"verb": verb, "pid": os.getpid(), "since": time.time()}, file)
-        file.flush()
-        clear(instance)
+    with open(paths.lock_file(name), "a+", opener=_open_private) as file:
+        if run:
+            _share(file, name, run)
+            yield
+            return
+        _acquire(file, name, wait)
+        _write(file, verb)
         try:
             yield
         finally:
             file.truncate(0)
 
 
-def holder(instance: Instance) -> str:
-    """Who holds the lock and since when, in words; empty when nobody does."""
+def holder(name: str) -> Holder | None:
+    """Return who holds the lock; None if it is free."""
     try:
-        with (instance.root / "redisctl.lock").open() as file:
+        with open(paths.lock_file(name), encoding="utf-8", errors="replace") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                told = json.loads(file.read() or "{}")
-                since = ago(time.time() - told.get("since", time.time()))
-                return f"redisctl {told.get('verb', '?')} has run for {since} (process {told.get('pid', '?')})"
-    except FileNotFoundError:
+                return _read(file)
+    except (FileNotFoundError, PermissionError):
         pass
-    return ""
+    return None
 
 
-def clear(instance: Instance) -> None:
-    """Remove what a verb that was killed left: its containers, and directories that are not whole."""
-    found = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL}={instance.name}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    ).stdout.split()
-    if found:
-        subprocess.run(["docker", "rm", "--force", *found], capture_output=True, timeout=120, check=False)
-    for left in instance.backups.glob(".*.partial"):
-        shutil.rmtree(left)
-    # A replacement that was broken off still needs what it had laid out.
-    if not (instance.root / JOURNAL).exists():
-        shutil.rmtree(instance.data / STAGING, ignore_errors=True)
+def _acquire(file: IO[str], name: str, wait: float) -> None:
+    # At least as long as others need to look whether it is held, for which they hold it.
+    deadline = time.monotonic() + max(wait, _LOOK)
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise Failure(f"{name} is locked: {_read(file)}. Wait until that ends, then try again") from None
+        time.sleep(_POLL)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _share(file: IO[str], name: str, run: str) -> None:
+    # The deploy writes its id a moment before it shares the lock.
+    deadline = time.monotonic() + _LOOK
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise Failure(f"{name} is locked by another change: {_read(file)}") from None
+        time.sleep(_POLL)
+    if _read(file).run != run:
+        raise Failure(f"the deploy that started this has lost its lock on {name}: run it again")
+
+
+def _write(file: IO[str], verb: str) -> None:
+    file.truncate(0)
+    holder = json.dumps({"who": "", "verb": verb, "since": time.time()})
+    file.write(f"\n{os.getpid()}\n{holder}\n")
+    file.flush()
+
+
+def _read(file: IO[str]) -> Holder:
+    file.seek(0)
+    run, pid, text = (*file.read(_MAX_SIZE).split("\n"), "", "", "")[:3]
+    try:
+        values = json.loads(text or "{}")
+        since = values.get("since", time.time())
+        if isinstance(since, str):
+            since = datetime.fromisoformat(since).timestamp()
+        return Holder(run, int(pid or 0), str(values.get("who", "")), str(values.get("verb", "")), float(since))
+    except (ValueError, AttributeError, TypeError):
+        return Holder(run, 0, "", "", time.time())
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

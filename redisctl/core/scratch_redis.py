@@ -24,9 +24,10 @@ from redis.retry import Retry
 
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import read_manifest
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID
 from redisctl.core.formatting import size
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.instance import Instance
 from redisctl.core.lock import LABEL
 
 # Of memory that the data took where it was: fragmentation and buffers of another process, and its own needs in bytes.

@@ -1,89 +1,260 @@
-"""Stopping and starting Redis, and waiting until it is healthy."""
+"""Stops and starts the Redis container of an instance, and checks both.
 
-import subprocess
+A stop has three steps: Docker loses the means to start Redis by itself, Redis gets SIGTERM, and the way it ended is
+checked. Redis exits with 0 even if its last write to the AOF failed, so the check reads the log as well.
+"""
+
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
-from redis.exceptions import ConnectionError as NotConnected
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from redisctl.core.instance import Failure, Instance, error_text
-from redisctl.core.scratch_redis import LOAD_TIMEOUT
+from redisctl import paths
+from redisctl.core import docker, process
+from redisctl.core.errors import Failure
+from redisctl.core.files import read_end
+from redisctl.core.instance import Instance, error_text
 
-# Seconds until a Redis that has loaded its data passes its health check.
+# Seconds until a Redis that has loaded its data must pass its health check, and until it must have loaded.
 HEALTHY_TIMEOUT = 60
+LOADING_TIMEOUT = 4 * 3600
 _POLL = 0.2
 
+# What Redis and Valkey log when the last write of a stop fails (src/server.c, prepareForShutdown and
+# finishShutdown; src/aof.c, flushAppendOnlyFile).
+_CANNOT_EXIT = "can't exit"
+_LOST_WRITES = (
+    _CANNOT_EXIT,
+    "Error trying to save the DB",
+    "Fail to fsync the AOF file",
+    "Error writing to the AOF file",
+    "Short write while writing to the AOF file",
+)
+# The most that Redis logs in one stop, with room to spare.
+_LOG_TAIL = 256 * 1024
 
 Check = Callable[[Redis], list[str]]
 
 
-# -- Stopping and starting
+class UncleanStop(Failure):
+    """Redis did not stop cleanly. ``running`` says that it still runs and has lost nothing."""
+
+    def __init__(self, message: str, *, running: bool) -> None:
+        super().__init__(message)
+        self.running = running
 
 
-def stop(instance: Instance) -> None:
-    """Stop Redis, which saves first; it has the time that the deploy gave it. Raises Failure."""
-    done = subprocess.run(["docker", "stop", instance.name], capture_output=True, text=True, check=False)
-    if done.returncode != 0 and "No such container" not in done.stderr:
-        raise Failure(f"{instance.name} cannot be stopped: {done.stderr.strip()}")
+@dataclass(frozen=True)
+class Stopped:
+    """How a stop ended. ``was_running`` is False if Redis was down already; ``warning`` says what may be missing."""
+
+    was_running: bool
+    warning: str = ""
 
 
-def start(instance: Instance) -> None:
-    """Start Redis, and do not wait for it. Raises Failure."""
+# -- Stop
+
+
+def hold_down(instance: Instance) -> str:
+    """Make sure that Docker cannot start Redis by itself. Returns the restart policy to put back, empty without one."""
+    inspected = docker.container(instance.name)
+    policy = str(inspected.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")) if inspected else ""
+    set_restart_policy(instance, "no")
+    return policy
+
+
+def set_restart_policy(instance: Instance, policy: str) -> None:
+    """Set the restart policy of the container, if there is one, and have it on disk."""
+    inspected = docker.container(instance.name)
+    if not inspected or not policy or inspected["HostConfig"]["RestartPolicy"]["Name"] == policy:
+        return
+    process.check(["docker", "update", "--restart", policy, instance.name])
+    # Docker writes the file, but leaves it to the kernel when it reaches the disk.
+    process.run(["sync", "--file-system", inspected.get("HostsPath") or "/var/lib/docker"])
+
+
+def stop(instance: Instance, *, discard_unsaved: bool = False) -> Stopped:
+    """Stop Redis, which saves what its configuration asks for, and check that it did.
+
+    ``hold_down`` comes first. Waits ``stop_grace`` seconds. With ``discard_unsaved`` a stop that lost writes is a
+    warning. Raises UncleanStop.
+    """
     instance.refresh_container()
-    begin = ["docker", "start", instance.name]
-    if not instance.container:
-        begin = ["docker", "compose", "--project-directory", str(instance.root), "up", "--detach", instance.name]
-    done = subprocess.run(begin, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Failure(f"Redis does not start: {done.stderr.strip()}")
+    state = instance.container.get("State", {})
+    if not state.get("Running") or state.get("Restarting"):
+        # A container that is restarting must not start between here and the move of its data.
+        process.run(["docker", "stop", instance.name])
+        instance.refresh_container()
+        return Stopped(was_running=False, warning=_missing_when_down(instance))
+    if state.get("Paused"):
+        process.check(["docker", "unpause", instance.name])
+    problem = "" if discard_unsaved else _cannot_write(instance)
+    if problem:
+        raise UncleanStop(f"Redis was not stopped: {problem}", running=True)
+    log = instance.root / paths.LOGS / "redis.log"
+    before = _size(log)
+    saves = _saves_at_stop(instance)
+    started = time.time()
+    process.check(["docker", "kill", "--signal", "TERM", instance.name])
+    problem = _wait_for_exit(instance, log, before, discard_unsaved=discard_unsaved)
+    if not problem and saves:
+        problem = _unsaved(instance, started)
+    if problem and not discard_unsaved:
+        raise UncleanStop(f"Redis stopped, but {problem}", running=False)
+    return Stopped(was_running=True, warning=problem)
 
 
-def start_and_check(instance: Instance, check: Check) -> list[str]:
-    """Start Redis, wait until it has loaded its data and passes its health check, and say what is wrong with it."""
+def _cannot_write(instance: Instance) -> str:
+    """Say why the running Redis could not bring its last writes to disk; empty if it can or cannot be asked."""
     try:
-        start(instance)
+        with instance.connect() as redis:
+            persistence = redis.info("persistence")
+    except (RedisError, Failure):
+        return ""
+    if persistence.get("aof_enabled") and persistence.get("aof_last_write_status") != "ok":
+        return (
+            "its last write to the AOF failed, so its newest writes are in memory alone. Is the disk full? Free some "
+            "space, or use --discard-unsaved to give these writes up"
+        )
+    return ""
+
+
+def _saves_at_stop(instance: Instance) -> bool:
+    """Say whether the running Redis writes dump.rdb when it stops."""
+    try:
+        with instance.connect() as redis:
+            config = instance.execute_renamed(redis, "CONFIG", "GET", "save")
+            persistence = redis.info("persistence")
+    except (RedisError, Failure):
+        return False
+    return bool(config[1]) and not persistence.get("aof_enabled")
+
+
+def _wait_for_exit(instance: Instance, log: Path, before: int, *, discard_unsaved: bool) -> str:
+    deadline = time.monotonic() + instance.stop_grace
+    while True:
+        instance.refresh_container()
+        state = instance.container.get("State", {})
+        said = read_end(log, before, _LOG_TAIL)
+        if not state.get("Running"):
+            break
+        if _CANNOT_EXIT in said and not discard_unsaved:
+            raise UncleanStop(
+                f"Redis still runs, because it cannot save its data: {_lost(said)}. Is the disk full? Free some space, "
+                "or use --discard-unsaved to give up what is not saved",
+                running=True,
+            )
+        if time.monotonic() > deadline or _CANNOT_EXIT in said:
+            process.check(["docker", "kill", instance.name])
+            instance.refresh_container()
+            return f"it did not exit within {instance.stop_grace} s and was killed: its last writes may be missing"
+        time.sleep(_POLL)
+    if state.get("OOMKilled"):
+        return "the kernel killed it for lack of memory: its last writes may be missing"
+    if state.get("ExitCode"):
+        return f"it exited with {state['ExitCode']}: its last writes may be missing"
+    return _lost(said)
+
+
+def _lost(said: str) -> str:
+    lines = [line for line in said.splitlines() if any(words in line for words in _LOST_WRITES)]
+    return f"redis.log reports: {lines[-1].strip()}" if lines else ""
+
+
+def _unsaved(instance: Instance, started: float) -> str:
+    rdb = instance.live / instance.config_value("dbfilename", "dump.rdb")
+    try:
+        # File systems keep coarser times than the clock has.
+        if rdb.lstat().st_mtime >= started - 2:
+            return ""
+    except OSError:
+        pass
+    return f"it did not write {rdb}: what changed since its last save may be missing"
+
+
+def _missing_when_down(instance: Instance) -> str:
+    if not instance.container:
+        return ""
+    return (
+        f"Redis was not running. Its files stay as they are; what it had not written when it ended is missing from "
+        f"them (tail {instance.root}/{paths.LOGS}/redis.log)"
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+# -- Start
+
+
+def start(instance: Instance, policy: str = "") -> None:
+    """Start Redis with its restart policy, and do not wait for it. Raises Failure.
+
+    Creates the container from compose.yml if there is none.
+    """
+    instance.refresh_container()
+    if instance.container:
+        set_restart_policy(instance, policy or instance.restart)
+        command = ["docker", "start", instance.name]
+    else:
+        command = docker.compose(instance.root, instance.name, "up", "--detach", instance.name)
+    done, output = docker.RestartGuard().run(command)
+    if not done:
+        raise Failure(f"Redis does not start: {output}")
+
+
+def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[str]:
+    """Start Redis, wait until it has loaded its data and is healthy, and return what is wrong with it."""
+    try:
+        start(instance, policy)
     except Failure as error:
         return [str(error)]
-    why = _wait_until_loaded(instance)
-    if why:
-        return [why]
+    problem = _wait_until_loaded(instance)
+    if problem:
+        return [problem]
     try:
         with instance.connect(decode_responses=False) as redis:
             problems = check(redis)
     except RedisError as error:
-        return [f"Redis says: {error_text(error)}"]
+        return [f"Redis answers: {error_text(error)}"]
     return problems or _wait_until_healthy(instance)
 
 
 def _wait_until_loaded(instance: Instance) -> str:
-    deadline = time.monotonic() + LOAD_TIMEOUT
+    deadline = time.monotonic() + LOADING_TIMEOUT
     while time.monotonic() < deadline:
         time.sleep(_POLL)
         instance.refresh_container()
         state = instance.container.get("State", {})
         if state.get("Restarting") or not state.get("Running") or instance.container.get("RestartCount"):
-            return f"Redis does not stay up with it: tail {instance.root}/logs/redis.log"
+            return f"Redis does not stay up with it: tail {instance.root}/{paths.LOGS}/redis.log"
         try:
             with instance.connect() as redis:
                 redis.ping()
             return ""
-        except (BusyLoadingError, NotConnected):
+        except (BusyLoadingError, RedisConnectionError):
             continue
         except RedisError as error:
-            return f"Redis says: {error_text(error)}"
-    return f"it was not loaded within {LOAD_TIMEOUT / 3600:.0f} h"
+            return f"Redis answers: {error_text(error)}"
+    return f"Redis did not load it within {LOADING_TIMEOUT // 3600} h"
 
 
 def _wait_until_healthy(instance: Instance) -> list[str]:
-    """By the health check itself: the engine asks only now and then."""
+    """Run the health check itself, because Docker runs it only now and then."""
     check = ["docker", "exec", instance.name, "/bin/sh", "/etc/redis/healthcheck.sh"]
     deadline = time.monotonic() + HEALTHY_TIMEOUT
     while True:
-        done = subprocess.run(check, capture_output=True, text=True, timeout=HEALTHY_TIMEOUT, check=False)
-        if done.returncode == 0:
+        result = process.run(check, timeout=HEALTHY_TIMEOUT)
+        if result.returncode == 0:
             return []
         if time.monotonic() > deadline:
-            return [f"Redis is not healthy: {(done.stdout or done.stderr).strip()}"]
+            return [f"Redis is not healthy: {(result.stdout or result.stderr).strip()}"]
         time.sleep(_POLL)

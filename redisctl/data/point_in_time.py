@@ -7,7 +7,8 @@ from pathlib import Path
 
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import read_manifest
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance
 from redisctl.core.scratch_redis import run_checker
 
 # -- A moment in a log of writes

@@ -20,16 +20,19 @@ from redis.exceptions import ConnectionError as NotConnected
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.verify import count_keys
-from redisctl.core import aof_manifest, service
+from redisctl.core import aof_manifest
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, REDIS_UID, copy, own
 from redisctl.core.formatting import ago, size
-from redisctl.core.instance import Failure, Instance, error_text
+from redisctl.core.instance import Instance, error_text
+from redisctl.core.journal import Journal
 from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis, run_checker
 from redisctl.core.startup_errors import explain
 from redisctl.data import aof_scan, layout, restore
 from redisctl.data.aof_scan import Losses
 from redisctl.data.point_in_time import format_time, rdb_time
 from redisctl.data.restore import Prepared
+from redisctl.data.swap import Swapped, staging_dir
 
 AOF, RDB = "aof", "rdb"
 
@@ -127,21 +130,6 @@ def is_serving(instance: Instance) -> bool:
     return False
 
 
-@contextmanager
-def redis_stopped(instance: Instance) -> Iterator[None]:
-    """Have Redis, or the engine that starts it again and again, stand still; afterwards it is as it was, or serves."""
-    state = instance.container.get("State", {})
-    ran = state.get("Running") or state.get("Restarting")
-    service.stop(instance)
-    instance.refresh_container()
-    try:
-        yield
-    finally:
-        instance.refresh_container()
-        if ran and not instance.container.get("State", {}).get("Running"):
-            service.start(instance)
-
-
 # -- What is there
 
 
@@ -153,11 +141,11 @@ def examine(instance: Instance, choice: str) -> Iterator[Report]:
     """
     report = Report(backup=next((one for one in catalog.list_backups(instance.backups) if one.is_verified), None))
     report.explicit = bool(choice)
-    if instance.data.stat().st_uid != REDIS_UID:
-        raise Failure(f"{instance.data} does not belong to uid {REDIS_UID}: deploy again, which puts it right")
+    if instance.live.stat().st_uid != REDIS_UID:
+        raise Failure(f"{instance.live} does not belong to uid {REDIS_UID}: deploy again, which puts it right")
     report.findings += _not_redis_own(instance)
-    rdb = instance.data / layout.config_value(instance, "dbfilename", RDB_FILE)
-    with layout.staging_dir(instance) as place:
+    rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
+    with staging_dir(instance) as place:
         if rdb.exists():
             report.snapshot = _check_copy_of(instance, rdb, place)
         if layout.aof_enabled(instance):
@@ -181,7 +169,7 @@ def examine(instance: Instance, choice: str) -> Iterator[Report]:
 def _not_redis_own(instance: Instance) -> list[Finding]:
     """Files that Redis may not read or write. A copy is its own."""
     log, _ = layout.current_aof(instance)
-    paths = [instance.data / layout.config_value(instance, "dbfilename", RDB_FILE), log, *log.glob("*")]
+    paths = [instance.live / instance.config_value("dbfilename", RDB_FILE), log, *log.glob("*")]
     foreign = [path for path in paths if path.exists() and path.stat().st_uid != REDIS_UID]
     return [
         Finding(path.name, f"belongs to uid {path.stat().st_uid}, and Redis runs as {REDIS_UID}") for path in foreign
@@ -347,7 +335,7 @@ def _load(instance: Instance, place: Path, report: Report) -> None:
     """Load what is laid out in a scratch Redis, and count it; ``why`` where that refuses it."""
     what = restore.unknown_source(instance, place)
     known = report.backup.metadata.memory if report.backup else 0
-    what = Source(what.path, max(what.memory, known), int(layout.config_value(instance, "databases", "16")))
+    what = Source(what.path, max(what.memory, known), int(instance.config_value("databases", "16")))
     try:
         with loaded_redis(instance, what) as redis:
             told = restore.inspect_loaded(redis, place)
@@ -360,11 +348,11 @@ def _load(instance: Instance, place: Path, report: Report) -> None:
         report.source = ""
 
 
-def put_in_place(instance: Instance, report: Report) -> float:
+def put_in_place(instance: Instance, report: Report, stopped: Journal) -> Swapped:
     """Have Redis start with the repaired copy. Seconds that it did not serve, from now on. Raises Failure."""
     if report.loaded_data is None:
         raise Failure("nothing was repaired")
-    return restore.put_in_place(instance, report.loaded_data.prepared, "the repair")
+    return restore.put_in_place(instance, report.loaded_data.prepared, "the repair", stopped=stopped)
 
 
 # -- In words. Pure

@@ -15,15 +15,17 @@ from redisctl.backup.catalog import BackupSet
 from redisctl.backup.verify import compare, scratch_source
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import read_manifest
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE
 from redisctl.core.formatting import size
-from redisctl.core.instance import Failure, Instance
+from redisctl.core.instance import Instance
+from redisctl.core.journal import Journal
 from redisctl.core.keyspace import keyspace
 from redisctl.core.scan import ask
 from redisctl.core.scratch_redis import Source, loaded_redis
 from redisctl.data import layout
 from redisctl.data.point_in_time import format_time, truncate_aof
-from redisctl.data.swap import swap_data
+from redisctl.data.swap import Swapped, staging_dir, swap_data
 
 # Keys that are looked for once the new data serves, and the share of them that has to be there: clients remove some.
 SAMPLE_SIZE = 200
@@ -125,7 +127,7 @@ def prepared(instance: Instance, chosen: Candidate) -> Iterator[Prepared]:
     if not rdb:
         read_manifest(log)
     ensure_disk_space(instance, rdb or log)
-    with layout.staging_dir(instance) as place:
+    with staging_dir(instance) as place:
         if rdb:
             layout.stage_rdb(instance, rdb, place)
         elif layout.aof_enabled(instance):
@@ -165,10 +167,10 @@ def _size(path: Path) -> int:
 
 def ensure_disk_space(instance: Instance, path: Path) -> None:
     """Raise Failure where the disk of the data does not hold a copy of a file, or of a directory's files."""
-    room = os.statvfs(instance.data)
+    room = os.statvfs(instance.live)
     free, wanted = room.f_bavail * room.f_frsize, _size(path) + create.DISK_MARGIN
     if free < wanted:
-        raise Failure(f"{instance.data}: {size(free)} free, and this takes {size(wanted)}: free some")
+        raise Failure(f"{instance.live}: {size(free)} free, and this takes {size(wanted)}: free some")
 
 
 def unknown_source(instance: Instance, place: Path) -> Source:
@@ -191,7 +193,7 @@ def _sample_keys(redis: Redis) -> list[bytes]:
 
 
 def _ensure_fits_maxmemory(instance: Instance, told: Prepared) -> None:
-    most = int(layout.config_value(instance, "maxmemory", "0"))
+    most = int(instance.config_value("maxmemory", "0"))
     if most and told.memory > most:
         raise Failure(
             f"it takes {size(told.memory)} of memory, and redis_maxmemory is {size(most)}: Redis would evict at once. "
@@ -199,8 +201,15 @@ def _ensure_fits_maxmemory(instance: Instance, told: Prepared) -> None:
         )
 
 
-def put_in_place(instance: Instance, told: Prepared, what: str) -> float:
-    """Put what was prepared in the place of the present data. Seconds that Redis did not serve. Raises Failure."""
+def put_in_place(
+    instance: Instance,
+    told: Prepared,
+    operation: str,
+    *,
+    discard_unsaved: bool = False,
+    stopped: Journal | None = None,
+) -> Swapped:
+    """Make the prepared data the live data, see ``swap_data``. Raises Failure."""
 
     def check(redis: Redis) -> list[str]:
         there = sum(bool(found) for found in ask(redis, [("EXISTS", key) for key in told.sample_keys]))
@@ -208,7 +217,7 @@ def put_in_place(instance: Instance, told: Prepared, what: str) -> float:
             return [f"of {len(told.sample_keys)} keys that should be there, {there} are"]
         return []
 
-    return swap_data(instance, told.place, check, what)
+    return swap_data(instance, told.place, check, operation, discard_unsaved=discard_unsaved, stopped=stopped)
 
 
 def as_dict(told: Prepared) -> dict[str, Any]:

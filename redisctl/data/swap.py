@@ -1,187 +1,262 @@
-"""Putting other data in the place of an instance's. What is there stays, and comes back when the new is not well.
+"""Replaces the data of an instance in one transaction. The old data stays as the previous data.
 
-The new data is laid out in ``data/.incoming``, on the disk where it will be. Then Redis is stopped, what is in
-``data/`` moves to ``data/previous/<moment>/``, the new moves in, and Redis starts. A journal says how far that came:
-whatever ends it, ``recover`` puts the former data back.
+The new data is staged in a directory on the same file system. Then Redis is stopped and its stop is checked; two
+renames make the old directory the previous data and the staged directory the live data; Redis starts and is checked. If
+anything goes wrong or the host goes down, the old data comes back.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from redisctl.backup import catalog
-from redisctl.core.files import fsync_directory
-from redisctl.core.instance import Failure, Instance
-from redisctl.core.journal import (
-    Journal,
-    Stage,
-    ensure_not_interrupted,
-    enter_stage,
-    read_journal,
-    remove_journal,
-    write_journal,
-)
-from redisctl.core.lock import STAGING
-from redisctl.core.service import Check, start_and_check, stop
-from redisctl.data.layout import make_directory
-
-PREVIOUS = "previous"
-# Kept by a deploy below the root and below data, until another version that it started is healthy (files/way-back.sh).
-_UPGRADE, _UPGRADED = "upgrade", ".upgrade"
+from redisctl import paths
+from redisctl.backup.catalog import backup_id
+from redisctl.core import journal, service
+from redisctl.core.errors import Failure
+from redisctl.core.files import fsync_directory, make_owned_directory
+from redisctl.core.instance import Instance
+from redisctl.core.journal import Journal, Kind, Stage
+from redisctl.core.service import Check, UncleanStop
 
 
-# -- Replacing
+@dataclass(frozen=True)
+class Swapped:
+    """A swap that succeeded: seconds that Redis did not serve, the name of the previous data, and a warning."""
 
-
-def swap_data(instance: Instance, place: Path, check: Check, what: str) -> float:
-    """Put what lies in ``place`` where Redis reads it, and start it. Seconds that it did not serve.
-
-    ``check`` says what is wrong with the new data, once it serves. Where it says something, or Redis does not become
-    healthy, the former data is put back, and Failure says why. Otherwise that stays in ``data/previous/``.
-    """
-    ensure_not_interrupted(instance)
-    if upgrade_in_progress(instance):
-        raise Failure("an upgrade is not ended: the data of the former version is kept aside; deploy again first")
-    journal = Journal(
-        what=what,
-        began=time.time(),
-        stage=Stage.STASHING,
-        place=str(place),
-        previous=_unused_name(instance),
-        present=[path.name for path in _data_files(instance)],
-        incoming=[path.name for path in place.iterdir()],
-    )
-    start = time.monotonic()
-    with _explain_interruption(what):
-        write_journal(instance, journal)
-        _swap(instance, journal, place, check)
-    return time.monotonic() - start
-
-
-def _unused_name(instance: Instance) -> str:
-    """A name for what is about to be former data: of now, or later where a clock that was set back says the same."""
-    moment = time.time()
-    while (instance.data / PREVIOUS / catalog.backup_id(moment)).exists():
-        moment += 1
-    return catalog.backup_id(moment)
-
-
-def _swap(instance: Instance, journal: Journal, place: Path, check: Check) -> None:
-    try:
-        stop(instance)
-    except Failure:
-        # Nothing was moved.
-        remove_journal(instance)
-        raise
-    try:
-        _stash_current(instance, journal)
-        journal = enter_stage(instance, journal, Stage.INSTALLING)
-        for name in journal.incoming:
-            (place / name).rename(instance.data / name)
-        fsync_directory(instance.data)
-        journal = enter_stage(instance, journal, Stage.STARTING)
-        problems = start_and_check(instance, check)
-    except (OSError, Failure) as error:
-        problems = [str(error)]
-    if problems:
-        _roll_back(instance, journal)
-        raise Failure(
-            f"{journal.what}: {'; '.join(problems)}. What was there before is back and serves; nothing else was changed"
-        )
-    remove_journal(instance)
+    downtime: float
+    previous: str
+    warning: str = ""
 
 
 @contextmanager
-def _explain_interruption(what: str) -> Iterator[None]:
-    """Say what is to be done, where Ctrl-C or SIGTERM ends a replacement halfway: Redis is down, or may be."""
+def staging_dir(instance: Instance) -> Iterator[Path]:
+    """Give an empty directory for new data, owned by Redis, on the file system of the data. It is removed at the end."""
+    path = instance.root / paths.STAGING / "new"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    make_owned_directory(path)
+    try:
+        yield path
+    finally:
+        # A swap that was interrupted needs it until it is recovered.
+        if journal.read(instance) is None:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def redis_stopped(instance: Instance, operation: str) -> Iterator[Journal]:
+    """Keep Redis down while its files are examined. Afterwards it runs again if it ran before, whatever happened.
+
+    Gives the journal of a transaction that ``swap_data`` can continue. Raises Failure.
+    """
+    journal.ensure_none(instance)
+    instance.refresh_container()
+    state = instance.container.get("State", {})
+    ran = bool(state.get("Running") or state.get("Restarting"))
+    with interruptible(operation):
+        policy = service.hold_down(instance)
+        record = journal.begin(instance, operation, Kind.DATA, restart_policy=policy)
+        _stop(instance, record, discard_unsaved=False)
+        record = journal.advance(instance, record, Stage.STOPPED)
+        try:
+            yield record
+        finally:
+            if journal.read(instance) is not None:
+                if ran:
+                    service.start(instance, policy)
+                else:
+                    service.set_restart_policy(instance, policy)
+                journal.end(instance)
+
+
+def swap_data(
+    instance: Instance,
+    staged: Path,
+    check: Check,
+    operation: str,
+    *,
+    discard_unsaved: bool = False,
+    stopped: Journal | None = None,
+) -> Swapped:
+    """Make a staged directory the live data and start Redis with it.
+
+    ``check`` returns what is wrong with the new data once Redis serves it. If it returns something, or Redis does not
+    become healthy, the old data is put back and Failure says why. ``discard_unsaved`` accepts that Redis cannot write
+    its last changes when it stops. ``stopped`` is the journal of ``redis_stopped``, which this continues. Raises
+    Failure.
+    """
+    if stopped is None:
+        journal.ensure_none(instance)
+    if upgrade_in_progress(instance):
+        raise Failure("an upgrade has not finished: the previous version's data is still kept. Deploy again first")
+    previous = unused_name(instance)
+    began = time.monotonic()
+    with interruptible(operation):
+        places = {"staged": str(staged.relative_to(instance.root)), "previous": f"{paths.PREVIOUS}/{previous}"}
+        if stopped is None:
+            policy = service.hold_down(instance)
+            record = journal.begin(instance, operation, Kind.DATA, restart_policy=policy, **places)
+            warning = _stop(instance, record, discard_unsaved=discard_unsaved)
+        else:
+            record, warning = stopped, ""
+        record = journal.advance(instance, record, Stage.STOPPED, **places)
+        problems = _install(instance, record, check)
+        if problems:
+            _roll_back(instance, record)
+            raise Failure(
+                f"{operation}: {'; '.join(problems)}. The old data is back and Redis serves it; nothing else has changed"
+            )
+        journal.end(instance)
+    return Swapped(time.monotonic() - began, previous, warning)
+
+
+@contextmanager
+def interruptible(operation: str) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a message; systemd or ``redisctl recover`` finishes the transaction."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Failure(f"{what} was broken off, Redis may not serve: redisctl recover ends that") from None
+        raise Failure(
+            f"{operation} was interrupted. The old state comes back by itself within seconds; 'redisctl recover' waits "
+            "for it"
+        ) from None
 
 
-def undo_swap(instance: Instance) -> tuple[str, float]:
-    """Put the newest former data back, and keep the present one in its place: undone once more, that comes back.
+def _stop(instance: Instance, record: Journal, *, discard_unsaved: bool) -> str:
+    try:
+        return service.stop(instance, discard_unsaved=discard_unsaved).warning
+    except UncleanStop as error:
+        # Nothing has moved: Redis goes on with what it has.
+        if error.running:
+            service.set_restart_policy(instance, record.restart_policy)
+            journal.end(instance)
+            raise Failure(f"{error}. Nothing has changed") from None
+        problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
+        journal.end(instance)
+        state = f"Redis does not start again: {'; '.join(problems)}" if problems else "Redis runs again as before"
+        raise Failure(
+            f"{error}. Nothing was replaced, and {state}. --discard-unsaved replaces the data anyway"
+        ) from None
+    except Failure:
+        service.set_restart_policy(instance, record.restart_policy)
+        journal.end(instance)
+        raise
 
-    What it was kept for, and the seconds that Redis did not serve. Raises Failure where there is none.
-    """
-    kept = previous_data_dirs(instance)
-    if not kept:
-        raise Failure("there is no former data: nothing was replaced, or it was removed by --discard-previous")
-    took = swap_data(instance, kept[0], lambda _: [], f"putting back what was replaced at {kept[0].name}")
-    kept[0].rmdir()
-    return kept[0].name, took
+
+def _install(instance: Instance, record: Journal, check: Check) -> list[str]:
+    try:
+        record = journal.advance(instance, record, Stage.STASHING)
+        previous = instance.root / record.previous
+        previous.parent.mkdir(mode=0o700, exist_ok=True)
+        os.rename(instance.live, previous)
+        _fsync(instance, previous.parent)
+        record = journal.advance(instance, record, Stage.INSTALLING)
+        os.rename(instance.root / record.staged, instance.live)
+        _fsync(instance, (instance.root / record.staged).parent)
+        journal.advance(instance, record, Stage.STARTING)
+        return service.start_and_check(instance, check, record.restart_policy)
+    except (OSError, Failure) as error:
+        return [str(error)]
 
 
-def discard_previous(instance: Instance) -> list[str]:
-    """Remove all former data. The moments at which it was replaced."""
-    found = [path.name for path in previous_data_dirs(instance)]
-    shutil.rmtree(instance.data / PREVIOUS, ignore_errors=True)
-    return found
+def _roll_back(instance: Instance, record: Journal) -> None:
+    record = journal.advance(instance, record, Stage.ROLLING_BACK)
+    service.hold_down(instance)
+    # Its data is thrown away, so a stop that does not save is none of our business.
+    service.stop(instance, discard_unsaved=True)
+    put_back_files(instance, record)
+    start_old(instance, record)
+
+
+def put_back_files(instance: Instance, record: Journal) -> Journal:
+    """Make the previous data the live data again, from whatever point. Needs no Docker; Redis must not run."""
+    previous = instance.root / record.previous
+    if record.previous and previous.is_dir():
+        if instance.live.exists():
+            # Where it came from: an undo must not lose the previous data that it tried.
+            os.rename(instance.live, instance.root / record.staged)
+        os.rename(previous, instance.live)
+        _fsync(instance, previous.parent)
+    record = journal.advance(instance, record, Stage.RESTARTING_OLD)
+    shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
+    return record
+
+
+def start_old(instance: Instance, record: Journal) -> None:
+    """Start Redis with the old data and end the transaction. Raises Failure if Redis is not healthy."""
+    problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
+    journal.end(instance)
+    if problems:
+        raise Failure(f"{record.operation}: the old data is back, but {'; '.join(problems)}")
+
+
+def recover_files(instance: Instance, record: Journal) -> Journal:
+    """Put the old data back after an interruption, before Docker starts. Does nothing for a stage that moved nothing."""
+    if record.stage in (Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD):
+        return record
+    return put_back_files(instance, record)
+
+
+def recover(instance: Instance, record: Journal) -> str:
+    """Put the old data back and start Redis with it. Returns what was done."""
+    if record.stage not in (Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD):
+        service.hold_down(instance)
+        service.stop(instance, discard_unsaved=True)
+    record = recover_files(instance, record)
+    start_old(instance, record)
+    return f"{record.operation} was interrupted: the old data is back and Redis serves it"
+
+
+# -- Previous data
+
+
+def upgrade_in_progress(instance: Instance) -> bool:
+    """Say whether a deploy keeps the previous version's data, because the new version is not healthy yet."""
+    return (instance.root / paths.ROLLBACK_DATA).exists()
 
 
 def previous_data_dirs(instance: Instance) -> list[Path]:
-    """Directories of data that was replaced, the newest first. One that is empty was put back already."""
+    """Return the directories of previous data, newest first."""
     try:
-        return [path for path in sorted((instance.data / PREVIOUS).iterdir(), reverse=True) if any(path.iterdir())]
+        return sorted((instance.root / paths.PREVIOUS).iterdir(), reverse=True)
     except FileNotFoundError:
         return []
 
 
-def upgrade_in_progress(instance: Instance) -> bool:
-    """Whether a deploy keeps the data of the former version, as another one that it started is not healthy yet."""
-    return (instance.root / _UPGRADE).exists() and (instance.data / _UPGRADED).exists()
+def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str, float]:
+    """Make the newest previous data the live data, and the live data the previous data.
+
+    Returns the name of the previous data and the downtime in seconds. Raises Failure if there is none.
+    """
+    previous = previous_data_dirs(instance)
+    if not previous:
+        raise Failure("there is no previous data: nothing was replaced, or --discard-previous removed it")
+    name = previous[0].name
+    operation = f"undo of what was replaced at {name}"
+    # Staged like new data, so that an interruption puts it where it was.
+    result = swap_data(instance, previous[0], lambda _: [], operation, discard_unsaved=discard_unsaved)
+    return name, result.downtime
 
 
-def recover_swap(instance: Instance) -> str:
-    """Put the former data back where a replacement was broken off, and start Redis. What it was; empty for none."""
-    journal = read_journal(instance)
-    if journal is None:
-        return ""
-    with _explain_interruption(f"putting back what was there before {journal.what}"):
-        _roll_back(instance, journal)
-    shutil.rmtree(instance.data / STAGING, ignore_errors=True)
-    return journal.what
+def discard_previous(instance: Instance) -> list[str]:
+    """Remove all previous data. Returns the names."""
+    names = [path.name for path in previous_data_dirs(instance)]
+    shutil.rmtree(instance.root / paths.PREVIOUS, ignore_errors=True)
+    return names
 
 
-def _data_files(instance: Instance) -> list[Path]:
-    return [path for path in instance.data.iterdir() if path.name != PREVIOUS and not path.name.startswith(".")]
+def unused_name(instance: Instance) -> str:
+    """Return the current time as a name; a later one if the clock was set back."""
+    moment = time.time()
+    while (instance.root / paths.PREVIOUS / backup_id(moment)).exists():
+        moment += 1
+    return backup_id(moment)
 
 
-def _stash_current(instance: Instance, journal: Journal) -> None:
-    kept = instance.data / PREVIOUS / journal.previous
-    for path in (kept.parent, kept):
-        if not path.exists():
-            make_directory(path)
-    for name in journal.present:
-        (instance.data / name).rename(kept / name)
-    fsync_directory(kept)
-    fsync_directory(instance.data)
-
-
-def _roll_back(instance: Instance, journal: Journal) -> None:
-    """Undo a replacement from wherever it came to. It may be ended and begun again at any point."""
-    stop(instance)
-    kept = instance.data / PREVIOUS / journal.previous
-    if journal.stage in (Stage.INSTALLING, Stage.STARTING):
-        # All that was there is aside: what is here by now is new, or was made by a Redis that started with it.
-        place = Path(journal.place)
-        if not place.exists():
-            make_directory(place)
-        for path in _data_files(instance):
-            if path.name in journal.incoming:
-                path.rename(place / path.name)
-            else:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        journal = enter_stage(instance, journal, Stage.ROLLING_BACK)
-    if kept.exists():
-        for path in kept.iterdir():
-            path.rename(instance.data / path.name)
-        fsync_directory(instance.data)
-        kept.rmdir()
-    problems = start_and_check(instance, lambda _: [])
-    remove_journal(instance)
-    if problems:
-        raise Failure(f"{journal.what}: the former data is back, but {'; '.join(problems)}")
+def _fsync(instance: Instance, other: Path) -> None:
+    fsync_directory(instance.live.parent)
+    fsync_directory(other)

@@ -17,15 +17,15 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from redisctl.backup import create
-from redisctl.core import scratch_redis
+from redisctl.core import journal, scratch_redis
+from redisctl.core.errors import Failure
 from redisctl.core.files import write_json
 from redisctl.core.fingerprint import fingerprints
 from redisctl.core.formatting import size
-from redisctl.core.instance import Failure, Instance
-from redisctl.core.journal import ensure_not_interrupted, read_journal
+from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.data import layout
-from redisctl.data.swap import previous_data_dirs, recover_swap, swap_data
+from redisctl.data.swap import previous_data_dirs, staging_dir, swap_data
 from redisctl.migrate.compare import Pair, Report, compare
 from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, writes
 from redisctl.migrate.source import (
@@ -155,7 +155,7 @@ def start(instance: Instance, source: SourceServer, *, over: bool) -> State:
 
     Raises Failure, with all that stands in the way, before anything is made.
     """
-    ensure_not_interrupted(instance)
+    journal.ensure_none(instance)
     there = read_state(instance)
     if there:
         raise Failure(f"an import from {there.source.name} is under way: redisctl import status; or cancel it first")
@@ -180,17 +180,17 @@ def _target_facts(instance: Instance) -> TargetFacts:
     with instance.connect(decode_responses=False) as redis:
         info: dict[str, Any] = redis.info("all")
         keys = count_keys(redis, info)
-    here, data = (os.statvfs(path) for path in (instance.root, instance.data))
+    here, data = (os.statvfs(path) for path in (instance.root, instance.live))
     return TargetFacts(
         run_id=str(info.get("run_id", "")),
         keys=keys,
         memory=int(info["used_memory"]),
-        maxmemory=int(layout.config_value(instance, "maxmemory", "0")),
-        databases=int(layout.config_value(instance, "databases", "16")),
+        maxmemory=int(instance.config_value("maxmemory", "0")),
+        databases=int(instance.config_value("databases", "16")),
         free_memory=scratch_redis.free_memory(),
         free_import=here.f_bavail * here.f_frsize,
         free_data=data.f_bavail * data.f_frsize,
-        one_disk=instance.root.stat().st_dev == instance.data.stat().st_dev,
+        one_disk=instance.root.stat().st_dev == instance.live.stat().st_dev,
     )
 
 
@@ -419,9 +419,9 @@ def cut_over(
         # What is written from here on does not come along.
         watch.before = saved
         _save_state(instance, replace(state, stage=SWAPPING, previous=_previous_data(instance)))
-        with layout.staging_dir(instance) as place:
+        with staging_dir(instance) as place:
             layout.stage_rdb(instance, snapshot, place)
-            down = swap_data(instance, place, lambda redis: _check(instance, redis, saved, report), what)
+            down = swap_data(instance, place, lambda redis: _check(instance, redis, saved, report), what).downtime
         blocked = time.monotonic() - watch.since
         late = _late_writes(watch)
     except RedisError as error:
@@ -469,15 +469,10 @@ def _previous_data(instance: Instance) -> list[str]:
 
 
 def recover(instance: Instance, state: State) -> bool:
-    """See to an end of this import that was broken off. Whether it was through, so that nothing is left to do.
+    """Finish an interrupted end of this import. Returns whether the data had been replaced, so that nothing is left to do.
 
-    Where it was not, the former data is put back. Raises Failure.
+    The verb has recovered the transaction by now. Raises Failure.
     """
-    journal = read_journal(instance)
-    if journal:
-        if journal.what != _what(state):
-            ensure_not_interrupted(instance)
-        recover_swap(instance)
     if state.stage == SWAPPING and set(_previous_data(instance)) - set(state.previous):
         cancel(instance)
         return True

@@ -16,8 +16,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from redisctl.core import scratch_redis
+from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID
-from redisctl.core.instance import Failure, Instance, error_text
+from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
 from redisctl.migrate.source import SourceServer, is_final, trouble
 

@@ -15,7 +15,8 @@ from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import TimeoutError as TooSlow
 from redis.retry import Retry
 
-from redisctl.core.instance import Failure, error_text
+from redisctl.core.errors import Failure
+from redisctl.core.instance import error_text
 from redisctl.core.keyspace import keyspace
 
 # Seconds until it has to be reached, and to answer.

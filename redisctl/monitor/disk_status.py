@@ -12,9 +12,9 @@ from typing import Any
 
 from redisctl.backup import catalog
 from redisctl.backup.create import read_last_attempt
-from redisctl.core import aof_manifest
-from redisctl.core.instance import TIMEOUT, Failure, Instance
-from redisctl.core.journal import read_journal
+from redisctl.core import aof_manifest, journal
+from redisctl.core.errors import Failure
+from redisctl.core.instance import TIMEOUT, Instance
 from redisctl.core.lock import holder
 from redisctl.core.startup_errors import last_start_lines, truncations
 from redisctl.data import layout
@@ -54,7 +54,7 @@ def _backups(instance: Instance) -> dict[str, Any]:
         "max_age": instance.backup.max_age * 3600,
         "deployed": min((path.stat().st_mtime for path in (instance.root / "secrets").iterdir()), default=0.0),
         "attempt": read_last_attempt(instance),
-        "running": holder(instance),
+        "running": str(holder(instance.name) or ""),
         "upgrading": upgrade_in_progress(instance),
         "verified": next((one.metadata.taken_at for one in found if one.is_verified), None),
         "count": len(found),
@@ -66,22 +66,22 @@ def _backups(instance: Instance) -> dict[str, Any]:
 
 def _disk(instance: Instance) -> dict[str, Any]:
     """The disk of backups, where it is another one than that of the data."""
-    if instance.backups.stat().st_dev == instance.data.stat().st_dev:
+    if instance.backups.stat().st_dev == instance.live.stat().st_dev:
         return {}
     room = os.statvfs(instance.backups)
     return {"backups_free": room.f_bavail * room.f_frsize}
 
 
 def _previous_data(instance: Instance) -> dict[str, Any]:
-    journal = read_journal(instance)
+    record = journal.read(instance)
     kept = previous_data_dirs(instance)
     files = [path.stat() for one in kept for path in one.rglob("*")]
     return {
         "previous": tuple(path.name for path in kept),
         # What the disk holds, and not what the files claim.
         "previous_size": sum(file.st_blocks * 512 for file in files),
-        "interrupted": f"{journal.what} was broken off while {journal.stage}" if journal else "",
-        "running": holder(instance),
+        "interrupted": f"{record.operation} was interrupted while {record.stage.value}" if record else "",
+        "running": str(holder(instance.name) or ""),
     }
 
 

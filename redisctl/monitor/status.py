@@ -11,7 +11,6 @@ from redis.exceptions import RedisError
 
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
-from redisctl.data.swap import PREVIOUS
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _certificate_ends(conf: Path) -> float | None:
 def _disk(data: Path) -> dict[str, int]:
     try:
         room = os.statvfs(data)
-        files = [path.stat() for path in data.rglob("*") if path.parts[len(data.parts)] != PREVIOUS]
+        files = [path.stat() for path in data.rglob("*")]
     except OSError:
         return {}
     # What the disk holds, and not what the files claim.

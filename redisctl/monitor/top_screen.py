@@ -17,8 +17,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from redisctl.core.errors import Failure
 from redisctl.core.formatting import ago, size, took
-from redisctl.core.instance import Failure, error_text
+from redisctl.core.instance import error_text
 from redisctl.monitor.top import Frame, Reader, frame_of
 
 # Cells of the memory bar, and queues that are named.

@@ -4,31 +4,34 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from redoubt import backup_units
-from redoubt.facts.units import TimerState
-from redoubt.operations.common import Commands, note_change
+from redoubt.operations.common import Commands, instance_state, note_change
 from redoubt.operations.files import files
+from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
 
 
 @operation()
 def backup_timer(settings: Settings) -> Commands:
-    """Have systemd take backups by the units that are there, now and after every boot, where it does not yet.
+    """Have systemd take backups by the units on the host, now and after every boot.
 
-    Another calendar that would have come since the last backup has one taken soon.
+    A changed schedule that has an elapsed time since the last backup takes one soon.
     """
     timer, job = backup_units.timer(settings), backup_units.job(settings)
-    differing = host.get_fact(TimerState, timer=timer, job=job)
-    if not differing:
-        host.noop("as wanted")
+    present = instance_state(settings)
+    reasons = unit_differences(present, [timer], active=True)
+    if (unit := present.units.get(job)) and unit.outdated:
+        reasons.append(f"{job} has changed since systemd loaded it")
+    if not reasons:
+        host.noop("up to date")
         return
-    for why in differing:
-        note_change(why)
+    for reason in reasons:
+        note_change(reason)
     yield StringCommand(f"systemctl daemon-reload && systemctl enable --quiet {timer} && systemctl restart {timer}")
 
 
 @operation()
 def remove_backup_timer(settings: Settings) -> Commands:
-    """Take the units away that take backups. One that is being taken is finished."""
+    """Remove the units that take backups. A backup that is being taken is finished."""
     timer, job = backup_units.timer(settings), backup_units.job(settings)
     note_change(f"{settings.redis_name}: redis_backup_schedule is empty")
     yield StringCommand(

@@ -1,17 +1,20 @@
-"""What the operations share."""
+"""What the operations share: reporting, failing, and calls of redisctl on the host."""
 
 import shlex
 from collections.abc import Generator
+from typing import Any
 
 from pyinfra import host, logger, state
-from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand
+from pyinfra.api import FileUploadCommand, FunctionCommand, Host, State, StringCommand
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.exceptions import OperationError
+from pyinfra.api.output import format_text
 
-from redoubt import host_files, plan_log, service_drift
-from redoubt.facts.containers import ServiceState
+from redisctl import paths, schema
+from redisctl.schema import InstanceState, Result
+from redoubt import host_state, plan_log
 from redoubt.facts.paths import HiddenStdin
-from redoubt.facts.script import script
-from redoubt.facts.service import ComposeService
+from redoubt.facts.script import pinned
 from redoubt.filesystem import DesiredFile
 from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
 
@@ -20,37 +23,63 @@ OWNER = f"{REDIS_UID}:{REDIS_GID}"
 Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
 
 
-def service_state(settings: Settings, acl: DesiredFile) -> ServiceState:
-    state: ServiceState = host.get_fact(
-        ComposeService,
-        instance=settings.redis_name,
-        root=settings.root,
-        reference=settings.redis_image,
-        mounts=host_files.mounts(settings),
-        _stdin=HiddenStdin(acl.content),
-    )
-    return state
+def instance_state(settings: Settings, acl: DesiredFile | None = None, *, sizes: bool = False) -> InstanceState:
+    """Return the state of the current host's instance."""
+    return host_state.of(host).instance(host, settings, acl.content if acl else "", sizes=sizes)
 
 
-def instance_script(settings: Settings, filename: str, **variables: str) -> str:
-    """A script of files/ for the instance, with values for what it expects beside its name and its directory."""
-    return script(filename, INSTANCE=settings.redis_name, ROOT=settings.root, **variables)
-
-
-def with_instance_lock(settings: Settings, filename: str, **variables: str) -> str:
-    """The same, as soon as nothing else starts or stops containers of the instance."""
-    lock = instance_script(settings, "take-lock.sh", LOCK_WAIT=str(service_drift.lock_timeout(settings)))
-    return f"{lock}\n{instance_script(settings, filename, **variables)}"
-
-
-def fail(why: str) -> Commands:
-    """Fail in words: before anything runs for all hosts, afterwards for this one alone."""
+def fail(reason: str) -> Commands:
+    """Fail with a message: before the first change for all hosts, during the deploy for this host alone."""
     if not state.is_executing:
-        raise OperationError(why)
-    yield StringCommand(f"echo {shlex.quote(why)} >&2; exit 1")
+        raise OperationError(reason)
+    yield StringCommand(f"echo {shlex.quote(reason)} >&2; exit 1")
 
 
-def note_change(why: str) -> None:
-    """Tell the operator why something changes, beside pyinfra's own line for the operation."""
-    plan_log.note(host.name, "differs", why)
-    logger.info(f"{host.print_prefix}{why}")
+def note_change(reason: str) -> None:
+    """Report why the operation is about to change the host; what was seen of the host is out of date then."""
+    plan_log.note(host.name, "differs", reason)
+    logger.info(f"{host.print_prefix}{reason}")
+    if state.is_executing:
+        host_state.of(host).forget()
+
+
+class RedisctlCall(FunctionCommand):
+    """A verb of redisctl on the host. Its request travels on standard input, its result comes back as JSON."""
+
+    def __init__(self, settings: Settings, *words: str, request: Any = None) -> None:
+        super().__init__(_call, (settings, words, request), {})
+
+    def __repr__(self) -> str:
+        # A request may hold password hashes.
+        return f"redisctl {' '.join(self.args[1])}"
+
+
+def recover_instance(host: Host, settings: Settings) -> bool:
+    """Finish an interrupted transaction of a host's instance, outside of an operation. Returns whether that worked."""
+    host_state.of(host).forget()
+    return _call(state, host, settings, ("recover", "--json"), None)
+
+
+def _call(state: State, host: Host, settings: Settings, words: tuple[str, ...], request: Any) -> bool:
+    """Run the verb, print its messages, and return whether it succeeded. pyinfra calls this with state and host."""
+    run = host_state.of(host).run
+    command = [f"{settings.root}/{paths.PROGRAM}", *words, *(["--run", run] if run else [])]
+    arguments, _ = pop_global_arguments(state, host, {})
+    connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
+    stdin = HiddenStdin(f"{schema.dump(request)}\n") if request is not None else ""
+    _, output = host.run_shell_command(StringCommand(pinned(shlex.join(command))), **{**connector, "_stdin": stdin})
+    result = _result(output.stdout_lines, output.stderr_lines)
+    for message in result.messages:
+        logger.info(f"{host.print_prefix}{message}")
+    for line in result.error.splitlines():
+        logger.error(f"{host.print_prefix}{format_text(line, 'red')}")
+    return not result.error
+
+
+def _result(stdout: list[str], stderr: list[str]) -> Result:
+    try:
+        return schema.load(Result, stdout[-1] if stdout else "")
+    except schema.SchemaError:
+        # It ended before it could report: the lines say why.
+        lines = [line for line in (*stdout, *stderr) if line.strip()]
+        return Result(error="\n".join(lines) or "redisctl printed no result: the connection may be lost")

@@ -6,39 +6,34 @@ from collections.abc import Iterable, Sequence
 from pyinfra import host, logger, state
 from pyinfra.api import StringCommand, operation
 
-from redoubt.facts.paths import FileText, HiddenStdin, Paths
-from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathConflict, plan
+from redoubt import host_state
+from redoubt.facts.paths import FileText
+from redoubt.filesystem import DesiredFile, PathConflict, plan
+from redoubt.host_state import Entry
 from redoubt.operations.common import Commands, fail, note_change
 
 
 @operation()
-def files(entries: Sequence[DesiredDirectory | DesiredFile | AbsentPath]) -> Commands:
+def files(entries: Sequence[Entry]) -> Commands:
     """Make directories and files exist with their owner (by number), mode and contents.
 
-    Replaces a file whole or not at all. Removes a file only by its own name (``Absent``); what is of another kind
-    is an error.
-    ``--diff`` shows what changes in files that are not secret.
+    Replaces a file whole or not at all. Removes a file only by its own name (``AbsentPath``). Fails if a path is of
+    another kind. ``--diff`` shows what changes in files that are not secret.
     """
-    files = {entry.path: entry for entry in entries if isinstance(entry, DesiredFile)}
-    expected = {path: file.digest for path, file in files.items() if file.secret}
-    present = host.get_fact(
-        Paths,
-        paths=[entry.path for entry in entries],
-        secret=list(expected),
-        _stdin=HiddenStdin("".join(f"{digest}  {path}\n" for path, digest in expected.items())),
-    )
+    by_path = {entry.path: entry for entry in entries if isinstance(entry, DesiredFile)}
     try:
-        steps = plan(entries, present)
+        steps = plan(entries, host_state.of(host).path_states(host, entries))
     except PathConflict as error:
         yield from fail(str(error))
         return
     if not steps:
-        host.noop("as wanted")
-    # All before the first step: a dry run goes no further than that.
+        host.noop("up to date")
+    # All reasons before the first step: a dry run goes no further.
+    for step in steps:
+        if step.stdin is not None and state.config.DIFF:
+            _show_diff(by_path[step.path])
     for step in steps:
         note_change(f"{step.path}: {step.why}")
-        if step.stdin is not None and state.config.DIFF:
-            _show_diff(files[step.path])
     for step in steps:
         if step.stdin is None:
             yield StringCommand(step.command)
@@ -48,7 +43,7 @@ def files(entries: Sequence[DesiredDirectory | DesiredFile | AbsentPath]) -> Com
 
 def _show_diff(file: DesiredFile) -> None:
     if file.secret or file.packed:
-        note_change(f"{file.path}: {'secret' if file.secret else 'a program'}, contents not shown")
+        logger.info(f"{host.print_prefix}{file.path}: {'secret' if file.secret else 'a program'}, contents not shown")
         return
     before = host.get_fact(FileText, path=file.path)
     for line in _diff(before, file.content, file.path):

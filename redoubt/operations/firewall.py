@@ -1,28 +1,29 @@
-"""The operations for the filter before the published port."""
+"""The operations for the firewall before the published port."""
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from redoubt import firewall
-from redoubt.facts.units import NetworkState
-from redoubt.operations.common import Commands, note_change
+from redoubt.operations.common import Commands, instance_state, note_change
 from redoubt.operations.files import files
+from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
 
 
 @operation()
 def load_firewall(settings: Settings) -> Commands:
-    """Load the filter before the published port, now and at every boot, where what is loaded differs from its file.
+    """Load the instance's nftables table, now and at every boot, if the loaded one differs from its file.
 
-    The table is replaced in one step. It affects this instance's port alone.
+    Replaces the table in one step. It affects this instance's port alone.
     """
-    unit, rules = firewall.unit(settings), f"{settings.root}/network.nft"
-    differing = host.get_fact(NetworkState, table=firewall.table(settings), unit=unit, rules=rules)
-    if not differing:
-        host.noop("as wanted")
+    unit = firewall.unit(settings)
+    present = instance_state(settings)
+    reasons = [*present.firewall, *unit_differences(present, [unit], active=True)]
+    if not reasons:
+        host.noop("up to date")
         return
-    for why in differing:
-        note_change(f"{settings.redis_name}'s port: {why}")
+    for reason in reasons:
+        note_change(f"{settings.redis_name}'s port: {reason}")
     yield StringCommand(
         f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl reload-or-restart {unit}"
     )
@@ -30,8 +31,8 @@ def load_firewall(settings: Settings) -> Commands:
 
 @operation()
 def remove_firewall(settings: Settings) -> Commands:
-    """Take the filter before the published port away, with its unit and its file."""
-    note_change(f"{settings.redis_name}'s port: no network is named any more")
+    """Remove the instance's nftables table, its unit and its file."""
+    note_change(f"{settings.redis_name}'s port: the settings name no network any more")
     yield StringCommand(f"systemctl disable --quiet --now {firewall.unit(settings)}")
     yield from files._inner(entries=firewall.files(settings))
     yield StringCommand("systemctl daemon-reload")

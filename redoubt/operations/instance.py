@@ -1,117 +1,85 @@
-"""The operations that stop, start and remove an instance, and run redisctl."""
+"""The operations that stop, start, recover and remove an instance, and the one that runs any verb of redisctl."""
 
 import shlex
 
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
-from redoubt import backup_units, host_files, removal, service_drift
-from redoubt.facts.service import Redisctl
-from redoubt.facts.units import InstancePresence, InstanceState
-from redoubt.operations.common import Commands, fail, note_change, with_instance_lock
+from redisctl import paths
+from redoubt import host_files, removal
+from redoubt.facts.instance import CommandResult, Redisctl
+from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.model import Settings
 
 
 @operation()
 def run_redisctl(settings: Settings, line: str) -> Commands:
-    """Run redisctl on the host with the words of a line, and say what it prints. Fails when it does not end with 0."""
+    """Run redisctl on the host with the words of a line and report what it prints. Fails unless it exits with 0."""
     if not state.is_executing:
         yield StringCommand("true")
         return
-    # Split here, so that the host's shell makes nothing else of it.
-    said = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=shlex.split(line))
-    for one in said.lines:
-        note_change(one)
-    if said.code != 0:
-        yield from fail(f"redisctl ended with {said.code}")
+    # Split here, so that the host's shell interprets nothing in it.
+    result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=shlex.split(line))
+    for output in result.lines:
+        note_change(output)
+    if result.code != 0:
+        yield from fail(f"redisctl exited with {result.code}")
 
 
 @operation()
 def stop_instance(settings: Settings) -> Commands:
-    """Stop the instance's containers within their grace, and the timer of its backups. Fails where Redis was killed."""
-    there = _present(settings)
-    units = {backup_units.timer(settings), service_drift.unit(settings)}
-    left = sorted(units & (there.active | there.enabled))
-    if not there.running and not left:
-        host.noop("stopped" if there.containers else "there is none")
+    """Stop the instance's containers and the timer of its backups; they stay stopped over a reboot.
+
+    Fails if Redis cannot save its data.
+    """
+    present = instance_state(settings)
+    timer = present.units.get(paths.backup_timer(settings.redis_name))
+    running = removal.running(present)
+    if not running and not (timer and (timer.active or timer.enabled)):
+        host.noop("stopped" if present.containers else "not deployed")
         return
-    if there.running_verb:
-        yield from fail(f"nothing was stopped: {removal.busy_message(settings, there)}")
-        return
-    note_change(f"{settings.redis_name}: {', '.join(there.running or left)} runs")
-    yield StringCommand(
-        with_instance_lock(
-            settings,
-            "stop-instance.sh",
-            UNITS=" ".join(sorted(units)),
-            GRACE=str(settings.stop_grace_period),
-        )
-    )
+    note_change(f"{settings.redis_name}: {', '.join(running) or 'the timer of its backups'} runs")
+    yield RedisctlCall(settings, "stop", "--json")
 
 
 @operation()
 def start_instance(settings: Settings) -> Commands:
-    """Start the instance as it is and wait until it is healthy; its backups as well, where it has a schedule."""
-    there = _present(settings)
-    timer = backup_units.timer(settings) if settings.redis_backup_schedule else ""
-    if not any(path == f"{settings.root}/compose.yml" for path, _ in there.paths):
+    """Start the instance as it is and wait until it is healthy; start its backups, if they have a schedule."""
+    present = instance_state(settings)
+    if not present.hashes:
         yield from fail(f"there is no {settings.redis_name} in {settings.root}: deploy it")
         return
-    stopped = [name for name, status in there.containers if status != "running"]
-    if settings.redis_name in there.healthy and not stopped and (not timer or timer in there.active & there.enabled):
-        host.noop("runs, and is healthy")
+    timer = present.units.get(paths.backup_timer(settings.redis_name))
+    has_timer = not settings.redis_backup_schedule or (timer is not None and timer.active and timer.enabled)
+    stopped = [container.name for container in present.containers if container.status != "running"]
+    healthy = [container.name for container in present.containers if container.health == "healthy"]
+    if settings.redis_name in healthy and not stopped and has_timer:
+        host.noop("running and healthy")
         return
-    note_change(f"{settings.redis_name}: {', '.join(stopped) or 'not all of it'} is stopped, or not healthy")
-    wait = service_drift.wait_timeout(settings)
-    yield StringCommand(
-        with_instance_lock(
-            settings,
-            "start-instance.sh",
-            TIMER=timer,
-            WAIT=str(wait),
-        )
-    )
+    note_change(f"{settings.redis_name}: {', '.join(stopped) or 'not all of it'} is stopped or not healthy")
+    yield RedisctlCall(settings, "start", "--json")
 
 
 @operation()
-def remove_instance(settings: Settings, asked: str) -> Commands:
-    """Remove all that is the instance's on the host but its data and backups; ``asked`` in the right words, those too.
+def remove_instance(settings: Settings, confirmation: str) -> Commands:
+    """Remove everything of the instance from the host except its data and backups.
 
-    Refuses before anything is removed; ended halfway, it is finished by the next run. Other instances, the engine,
-    images and the kernel's settings stay.
+    ``confirmation`` removes those as well, if it is the right sentence. Refuses before anything is removed. If it is
+    interrupted, the next run finishes it. Other instances, Docker, images and kernel settings stay.
     """
-    there = _present(settings)
-    refusals = removal.refusals(settings, there, asked)
-    if refusals:
-        yield from fail(f"nothing was removed: {'; '.join(refusals)}")
+    present = instance_state(settings, sizes=True)
+    blockers = removal.blockers(settings, present, confirmation)
+    if blockers:
+        yield from fail(f"nothing was removed: {'; '.join(blockers)}")
         return
-    data = bool(asked)
-    left = removal.left(settings, there, data=data)
-    kept = [] if data else removal.kept(settings, there)
-    if not left:
-        host.noop(f"gone; kept: {', '.join(kept) or 'nothing'}")
+    data = bool(confirmation)
+    removable = removal.removable(settings, present, data=data)
+    kept = [] if data else removal.kept(settings, present)
+    if not removable:
+        host.noop(f"removed already; kept: {', '.join(kept) or 'nothing'}")
         return
-    for one in left:
-        note_change(f"{one}: removed")
-    for one in kept:
-        note_change(f"{one}: kept")
-    yield StringCommand(
-        with_instance_lock(
-            settings,
-            "remove-instance.sh",
-            UNITS=" ".join(removal.units(settings)),
-            GRACE=str(settings.stop_grace_period),
-            PATHS=" ".join(removal.paths(settings, data=data)),
-        )
-    )
-
-
-def _present(settings: Settings) -> InstancePresence:
-    present: InstancePresence = host.get_fact(
-        InstanceState,
-        instance=settings.redis_name,
-        root=settings.root,
-        units=removal.units(settings),
-        paths=removal.paths(settings, data=True),
-    )
-    return present
+    for item in removable:
+        note_change(f"{item}: removed")
+    for item in kept:
+        note_change(f"{item}: kept")
+    yield RedisctlCall(settings, "remove", "--yes", "--json", *(["--data", confirmation] if data else []))

@@ -1,133 +1,96 @@
-"""Operations: each compares one part of a host with what is wanted and mends the difference.
-
-All are no-ops when nothing differs, and say why they change what they change.
-"""
+"""The operations for the running Redis: live changes, and the start of its Compose project."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
+from redisctl import paths
+from redisctl.schema import LiveConfigRequest, PersistenceRequest, StartRequest
 from redoubt import compose, redis_conf, service_drift
+from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import (
-    OWNER,
-    Commands,
-    fail,
-    instance_script,
-    note_change,
-    service_state,
-    with_instance_lock,
-)
+from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.model import Settings, changed_settings
 
 
 @operation()
-def switch_persistence(settings: Settings, to: Literal["log", "dump"]) -> Commands:
-    """Have the running Redis start its log of writes, or see to it that its stop writes a snapshot.
+def switch_persistence(settings: Settings, target: Literal["aof", "rdb"]) -> Commands:
+    """Have the running Redis write its data as AOF or RDB snapshot, where the new configuration reads it.
 
-    What a configuration does not read is not there for it: turned on over a snapshot, the log starts empty.
+    With the AOF on Redis reads nothing else: it would start empty from an RDB snapshot alone.
     """
-    note_change(
-        "turns the log of writes on, and waits until all data is in it" if to == "log" else "turns snapshots on"
-    )
-    yield StringCommand(
-        instance_script(
-            settings,
-            "hand-over-data.sh",
-            TO=to,
-            SAVE=settings.redis_save,
-            WAIT=str(settings.stop_grace_period),
-        )
-    )
+    note_change("turns the AOF on and waits until all data is in it" if target == "aof" else "turns RDB snapshots on")
+    request = PersistenceRequest(target, settings.redis_save, settings.stop_grace_period)
+    yield RedisctlCall(settings, "deploy", "persistence", request=request)
 
 
 @operation()
 def apply_live_changes(settings: Settings, acl: DesiredFile, deployed: Mapping[str, Any]) -> Commands:
-    """Change the running Redis and the limits of its container to what the settings say; connections stay open.
+    """Apply the settings to the running Redis and its container's limits; connections stay open.
 
-    Nothing where it is about to start anew. ``deployed`` are the settings of the last deploy, to say which differ.
-    Fails when Redis or the engine refuses: Redis takes all or nothing.
+    No change if Redis is about to restart. ``deployed`` are the settings of the last deploy, to report which differ.
+    Fails if Redis or Docker refuses: Redis takes all or nothing.
     """
-    current = service_state(settings, acl)
-    change = service_drift.live_change(settings, current)
+    change = service_drift.live_change(settings, instance_state(settings, acl))
     if not change:
-        host.noop("as wanted, or read at the start to come")
+        host.noop("up to date, or read at the next start")
         return
-    for why in (*changed_settings(settings, deployed, "live"), *change.reasons):
-        note_change(why)
-    yield StringCommand(
-        instance_script(
-            settings,
-            "change-live.sh",
-            CONFIG_SET="\n".join(redis_conf.set_commands(settings, dict(change.config))),
-            UPDATE=service_drift.update_options(settings) if change.limits else "",
-            GROWS="yes" if change.raises_limits else "",
-            MEMORY=str(settings.memory_limit),
-            OVERLAY=compose.override_file(settings, change.created_with),
-            MADE_WITH=compose.COMPOSE_OVERRIDE,
-        )
+    for reason in (*changed_settings(settings, deployed, "live"), *change.reasons):
+        note_change(reason)
+    limits = ContainerLimits.of(settings)
+    request = LiveConfigRequest(
+        config=tuple(redis_conf.set_commands(settings, dict(change.config))),
+        limits=limits.update_options() if change.limits else (),
+        raise_limits_first=change.raises_limits,
+        memory=limits.memory,
+        override=compose.override_file(settings, change.created_with),
     )
+    yield RedisctlCall(settings, "deploy", "live-config", request=request)
 
 
 @operation()
-def compose_up(settings: Settings, acl: DesiredFile, deployed: Mapping[str, Any]) -> Commands:
+def start_service(settings: Settings, acl: DesiredFile, deployed: Mapping[str, Any]) -> Commands:
     """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
 
-    Does nothing when what runs is what the settings say. Tries the configuration first, beside what runs. When Redis
-    does not become healthy the operation fails and shows the containers and the last lines of their logs. Where that is
-    another version, the former one comes back with its files and its data, and what the new one wrote is kept aside.
-    Broken off by a reboot, it is gone on with at boot, by a unit that is there only meanwhile.
-    ``deployed`` are the settings of the last deploy, to say for which of them Redis starts anew.
+    No change if what runs is up to date. Tries the configuration first, next to the running Redis. If Redis does not
+    become healthy, the operation fails and shows the containers and the last lines of their logs; an upgrade is rolled
+    back to the previous version, its files and its data. An interruption is finished at boot or by systemd.
+    ``deployed`` are the settings of the last deploy, to report which of them restart Redis.
     """
-    current = service_state(settings, acl)
+    current = instance_state(settings, acl)
     drift = service_drift.drift(settings, current)
     if not drift:
-        host.noop("healthy, and made from these files")
+        host.noop("healthy and up to date")
         return
     if service_drift.will_restart(settings, current):
-        for why in changed_settings(settings, deployed, "restart") or ["what follows"]:
-            note_change(f"{settings.redis_name} starts anew for {why}")
+        for reason in changed_settings(settings, deployed, "restart") or ["what follows"]:
+            note_change(f"{settings.redis_name} restarts because of {reason}")
     for reason in drift.reasons:
         note_change(reason)
     if drift.data_lost:
         yield from fail(
-            f"{settings.redis_name} runs on a directory that is no longer {settings.root}/data: what it holds may be "
+            f"{settings.redis_name} runs on a directory that is no longer {settings.root}/{paths.LIVE}: its data may be "
             "in memory alone, and a restart would lose it. Nothing was restarted. Put the directory back, or save the "
-            f"data through a client; then run docker stop {settings.redis_name} on the host and deploy again"
+            f"data with a client; then run 'docker stop {settings.redis_name}' on the host and deploy again"
         )
         return
     if drift.foreign_containers:
         yield from fail(
-            f"{' and '.join(drift.networks)} must be made anew, and containers of others are on it: "
-            f"{', '.join(drift.foreign_containers)}. Nothing was restarted. Stop them, or take them off by docker "
-            "network disconnect; then deploy again, and start them"
+            f"{' and '.join(drift.networks)} must be recreated, but containers of others are on it: "
+            f"{', '.join(drift.foreign_containers)}. Nothing was restarted. Stop them, or disconnect them with 'docker "
+            "network disconnect'; then deploy again and start them"
         )
         return
-    recover = settings.redis_health_interval + settings.redis_health_timeout
-    wait = service_drift.wait_timeout(settings)
-    script = instance_script(
-        settings,
-        "compose-up.sh",
-        WAIT=str(wait),
-        REPLACE=" ".join(drift.replace),
-        PAUSED=" ".join(drift.paused),
-        RECOVER=str(recover) if drift.stale else "",
-        NETWORKS=" ".join(drift.networks),
-        MADE_WITH=compose.COMPOSE_OVERRIDE,
-        IMAGE=settings.redis_image,
-        OWNER=OWNER,
+    request = StartRequest(
+        image=settings.redis_image,
+        owner=OWNER,
+        timeout=settings.start_timeout,
+        restart=settings.redis_restart,
+        recreate=drift.replace,
+        paused=drift.paused,
+        recovery_seconds=settings.redis_health_interval + settings.redis_health_timeout if drift.stale else 0,
+        recreate_networks=bool(drift.networks),
     )
-    units = "/etc/systemd/system"
-    yield StringCommand(
-        with_instance_lock(
-            settings,
-            "run-through.sh",
-            SCRIPT=service_drift.start_script(settings),
-            UNIT=f"{units}/{service_drift.unit(settings)}",
-            TEXT=service_drift.start_unit(settings),
-            WANTED=f"{units}/multi-user.target.wants/{service_drift.unit(settings)}",
-        ),
-        _stdin=f"{instance_script(settings, 'way-back.sh')}\n{script}",
-    )
+    yield RedisctlCall(settings, "deploy", "start-service", request=request)

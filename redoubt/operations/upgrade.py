@@ -1,43 +1,33 @@
 """The operation before an upgrade: a backup that the new version reads."""
 
 from pyinfra import host, state
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
-from redoubt import host_files
+from redisctl.schema import UpgradeRequest
 from redoubt.facts.host import Build
 from redoubt.facts.image import ImageBuild
-from redoubt.facts.paths import Paths
-from redoubt.filesystem import plan
-from redoubt.operations.common import Commands, fail, instance_script, note_change
+from redoubt.operations.common import Commands, RedisctlCall, fail, note_change
 from redoubt.operations.image import version_unknown
 from redoubt.settings.model import Settings
 
 
 @operation()
-def check_upgrade(settings: Settings, serves: Build) -> Commands:
-    """Take a verified backup and have another version load it before that is started; nothing for the same version.
+def check_upgrade(settings: Settings, running: Build) -> Commands:
+    """Back the data up and have the new version load the backup, before it is started. No change for the same version.
 
-    ``serves`` is what runs. On the host it writes a backup, redisctl, which takes it, and a copy of what Redis was made
-    from, for ``compose_up``. Fails, with Redis untouched, where there is no room for it, or where the new version does
-    not read what the old one wrote.
+    Writes a backup on the host, and saves what ``running`` was created from for a rollback. Fails, with Redis untouched,
+    if there is no room or the new version does not read what the old one wrote.
     """
     build = host.get_fact(ImageBuild, reference=settings.redis_image)
     if build is None and not state.is_executing:
-        note_change(f"{settings.redis_name} runs {serves}, and another image comes: of another version, after a backup")
+        note_change(f"{settings.redis_name} runs {running}. If the new image has another version, a backup comes first")
         return
     if build is None:
-        yield from fail(f"{version_unknown(settings)}. {serves} goes on serving")
+        yield from fail(f"{version_unknown(settings)}. {running} keeps running")
         return
-    if (build.engine, build.numbers) == (serves.engine, serves.numbers):
-        host.noop(f"{settings.redis_image} is the version that runs")
+    if (build.engine, build.numbers) == (running.engine, running.numbers):
+        host.noop(f"{settings.redis_image} has the version that runs")
         return
-    note_change(f"{settings.redis_name} runs {serves}, and {settings.redis_image} is {build}")
-    program, told, *_ = host_files.redisctl_files(settings)
-    present = host.get_fact(Paths, paths=[program.path, told.path], secret=[])
-    # What is told of backups goes with the former settings, until a deploy has come to its end.
-    wanted = [program] if told.path in present else [program, told]
-    for step in plan(wanted, present):
-        yield StringCommand(step.command, _stdin=step.stdin or "")
-    verify = "yes" if settings.redis_upgrade_verify else ""
-    prove = instance_script(settings, "prove-upgrade.sh", IMAGE=settings.redis_image, VERIFY=verify)
-    yield StringCommand(f"{instance_script(settings, 'way-back.sh')}\n{prove}")
+    note_change(f"{settings.redis_name} runs {running}, and {settings.redis_image} is {build}")
+    request = UpgradeRequest(settings.redis_image, verify=settings.redis_upgrade_verify)
+    yield RedisctlCall(settings, "deploy", "check-upgrade", request=request)

@@ -3,12 +3,12 @@
 import time
 
 from pyinfra import host
-from pyinfra.api import FunctionCommand, StringCommand, operation
+from pyinfra.api import FunctionCommand, operation
 
+from redisctl.schema import AclRequest
 from redoubt import secret_store, service_drift
-from redoubt.facts.script import script
 from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import OWNER, Commands, fail, instance_script, note_change, service_state
+from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.secret_store import Secrets
 from redoubt.settings.model import Settings
@@ -16,11 +16,11 @@ from redoubt.settings.model import Settings
 
 @operation()
 def acl_file(settings: Settings, acl: DesiredFile) -> Commands:
-    """Write the ACL file, once the image was seen to start with its users; fails in Redis's words otherwise."""
+    """Write the ACL file, after the image has started with it; fails with Redis's message otherwise."""
     writing = list(files._inner(entries=[acl]))
     if any("_stdin" in command.connector_arguments for command in writing):
-        trial = script("try-users.sh", IMAGE=settings.redis_image, OWNER=OWNER)
-        yield StringCommand(trial, _stdin=acl.content)
+        request = AclRequest(acl.content, image=settings.redis_image, owner=OWNER)
+        yield RedisctlCall(settings, "deploy", "check-acl", request=request)
     yield from writing
 
 
@@ -28,34 +28,33 @@ def acl_file(settings: Settings, acl: DesiredFile) -> Commands:
 def apply_users(settings: Settings, acl: DesiredFile, *, now: bool = False) -> Commands:
     """Give the running Redis the users of the ACL file, without a restart; connections stay open.
 
-    Nothing where Redis is about to start anew and reads the file by itself, unless it must be ``now``. Fails when Redis
-    refuses a user, which then stays as it was.
+    No change if Redis is about to restart and will read the file, unless it must be ``now``. Fails if Redis refuses a
+    user, who keeps the present rules then.
     """
-    current = service_state(settings, acl)
+    current = instance_state(settings, acl)
     if service_drift.is_unresponsive(settings, current):
         yield from fail(
-            f"{settings.redis_name} is healthy by its check, and did not answer within 10 s: look at the load of the "
-            "host, and deploy again"
+            f"{settings.redis_name} is healthy by its health check but did not answer within 10 s: check the load of "
+            "the host, then deploy again"
         )
         return
     if now and not current.acl:
-        yield from fail(f"{settings.redis_name} does not answer, and cannot be given other passwords: deploy first")
+        yield from fail(f"{settings.redis_name} does not answer and cannot get new passwords: deploy first")
         return
     reasons = service_drift.users_drift(settings, current)
     if not reasons or (service_drift.will_be_recreated(settings, current) and not now):
-        host.noop("as wanted, or read at the start to come")
+        host.noop("up to date, or read at the next start")
         return
     for reason in reasons:
         note_change(reason)
-    script = instance_script(settings, "apply-users.sh")
-    yield StringCommand(script, _stdin=acl.content)
+    yield RedisctlCall(settings, "deploy", "acl", request=AclRequest(acl.content))
 
 
 @operation()
 def store_passwords(settings: Settings, host_name: str, before: Secrets, after: Secrets) -> Commands:
-    """Store changed passwords on this machine. Fails when somebody else changed them since they were read."""
+    """Store changed passwords on this machine. Fails if somebody else changed them since they were read."""
     if before == after:
-        host.noop("as wanted")
+        host.noop("up to date")
         return
     note_change(f"{secret_store.location(settings, host_name)}: {_changed_users(before, after)}")
     yield FunctionCommand(secret_store.update, (settings, host_name, before, after), {})
@@ -68,19 +67,19 @@ def _changed_users(before: Secrets, after: Secrets) -> str:
 
 @operation()
 def wait(seconds: int) -> Commands:
-    """Wait, on this machine; an interruption leaves both passwords of each user valid."""
+    """Wait, on this machine. An interruption leaves both passwords of each user valid."""
     yield FunctionCommand(time.sleep, (seconds,), {})
 
 
 @operation()
 def check_services_rotated(settings: Settings, acl: DesiredFile) -> Commands:
-    """Fail when a service of the project was started before the passwords that it reads were changed."""
-    state_ = service_state(settings, acl)
-    behind = [one for one in service_drift.drift(settings, state_).replace if one != settings.redis_name]
+    """Fail if a service of the project started before the passwords that it reads were changed."""
+    drift = service_drift.drift(settings, instance_state(settings, acl))
+    behind = [service for service in drift.replace if service != settings.redis_name]
     if not behind:
-        host.noop("none has")
+        host.noop("all have the new passwords")
         return
     yield from fail(
-        f"{', '.join(behind)} of {settings.redis_name}'s project started before passwords were changed, and may still "
-        "use a former one: deploy, which starts them anew, and retire then"
+        f"{', '.join(behind)} of {settings.redis_name}'s project started before the passwords changed and may still use "
+        "a previous one: deploy, which restarts them, then finish the rotation"
     )

@@ -702,6 +702,12 @@ class Settings(BaseModel):
         return self.redis_stop_grace_period or 30 + math.ceil(self.redis_maxmemory / (50 * MIB))
 
     @property
+    def start_timeout(self) -> int:
+        """Seconds to wait until Redis is healthy: until the health check itself has given up, and a little more."""
+        check = self.redis_health_interval + self.redis_health_timeout
+        return self.redis_health_start_period + self.redis_health_retries * check + 30
+
+    @property
     def ports(self) -> tuple[Port, ...]:
         """The ports of Redis, published or not: plain, by TLS, or both."""
         if self.redis_tls == "required":

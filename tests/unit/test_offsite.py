@@ -8,7 +8,7 @@ import pytest
 
 from redisctl.backup import offsite
 from redisctl.backup.offsite import CommandResult, Copy
-from redisctl.core.instance import Failure
+from redisctl.core.errors import Failure
 from redoubt.settings.load import load
 
 SECRETS = Path("/srv/redis/secrets/repository")

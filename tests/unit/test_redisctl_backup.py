@@ -12,7 +12,7 @@ from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import ManifestError, Part
 from redisctl.core.files import checksum
 from redisctl.core.fingerprint import digest
-from redisctl.core.instance import Failure
+from redisctl.core.errors import Failure
 from redisctl.data.point_in_time import aof_start_time, parse_time
 
 DAY = 86400.0

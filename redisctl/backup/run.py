@@ -1,0 +1,47 @@
+"""Takes a backup as the timer and the operator do: create, verify, prune, copy off the host."""
+
+from dataclasses import dataclass
+
+from redisctl.backup import create, offsite, retention
+from redisctl.backup.catalog import BackupSet
+from redisctl.backup.verify import verify_backup
+from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance, error_text
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A backup that was taken, and the names of the backups that were pruned for it."""
+
+    backup: BackupSet
+    pruned: list[str]
+
+
+def back_up(instance: Instance, *, verify: bool | None = None) -> Finished:
+    """Take a backup under the instance's lock and record how it ended, for the health check. Raises Failure.
+
+    ``verify`` loads the backup in a second Redis; by default as the settings say.
+    """
+    create.record_start(instance)
+    try:
+        backup = create.create_backup(instance)
+        if instance.backup.verify if verify is None else verify:
+            backup = verify_backup(instance, backup)
+        pruned = retention.prune(instance)
+        if instance.backup.repository:
+            _push(instance, backup)
+    except (Failure, OSError) as error:
+        create.record_end(instance, error_text(error))
+        raise
+    except KeyboardInterrupt:
+        create.record_end(instance, "it was cancelled")
+        raise
+    create.record_end(instance, id=backup.id)
+    return Finished(backup, pruned)
+
+
+def _push(instance: Instance, backup: BackupSet) -> None:
+    try:
+        offsite.push(instance, backup.path)
+    except Failure as error:
+        raise Failure(f"backup {backup.id} was taken and is on this host, but was not copied off it: {error}") from None

@@ -1,0 +1,312 @@
+"""Upgrades to another version of the server, and their rollback.
+
+Before an upgrade the data is backed up and the new version loads the backup. What the old version was created from is
+kept in ROOT/rollback, and, once Redis is stopped, its data in ROOT/data/rollback, until the new version is healthy.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Protocol
+
+from redis.exceptions import RedisError
+
+from redisctl import paths
+from redisctl.backup.run import back_up
+from redisctl.backup.verify import verify_with_image
+from redisctl.core import docker, journal, process, service
+from redisctl.core.errors import Failure
+from redisctl.core.files import fsync_directory
+from redisctl.core.formatting import size
+from redisctl.core.instance import Instance
+from redisctl.core.journal import Journal, Stage
+from redisctl.core.service import UncleanStop
+from redisctl.data.swap import unused_name, upgrade_in_progress
+from redisctl.schema import Result, StartRequest, UpgradeRequest
+
+# Seconds that a rewrite of the AOF may take before an upgrade.
+_REWRITE_TIMEOUT = 450
+_IMAGE = "image"
+_PARTS = (paths.COMPOSE_FILE, "ca.crt", paths.CONFIG, paths.SECRETS)
+
+
+class Compose(Protocol):
+    """The Compose commands that a rollback needs."""
+
+    def up(self, *arguments: str) -> tuple[bool, str]:
+        """Create and start containers and wait until they are healthy."""
+
+    def forget_override(self) -> None:
+        """The container is created from compose.yml alone."""
+
+
+# -- Before the upgrade
+
+
+def check(instance: Instance, request: UpgradeRequest) -> Result:
+    """Back the data up, have the new version load the backup, and save what the old version was created from.
+
+    Raises Failure, with the running Redis untouched, if the new version does not read the data or there is no room.
+    """
+    if has_saved_data(instance) and (docker.image(request.image) or {}).get("Id") == saved_image(instance)[0]:
+        # Back to the version that the upgrade began from: its own data is kept and needs no proof.
+        return Result()
+    try:
+        backup = back_up(instance, verify=request.verify).backup
+        if request.verify:
+            verify_with_image(instance, backup, request.image)
+        save_config(instance)
+    except Failure as error:
+        raise Failure(
+            f"{error}. The running Redis was left alone, and nothing was changed for the new version"
+        ) from None
+    return Result(changed=True, messages=(f"backup {backup.id} was taken before the upgrade",))
+
+
+# -- What the old version was created from
+
+
+def has_saved_config(instance: Instance) -> bool:
+    """Say whether an upgrade has been prepared and has not finished."""
+    return (instance.root / paths.ROLLBACK_CONFIG).is_dir()
+
+
+def has_saved_data(instance: Instance) -> bool:
+    """Say whether the old version's data is kept."""
+    return upgrade_in_progress(instance)
+
+
+def save_config(instance: Instance) -> None:
+    """Save what the running version was created from, before anything is written for the new one. Raises Failure.
+
+    Keeps what an interrupted deploy saved: the running version was created from that.
+    """
+    saved = instance.root / paths.ROLLBACK_CONFIG
+    if saved.is_dir():
+        return
+    partial = saved.with_name(f"{saved.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700)
+        for name in _PARTS:
+            if (instance.root / name).exists():
+                _copy(instance.root / name, partial / name)
+        inspected = docker.container(instance.name)
+        (partial / _IMAGE).write_text(f"{inspected['Image']} {inspected['Config']['Image']}\n")
+        _sync(partial)
+        partial.rename(saved)
+        fsync_directory(instance.root)
+    except (OSError, KeyError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise Failure(f"the running version's configuration cannot be saved for a rollback: {error}") from None
+
+
+def saved_image(instance: Instance) -> tuple[str, str]:
+    """Return the id and the reference of the old version's image."""
+    image_id, _, reference = (instance.root / paths.ROLLBACK_CONFIG / _IMAGE).read_text().strip().partition(" ")
+    return image_id, reference
+
+
+def restore_config(instance: Instance) -> None:
+    """Put the old version's configuration back, in place: containers that stay hold these very files."""
+    saved = instance.root / paths.ROLLBACK_CONFIG
+    if not saved.is_dir():
+        return
+    for name in _PARTS:
+        source, target = saved / name, instance.root / name
+        if source.is_dir():
+            kept = {path.relative_to(source) for path in source.rglob("*")}
+            for path in sorted(target.rglob("*"), reverse=True):
+                if path.relative_to(target) not in kept and not path.is_dir():
+                    path.unlink()
+            for path in sorted(source.rglob("*")):
+                _restore(path, target / path.relative_to(source))
+        elif source.exists():
+            _restore(source, target)
+        elif not target.is_dir():
+            target.unlink(missing_ok=True)
+
+
+def _restore(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir(exist_ok=True)
+    elif not target.exists() or target.read_bytes() != source.read_bytes():
+        shutil.copyfile(source, target)
+    _copy_owner(source, target)
+
+
+# -- The old version's data
+
+
+def save_data(instance: Instance, record: Journal, request: StartRequest) -> Journal:
+    """Stop the old version and keep its data, if this start is an upgrade. Raises Failure; then the old one runs.
+
+    RDB files are kept by a hard link, because Redis only ever replaces them. AOF files that are appended to are copied.
+    """
+    if not has_saved_config(instance) or has_saved_data(instance):
+        return record
+    old_id, _ = saved_image(instance)
+    running = docker.container(instance.name)
+    if running.get("Image") != old_id or (docker.image(request.image) or {}).get("Id") == old_id:
+        return record
+    _rewrite_aof(instance)
+    _ensure_room(instance)
+    policy = service.hold_down(instance)
+    record = journal.advance(instance, record, Stage.PREPARED, restart_policy=policy)
+    try:
+        service.stop(instance)
+        record = journal.advance(instance, record, Stage.STOPPED)
+        _link_data(instance)
+    except (OSError, Failure) as error:
+        shutil.rmtree(_partial(instance), ignore_errors=True)
+        if isinstance(error, UncleanStop) and error.running:
+            service.set_restart_policy(instance, policy)
+            raise Failure(f"{error}. The upgrade did not begin") from None
+        restore_config(instance)
+        problems = service.start_and_check(instance, lambda _: [], policy)
+        state = f"it does not start again: {'; '.join(problems)}" if problems else "it runs again as before"
+        raise Failure(
+            f"the data cannot be kept for a rollback ({error}): {instance.name} was stopped, and {state}"
+        ) from None
+    return record
+
+
+def _rewrite_aof(instance: Instance) -> None:
+    """Rewrite the AOF while the old version still serves, so that little has to be copied while Redis is down."""
+    if _free(instance) < _aof_size(instance, ""):
+        return
+    try:
+        with instance.connect() as redis:
+            if not redis.info("persistence").get("aof_enabled"):
+                return
+            instance.execute_renamed(redis, "BGREWRITEAOF")
+            deadline = time.monotonic() + _REWRITE_TIMEOUT
+            while time.monotonic() < deadline:
+                persistence = redis.info("persistence")
+                if not persistence["aof_rewrite_in_progress"] and not persistence["aof_rewrite_scheduled"]:
+                    return
+                time.sleep(0.5)
+    except (RedisError, Failure):
+        # The AOF is as it was; the copy takes longer.
+        return
+
+
+def _ensure_room(instance: Instance) -> None:
+    needed, free = _aof_size(instance, ".incr.aof"), _free(instance)
+    if free < needed:
+        raise Failure(
+            f"the copy of the AOF that a rollback needs takes {size(needed)}, and {instance.root}/{paths.DATA} has "
+            f"{size(free)} free. The running Redis was left alone"
+        )
+
+
+def _aof_size(instance: Instance, suffix: str) -> int:
+    directory = instance.live / instance.config_value("appenddirname", "appendonlydir")
+    total = 1024**2
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name.endswith(suffix):
+            total += path.lstat().st_size
+    return total
+
+
+def _free(instance: Instance) -> int:
+    space = os.statvfs(instance.root / paths.DATA)
+    return space.f_bavail * space.f_frsize
+
+
+def _partial(instance: Instance) -> Path:
+    return (instance.root / paths.ROLLBACK_DATA).with_name("rollback.partial")
+
+
+def _link_data(instance: Instance) -> None:
+    partial = _partial(instance)
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(instance.live, partial, symlinks=True, copy_function=_link_or_copy)
+    for path in (partial, *partial.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            _copy_owner(instance.live / path.relative_to(partial), path)
+    _sync(partial)
+    partial.rename(instance.root / paths.ROLLBACK_DATA)
+    fsync_directory(partial.parent)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    if source.endswith(".incr.aof"):
+        shutil.copyfile(source, target, follow_symlinks=False)
+        _copy_owner(Path(source), Path(target))
+    else:
+        os.link(source, target, follow_symlinks=False)
+
+
+# -- Rollback
+
+
+def roll_back(instance: Instance, record: Journal, compose: Compose) -> str:
+    """Put the old version, its configuration and its data back. It may be interrupted anywhere and repeated.
+
+    What the new version wrote becomes previous data. Returns what was done, or why the old version is not back.
+    """
+    process.run(["docker", "stop", instance.name], timeout=None)
+    process.run(["docker", "rm", "--force", instance.name])
+    record = put_back_files(instance, record)
+    image_id, reference = saved_image(instance)
+    # By now the reference may be another image's.
+    process.check(["docker", "tag", image_id, reference])
+    compose.forget_override()
+    done, output = compose.up("--force-recreate")
+    if not done:
+        return f"{output}\nThe previous version is not back. Deploy again, which resumes the rollback"
+    previous = record.previous
+    discard_saved(instance)
+    journal.end(instance)
+    kept = f"; what the new one wrote is in {instance.root}/{previous}" if previous else ""
+    return f"the previous version is back and serves its data{kept}"
+
+
+def put_back_files(instance: Instance, record: Journal) -> Journal:
+    """Make the old version's data the live data and restore its configuration. Needs no Docker."""
+    if record.stage is Stage.RESTARTING_OLD:
+        return record
+    if not record.previous:
+        previous_name = f"{paths.PREVIOUS}/{unused_name(instance)}"
+        record = journal.advance(instance, record, Stage.ROLLING_BACK, previous=previous_name)
+    saved = instance.root / paths.ROLLBACK_DATA
+    if saved.is_dir():
+        previous = instance.root / record.previous
+        previous.parent.mkdir(mode=0o700, exist_ok=True)
+        if instance.live.exists() and not previous.exists():
+            os.rename(instance.live, previous)
+            fsync_directory(previous.parent)
+        os.rename(saved, instance.live)
+        fsync_directory(saved.parent)
+    restore_config(instance)
+    return journal.advance(instance, record, Stage.RESTARTING_OLD)
+
+
+def discard_saved(instance: Instance) -> None:
+    """Remove what was kept for a rollback: the new version is healthy, or the old one is back."""
+    for path in (instance.root / paths.ROLLBACK_DATA, _partial(instance), instance.root / paths.ROLLBACK_CONFIG):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(instance.root / f"{paths.ROLLBACK_CONFIG}.partial", ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+        for path in (target, *target.rglob("*")):
+            _copy_owner(source / path.relative_to(target), path)
+    else:
+        shutil.copyfile(source, target)
+        _copy_owner(source, target)
+
+
+def _copy_owner(source: Path, target: Path) -> None:
+    status = source.lstat()
+    os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+    if not target.is_symlink():
+        target.chmod(status.st_mode & 0o7777)
+
+
+def _sync(path: Path) -> None:
+    process.check(["sync", "--file-system", str(path)], timeout=600)

@@ -1,0 +1,120 @@
+"""Names and paths of an instance on its host. Both programs use them; nothing else spells them out."""
+
+from pathlib import Path
+
+from redisctl.__main__ import modules_dir
+
+# Below the instance's root.
+CONFIG = "config"
+BACKUPS = "backups"
+LOGS = "logs"
+SECRETS = "secrets"
+SERVER_SECRETS = "secrets/server"
+REPOSITORY_SECRETS = "secrets/repository"
+SOCKET = "socket"
+# Root's directory, mode 0700, on the file system of the data. The container cannot reach it.
+DATA = "data"
+# Mounted into the container as /data: the only part of DATA that uid 999 owns.
+LIVE = "data/live"
+# Data that a restore, an import, a repair or a rollback replaced, one directory each.
+PREVIOUS = "data/previous"
+# Data that is being prepared.
+STAGING = "data/staging"
+# The data of the version that an upgrade replaces, until the new version is healthy.
+ROLLBACK_DATA = "data/rollback"
+# The transaction that is under way or was interrupted.
+JOURNAL = "data/journal.json"
+# The files that the version before an upgrade was created from.
+ROLLBACK_CONFIG = "rollback"
+COMPOSE_FILE = "compose.yml"
+# What a running container was created with that has changed since. Compose would recreate the container otherwise.
+COMPOSE_OVERRIDE = "compose.created.yml"
+PROGRAM = "redisctl"
+PROGRAM_CONFIG = "redisctl.json"
+# The settings of the last deploy that finished.
+DEPLOYED_SETTINGS = "settings.json"
+ACTIVEDEFRAG_FILE = "config/activedefrag.conf"
+
+# What a removal leaves on the host unless it is asked to remove the data.
+KEPT = (DATA, BACKUPS)
+_OWN = (
+    *(COMPOSE_FILE, COMPOSE_OVERRIDE, "network.nft", "ca.crt", ".incoming"),
+    *(CONFIG, LOGS, SECRETS, SOCKET, ROLLBACK_CONFIG, DEPLOYED_SETTINGS, PROGRAM_CONFIG, PROGRAM),
+)
+
+SYSTEMD_UNITS = "/etc/systemd/system"
+HISTORY_DIR = "/var/log/redoubt"
+
+
+def lock_file(name: str) -> str:
+    """The one lock of an instance. It lies in memory, so a reboot releases it."""
+    return f"/run/redoubt-{name}.lock"
+
+
+def history_file(name: str) -> str:
+    """The records of deploys to the instance. A removal keeps it."""
+    return f"{HISTORY_DIR}/{name}.jsonl"
+
+
+def backup_timer(name: str) -> str:
+    """The systemd timer that starts backups."""
+    return f"{name}-backup.timer"
+
+
+def backup_service(name: str) -> str:
+    """The systemd unit that takes a backup."""
+    return f"{name}-backup.service"
+
+
+def firewall_service(name: str) -> str:
+    """The systemd unit that loads the instance's nftables table."""
+    return f"{name}-network.service"
+
+
+def recover_path(name: str) -> str:
+    """The systemd unit that starts the recovery while a journal exists."""
+    return f"{name}-recover.path"
+
+
+def recover_service(name: str) -> str:
+    """The systemd unit that finishes an interrupted transaction once its process has ended."""
+    return f"{name}-recover.service"
+
+
+def recover_files_service(name: str) -> str:
+    """The systemd unit that puts data files back at boot, before Docker starts."""
+    return f"{name}-recover-files.service"
+
+
+def units(name: str) -> tuple[str, ...]:
+    """All units that an instance may have; a unit that starts another one comes first."""
+    return (
+        backup_timer(name),
+        backup_service(name),
+        firewall_service(name),
+        recover_path(name),
+        recover_service(name),
+        recover_files_service(name),
+    )
+
+
+def removable(name: str, root: Path, *, data: bool) -> list[Path]:
+    """Return everything that belongs to an instance, without its data or with it, in the order of removal.
+
+    The program comes last: as long as it is there, an interrupted removal can be run again.
+    """
+    directories = ("multi-user.target.wants", "timers.target.wants")
+    system = Path(SYSTEMD_UNITS)
+    return [
+        *(system / directory / unit for directory in directories for unit in units(name)),
+        *(system / unit for unit in units(name)),
+        Path(f"/etc/logrotate.d/{name}"),
+        *(root / part for part in ((*KEPT, *_OWN) if data else _OWN)),
+        Path(modules_dir(str(root))),
+        Path(command(name)),
+    ]
+
+
+def command(name: str) -> str:
+    """Return the command by which root operates an instance, named after an instance that is not called redis."""
+    return "/usr/local/sbin/redisctl" if name == "redis" else f"/usr/local/sbin/redisctl-{name}"

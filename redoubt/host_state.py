@@ -1,0 +1,121 @@
+"""What this command knows of each host: one inspection serves all operations until one of them changes the host.
+
+SSH round trips are the cost of a deploy. A deploy that changes nothing inspects a host's files with one command, and its
+instance with another.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import Host
+
+from redisctl import paths, schema
+from redisctl.schema import InstanceState, StateRequest
+from redoubt import host_files, redisctl_bundle
+from redoubt.facts.host import HostFacts, HostProbe
+from redoubt.facts.instance import Instance as InstanceFact
+from redoubt.facts.paths import HiddenStdin, Paths
+from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathState, pack
+from redoubt.settings.model import Settings
+
+Entry = DesiredDirectory | DesiredFile | AbsentPath
+
+
+@dataclass
+class HostState:
+    """The last inspection of a host. ``None`` stands for what must be inspected again.
+
+    ``run`` is the id under which this command holds the instance's lock, empty without one. ``redisctl`` is the digest
+    of the redisctl that is installed. ``entries`` are all files and directories of the deploy, so that the first
+    operation that needs one asks for all of them.
+    """
+
+    run: str = ""
+    redisctl: str = ""
+    entries: Sequence[Entry] = ()
+    _paths: Mapping[str, PathState] | None = None
+    _asked: frozenset[str] = frozenset()
+    _instance: InstanceState | None = field(default=None, repr=False)
+    # The ACL file that the instance's users were compared with.
+    _acl: str = field(default="", repr=False)
+
+    def forget(self) -> None:
+        """The host is about to change: what was seen of it is out of date."""
+        self._paths = None
+        self._instance = None
+
+    def path_states(self, host: Host, entries: Sequence[Entry]) -> Mapping[str, PathState]:
+        """Return what these paths are on the host; those that do not exist are left out."""
+        wanted = {_key(entry) for entry in entries}
+        if self._paths is None or not wanted <= self._asked:
+            together = [*entries, *(entry for entry in self.entries if _key(entry) not in wanted)]
+            self._paths = _inspect_paths(host, together)
+            self._asked = frozenset(map(_key, together))
+        return self._paths
+
+    def instance(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> InstanceState:
+        """Return the state of the instance. Runs the redisctl of this release, without installing it."""
+        if self._instance is None or (sizes and not self._instance.sizes) or acl not in ("", self._acl):
+            self._acl = acl
+            self._instance = _inspect_instance(host, settings, acl, installed=self.redisctl, sizes=sizes)
+        return self._instance
+
+    def inspect(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> HostFacts | None:
+        """Inspect a host from scratch; None if it did not answer as expected."""
+        self.forget()
+        facts: HostFacts | None = host.get_fact(HostProbe, root=settings.root, calendar=settings.redis_backup_schedule)
+        if facts is None or facts.uid != 0:
+            return facts
+        self.redisctl = facts.redisctl
+        # A host without Docker and without the instance's directory has no instance.
+        if not facts.has_python or not (facts.has_root or facts.docker):
+            self._instance = InstanceState()
+            return facts
+        return facts.with_instance(self.instance(host, settings, acl, sizes=sizes))
+
+
+_states: "WeakKeyDictionary[Host, HostState]" = WeakKeyDictionary()
+
+
+def of(host: Host) -> HostState:
+    """Return what is known of a host."""
+    return _states.setdefault(host, HostState())
+
+
+def _key(entry: Entry) -> str:
+    # A secret's digest is compared on the host, so the answer holds for this content alone.
+    return f"{entry.path} {entry.digest}" if isinstance(entry, DesiredFile) and entry.secret else entry.path
+
+
+def _inspect_paths(host: Host, entries: Sequence[Entry]) -> Mapping[str, PathState]:
+    secret = {entry.path: entry.digest for entry in entries if isinstance(entry, DesiredFile) and entry.secret}
+    states: dict[str, PathState] = host.get_fact(
+        Paths,
+        paths=list(dict.fromkeys(entry.path for entry in entries)),
+        secret=list(secret),
+        _stdin=HiddenStdin("".join(f"{digest}  {path}\n" for path, digest in secret.items())),
+    )
+    return states
+
+
+def _inspect_instance(host: Host, settings: Settings, acl: str, *, installed: str, sizes: bool) -> InstanceState:
+    request = StateRequest(
+        name=settings.redis_name,
+        root=settings.root,
+        image=settings.redis_image,
+        mounts=tuple((directory, target) for directory, target, _ in host_files.mounts(settings)),
+        acl=acl,
+        sizes=sizes,
+    )
+    is_current = installed == redisctl_bundle.digest()
+    stdin: Any = f"{schema.dump(request)}\n"
+    if not is_current:
+        stdin += pack(redisctl_bundle.archive())
+    state: InstanceState = host.get_fact(
+        InstanceFact,
+        program=f"{settings.root}/{paths.PROGRAM}" if is_current else "",
+        _stdin=HiddenStdin(stdin),
+    )
+    return state

@@ -1,0 +1,32 @@
+"""The systemd units that finish an interrupted restore, upgrade or start, at boot or when its process dies."""
+
+from redisctl import paths
+from redoubt.filesystem import DesiredFile
+from redoubt.host_files import redisctl_path, template
+from redoubt.settings.model import Settings
+
+
+def files(settings: Settings) -> list[DesiredFile]:
+    """Return the three units."""
+    name = settings.redis_name
+    values = {
+        "s": settings,
+        "program": redisctl_path(settings),
+        "journal": paths.JOURNAL,
+        "data": paths.DATA,
+        "files_unit": paths.recover_files_service(name),
+    }
+    units = {
+        "recover.path.j2": paths.recover_path(name),
+        "recover.service.j2": paths.recover_service(name),
+        "recover-files.service.j2": paths.recover_files_service(name),
+    }
+    return [
+        DesiredFile(f"{paths.SYSTEMD_UNITS}/{unit}", template(source, **values), mode=0o644, uid=0, gid=0)
+        for source, unit in units.items()
+    ]
+
+
+def enabled(settings: Settings) -> tuple[str, str]:
+    """Return the units that a boot starts. The first one also runs between boots."""
+    return paths.recover_path(settings.redis_name), paths.recover_files_service(settings.redis_name)
