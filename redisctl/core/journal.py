@@ -24,7 +24,7 @@ _MAX_SIZE = 1024 * 1024
 class Stage(str, Enum):
     """How far a transaction has come. The order is the order in which a transaction goes through them."""
 
-    # Docker cannot start Redis by itself any more. Nothing else has changed.
+    # Docker loses the means to start Redis by itself. Nothing else has changed.
     PREPARED = "prepared"
     # Redis is down, and its stop was checked. Data and configuration are the old ones.
     STOPPED = "stopped"

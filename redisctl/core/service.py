@@ -59,12 +59,15 @@ class Stopped:
 # -- Stop
 
 
-def hold_down(instance: Instance) -> str:
-    """Make sure that Docker cannot start Redis by itself. Returns the restart policy to put back, empty without one."""
+def restart_policy(instance: Instance) -> str:
+    """Return the restart policy of the container, empty without one. The journal records it before it changes."""
     inspected = docker.container(instance.name)
-    policy = str(inspected.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")) if inspected else ""
+    return str(inspected["HostConfig"]["RestartPolicy"]["Name"]) if inspected else ""
+
+
+def hold_down(instance: Instance) -> None:
+    """Make sure that Docker cannot start Redis by itself."""
     set_restart_policy(instance, "no")
-    return policy
 
 
 def set_restart_policy(instance: Instance, policy: str) -> None:

@@ -58,8 +58,9 @@ def redis_stopped(instance: Instance, operation: str) -> Iterator[Journal]:
     state = instance.container.get("State", {})
     ran = bool(state.get("Running") or state.get("Restarting"))
     with interruptible(operation):
-        policy = service.hold_down(instance)
+        policy = service.restart_policy(instance)
         record = journal.begin(instance, operation, Kind.DATA, restart_policy=policy)
+        service.hold_down(instance)
         _stop(instance, record, discard_unsaved=False)
         record = journal.advance(instance, record, Stage.STOPPED)
         try:
@@ -98,8 +99,9 @@ def swap_data(
     with interruptible(operation):
         places = {"staged": str(staged.relative_to(instance.root)), "previous": f"{paths.PREVIOUS}/{previous}"}
         if stopped is None:
-            policy = service.hold_down(instance)
+            policy = service.restart_policy(instance)
             record = journal.begin(instance, operation, Kind.DATA, restart_policy=policy, **places)
+            service.hold_down(instance)
             warning = _stop(instance, record, discard_unsaved=discard_unsaved)
         else:
             record, warning = stopped, ""

@@ -152,8 +152,8 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
         return record
     _rewrite_aof(instance)
     _ensure_room(instance)
-    policy = service.hold_down(instance)
-    record = journal.advance(instance, record, Stage.PREPARED, restart_policy=policy)
+    # The journal has the request, and with it the restart policy to put back.
+    service.hold_down(instance)
     try:
         service.stop(instance)
         record = journal.advance(instance, record, Stage.STOPPED)
@@ -161,10 +161,10 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
     except (OSError, Failure) as error:
         shutil.rmtree(_partial(instance), ignore_errors=True)
         if isinstance(error, UncleanStop) and error.running:
-            service.set_restart_policy(instance, policy)
+            service.set_restart_policy(instance, request.restart)
             raise Failure(f"{error}. The upgrade did not begin") from None
         restore_config(instance)
-        problems = service.start_and_check(instance, lambda _: [], policy)
+        problems = service.start_and_check(instance, lambda _: [], request.restart)
         state = f"it does not start again: {'; '.join(problems)}" if problems else "it runs again as before"
         raise Failure(
             f"the data cannot be kept for a rollback ({error}): {instance.name} was stopped, and {state}"
