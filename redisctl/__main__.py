@@ -1,66 +1,71 @@
-"""Where redisctl's file begins: it has its modules unpacked, since Python keeps nothing that it compiles of an archive.
+"""Entry point of the program: unpacks its modules once per boot, because Python caches no bytecode of a zip archive.
 
-That was three quarters of the time of every call. In /run they are in memory, only root's, and made anew after a
-reboot: nothing of them can be torn by a power cut, stale, or left behind.
+Compiling took three quarters of every call. In /run the modules are in memory and only root's, and gone after a reboot:
+they can be neither stale nor torn by a power cut.
 """
 
 import os
 import sys
 
-# At the end of the archive, hexadecimal: what all of it is made of (redoubt/redisctl_bundle.py).
+# Length of the hexadecimal digest at the end of the archive, which identifies its contents (redoubt/redisctl_bundle.py).
 DIGEST = 64
+# Next to an installed program. Another one runs once, from a private directory that is removed.
+_CONFIG = "redisctl.json"
 
 
-def unpacked(program: str) -> str:
-    """The directory that has the modules of the archive; the archive itself where nothing can be unpacked."""
+def module_path(program: str) -> str:
+    """Return the directory with the unpacked modules of the archive, or the archive itself if it is not unpacked."""
+    root = os.path.dirname(program)
+    if not os.path.exists(os.path.join(root, _CONFIG)):
+        return program
     with open(program, "rb") as file:
         file.seek(-DIGEST, os.SEEK_END)
-        kept = modules_dir(os.path.dirname(program))
-        place = os.path.join(kept, file.read().decode())
-    if not os.path.isdir(place):
+        directory = modules_dir(root)
+        target = os.path.join(directory, file.read().decode())
+    if not os.path.isdir(target):
         try:
-            _unpack(program, kept, place)
+            _unpack(program, directory, target)
         except OSError:
-            # Somebody who is not root, or no room: slower, and no reason to fail. Or another one was quicker.
-            return place if os.path.isdir(place) else program
-    return place
+            # Not root, or no room: slower, but no reason to fail. Or another process was faster.
+            return target if os.path.isdir(target) else program
+    return target
 
 
 def modules_dir(root: str) -> str:
-    """The directory for what is unpacked of the program below an instance's root."""
+    """Return the directory for the unpacked modules of the program below an instance's root."""
     return f"/run/redoubt-{root.strip('/').replace('/', '-')}.modules"
 
 
-def _unpack(program: str, kept: str, place: str) -> None:
-    """Raises OSError, also where another one is at it."""
-    # Only here: to import them takes longer than all the rest.
+def _unpack(program: str, directory: str, target: str) -> None:
+    """Unpack the archive, one process at a time. Raises OSError, also while another process unpacks it."""
+    # Imported here: importing them takes longer than everything else.
     import fcntl
     import shutil
     import zipfile
 
-    os.makedirs(kept, mode=0o700, exist_ok=True)
-    held = os.open(kept, os.O_RDONLY)
-    made = f"{place}.new"
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    partial = f"{target}.new"
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Of another release, or of a call that was killed here.
-        for name in os.listdir(kept):
-            if name != os.path.basename(place):
-                shutil.rmtree(os.path.join(kept, name))
+        for name in os.listdir(directory):
+            if name != os.path.basename(target):
+                shutil.rmtree(os.path.join(directory, name))
         try:
-            os.mkdir(made, mode=0o700)
+            os.mkdir(partial, mode=0o700)
             with zipfile.ZipFile(program) as archive:
-                archive.extractall(made)
-            os.rename(made, place)
+                archive.extractall(partial)
+            os.rename(partial, target)
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 if __name__ == "__main__":
-    # The first place is the archive, by Python's own word.
-    sys.path.insert(0, unpacked(os.path.realpath(sys.path[0])))
+    # Python puts the archive first in the path.
+    sys.path.insert(0, module_path(os.path.realpath(sys.path[0])))
     from redisctl.cli.main import main
 
     main()

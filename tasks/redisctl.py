@@ -6,7 +6,7 @@ from pyinfra.api.exceptions import PyinfraError
 
 from redoubt import host_files, recovery_units
 from redoubt.instance import Instance
-from redoubt.operations.files import files
+from redoubt.operations.files import files, install_redisctl
 from redoubt.operations.instance import run_redisctl
 from redoubt.operations.packages import install_packages
 from redoubt.operations.recovery import enable_recovery
@@ -25,7 +25,7 @@ def redisctl(instance: Instance) -> None:
     program = [*host_files.redisctl_program(settings)]
     if not instance.facts.has_redisctl_config:
         program.append(host_files.redisctl_config(settings))
-    files(name="Install redisctl", entries=program)
+    install_redisctl(name="Install redisctl", entries=program)
     files(name="Write the units that finish interruptions", entries=recovery_units.files(settings))
     enable_recovery(name="Finish interruptions at boot", settings=settings)
 
