@@ -13,7 +13,7 @@ from pyinfra.api.exceptions import FactProcessError
 from redisctl import paths
 from redisctl.schema import InstanceState
 from redoubt import kernel_tuning
-from redoubt.facts.script import script
+from redoubt.facts.script import pinned, script
 from redoubt.settings.types import TITLES, Engine
 
 Version = tuple[int, ...]
@@ -203,7 +203,9 @@ class InstalledPackages(FactBase[set[str]]):
     def command(self, names: Iterable[str]) -> str:
         # dpkg-query reports an unknown name on standard error.
         packages = " ".join(map(shlex.quote, names))
-        return f"dpkg-query --show --showformat '${{db:Status-Status}} ${{Package}}\\n' {packages} 2>/dev/null; true"
+        return pinned(
+            f"dpkg-query --show --showformat '${{db:Status-Status}} ${{Package}}\\n' {packages} 2>/dev/null; true"
+        )
 
     def process(self, output: list[str]) -> set[str]:
         states = [line.split(" ", 1) for line in output]

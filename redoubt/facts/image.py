@@ -8,7 +8,7 @@ from pyinfra.api import FactBase
 
 from redoubt import image_config
 from redoubt.facts.host import Build
-from redoubt.facts.script import script
+from redoubt.facts.script import pinned, script
 from redoubt.settings.model import REDIS_GID, REDIS_UID
 
 
@@ -20,7 +20,7 @@ class Image(FactBase[dict[str, Any]]):
         return {}
 
     def command(self, reference: str) -> str:
-        return f"docker image inspect {shlex.quote(reference)} 2>/dev/null; true"
+        return pinned(f"docker image inspect {shlex.quote(reference)} 2>/dev/null; true")
 
     def process(self, output: list[str]) -> dict[str, Any]:
         found = json.loads("".join(output))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pyinfra.api import FactBase
 
+from redoubt.facts.script import pinned
 from redoubt.filesystem import PathState
 
 
@@ -34,7 +35,7 @@ class Paths(FactBase[dict[str, PathState]]):
         # A digest of what is no regular file is refused on standard error, as is a path that is not there.
         digests = f"sha256sum -- {public} 2>/dev/null; " if public else ""
         compared = "sha256sum --check - 2>/dev/null; " if secret else ""
-        return f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; {digests}{compared}true"
+        return pinned(f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; {digests}{compared}true")
 
     def process(self, output: list[str]) -> dict[str, PathState]:
         found: dict[str, PathState] = {}
@@ -64,7 +65,7 @@ class FileText(FactBase[str]):
         return ""
 
     def command(self, path: str) -> str:
-        return f"cat -- {shlex.quote(path)} 2>/dev/null; true"
+        return pinned(f"cat -- {shlex.quote(path)} 2>/dev/null; true")
 
     def process(self, output: list[str]) -> str:
         return "".join(f"{line}\n" for line in output)

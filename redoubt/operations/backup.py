@@ -1,10 +1,10 @@
 """The operations for the backup timer."""
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
 from redoubt import backup_units
-from redoubt.operations.common import Commands, instance_state, note_change
+from redoubt.operations.common import Commands, command, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
@@ -26,7 +26,7 @@ def backup_timer(settings: Settings) -> Commands:
         return
     for reason in reasons:
         note_change(reason)
-    yield StringCommand(f"systemctl daemon-reload && systemctl enable --quiet {timer} && systemctl restart {timer}")
+    yield command(f"systemctl daemon-reload && systemctl enable --quiet {timer} && systemctl restart {timer}")
 
 
 @operation()
@@ -34,9 +34,9 @@ def remove_backup_timer(settings: Settings) -> Commands:
     """Remove the units that take backups. A backup that is being taken is finished."""
     timer, job = backup_units.timer(settings), backup_units.job(settings)
     note_change(f"{settings.redis_name}: redis_backup_schedule is empty")
-    yield StringCommand(
+    yield command(
         f"systemctl disable --quiet --now {timer}; systemctl clean --what=state {timer}; "
         f"systemctl reset-failed {job} 2>/dev/null; true"
     )
     yield from files._inner(entries=backup_units.files(settings))
-    yield StringCommand("systemctl daemon-reload")
+    yield command("systemctl daemon-reload")

@@ -28,11 +28,16 @@ def instance_state(settings: Settings, acl: DesiredFile | None = None, *, sizes:
     return host_state.of(host).instance(host, settings, acl.content if acl else "", sizes=sizes)
 
 
+def command(text: str, **arguments: Any) -> StringCommand:
+    """Return a command for the host that runs in the pinned environment."""
+    return StringCommand(pinned(text), **arguments)
+
+
 def fail(reason: str) -> Commands:
     """Fail with a message: before the first change for all hosts, during the deploy for this host alone."""
     if not state.is_executing:
         raise OperationError(reason)
-    yield StringCommand(f"echo {shlex.quote(reason)} >&2; exit 1")
+    yield command(f"echo {shlex.quote(reason)} >&2; exit 1")
 
 
 def note_change(reason: str) -> None:
@@ -63,11 +68,11 @@ def recover_instance(host: Host, settings: Settings) -> bool:
 def _call(state: State, host: Host, settings: Settings, words: tuple[str, ...], request: Any) -> bool:
     """Run the verb, print its messages, and return whether it succeeded. pyinfra calls this with state and host."""
     run = host_state.of(host).run
-    command = [f"{settings.root}/{paths.PROGRAM}", *words, *(["--run", run] if run else [])]
+    words_ = [f"{settings.root}/{paths.PROGRAM}", *words, *(["--run", run] if run else [])]
     arguments, _ = pop_global_arguments(state, host, {})
     connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     stdin = HiddenStdin(f"{schema.dump(request)}\n") if request is not None else ""
-    _, output = host.run_shell_command(StringCommand(pinned(shlex.join(command))), **{**connector, "_stdin": stdin})
+    _, output = host.run_shell_command(StringCommand(pinned(shlex.join(words_))), **{**connector, "_stdin": stdin})
     result = _result(output.stdout_lines, output.stderr_lines)
     for message in result.messages:
         logger.info(f"{host.print_prefix}{message}")

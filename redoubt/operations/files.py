@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from pyinfra import host, logger, state
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
 from redoubt import host_state, redisctl_bundle
 from redoubt.facts.paths import FileText
 from redoubt.filesystem import DesiredFile, PathConflict, plan
 from redoubt.host_state import Entry
-from redoubt.operations.common import Commands, fail, note_change
+from redoubt.operations.common import Commands, command, fail, note_change
 
 
 @operation()
@@ -36,9 +36,9 @@ def files(entries: Sequence[Entry]) -> Commands:
         note_change(f"{step.path}: {step.why}")
     for step in steps:
         if step.stdin is None:
-            yield StringCommand(step.command)
+            yield command(step.command)
         else:
-            yield StringCommand(step.command, _stdin=step.stdin)
+            yield command(step.command, _stdin=step.stdin)
 
 
 @operation()

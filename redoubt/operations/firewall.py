@@ -1,10 +1,10 @@
 """The operations for the firewall before the published port."""
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
 from redoubt import firewall
-from redoubt.operations.common import Commands, instance_state, note_change
+from redoubt.operations.common import Commands, command, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
@@ -24,15 +24,13 @@ def load_firewall(settings: Settings) -> Commands:
         return
     for reason in reasons:
         note_change(f"{settings.redis_name}'s port: {reason}")
-    yield StringCommand(
-        f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl reload-or-restart {unit}"
-    )
+    yield command(f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl reload-or-restart {unit}")
 
 
 @operation()
 def remove_firewall(settings: Settings) -> Commands:
     """Remove the instance's nftables table, its unit and its file."""
     note_change(f"{settings.redis_name}'s port: the settings name no network any more")
-    yield StringCommand(f"systemctl disable --quiet --now {firewall.unit(settings)}")
+    yield command(f"systemctl disable --quiet --now {firewall.unit(settings)}")
     yield from files._inner(entries=firewall.files(settings))
-    yield StringCommand("systemctl daemon-reload")
+    yield command("systemctl daemon-reload")

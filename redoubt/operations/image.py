@@ -3,16 +3,15 @@
 import shlex
 
 from pyinfra import host, logger, state
-from pyinfra.api import FileUploadCommand, StringCommand, operation
+from pyinfra.api import FileUploadCommand, operation
 
 from redisctl import paths
 from redisctl.deploy.preview import activedefrag_file
 from redisctl.schema import ActivedefragRequest
 from redoubt import host_checks, image_config
 from redoubt.facts.image import ImageBuild
-from redoubt.facts.script import pinned
 from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
+from redoubt.operations.common import OWNER, Commands, RedisctlCall, command, fail, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.settings.model import Settings
 
@@ -32,10 +31,10 @@ def load_image(settings: Settings) -> Commands:
     note_change(f"{reference}: {'another image has its name' if present else 'missing'}")
     directory = f"{settings.root}/.incoming"
     quoted = shlex.quote(directory)
-    yield StringCommand(f'rm -rf {quoted} && install -d -m 0700 -o "${{SUDO_UID:-${{DOAS_USER:-0}}}}" {quoted}')
+    yield command(f'rm -rf {quoted} && install -d -m 0700 -o "${{SUDO_UID:-${{DOAS_USER:-0}}}}" {quoted}')
     yield FileUploadCommand(archive, f"{directory}/image.tar", _sudo=False, _doas=False)
     # Removed once it is open: an interruption leaves nothing, and takes nothing from the run after it.
-    yield StringCommand(pinned(f"exec 3<{quoted}/image.tar && rm -rf {quoted} && docker load --quiet <&3"))
+    yield command(f"exec 3<{quoted}/image.tar && rm -rf {quoted} && docker load --quiet <&3")
 
 
 @operation()
@@ -46,7 +45,7 @@ def pull_image(settings: Settings) -> Commands:
         host.noop(f"{reference} is present")
         return
     note_change(f"{reference}: missing")
-    yield StringCommand(pinned(f"docker pull --quiet {shlex.quote(reference)}"))
+    yield command(f"docker pull --quiet {shlex.quote(reference)}")
 
 
 @operation()

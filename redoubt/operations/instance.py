@@ -3,12 +3,12 @@
 import shlex
 
 from pyinfra import host, state
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
 from redisctl import paths
 from redoubt import host_files, removal
 from redoubt.facts.instance import CommandResult, Redisctl
-from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
+from redoubt.operations.common import Commands, RedisctlCall, command, fail, instance_state, note_change
 from redoubt.settings.model import Settings
 
 
@@ -16,7 +16,7 @@ from redoubt.settings.model import Settings
 def run_redisctl(settings: Settings, line: str) -> Commands:
     """Run redisctl on the host with the words of a line and report what it prints. Fails unless it exits with 0."""
     if not state.is_executing:
-        yield StringCommand("true")
+        yield command("true")
         return
     # Split here, so that the host's shell interprets nothing in it.
     result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=shlex.split(line))

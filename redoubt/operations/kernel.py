@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Mapping
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
 from redoubt import kernel_tuning
-from redoubt.operations.common import Commands, note_change
+from redoubt.operations.common import Commands, command, note_change
 
 
 @operation()
@@ -22,4 +22,4 @@ def kernel_settings(kernel: Mapping[str, str]) -> Commands:
     for setting, now in differing:
         note_change(f"{setting.path} is {now}, should be {setting.value}")
     for setting, _ in differing:
-        yield StringCommand(f"printf '%s\\n' {shlex.quote(setting.value)} >{shlex.quote(setting.path)}")
+        yield command(f"printf '%s\\n' {shlex.quote(setting.value)} >{shlex.quote(setting.path)}")

@@ -1,10 +1,10 @@
 """The operation for the units that finish interrupted transactions."""
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 
 from redoubt import recovery_units
-from redoubt.operations.common import Commands, instance_state, note_change
+from redoubt.operations.common import Commands, command, instance_state, note_change
 from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
 
@@ -20,6 +20,6 @@ def enable_recovery(settings: Settings) -> Commands:
         return
     for reason in reasons:
         note_change(reason)
-    yield StringCommand(
+    yield command(
         f"systemctl daemon-reload && systemctl enable --quiet {watcher} {at_boot} && systemctl restart {watcher}"
     )
