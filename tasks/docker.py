@@ -1,27 +1,27 @@
-"""Engine: the container engine and Compose v2, on a host that has none."""
+"""Docker: Docker and Compose v2, on a host that has none."""
 
 from pyinfra.api import deploy
 from pyinfra.operations import files as pyinfra_files
-from pyinfra.operations import systemd
 
 from redoubt.docker import DOCKER_KEY, docker_key_url, docker_packages, docker_repository, docker_source
 from redoubt.filesystem import DesiredDirectory
 from redoubt.instance import Instance
+from redoubt.operations.docker import start_docker
 from redoubt.operations.files import files
 from redoubt.operations.packages import install_packages
 
 
-@deploy("Engine")
+@deploy("Docker")
 def docker(instance: Instance) -> None:
-    """Install an engine where there is none, and have it run now and at boot; else nothing."""
+    """Install Docker if the host has none, and have it run now and at boot."""
     facts = instance.facts
     source = docker_source(instance.settings, facts)
     if source == "docker":
         _docker_repository(instance)
     if source != "present":
-        install_packages(name="Install the engine and Compose v2", names=docker_packages(source, facts))
+        install_packages(name="Install Docker and Compose v2", names=docker_packages(source, facts))
     if source != "present" or not facts.docker_answers or not facts.docker_at_boot:
-        systemd.service(name="Start the engine, now and at boot", service="docker", running=True, enabled=True)
+        start_docker(name="Start Docker, now and at boot", answers=facts.docker_answers, at_boot=facts.docker_at_boot)
 
 
 def _docker_repository(instance: Instance) -> None:

@@ -85,7 +85,7 @@ def collect(instance: Instance, request: StateRequest) -> InstanceState:
 
 
 def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor) -> dict[str, Any]:
-    if shutil.which("docker") is None:
+    if shutil.which("docker") is None or not docker.answers():
         return {}
     project = pool.submit(docker.project_containers, instance.name)
     image = pool.submit(docker.image, request.image) if request.image else None
