@@ -106,7 +106,7 @@ def test_an_engine_that_would_not_start_at_boot_is_enabled_and_redis_left_alone(
 
     result = deployer.deploy(redis.host)
 
-    assert result.changed == ["Engine | Start the engine, now and at boot"], result.stderr
+    assert result.changed == ["Docker | Start Docker, now and at boot"], result.stderr
     assert redis.host.run("systemctl is-enabled docker").stdout.strip() == "enabled"
     assert redis.identity == before
     assert_no_change(deployer, redis.host)
@@ -120,6 +120,6 @@ def test_what_was_removed_of_the_packages_is_installed_again_and_redis_left_alon
 
     result = deployer.deploy(redis.host)
 
-    assert result.changed == ["Engine | Install the engine and Compose v2", "Logs | Install logrotate"], result.stderr
+    assert result.changed == ["Docker | Install Docker and Compose v2", "Logs | Install logrotate"], result.stderr
     assert redis.identity == before
     assert_no_change(deployer, redis.host)

@@ -106,7 +106,7 @@ def test_a_virtual_machine_takes_the_place_of_a_container(elsewhere: Path) -> No
     """As make deploy does it; the environment with the libraries is this one."""
     assert "root may not mount" in run(elsewhere, sys.executable, "-m", "sandbox", "up")
     pyinfra = str(Path(sys.executable).with_name("pyinfra"))
-    assert "Install the engine" not in run(elsewhere, pyinfra, "-y", "inventory", "deploy.py")
+    assert "Install Docker" not in run(elsewhere, pyinfra, "-y", "inventory", "deploy.py")
     assert "as a virtual machine" in run(elsewhere, sys.executable, "-m", "sandbox", "howto")
     listed = run(elsewhere, sys.executable, "-m", "sandbox", "list")
     assert listed.split()[:3] == ["redoubt-1", "running", "vm"]
