@@ -146,11 +146,12 @@ class StateRequest:
 
     ``mounts`` are directories below the root with their path in the container. ``acl`` is the desired ACL file: its
     password hashes are compared on the host and never leave it. ``sizes`` asks for the size of everything that belongs
-    to the instance.
+    to the instance. ``run`` is the id of the deploy that asks, empty if it does not hold the lock.
     """
 
     name: str
     root: str
+    run: str = ""
     image: str = ""
     mounts: tuple[tuple[str, str], ...] = ()
     acl: str = ""

@@ -59,7 +59,7 @@ class HostState:
         """Return the state of the instance. Runs the redisctl of this release, without installing it."""
         if self._instance is None or (sizes and not self._instance.sizes) or acl not in ("", self._acl):
             self._acl = acl
-            self._instance = _inspect_instance(host, settings, acl, installed=self.redisctl, sizes=sizes)
+            self._instance = _inspect_instance(host, settings, acl, installed=self.redisctl, run=self.run, sizes=sizes)
         return self._instance
 
     def inspect(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> HostFacts | None:
@@ -100,10 +100,13 @@ def _inspect_paths(host: Host, entries: Sequence[Entry]) -> Mapping[str, PathSta
     return states
 
 
-def _inspect_instance(host: Host, settings: Settings, acl: str, *, installed: str, sizes: bool) -> InstanceState:
+def _inspect_instance(
+    host: Host, settings: Settings, acl: str, *, installed: str, run: str, sizes: bool
+) -> InstanceState:
     request = StateRequest(
         name=settings.redis_name,
         root=settings.root,
+        run=run,
         image=settings.redis_image,
         mounts=tuple((directory, target) for directory, target, _ in host_files.mounts(settings)),
         acl=acl,

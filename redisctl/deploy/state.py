@@ -74,7 +74,7 @@ def collect(instance: Instance, request: StateRequest) -> InstanceState:
         certificates=_certificates(root),
         certificate_source=_directive(_text(root / "config/tls.conf"), "# source"),
         repository_password=(root / paths.REPOSITORY_SECRETS / "password").exists(),
-        interrupted=_interrupted(instance),
+        interrupted=_interrupted(instance, request.run),
         upgrade_saved=(root / paths.ROLLBACK_CONFIG).is_dir(),
         sizes=_sizes(instance) if request.sizes else {},
         **values,
@@ -351,20 +351,20 @@ def _sizes(instance: Instance) -> dict[str, int]:
     return {str(path): (_disk_usage(path) + 1023) // 1024 for path in own if os.path.lexists(path)}
 
 
-def _interrupted(instance: Instance) -> InterruptedTransaction | None:
+def _interrupted(instance: Instance, run: str) -> InterruptedTransaction | None:
     try:
         record = journal.read(instance)
     except Failure as error:
         return InterruptedTransaction(str(error), "unknown")
-    if record is None or _is_under_way(instance):
+    if record is None or _is_under_way(instance, run):
         return None
     return InterruptedTransaction(record.operation, record.stage.value)
 
 
-def _is_under_way(instance: Instance) -> bool:
-    """Say whether a verb of redisctl, not a deploy's heartbeat, holds the lock."""
+def _is_under_way(instance: Instance, run: str) -> bool:
+    """Say whether somebody else than the deploy that asks holds the lock, and works on the transaction."""
     holder = lock.holder(instance.name)
-    return holder is not None and not holder.run
+    return holder is not None and not (run and holder.run == run)
 
 
 # -- systemd, firewall, listeners
