@@ -7,7 +7,7 @@ they can be neither stale nor torn by a power cut.
 import os
 import sys
 
-# Length of the hexadecimal digest at the end of the archive, which identifies its contents (redoubt/redisctl_bundle.py).
+# Length of the hexadecimal digest at the end of the archive (redoubt/redisctl_bundle.py). It identifies the contents.
 DIGEST = 64
 # Next to an installed program. Another one runs once, from a private directory that is removed.
 _CONFIG = "redisctl.json"

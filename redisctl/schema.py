@@ -244,9 +244,9 @@ class InstanceState:
     ``stale_mounts`` are directories below the root that were replaced since the container started. ``cgroup`` are the
     limits that the kernel enforces. ``backlogs`` are the queues of the host's listeners by address:port, ``somaxconn``
     is the kernel's ceiling for them. ``activedefrag`` is the text of config/activedefrag.conf.
-    ``configured`` says whether redisctl.json exists, ``configured_appendonly`` is redis.conf's appendonly. ``published`` are the
-    instance's ports. ``data_dir`` is what its container has as /data. ``firewall`` says how the loaded table differs
-    from its file. ``sizes`` are KiB by path.
+    ``configured`` says whether redisctl.json exists, ``configured_appendonly`` is redis.conf's appendonly.
+    ``published`` are the instance's ports. ``data_dir`` is what its container has as /data. ``firewall`` says how the
+    loaded table differs from its file. ``sizes`` are KiB by path.
     """
 
     containers: tuple[Container, ...] = ()

@@ -1,4 +1,4 @@
-"""The limits of Redis's container, described once: for Compose, ``docker update``, ``docker inspect`` and the kernel."""
+"""The limits of Redis's container, defined once for Compose, ``docker update``, ``docker inspect`` and the kernel."""
 
 import math
 from collections.abc import Mapping
@@ -46,8 +46,8 @@ class ContainerLimits:
     def memory_and_swap(self) -> int:
         """Memory and swap together: one byte of swap, which the kernel rounds to none.
 
-        A swapping Redis stalls every client. With no swap at all, runc leaves the limit out, and systemd lifts it at its
-        next daemon-reload.
+        A swapping Redis stalls every client. With no swap at all, runc leaves the limit out, and systemd lifts it at
+        its next daemon-reload.
         """
         return self.memory + 1
 

@@ -1,7 +1,7 @@
 """What this command knows of each host: one inspection serves all operations until one of them changes the host.
 
-SSH round trips are the cost of a deploy. A deploy that changes nothing inspects a host's files with one command, and its
-instance with another.
+SSH round trips are the cost of a deploy. A deploy that changes nothing inspects a host's files with one command, and
+its instance with another.
 """
 
 from collections.abc import Mapping, Sequence

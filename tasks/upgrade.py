@@ -24,8 +24,8 @@ def upgrade(instance: Instance) -> None:
     if facts.running_build is None:
         if facts.persistence.rdb or facts.persistence.aof:
             logger.warning(
-                f"{host.print_prefix}no Redis serves the data in {settings.root}/{paths.LIVE}: there is no backup of it "
-                f"before {settings.redis_image} starts with it"
+                f"{host.print_prefix}no Redis serves the data in {settings.root}/{paths.LIVE}: there is no backup of "
+                f"it before {settings.redis_image} starts with it"
             )
         return
     check_upgrade(

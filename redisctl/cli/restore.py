@@ -76,8 +76,8 @@ def _restore(instance: Instance, name: str, to: str | None, yes: bool, *, discar
             return {"words": words, "dry_run": True, **as_dict(told)}
         swapped = put_in_place(instance, told, f"the restore of {chosen.name}", discard_unsaved=discard_unsaved)
         return {
-            "words": f"{chosen.name} is restored: {seen}. Redis did not serve for {took(swapped.downtime)}. What it replaced is in "
-            f"{instance.previous}: --undo puts it back, --discard-previous removes it",
+            "words": f"{chosen.name} is restored: {seen}. Redis did not serve for {took(swapped.downtime)}. What it "
+            f"replaced is in {instance.previous}: --undo puts it back, --discard-previous removes it",
             "dry_run": False,
             "down": round(swapped.downtime, 2),
             "warning": swapped.warning,

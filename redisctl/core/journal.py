@@ -109,7 +109,7 @@ def ensure_none(instance: Instance) -> None:
     journal = read(instance)
     if journal:
         raise Failure(
-            f"{journal.operation} was interrupted while {journal.stage.value}: run 'redisctl recover', which finishes it"
+            f"{journal.operation} was interrupted while {journal.stage.value}: run 'redisctl recover' to finish it"
         )
 
 

@@ -34,7 +34,7 @@ class Swapped:
 
 @contextmanager
 def staging_dir(instance: Instance) -> Iterator[Path]:
-    """Give an empty directory for new data, owned by Redis, on the file system of the data. It is removed at the end."""
+    """Create a directory for new data, owned by Redis, on the file system of the data, and remove it at the end."""
     path = instance.root / paths.STAGING / "new"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)
@@ -110,7 +110,7 @@ def swap_data(
         if problems:
             _roll_back(instance, record)
             raise Failure(
-                f"{operation}: {'; '.join(problems)}. The old data is back and Redis serves it; nothing else has changed"
+                f"{operation}: {'; '.join(problems)}. The old data is back and Redis serves it; nothing else changed"
             )
         journal.end(instance)
     return Swapped(time.monotonic() - began, previous, warning)
@@ -197,7 +197,7 @@ def start_old(instance: Instance, record: Journal) -> None:
 
 
 def recover_files(instance: Instance, record: Journal) -> Journal:
-    """Put the old data back after an interruption, before Docker starts. Does nothing for a stage that moved nothing."""
+    """Put the old data back after an interruption, before Docker starts, if the transaction had moved it."""
     if record.stage in (Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD):
         return record
     return put_back_files(instance, record)

@@ -74,8 +74,9 @@ def _set_limits(instance: Instance, request: LiveConfigRequest) -> None:
     result = process.run(["docker", "update", *request.limits, instance.name])
     if result.returncode != 0:
         raise Failure(
-            f"Docker does not change these limits while {instance.name} runs: {result.stderr.strip()}. To have the next "
-            f"deploy recreate the container with them, run 'docker stop {instance.name}' and 'docker rm {instance.name}'"
+            f"Docker does not change these limits while {instance.name} runs: {result.stderr.strip()}. To have the "
+            f"next deploy recreate the container with them, run 'docker stop {instance.name}' and 'docker rm "
+            f"{instance.name}'"
         )
 
 
@@ -89,8 +90,9 @@ def _wait_until_it_fits(instance: Instance, limit: int) -> None:
             return
         if time.monotonic() > deadline:
             raise Failure(
-                f"{instance.name} uses {resident} bytes, and the kernel would kill it at a limit of {limit}: it keeps its "
-                f"limit. Redis gives freed memory back when it restarts: docker restart {instance.name}, then deploy again"
+                f"{instance.name} uses {resident} bytes, and the kernel would kill it at a limit of {limit}: it keeps "
+                "its limit. Redis gives freed memory back when it restarts: docker restart "
+                f"{instance.name}, then deploy again"
             )
         time.sleep(1)
 

@@ -331,7 +331,7 @@ def _disk_usage(path: Path) -> int:
 
 
 def _deployed_settings(root: Path) -> dict[str, Any]:
-    """Return the settings of the last deploy that finished; empty if they cannot be read, then they are written again."""
+    """Return the settings of the last deploy that finished; empty if unreadable, so that a deploy writes them again."""
     try:
         settings = json.loads(_text(root / paths.DEPLOYED_SETTINGS))
     except ValueError:
@@ -388,7 +388,7 @@ def _units(name: str) -> dict[str, UnitState]:
 
 
 def _firewall(instance: Instance) -> tuple[str, ...]:
-    """Say how the loaded nftables table differs from its file. What the file would make is listed in a network of its own."""
+    """Return how the loaded nftables table differs from its file, which a private network namespace loads and lists."""
     rules = instance.root / "network.nft"
     if shutil.which("nft") is None or not rules.exists():
         return ()

@@ -469,7 +469,7 @@ def _previous_data(instance: Instance) -> list[str]:
 
 
 def recover(instance: Instance, state: State) -> bool:
-    """Finish an interrupted end of this import. Returns whether the data had been replaced, so that nothing is left to do.
+    """Finish an interrupted end of this import. Returns whether the data had been replaced: then nothing is left to do.
 
     The verb has recovered the transaction by now. Raises Failure.
     """

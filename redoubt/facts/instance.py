@@ -12,8 +12,8 @@ from redisctl.schema import InstanceState
 from redoubt import deploy_lock
 from redoubt.facts.script import pinned, script
 
-# Reads the request from the first line of standard input and the program, packed, from the rest. The program runs from a
-# private directory in memory, which is removed at the end, so that an inspection leaves nothing on the host.
+# Reads the request from the first line of standard input and the packed program from the rest. The program runs from
+# a private directory in memory, which is removed at the end, so that an inspection leaves nothing on the host.
 _RUN_UPLOADED = """\
 umask 077
 directory=$(mktemp -d /run/redoubt-inspect.XXXXXX) || exit 1

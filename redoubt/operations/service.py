@@ -71,9 +71,9 @@ def start_service(settings: Settings, acl: DesiredFile, deployed: Mapping[str, A
         note_change(reason)
     if drift.data_lost:
         yield from fail(
-            f"{settings.redis_name} runs on a directory that is no longer {settings.root}/{paths.LIVE}: its data may be "
-            "in memory alone, and a restart would lose it. Nothing was restarted. Put the directory back, or save the "
-            f"data with a client; then run 'docker stop {settings.redis_name}' on the host and deploy again"
+            f"{settings.redis_name} runs on a directory that is not {settings.root}/{paths.LIVE} any more: its data "
+            "may be in memory alone, and a restart would lose it. Nothing was restarted. Put the directory back, or "
+            f"save the data with a client; then run 'docker stop {settings.redis_name}' on the host and deploy again"
         )
         return
     if drift.foreign_containers:

@@ -80,6 +80,6 @@ def check_services_rotated(settings: Settings, acl: DesiredFile) -> Commands:
         host.noop("all have the new passwords")
         return
     yield from fail(
-        f"{', '.join(behind)} of {settings.redis_name}'s project started before the passwords changed and may still use "
-        "a previous one: deploy, which restarts them, then finish the rotation"
+        f"{', '.join(behind)} of {settings.redis_name}'s project started before the passwords changed and may still "
+        "use a previous one: deploy, which restarts them, then finish the rotation"
     )

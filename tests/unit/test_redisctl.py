@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from redisctl.__main__ import DIGEST, kept_at
+from redisctl.__main__ import DIGEST, modules_dir
 from redisctl.core.formatting import ago, size
 from redisctl.monitor import health
 from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
@@ -184,7 +184,7 @@ def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path
         )
     finally:
         # By root.
-        shutil.rmtree(kept_at(str(tmp_path)), ignore_errors=True)
+        shutil.rmtree(modules_dir(str(tmp_path)), ignore_errors=True)
     assert "as monitors of Nagios's kind read it" in done.stdout
 
 
@@ -201,7 +201,9 @@ def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pyt
 
 
 def test_an_instance_of_another_name_has_a_command_of_its_own() -> None:
-    files = {file.path: file.content for file in host_files.redisctl_files(load({"redis_name": "queue"}))}
+    settings = load({"redis_name": "queue"})
+    files = {file.path: file.content for file in host_files.redisctl_program(settings)}
     assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'
-    assert '"name": "queue"' in files["/srv/queue/redisctl.json"]
+    config = host_files.redisctl_config(settings)
+    assert (config.path, '"name": "queue"' in config.content) == ("/srv/queue/redisctl.json", True)
     assert host_files.redisctl_path(load({})) == "/usr/local/sbin/redisctl"

@@ -10,9 +10,9 @@ from redisctl.backup import catalog, retention
 from redisctl.backup.catalog import Metadata
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import ManifestError, Part
+from redisctl.core.errors import Failure
 from redisctl.core.files import checksum
 from redisctl.core.fingerprint import digest
-from redisctl.core.errors import Failure
 from redisctl.data.point_in_time import aof_start_time, parse_time
 
 DAY = 86400.0

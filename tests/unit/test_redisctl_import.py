@@ -7,8 +7,8 @@ import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as NotConnected
 
-from redisctl.core.fingerprint import Fingerprint
 from redisctl.core.errors import Failure
+from redisctl.core.fingerprint import Fingerprint
 from redisctl.migrate import source
 from redisctl.migrate.compare import SAMPLE_SIZE, TTL_TOLERANCE_MS, difference, is_between, share
 from redisctl.migrate.migration import TargetFacts, blockers

@@ -1,49 +1,48 @@
-"""Removal: what there is of an instance is read right, and what stands against taking it away is said in words."""
+"""Removal: what belongs to an instance on its host, and what blocks its removal."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redoubt import compose, host_files, removal
-from redoubt.facts.units import InstancePresence, parse_instance_state
+from redisctl import paths
+from redisctl.schema import Container, InstanceState, InterruptedTransaction, Network, UnitState
+from redoubt import all_files, removal
+from redoubt.facts.host import parse_host_facts
 from redoubt.filesystem import AbsentPath
-from redoubt.removal import left, paths, refusals
+from redoubt.instance import Instance
+from redoubt.removal import blockers, removable
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
+from tests.unit.test_host_checks import PROBE
 
 SETTINGS = load({})
-PRESENT = parse_instance_state(
-    [
-        "active redis-backup.timer",
-        "enabled redis-backup.timer",
-        "container /redis running healthy",
-        "container /redis-web-1 exited",
-        "network redis_backend",
-        "path 12288 /srv/redis/data",
-        "path 4 /srv/redis/compose.yml",
-        "replacing ",
-    ]
+LOADED = UnitState(present=True, active=True, enabled=True, outdated=False)
+FINISHED = UnitState(present=True, active=False, enabled=False, outdated=False)
+
+
+def container(name: str, status: str) -> Container:
+    """Return a container of the project."""
+    return Container(name, name, "abc", "sha256:1", status, None, 0.0, frozenset(), {})
+
+
+PRESENT = InstanceState(
+    containers=(container("redis", "running"), container("redis-web-1", "exited")),
+    networks={"redis_backend": Network(internal=True, masquerade=False, members=frozenset())},
+    units={"redis-backup.timer": LOADED, "redis-backup.service": FINISHED},
+    sizes={"/srv/redis/data": 12288, "/srv/redis/compose.yml": 4},
 )
 
 
-def test_what_the_host_says_is_read() -> None:
-    assert (
-        InstancePresence(
-            active=frozenset({"redis-backup.timer"}),
-            enabled=frozenset({"redis-backup.timer"}),
-            containers=(("redis", "running"), ("redis-web-1", "exited")),
-            healthy=frozenset({"redis"}),
-            networks=("redis_backend",),
-            paths=(("/srv/redis/data", 12288), ("/srv/redis/compose.yml", 4)),
-        )
-        == PRESENT
-    )
-    assert PRESENT.running == ["redis"]
+def test_running_containers_are_those_that_are_not_stopped() -> None:
+    assert removal.running(PRESENT) == ["redis"]
+    paused = replace(PRESENT, containers=(container("redis", "paused"), container("web", "created")))
+    assert removal.running(paused) == ["redis"]
 
 
-def test_data_is_named_among_what_goes_only_where_it_is_asked_for() -> None:
-    assert left(SETTINGS, PRESENT, data=False) == [
+def test_data_is_removed_only_if_asked() -> None:
+    assert removable(SETTINGS, PRESENT, data=False) == [
         "container redis",
         "container redis-web-1",
         "network redis_backend",
@@ -51,42 +50,48 @@ def test_data_is_named_among_what_goes_only_where_it_is_asked_for() -> None:
         "/srv/redis/compose.yml",
     ]
     assert removal.kept(SETTINGS, PRESENT) == ["/srv/redis/data (12.0 MiB)"]
-    assert "/srv/redis/data" in left(SETTINGS, PRESENT, data=True)
-    assert left(SETTINGS, InstancePresence(paths=(("/srv/redis/data", 4),)), data=False) == []
+    assert "/srv/redis/data" in removable(SETTINGS, PRESENT, data=True)
+    assert removable(SETTINGS, InstanceState(sizes={"/srv/redis/data": 4}), data=False) == []
 
 
 def test_every_file_of_an_instance_is_removed() -> None:
-    """In a directory that goes, or by its own name."""
-    settings = load({"redis_name": "queue", "redis_backup_restic_repository": "/srv/copies", "redis_unix_socket": True})
+    """By its own path, or in a directory that is removed."""
+    settings = load(
+        {
+            "redis_name": "queue",
+            "redis_backup_restic_repository": "/srv/copies",
+            "redis_unix_socket": True,
+            "redis_allow_from": ["10.0.0.0/8"],
+            "redis_host_tuning": False,
+        }
+    )
     secrets = Secrets(
         dict.fromkeys(("sessions", "queues", "health", "admin", "default"), "x"), {"CONFIG": "c", "SHUTDOWN": "s"}
     )
-    made = [
-        *host_files.config_files(settings),
-        *host_files.redisctl_files(settings),
-        *host_files.secret_files(settings, secrets),
-        *host_files.directories(settings),
-        compose.compose_file(settings, selinux=False),
-        host_files.logrotate_file(settings),
-        host_files.acl_file(settings, secrets),
-    ]
-    gone = paths(settings, data=True)
-    there = {entry.path for entry in made if not isinstance(entry, AbsentPath)} - {settings.root}
-    assert [path for path in there if not any(path == one or path.startswith(f"{one}/") for one in gone)] == []
-    assert not {"/srv/queue/data", "/srv/queue/backups"} & set(paths(settings, data=False))
+    instance = Instance(settings, secrets, parse_host_facts(PROBE.splitlines()), version_checked=True)
+    written = {entry.path for entry in all_files.of(instance) if not isinstance(entry, AbsentPath)}
+    removed = [str(path) for path in paths.removable("queue", Path(settings.root), data=True)]
+    remaining = {path for path in written if not any(path == top or path.startswith(f"{top}/") for top in removed)}
+    assert remaining == {settings.root}
+    assert len(written) > 20
+    without_data = {str(path) for path in paths.removable("queue", Path(settings.root), data=False)}
+    assert not {"/srv/queue/data", "/srv/queue/backups"} & without_data
 
 
 @pytest.mark.parametrize(
-    ("asked", "changes", "words"),
+    ("confirmation", "changes", "message"),
     [
-        ("yes", {}, 'say --data redis_remove_data="delete the data of redis"'),
+        ("yes", {}, 'use --data redis_remove_data="delete the data of redis"'),
         ("delete the data of queue", {}, "removes nothing"),
-        ("", {"running_verb": "backup"}, "redisctl backup works on the data of redis"),
-        ("", {"interrupted_restore": "restore of latest"}, "restore of latest was broken off"),
-        ("", {"upgrading": True}, "an upgrade of redis was not ended"),
+        (
+            "",
+            {"interrupted": InterruptedTransaction("restore of latest", "stopped")},
+            "restore of latest was interrupted: run /usr/local/sbin/redisctl recover",
+        ),
+        ("", {"upgrade_saved": True}, "an upgrade of redis has not finished"),
     ],
 )
-def test_what_stands_against_a_removal_is_said(asked: str, changes: dict[str, Any], words: str) -> None:
-    (found,) = refusals(SETTINGS, replace(PRESENT, **changes), asked)
-    assert words in found
-    assert refusals(SETTINGS, PRESENT, removal.sentence(SETTINGS)) == refusals(SETTINGS, PRESENT, "") == []
+def test_blocker_of_a_removal_is_reported(confirmation: str, changes: dict[str, Any], message: str) -> None:
+    (blocker,) = blockers(SETTINGS, replace(PRESENT, **changes), confirmation)
+    assert message in blocker
+    assert blockers(SETTINGS, PRESENT, removal.sentence(SETTINGS)) == blockers(SETTINGS, PRESENT, "") == []

@@ -20,8 +20,8 @@ from redoubt.redis_conf import certificate
 from redoubt.secret_backends import SecretsError
 from redoubt.settings.load import load
 from redoubt.settings.model import Settings
-from tests.unit.test_service import RIGHT
-from tests.unit.test_service import state as running
+from tests.unit.test_service_drift import RIGHT
+from tests.unit.test_service_drift import state as running
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CA = certificates.new_authority(NOW)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from redisctl.schema import Container, InstanceState, OtherInstance, StoredData, UnitState
 from redoubt import docker, host_checks
 from redoubt.docker import docker_source
 from redoubt.facts.host import Build, HostFacts, Listener, Neighbour, Persistence, parse_host_facts
@@ -23,38 +24,18 @@ kernel /proc/sys/vm/overcommit_memory 0
 kernel /sys/kernel/mm/transparent_hugepage/enabled [always] madvise never
 memory_kib 4015012
 machine 0123 uts:[4567]
-instance ["queue", "/srv/queue/data", 805306368, {"6379/tcp":[{"HostIp":"","HostPort":"6380"}]}]
 disk_free_kib 20971520
-data_kib 0
-engine_installed Docker version 26.1.5+dfsg1, build a72d7cd
-engine_answers 26.1.5+dfsg1
-engine_enabled enabled
-engine_package docker.io
+docker_installed Docker version 26.1.5+dfsg1, build a72d7cd
+docker_answers 26.1.5+dfsg1
+docker_enabled enabled
+docker_package docker.io
 compose 2.26.1-4
-published {"6379/tcp":[{"HostIp":"127.0.0.1","HostPort":"6379"}]}
-name_taken
-data_at /srv/redis/data
-running_appendonly yes
-running_save 900 1 300 10
-running_used 104857600
-running_maxmemory 1073741824
-running_uncounted 1048576
-running_redis 8.0.2
-image_runs yes
-deployed {"redis_maxmemory_policy": "volatile-lru", "redis_appendonly": true}
-configured_appendonly yes
-stored appendonlydir/appendonly.aof.manifest dump.rdb
-format REDIS0012
 selinux
 logrotate /usr/sbin/logrotate
 python True
-generation 3
-replacing
-network_filtered
-backup_scheduled redis-backup.timer
+root yes
+redisctl 0123abcd
 calendar_refused
-repository_password
-certificate_source
 address 127.0.0.1
 address 10.0.0.5
 address ::1
@@ -64,11 +45,45 @@ listener LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=401,fd=4))
 listener LISTEN 0 128 [fe80::1%eth0]:546 [::]:*
 listener LISTEN 0 128 *:8080 *:*
 """
-FACTS = parse_host_facts(PROBE.splitlines())
+INSTANCE = InstanceState(
+    image={"Id": "sha256:1"},
+    config={"appendonly": "yes", "save": "900 1 300 10", "maxmemory": str(GIB)},
+    running_engine="redis",
+    running_version="8.0.2",
+    used_memory=99 * MIB,
+    configured=True,
+    configured_appendonly="yes",
+    stored=StoredData(rdb=True, aof=True, formats=("REDIS0012",)),
+    published=(("127.0.0.1", 6379),),
+    data_dir="/srv/redis/data/live",
+    other_instances=(OtherInstance("queue", "/srv/queue/data/live", 768 * MIB, (("0.0.0.0", 6380),)),),
+    deployed_settings={"redis_maxmemory_policy": "volatile-lru", "redis_appendonly": True},
+    generation=3,
+    units={"redis-backup.timer": UnitState(present=True, active=True, enabled=True, outdated=False)},
+)
+FACTS = parse_host_facts(PROBE.splitlines()).with_instance(INSTANCE)
 ALLOWED = {"redis_allow_from": ["10.0.0.0/8"]}
 
 
-def test_the_probe_is_read() -> None:
+def with_state(**changes: Any) -> HostFacts:
+    """Return a good host whose instance differs in this."""
+    return FACTS.with_instance(replace(INSTANCE, **changes))
+
+
+def with_persistence(
+    appendonly: str | None = None,
+    save: str | None = None,
+    configured: str = "",
+    *,
+    rdb: bool = False,
+    aof: bool = False,
+) -> HostFacts:
+    """Return a host whose Redis runs with this, or does not answer, and has these files."""
+    config = {} if appendonly is None else {"appendonly": appendonly, "save": save or "", "maxmemory": str(GIB)}
+    return with_state(config=config, configured_appendonly=configured, stored=StoredData(rdb=rdb, aof=aof))
+
+
+def test_host_facts_are_parsed() -> None:
     assert (
         HostFacts(
             uid=0,
@@ -77,44 +92,19 @@ def test_the_probe_is_read() -> None:
             codename="trixie",
             memory=4015012 * 1024,
             machine="0123 uts:[4567]",
-            neighbours=(Neighbour("queue", "/srv/queue", 768 * MIB, frozenset({("0.0.0.0", 6380)})),),
             disk_free=20 * GIB,
-            disk_used_by_data=0,
             docker=(26, 1, 5),
             docker_answers=True,
             docker_at_boot=True,
             docker_package="docker.io",
             compose=(2, 26, 1),
             selinux=False,
-            published=frozenset({("127.0.0.1", 6379)}),
-            name_taken=False,
             container="",
             kernel={
                 "/proc/sys/vm/overcommit_memory": "0",
                 "/sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never",
             },
-            data_dir="/srv/redis/data",
-            persistence=Persistence(
-                "yes",
-                "900 1 300 10",
-                "yes",
-                rdb=True,
-                aof=True,
-                formats=frozenset({"REDIS0012"}),
-                used_memory=99 * MIB,
-                maxmemory=GIB,
-            ),
-            deployed={"redis_maxmemory_policy": "volatile-lru", "redis_appendonly": True},
-            running_build=Build("redis", "8.0.2"),
-            runs_configured_image=True,
-            interrupted_restore="",
-            network_filtered=False,
-            backup_scheduled=True,
             schedule_refused="",
-            repository_password=False,
-            certificates=frozenset(),
-            certificate_source="",
-            generation=3,
             addresses=frozenset({"127.0.0.1", "10.0.0.5", "::1"}),
             listeners=(
                 Listener("127.0.0.1", 6379, "docker-proxy (pid 812)"),
@@ -125,29 +115,59 @@ def test_the_probe_is_read() -> None:
             ),
             has_logrotate=True,
             has_python=True,
+            has_root=True,
+            redisctl="0123abcd",
+            instance=INSTANCE,
         )
         == FACTS
     )
 
 
+def test_host_facts_include_what_redisctl_reports() -> None:
+    assert FACTS.neighbours == (Neighbour("queue", "/srv/queue", 768 * MIB, frozenset({("0.0.0.0", 6380)})),)
+    assert FACTS.published == frozenset({("127.0.0.1", 6379)})
+    assert FACTS.persistence == Persistence(
+        "yes",
+        "900 1 300 10",
+        "yes",
+        rdb=True,
+        aof=True,
+        formats=frozenset({"REDIS0012"}),
+        used_memory=99 * MIB,
+        maxmemory=GIB,
+    )
+    assert FACTS.running_build == Build("redis", "8.0.2")
+    assert FACTS.has_redisctl_config
+    assert FACTS.has_unit("redis-backup.timer")
+    assert not FACTS.has_unit("redis-network.service")
+
+
+def test_host_without_an_instance_has_no_running_build() -> None:
+    bare = parse_host_facts(PROBE.splitlines())
+    assert bare.instance == InstanceState()
+    assert (bare.running_build, bare.neighbours, bare.persistence) == (None, (), Persistence())
+    assert not bare.has_redisctl_config
+
+
+def test_running_build_names_the_engine_that_answers() -> None:
+    assert with_state(running_engine="valkey", running_version="8.1.1").running_build == Build("valkey", "8.1.1")
+    assert with_state(running_version="").running_build is None
+
+
 @pytest.mark.parametrize(
-    ("said", "serves"),
-    [
-        (["running_redis 7.2.4", "running_valkey 8.1.1"], Build("valkey", "8.1.1")),
-        (["running_redis 7.0.15"], Build("redis", "7.0.15")),
-        ([], None),
-    ],
+    ("image", "running", "expected"),
+    [("sha256:1", "sha256:1", True), ("sha256:1", "sha256:2", False), ("", "", False), ("sha256:1", None, False)],
 )
-def test_what_serves_is_told_by_itself(said: list[str], serves: Build | None) -> None:
-    """Valkey tells a version of Redis, too. One that is down tells none."""
-    others = [line for line in PROBE.splitlines() if not line.startswith("running_redis")]
-    assert parse_host_facts([*others, *said]).running_build == serves
+def test_configured_image_runs_if_a_container_has_it(image: str, running: str | None, expected: bool) -> None:
+    containers = () if running is None else (container(running),)
+    facts = with_state(image={"Id": image} if image else None, containers=containers)
+    assert facts.runs_configured_image("redis") is expected
+    assert not facts.runs_configured_image("other")
 
 
-@pytest.mark.parametrize("noted", ["", "{", "[1]", '{"redis_maxmemory": '])
-def test_settings_that_were_noted_and_cannot_be_read_stop_no_deploy(noted: str) -> None:
-    lines = [f"deployed {noted}" if line.startswith("deployed ") else line for line in PROBE.splitlines()]
-    assert parse_host_facts(lines).deployed == {}
+def container(image_id: str) -> Container:
+    """Return the container of an instance that runs this image."""
+    return Container("redis", "redis", "abc", image_id, "running", "healthy", 0.0, frozenset(), {})
 
 
 def test_a_container_s_kernel_is_not_tuned() -> None:
@@ -171,7 +191,6 @@ def test_a_good_host_has_no_problems() -> None:
     [
         ({"uid": 1000}, {}, "needs root"),
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
-        ({"interrupted_restore": "the restore of backup 1"}, {}, "run /usr/local/sbin/redisctl recover"),
         ({"docker": (20, 10, 24)}, {}, "is too old"),
         ({"compose": (2, 20, 0)}, {}, "is too old"),
         ({"compose": None, "docker_package": "docker-ce"}, {}, "install docker-compose-plugin"),
@@ -192,7 +211,7 @@ def test_a_good_host_has_no_problems() -> None:
         ({"memory": GIB}, {}, "1024 MiB of RAM"),
         ({"disk_free": GIB}, {}, "has room for 1024 MiB, and 3072 MiB"),
         (
-            {"published": frozenset()},
+            {"instance": replace(INSTANCE, published=())},
             {},
             "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop that, or choose another redis_port or redis_bind"
             "; where docker ps shows no container with it, the engine holds it for one that is gone",
@@ -203,7 +222,11 @@ def test_a_good_host_has_no_problems() -> None:
         ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::"], **ALLOWED}, ":: is no address of this host"),
         ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
         ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
-        ({"name_taken": True}, {}, "there is a container redis that Redoubt did not make"),
+        (
+            {"instance": replace(INSTANCE, foreign_container="web sha256:1")},
+            {},
+            "there is a container redis that Redoubt did not make",
+        ),
     ],
 )
 def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: dict[str, object], word: str) -> None:
@@ -242,7 +265,7 @@ def test_what_may_cost_data_is_refused_until_it_is_allowed(data: dict[str, Any],
 def test_a_redis_that_is_full_may_be_deployed_to_and_only_less_memory_is_asked_about(
     running: int, refused: bool
 ) -> None:
-    full = replace(FACTS, persistence=replace(FACTS.persistence, maxmemory=running))
+    full = with_state(config={**INSTANCE.config, "maxmemory": str(running)})
     assert bool(problems(load({"redis_maxmemory": "98mb"}), full)) is refused
 
 
@@ -266,37 +289,37 @@ def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
 @pytest.mark.parametrize(
     ("wanted", "now", "written"),
     [
-        (True, Persistence("yes", ""), ""),
-        (True, Persistence("no", "900 1"), "log"),
-        (True, Persistence("no", "900 1", aof=True), "log"),
-        (False, Persistence("yes", "900 1"), "dump"),
-        (False, Persistence("yes", ""), "dump"),
-        (False, Persistence("no", ""), "dump"),
-        (False, Persistence("no", "900 1"), ""),
-        (True, Persistence(), ""),
-        (False, Persistence(), ""),
+        (True, with_persistence("yes", ""), ""),
+        (True, with_persistence("no", "900 1"), "aof"),
+        (True, with_persistence("no", "900 1", aof=True), "aof"),
+        (False, with_persistence("yes", "900 1"), "rdb"),
+        (False, with_persistence("yes", ""), "rdb"),
+        (False, with_persistence("no", ""), "rdb"),
+        (False, with_persistence("no", "900 1"), ""),
+        (True, with_persistence(), ""),
+        (False, with_persistence(), ""),
     ],
 )
-def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: Persistence, written: str) -> None:
-    assert persistence_switch(load({"redis_appendonly": wanted}), replace(FACTS, persistence=now)) == written
+def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: HostFacts, written: str) -> None:
+    assert persistence_switch(load({"redis_appendonly": wanted}), now) == written
 
 
 @pytest.mark.parametrize(
     ("wanted", "now", "refused"),
     [
-        (True, Persistence(), False),
-        (True, Persistence(configured="yes", rdb=True, aof=True), False),
-        (True, Persistence(rdb=True), True),
-        (True, Persistence(configured="no", rdb=True, aof=True), True),
-        (True, Persistence("no", "900 1", "no", rdb=True), False),
-        (False, Persistence(configured="yes", rdb=True, aof=True), True),
-        (False, Persistence(configured="no", rdb=True, aof=True), False),
-        (False, Persistence("yes", "", "yes", rdb=True, aof=True), False),
+        (True, with_persistence(), False),
+        (True, with_persistence(configured="yes", rdb=True, aof=True), False),
+        (True, with_persistence(rdb=True), True),
+        (True, with_persistence(configured="no", rdb=True, aof=True), True),
+        (True, with_persistence("no", "900 1", "no", rdb=True), False),
+        (False, with_persistence(configured="yes", rdb=True, aof=True), True),
+        (False, with_persistence(configured="no", rdb=True, aof=True), False),
+        (False, with_persistence("yes", "", "yes", rdb=True, aof=True), False),
     ],
 )
-def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now: Persistence, refused: bool) -> None:
+def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now: HostFacts, refused: bool) -> None:
     settings = load({"redis_appendonly": wanted, "redis_allow_data_loss": ["persistence"]})
-    found = problems(settings, replace(FACTS, persistence=now))
+    found = problems(settings, now)
     assert bool(found) is refused
     assert all("it would start without the data" in problem for problem in found)
 
@@ -318,7 +341,7 @@ def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now:
 def test_data_that_the_other_engine_wrote_is_refused_where_it_cannot_be_read(
     engine: str, formats: set[str], word: str
 ) -> None:
-    facts = replace(FACTS, persistence=replace(FACTS.persistence, formats=frozenset(formats)))
+    facts = with_state(stored=replace(INSTANCE.stored, formats=tuple(sorted(formats))))
     found = problems(load({"redis_engine": engine}), facts)
     assert bool(found) is bool(word)
     assert all(word in problem for problem in found)
@@ -329,8 +352,9 @@ def test_a_process_on_both_families_is_named_once() -> None:
 
 
 def test_all_of_them_at_once() -> None:
-    bad = replace(FACTS, memory=1, disk_free=1, docker=(1, 0), system_id=("x", "1"), published=frozenset())
-    assert len(problems(load({}), replace(bad, name_taken=True))) == 6
+    taken = with_state(published=(), foreign_container="web sha256:1")
+    bad = replace(taken, memory=1, disk_free=1, docker=(1, 0), system_id=("x", "1"))
+    assert len(problems(load({}), bad)) == 6
 
 
 def test_a_setting_known_to_be_wrong_is_not_compared_with_the_host() -> None:
@@ -338,7 +362,7 @@ def test_a_setting_known_to_be_wrong_is_not_compared_with_the_host() -> None:
 
 
 def test_the_data_that_is_there_already_counts_as_room() -> None:
-    assert problems(load({}), replace(FACTS, disk_free=GIB, disk_used_by_data=2 * GIB)) == []
+    assert problems(load({}), replace(with_state(stored=StoredData(size=2 * GIB)), disk_free=GIB)) == []
 
 
 def test_an_unsupported_system_may_be_allowed() -> None:
@@ -396,7 +420,7 @@ def test_a_store_that_is_older_than_the_host_s_passwords_is_refused(stored: int,
 
 
 def test_a_host_without_the_instance_needs_no_store() -> None:
-    fresh = parse_host_facts(PROBE.replace("generation 3", "generation ").splitlines())
+    fresh = parse_host_facts(PROBE.splitlines())
     assert host_checks.check_secret_store("secrets/a/redis.yml", 0, "/srv/redis", fresh) == []
 
 
@@ -408,9 +432,7 @@ def test_a_password_that_opens_copies_is_never_replaced(
     repository: str, stored: str, there: bool, refused: bool
 ) -> None:
     settings = load({"redis_backup_restic_repository": repository})
-    said = host_checks.check_repository_password(
-        "redis.yml", stored, settings, replace(FACTS, repository_password=there)
-    )
+    said = host_checks.check_repository_password("redis.yml", stored, settings, with_state(repository_password=there))
     assert [("'repository: <password>'" in line) for line in said] == [True] * refused
 
 

@@ -25,6 +25,13 @@ def compose(*, selinux: bool = False, **data: Any) -> dict[str, Any]:
     return document
 
 
+def mounts(*, selinux: bool = False) -> list[dict[str, Any]]:
+    """Return the mounts of Redis's container."""
+    volumes = compose(selinux=selinux)["services"]["redis"]["volumes"]
+    assert isinstance(volumes, list)
+    return volumes
+
+
 def test_names_and_paths_derive_from_the_instance() -> None:
     document = compose(redis_name="queue")
     assert document["name"] == "queue"
@@ -56,8 +63,18 @@ def test_the_port_is_published_on_the_given_addresses_only(bind: list[str], publ
 
 
 def test_selinux_hosts_get_labels_on_every_mount() -> None:
-    assert all(mount.endswith(",Z") for mount in compose(selinux=True)["services"]["redis"]["volumes"])
-    assert not [mount for mount in compose()["services"]["redis"]["volumes"] if "Z" in mount]
+    assert {mount["bind"]["selinux"] for mount in mounts(selinux=True)} == {"Z"}
+    assert not [mount for mount in mounts() if "selinux" in mount["bind"]]
+
+
+def test_missing_directory_is_not_created_by_docker() -> None:
+    """An unmounted disk must not become an empty data directory."""
+    assert [mount["bind"]["create_host_path"] for mount in mounts()] == [False] * len(host_files.MOUNTS)
+
+
+def test_redis_may_write_only_its_data_and_logs() -> None:
+    sources = {mount["source"]: mount["target"] for mount in mounts() if not mount["read_only"]}
+    assert sources == {"/srv/redis/data/live": "/data", "/srv/redis/logs": "/var/log/redis"}
 
 
 def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
@@ -134,7 +151,10 @@ def test_redis_is_shown_the_secrets_that_it_reads_and_no_others() -> None:
     paths = host_files.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
     inside = {name for name, path in paths.items() if path.startswith("/srv/redis/secrets/server/")}
     assert inside == {"health", "commands.conf", "generation"}
-    assert "/srv/redis/secrets/server:/run/secrets:ro" in compose()["services"]["redis"]["volumes"]
+    secrets = [mount for mount in mounts() if "secrets" in mount["source"]]
+    assert [(mount["source"], mount["target"], mount["read_only"]) for mount in secrets] == [
+        ("/srv/redis/secrets/server", "/run/secrets", True)
+    ]
 
 
 def test_applications_are_given_the_ca_as_they_are_passwords() -> None:

@@ -8,7 +8,7 @@ from redoubt import docker
 from redoubt.docker import docker_source
 from redoubt.facts.host import HostFacts
 from redoubt.settings.load import load
-from tests.unit.test_preflight import FACTS
+from tests.unit.test_host_checks import FACTS
 
 SYSTEMS = [
     (("debian", "12"), "bookworm"),

@@ -95,7 +95,9 @@ def test_restic_s_password_is_no_user_s() -> None:
             *host_files.config_files(settings),
             host_files.acl_file(settings, secrets),
             compose.compose_file(settings, selinux=False),
-            *host_files.redisctl_files(settings),
+            *host_files.redisctl_program(settings),
+            host_files.redisctl_config(settings),
+            host_files.deployed_settings(settings),
             *backup_units.files(settings),
         )
         if isinstance(entry, DesiredFile)

@@ -1,0 +1,259 @@
+"""What ``redisctl state`` reports of Docker's containers and networks, of files and of Redis's answers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from redisctl.core import journal, lock, process
+from redisctl.core.instance import Instance
+from redisctl.core.journal import Kind, Stage
+from redisctl.core.lock import Holder
+from redisctl.deploy import state
+from redisctl.schema import Container, InstanceState, InterruptedTransaction, Network, OtherInstance, StateRequest
+
+NETWORKS = frozenset({"redis_backend", "redis_edge"})
+LIMITS = {"Memory": 1536, "MemoryReservation": 512, "NanoCpus": 10**9, "CpuShares": 512, "PidsLimit": 128}
+
+
+def inspected(**changes: Any) -> dict[str, Any]:
+    """Return what ``docker container inspect`` prints of the instance's container."""
+    return {
+        "Id": "0123",
+        "Name": "/redis",
+        "Image": "sha256:1",
+        "HostConfig": {
+            **LIMITS,
+            "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
+            "PortBindings": {"6379/tcp": [{"HostIp": "", "HostPort": "6379"}]},
+        },
+        "NetworkSettings": {"Networks": dict.fromkeys(NETWORKS)},
+        "State": {"Status": "running", "StartedAt": "2026-01-02T03:04:05.678901234Z", "Health": {"Status": "healthy"}},
+        "Config": {"Labels": labels(), "StopTimeout": 51},
+        "Mounts": [{"Source": "/srv/redis/data/live", "Destination": "/data"}],
+        **changes,
+    }
+
+
+def labels(**changes: str) -> dict[str, str]:
+    """Return the labels that Compose and a deploy give a container."""
+    return {
+        "com.docker.compose.project": "redis",
+        "com.docker.compose.service": "redis",
+        "com.docker.compose.config-hash": "abc",
+        "redoubt.definition": "d",
+        "redoubt.live": "{}",
+        **changes,
+    }
+
+
+class FakeHost:
+    """Programs of a host with these containers and networks. Every other program prints nothing."""
+
+    def __init__(self, *containers: dict[str, Any], networks: Sequence[dict[str, Any]] = ()) -> None:
+        self.containers = containers
+        self.networks = networks
+
+    def run(self, command: Sequence[str], **_: Any) -> CompletedProcess[str]:
+        output = ""
+        match command:
+            case ["docker", "container", "inspect", *names]:
+                output = json.dumps([item for item in self.containers if {item["Id"], item["Name"][1:]} & set(names)])
+            case ["docker", "network", "inspect", *_]:
+                output = json.dumps(self.networks)
+            case ["docker", "ps", *options]:
+                output = "\n".join(item["Id"] for item in self.containers if self._matches(item, options))
+            case ["docker", "image", "inspect", reference]:
+                output = json.dumps([{"Id": f"id of {reference}"}])
+            case ["ss", *_]:
+                output = "LISTEN 0 4096 127.0.0.1:6379 0.0.0.0:*\nLISTEN 0 128 [::]:22 [::]:*\n"
+            case ["docker", "compose", *_]:
+                output = "redis abc\n"
+            case ["systemctl", "show", *_]:
+                output = (
+                    "Id=redis-backup.timer\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+                    "NeedDaemonReload=yes\n\nId=redis-network.service\nLoadState=not-found\nActiveState=inactive\n"
+                )
+        return CompletedProcess(command, 0, output, "")
+
+    def _matches(self, item: dict[str, Any], options: Sequence[str]) -> bool:
+        own = item["Config"]["Labels"]
+        if "label=redoubt.definition" in options:
+            return "redoubt.definition" in own
+        return f"label=com.docker.compose.project={own.get('com.docker.compose.project')}" in options
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    """Return an instance whose root is an empty directory."""
+    return Instance(name="redis", root=tmp_path, session_keys="")
+
+
+def collect(monkeypatch: pytest.MonkeyPatch, instance: Instance, host: FakeHost, **request: Any) -> InstanceState:
+    """Return the state of an instance on this host."""
+    monkeypatch.setattr(process, "run", host.run)
+    monkeypatch.setattr(process, "check", lambda command, **_: host.run(command).stdout)
+    monkeypatch.setattr(state.shutil, "which", lambda name: name if name != "nft" else None)
+    return state.collect(instance, StateRequest("redis", str(instance.root), **request))
+
+
+def test_containers_and_networks_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    (instance.root / "compose.yml").touch()
+    edge = {"Name": "redis_edge", "Internal": False, "Options": {}, "Containers": {"1": {"Name": "redis"}}}
+    backend = {"Name": "redis_backend", "Internal": True, "Options": None, "Containers": None}
+    result = collect(monkeypatch, instance, FakeHost(inspected(), networks=[edge, backend]), image="redis:8")
+    assert result.containers == (
+        Container(
+            name="redis",
+            service="redis",
+            config_hash="abc",
+            image_id="sha256:1",
+            status="running",
+            health="healthy",
+            started=1767323045.678901,
+            networks=NETWORKS,
+            limits={**LIMITS, "RestartPolicy": "unless-stopped"},
+            definition="d",
+            created_with="{}",
+            stop_grace=51,
+        ),
+    )
+    assert result.networks == {
+        "redis_edge": Network(internal=False, masquerade=True, members=frozenset({"redis"})),
+        "redis_backend": Network(internal=True, masquerade=False, members=frozenset()),
+    }
+    assert result.hashes == {"redis": "abc"}
+    assert result.image_id == "id of redis:8"
+    assert result.published == (("0.0.0.0", 6379),)
+    assert result.data_dir == "/srv/redis/data/live"
+    assert result.backlogs == {"127.0.0.1:6379": 4096, "[::]:22": 128}
+    assert (result.foreign_container, result.other_instances) == ("", ())
+
+
+def test_containers_without_compose_are_left_out(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    """``docker compose run`` and ``docker run`` create containers that Compose does not count as the service."""
+    one_off = inspected(Config={"Labels": labels(**{"com.docker.compose.oneoff": "True"})})
+    by_hand = labels()
+    del by_hand["com.docker.compose.config-hash"]
+    host = FakeHost(one_off, inspected(Id="4567", Config={"Labels": by_hand}))
+    assert collect(monkeypatch, instance, host).containers == ()
+
+
+def test_other_instances_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    other = inspected(
+        Id="4567",
+        Name="/queue",
+        Config={"Labels": labels(**{"com.docker.compose.project": "queue"})},
+        HostConfig={"Memory": 768, "PortBindings": None},
+        Mounts=[],
+    )
+    result = collect(monkeypatch, instance, FakeHost(inspected(), other))
+    assert result.other_instances == (OtherInstance("queue", "", 768, ()),)
+
+
+def test_container_of_another_project_is_foreign(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    foreign = inspected(Config={"Labels": {"com.docker.compose.project": "shop"}})
+    result = collect(monkeypatch, instance, FakeHost(foreign))
+    assert (result.foreign_container, result.containers) == ("shop sha256:1", ())
+
+
+def test_units_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    units = collect(monkeypatch, instance, FakeHost()).units
+    assert vars(units["redis-backup.timer"]) == {"present": True, "active": True, "enabled": True, "outdated": True}
+    assert not units["redis-network.service"].present
+
+
+def test_host_without_docker_has_an_empty_state(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    monkeypatch.setattr(process, "run", FakeHost().run)
+    monkeypatch.setattr(state.shutil, "which", lambda _: None)
+    result = state.collect(instance, StateRequest("redis", str(instance.root)))
+    assert replace(result, somaxconn=0, units={}, backlogs={}) == InstanceState()
+
+
+@pytest.mark.parametrize(
+    ("stamp", "seconds"),
+    [
+        ("1970-01-01T00:00:01Z", 1.0),
+        ("1970-01-01T00:00:01.5Z", 1.5),
+        ("1970-01-01T00:00:01.123456789Z", 1.123456),
+    ],
+)
+def test_docker_times_are_read_to_the_microsecond(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, stamp: str, seconds: float
+) -> None:
+    host = FakeHost(inspected(State={"Status": "running", "StartedAt": stamp}))
+    (container,) = collect(monkeypatch, instance, host).containers
+    assert (container.started, container.health) == (seconds, None)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"redis_maxmemory": '])
+def test_unreadable_deployed_settings_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, text: str
+) -> None:
+    (instance.root / "settings.json").write_text(text)
+    assert collect(monkeypatch, instance, FakeHost()).deployed_settings == {}
+
+
+@pytest.mark.parametrize(("text", "generation"), [("3\n", 3), ("", 0), ("-1", 0), ("²", 0), ("x", 0)])
+def test_generation_is_a_number(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, text: str, generation: int
+) -> None:
+    directory = instance.root / "secrets/server"
+    directory.mkdir(parents=True)
+    (directory / "generation").write_text(text)
+    assert collect(monkeypatch, instance, FakeHost()).generation == generation
+
+
+@pytest.mark.parametrize(
+    ("holder", "is_interrupted"),
+    [
+        (None, True),
+        (Holder("this deploy", 1, "ann", "", 0.0), True),
+        (Holder("another deploy", 1, "bob", "", 0.0), False),
+        (Holder("", 1, "", "restore", 0.0), False),
+    ],
+)
+def test_interrupted_transaction_has_no_process(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, holder: Holder | None, is_interrupted: bool
+) -> None:
+    """Whoever else holds the lock is at work on it; the deploy that asks is not."""
+    instance.data.mkdir()
+    monkeypatch.setattr(lock, "holder", lambda _: holder)
+    journal.advance(instance, journal.begin(instance, "restore of x", Kind.DATA), Stage.STASHING)
+    interrupted = collect(monkeypatch, instance, FakeHost(), run="this deploy").interrupted
+    expected = InterruptedTransaction("restore of x", Stage.STASHING.value)
+    assert interrupted == (expected if is_interrupted else None)
+
+
+HASHES = {letter: f"#{letter * 64}" for letter in "abc"}
+
+
+@pytest.mark.parametrize(
+    ("desired", "running", "differing"),
+    [
+        ("", f"user x on {HASHES['a']}", ()),
+        (f"user x on {HASHES['a']} ~*", f"user x on ~other {HASHES['a']}", ()),
+        (f"user x on {HASHES['a']}", f"user x on {HASHES['b']}", ("x",)),
+        (f"user x on {HASHES['a']} {HASHES['b']}", f"user x on {HASHES['b']} {HASHES['a']}", ()),
+        (f"user x on {HASHES['a']}", f"user x on {HASHES['a']}\nuser y on {HASHES['c']}", ("y",)),
+    ],
+)
+def test_users_with_other_passwords_are_named(desired: str, running: str, differing: tuple[str, ...]) -> None:
+    assert state._differing_passwords(desired, running.splitlines()) == differing
+
+
+def test_redis_that_refuses_the_password_has_no_config(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    def refuse(*_: Any, **__: Any) -> SimpleNamespace:
+        raise state.AuthenticationError("WRONGPASS")
+
+    own = {"State": {"Running": True}}
+    monkeypatch.setattr(Instance, "connect", refuse)
+    request = StateRequest("redis", "/")
+    assert state._redis(instance, request, own) == {"passwords": ("admin",)}
+    assert state._redis(instance, request, {"State": {"Running": True, "Paused": True}}) == {}
+    assert state._redis(instance, request, {}) == {}
