@@ -12,9 +12,9 @@ from redisctl.backup import catalog, offsite
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_backup, verify_with_image
-from redisctl.cli.common import OrderedGroup, as_json, console, exclusive, print_json, with_instance
+from redisctl.cli.common import OrderedGroup, as_json, console, current_instance, exclusive, print_json, with_instance
 from redisctl.core.formatting import ago, size, took
-from redisctl.core.instance import Instance, load_instance
+from redisctl.core.instance import Instance
 from redisctl.core.lock import locked
 
 verify_option = click.option(
@@ -35,7 +35,7 @@ def backup(context: click.Context, *, verify: bool | None, as_json: bool) -> Non
     redisctl backup verify         # the newest
     """
     if context.invoked_subcommand is None:
-        _create(load_instance(), verify=verify, as_json=as_json)
+        _create(current_instance(), verify=verify, as_json=as_json)
 
 
 @backup.command("create")

@@ -1,5 +1,6 @@
 """The command line. Every verb prints for people, or with --json for programs; passwords are never arguments."""
 
+import importlib
 import signal
 import sys
 from collections.abc import Callable
@@ -8,88 +9,95 @@ from typing import Any
 import click
 from redis.exceptions import RedisError
 
-from redisctl.cli.backup import backup
-from redisctl.cli.common import OrderedGroup
-from redisctl.cli.deploy import deploy, recover, remove, start, state, stop
-from redisctl.cli.health import health, stats
-from redisctl.cli.history import history
-from redisctl.cli.inspect import latency, memory, slowlog, top
-from redisctl.cli.migrate import import_
-from redisctl.cli.queues import queues
-from redisctl.cli.repair import repair
-from redisctl.cli.restore import restore
-from redisctl.cli.sessions import sessions
 from redisctl.core import process
 from redisctl.core.errors import Failure
 from redisctl.core.instance import error_text
-from redisctl.monitor.health import EXIT_CODES, UNKNOWN
+
+# The exit code if the question could not be answered; the others are in monitor/health.py.
+UNKNOWN_EXIT_CODE = 3
+
+# Verbs in the order of the help, and where each is defined. A module is imported when its verb is called or listed:
+# imports are most of the time of a call.
+VERBS = {
+    "health": "health:health",
+    "stats": "health:stats",
+    "top": "inspect:top",
+    "slowlog": "inspect:slowlog",
+    "latency": "inspect:latency",
+    "memory": "inspect:memory",
+    "history": "history:history",
+    "sessions": "sessions:sessions",
+    "queues": "queues:queues",
+    "backup": "backup:backup",
+    "restore": "restore:restore",
+    "repair": "repair:repair",
+    "import": "migrate:import_",
+    "stop": "deploy:stop",
+    "start": "deploy:start",
+    "recover": "deploy:recover",
+    "remove": "deploy:remove",
+    "deploy": "deploy:deploy",
+    "state": "deploy:state",
+}
 
 
-@click.group(cls=OrderedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class LazyGroup(click.Group):
+    """A group that imports a verb's module when the verb is called or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all verbs."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb; None if there is none of that name."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"redisctl.cli.{module}"), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def cli() -> None:
-    """Look after the Redis instance of this host. Run it as root.
+    """Operate the Redis instance of this host. Run it as root.
 
     \b
-    Something is wrong?       redisctl health
-    What is it doing?         redisctl stats, and top to watch it
-    Why is it slow?           redisctl slowlog, latency
-    What takes the memory?    redisctl memory
-    What do sessions take?    redisctl sessions
-    What became of jobs?      redisctl queues
-    Is the data safe?         redisctl backup list; backup takes one, backup verify proves one
-    Data was lost?            redisctl restore
-    Files are damaged?        redisctl repair
-    Another Redis to leave?   redisctl import
-    What was deployed?        redisctl history
+    Is it healthy?                 redisctl health
+    What is it doing?              redisctl stats; redisctl top
+    Why is it slow?                redisctl slowlog; redisctl latency
+    What uses the memory?          redisctl memory
+    How many sessions are there?   redisctl sessions
+    What happened to jobs?         redisctl queues
+    Is the data safe?              redisctl backup list; redisctl backup; redisctl backup verify
+    Data is lost                   redisctl restore
+    Data files are damaged         redisctl repair
+    Migrate from another Redis     redisctl import
+    What was deployed?             redisctl history
 
-    Exit codes: 0 well, 1 warning, 2 critical, 3 the question could not be answered.
+    Exit codes: 0 ok, 1 warning, 2 critical, 3 the verb could not answer or failed.
     """
 
 
 def run_cli(command: Callable[[], Any]) -> int:
-    """Run a command line; failures become words on standard error and exit code 3."""
+    """Run a command line. Prints a failure to standard error and returns exit code 3 for it."""
     try:
         command()
     except (Failure, OSError) as error:
         click.echo(f"redisctl: {error_text(error)}", err=True)
     except RedisError as error:
-        click.echo(f"redisctl: Redis says: {error_text(error)}", err=True)
+        click.echo(f"redisctl: Redis reports: {error_text(error)}", err=True)
     except click.ClickException as error:
         error.show()
     except click.Abort:
-        click.echo("redisctl: called off", err=True)
+        click.echo("redisctl: cancelled", err=True)
     else:
         return 0
-    return EXIT_CODES[UNKNOWN]
-
-
-for _command in (
-    health,
-    stats,
-    top,
-    slowlog,
-    latency,
-    memory,
-    history,
-    sessions,
-    queues,
-    backup,
-    restore,
-    repair,
-    import_,
-    stop,
-    start,
-    recover,
-    remove,
-    deploy,
-    state,
-):
-    cli.add_command(_command)
+    return UNKNOWN_EXIT_CODE
 
 
 def main() -> None:
-    """The program."""
+    """Run the program."""
     process.pin_environment()
-    # What a verb began is put away when it is told to end, by systemd as by Ctrl-C.
+    # systemd ends a verb with SIGTERM: clean up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run_cli(lambda: cli(standalone_mode=False)))

@@ -9,10 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from redisctl.apps import growth, rq_jobs, rq_queues
-from redisctl.cli.common import as_json, console, print_json
+from redisctl.cli.common import DURATION, as_json, console, current_instance, print_json
 from redisctl.core.errors import Failure
-from redisctl.core.formatting import DURATION, ago
-from redisctl.core.instance import load_instance
+from redisctl.core.formatting import ago
 
 SURROGATES = {"encoding_errors": "surrogateescape"}
 yes_option = click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
@@ -35,7 +34,7 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    instance = load_instance()
+    instance = current_instance()
     with instance.connect(**SURROGATES) as redis:
         report = rq_queues.collect(redis)
     now = time.time()
@@ -80,7 +79,7 @@ def prune(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, a
     if queue and rq_jobs.ORPHANS in registries:
         raise click.UsageError("results of jobs that are gone belong to no queue: leave --queue out")
     chosen = registries or tuple(one for one in rq_jobs.DEFAULT_PRUNABLE if not (queue and one == rq_jobs.ORPHANS))
-    instance = load_instance()
+    instance = current_instance()
     with instance.connect(**SURROGATES) as redis:
         _known(queue, rq_queues.queue_names(redis))
         done = rq_jobs.prune(redis, time.time() - older_than, chosen, queue, dry_run=not yes)
@@ -109,7 +108,7 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
     redisctl queues requeue --queue mail --error "Connection refused"
     """
     choice = rq_jobs.Choice(queue, error, tuple(dict.fromkeys(ids)))
-    instance = load_instance()
+    instance = current_instance()
     with instance.connect(**SURROGATES) as redis:
         _known(queue, rq_queues.queue_names(redis))
         done = rq_jobs.requeue(redis, choice, dry_run=not yes)

@@ -7,9 +7,8 @@ from rich.table import Table
 
 from redisctl.apps import growth
 from redisctl.apps.sessions import LIFETIME, Rule, bucket_rows, collect, expire_sessions, rows
-from redisctl.cli.common import as_json, console, print_json
-from redisctl.core.formatting import DURATION, ago
-from redisctl.core.instance import load_instance
+from redisctl.cli.common import DURATION, as_json, console, current_instance, print_json
+from redisctl.core.formatting import ago
 
 lifetime = click.option(
     "--lifetime",
@@ -38,7 +37,7 @@ def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    instance = load_instance()
+    instance = current_instance()
     with instance.connect(encoding_errors="surrogateescape") as redis:
         report = collect(redis, instance.session_keys, lifetime)
     now = time.time()
@@ -83,7 +82,7 @@ def expire(older_than: int | None, no_ttl: bool, lifetime: int, yes: bool, as_js
     if older_than is not None and older_than >= lifetime:
         raise click.UsageError(f"sessions end by themselves after {ago(lifetime)} without use: see --lifetime")
     rule = Rule(older_than, no_ttl, lifetime)
-    instance = load_instance()
+    instance = current_instance()
     with instance.connect(encoding_errors="surrogateescape") as redis:
         done = expire_sessions(redis, instance.session_keys, rule, dry_run=not yes)
     if as_json:

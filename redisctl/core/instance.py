@@ -10,16 +10,17 @@ import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import TYPE_CHECKING, Any
 
 from redisctl import paths, schema
 from redisctl.core import docker
 from redisctl.core.errors import Failure
+from redisctl.core.resp import RespClient
 from redisctl.schema import BackupConfig
+
+# redis-py takes longer to import than a health check takes to run.
+if TYPE_CHECKING:
+    from redis import Redis
 
 SOCKET = "run/redis/redis.sock"
 # Seconds. A Redis that hangs must not hang its health check.
@@ -91,20 +92,28 @@ class Instance:
         values = re.findall(rf"^{name} (\S+)", text, re.MULTILINE)
         return values[-1].strip('"') if values else default
 
-    def connect(self, user: str = "admin", **options: Any) -> Redis:
-        """Return a client that is logged in as a user of the instance and never retries.
-
-        ``options`` are redis-py's; times are seconds. Raises Failure if Redis does not run.
-        """
+    def socket_path(self) -> str:
+        """Return the path of Redis's socket, through its container's root directory. Raises Failure if it is down."""
         state = self.container.get("State", {})
         pid = state.get("Pid", 0)
         if not pid:
             status = state.get("Status", "gone")
             remedy = "redisctl health explains why" if status == "restarting" else "redisctl start starts it"
             raise Failure(f"the container {self.name} is {status}: {remedy}")
+        return f"/proc/{pid}/root/{SOCKET}"
+
+    def connect(self, user: str = "admin", **options: Any) -> "Redis":
+        """Return a client that is logged in as a user of the instance and never retries.
+
+        ``options`` are redis-py's; times are seconds. Raises Failure if Redis does not run.
+        """
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         defaults = {"decode_responses": True, "socket_timeout": TIMEOUT}
         return Redis(
-            unix_socket_path=f"/proc/{pid}/root/{SOCKET}",
+            unix_socket_path=self.socket_path(),
             username=user,
             password=self.secret(user),
             retry=Retry(NoBackoff(), 0),
@@ -112,6 +121,17 @@ class Instance:
             protocol=2,
             **{**defaults, **options},
         )
+
+    def connect_quickly(self) -> RespClient:
+        """Return a small client that is logged in as admin. Raises Failure if Redis does not run, and RespError."""
+        client = RespClient(self.socket_path(), TIMEOUT)
+        try:
+            client.execute("AUTH", "admin", self.secret("admin"))
+            client.execute("CLIENT", "SETNAME", "redisctl")
+        except BaseException:
+            client.__exit__()
+            raise
+        return client
 
     def secret(self, name: str) -> str:
         """Return a user's password. Raises Failure if its file cannot be read."""
@@ -133,7 +153,7 @@ class Instance:
         """Return the name under which this instance knows a command."""
         return self.renamed.get(command, command)
 
-    def execute_renamed(self, redis: Redis, command: str, *arguments: str) -> Any:
+    def execute_renamed(self, redis: "Redis", command: str, *arguments: str) -> Any:
         """Run a command that this instance may know under another name."""
         return redis.execute_command(self.renamed_command(command), *arguments)
 

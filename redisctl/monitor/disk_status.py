@@ -1,10 +1,10 @@
-"""What lies on the disk beside the data that serves: backups, data that was set aside, the log's own files, words.
+"""Disk state for the health check: backups, previous data, AOF files and the end of redis.log.
 
-It is read for the health check alone, and each part by itself: one that cannot be read does not hide the others.
+Each part is read by itself, so that one that cannot be read does not hide the others.
 """
 
 import os
-import subprocess
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,125 +12,139 @@ from typing import Any
 
 from redisctl.backup import catalog
 from redisctl.backup.create import read_last_attempt
-from redisctl.core import aof_manifest, journal
+from redisctl.core import aof_manifest, journal, process
 from redisctl.core.errors import Failure
+from redisctl.core.files import read_end, read_small
 from redisctl.core.instance import TIMEOUT, Instance
 from redisctl.core.lock import holder
 from redisctl.core.startup_errors import last_start_lines, truncations
 from redisctl.data import layout
 from redisctl.data.swap import previous_data_dirs, upgrade_in_progress
-from redisctl.monitor.status import DiskStatus, Status
+from redisctl.monitor.status import DiskStatus, Status, disk_usage
 
-# Bytes of the end of redis.log that are read, and lines of what the engine caught.
-LOG_END = 1024**2
-LINES = 40
+# Bytes that are read: of the end of redis.log, and of the AOF manifest.
+_LOG_TAIL = 1024**2
+_MAX_MANIFEST = 1024**2
+# Lines of the container's log.
+_LINES = 40
 
 
-def add_disk_status(instance: Instance, reading: Status) -> Status:
-    """A reading, with what lies on the disk. Nothing raises: what cannot be read is in ``kept.unknown``, with why."""
-    told: dict[str, Any] = {}
+def add_disk_status(instance: Instance, status: Status) -> Status:
+    """Add the disk state to a status. Raises nothing: ``disk.unknown`` explains what could not be read."""
+    values: dict[str, Any] = {}
     unknown: dict[str, str] = {}
-    looks: tuple[tuple[str, Callable[[Instance], dict[str, Any]]], ...] = (
+    parts: tuple[tuple[str, Callable[[Instance], dict[str, Any]]], ...] = (
+        ("lock", _lock),
         ("backup", _backups),
         ("backup disk", _disk),
         ("previous data", _previous_data),
         ("aof files", _aof_files),
         ("redis log", _startup_log),
     )
-    for name, look in looks:
+    for name, load in parts:
         try:
-            told |= look(instance)
+            values |= load(instance)
         except (OSError, ValueError, Failure) as error:
             unknown[name] = str(error)
-    if reading.unreachable_reason:
-        told["last_words"] = (*_container_log(instance), *told.get("last_words", ()))
-    return replace(reading, disk=DiskStatus(**told, unknown=unknown))
+    if status.unreachable_reason:
+        values["start_log"] = (*_container_log(instance), *values.get("start_log", ()))
+    return replace(status, disk=DiskStatus(**values, unknown=unknown))
+
+
+def _lock(instance: Instance) -> dict[str, Any]:
+    current = holder(instance.name)
+    return {"lock_holder": str(current), "lock_verb": current.verb or "deploy"} if current else {}
 
 
 def _backups(instance: Instance) -> dict[str, Any]:
-    found = catalog.list_backups(instance.backups)
+    backups = catalog.list_backups(instance.backups)
     return {
         "scheduled": instance.backup.scheduled,
         "max_age": instance.backup.max_age * 3600,
         "deployed": min((path.stat().st_mtime for path in (instance.root / "secrets").iterdir()), default=0.0),
         "attempt": read_last_attempt(instance),
-        "running": str(holder(instance.name) or ""),
         "upgrading": upgrade_in_progress(instance),
-        "verified": next((one.metadata.taken_at for one in found if one.is_verified), None),
-        "count": len(found),
-        "bad": tuple(one.id for one in found if one.is_bad),
+        "verified": next((backup.metadata.taken_at for backup in backups if backup.is_verified), None),
+        "count": len(backups),
+        "bad": tuple(backup.id for backup in backups if backup.is_bad),
         "unreadable": tuple(catalog.list_unreadable(instance.backups)),
-        "backup_size": found[0].metadata.size if found else 0,
+        "backup_size": backups[0].metadata.size if backups else 0,
     }
 
 
 def _disk(instance: Instance) -> dict[str, Any]:
-    """The disk of backups, where it is another one than that of the data."""
+    """Return the free space of the backups' disk, unless it is the disk of the data."""
     if instance.backups.stat().st_dev == instance.live.stat().st_dev:
         return {}
-    room = os.statvfs(instance.backups)
-    return {"backups_free": room.f_bavail * room.f_frsize}
+    file_system = os.statvfs(instance.backups)
+    return {"backups_free": file_system.f_bavail * file_system.f_frsize}
 
 
 def _previous_data(instance: Instance) -> dict[str, Any]:
     record = journal.read(instance)
-    kept = previous_data_dirs(instance)
-    files = [path.stat() for one in kept for path in one.rglob("*")]
+    previous = previous_data_dirs(instance)
     return {
-        "previous": tuple(path.name for path in kept),
-        # What the disk holds, and not what the files claim.
-        "previous_size": sum(file.st_blocks * 512 for file in files),
+        "previous": tuple(path.name for path in previous),
+        "previous_size": sum(map(disk_usage, previous)),
         "interrupted": f"{record.operation} was interrupted while {record.stage.value}" if record else "",
-        "running": str(holder(instance.name) or ""),
     }
 
 
 def _aof_files(instance: Instance) -> dict[str, Any]:
-    """What is wrong with the names of the log's files: what Redis will not find, or not know, when it starts."""
+    """Return what is wrong with the AOF's file names: what the next start would not find, or would ignore."""
     if not layout.aof_enabled(instance):
         return {}
-    log, manifest = layout.current_aof(instance)
+    directory, manifest = layout.current_aof(instance)
     for _ in range(3):
-        text, names = _read(manifest), _names(log)
-        # A rewrite ended in between.
+        text, names = _read(manifest), _names(directory)
+        # Unless a rewrite ended in between.
         if text == _read(manifest):
             break
-    return {"aof_problem": aof_manifest.find_problem(text, names)}
+    ignored = bool(aof_manifest.orphaned_parts(text, names))
+    return {"aof_problem": aof_manifest.find_problem(text, names), "aof_ignored": ignored}
 
 
 def _read(manifest: Path) -> str | None:
+    return read_small(manifest, _MAX_MANIFEST) if _is_file(manifest) else None
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether there is a file. Raises ValueError if something else has its name."""
     try:
-        return manifest.read_text(errors="replace")
+        mode = path.lstat().st_mode
     except FileNotFoundError:
-        return None
+        return False
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is not a regular file")
+    return True
 
 
-def _names(log: Path) -> list[str]:
+def _names(directory: Path) -> list[str]:
+    """Return the names in a directory of Redis; none if there is no directory. Follows no link."""
     try:
-        return [path.name for path in log.iterdir()]
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return []
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _startup_log(instance: Instance) -> dict[str, Any]:
-    """What Redis's own log says of its last start, and of ends that it cut off by itself."""
-    try:
-        with (instance.root / "logs/redis.log").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_END))
-            lines = file.read(LOG_END).decode(errors="backslashreplace").splitlines()
-    except FileNotFoundError:
-        return {}
-    return {"last_words": tuple(last_start_lines(lines)), "truncations": tuple(truncations(lines))}
+    """Return what redis.log reports of the last start and of truncations of the AOF."""
+    lines = read_end(instance.log, 0, _LOG_TAIL).splitlines() if _is_file(instance.log) else []
+    return {"start_log": tuple(last_start_lines(lines)), "truncations": tuple(truncations(lines))}
 
 
 def _container_log(instance: Instance) -> list[str]:
-    """What the engine caught of the last start: that is where Redis speaks before it opens its log."""
+    """Return Docker's log of the last start: Redis writes there before it opens its own log."""
     since = instance.container.get("State", {}).get("StartedAt", "")
     if not since:
         return []
-    command = ["docker", "logs", "--since", since, "--tail", str(LINES), instance.name]
+    command = ["docker", "logs", "--since", since, "--tail", str(_LINES), instance.name]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
+        result = process.run(command, timeout=TIMEOUT)
+    except Failure:
         return []
-    return (done.stdout + done.stderr).decode(errors="backslashreplace").splitlines()
+    return (result.stdout + result.stderr).splitlines()

@@ -1,4 +1,4 @@
-"""One reading in numbers, for programs and for people. Pure."""
+"""The numbers of one moment, for programs and for people. Pure."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,12 @@ from redisctl.core.formatting import ago, size
 from redisctl.monitor.status import Status
 
 
-def stats_of(reading: Status) -> dict[str, Any]:
-    """The numbers. Sizes are bytes, times are seconds, rates are per second, ratios between 0 and 1."""
-    info = reading.info
-    asked = info["keyspace_hits"] + info["keyspace_misses"]
+def stats_of(status: Status) -> dict[str, Any]:
+    """Return the numbers: bytes, seconds, rates per second, and ratios between 0 and 1."""
+    info = status.info
+    reads = info["keyspace_hits"] + info["keyspace_misses"]
     return {
-        "at": round(reading.at, 3),
+        "at": round(status.at, 3),
         "version": info.get("valkey_version", info["redis_version"]),
         "uptime": info["uptime_in_seconds"],
         "memory_used": info["used_memory"],
@@ -25,39 +25,39 @@ def stats_of(reading: Status) -> dict[str, Any]:
         "clients_blocked": info["blocked_clients"],
         "operations_rate": info["instantaneous_ops_per_sec"],
         "operations": info["total_commands_processed"],
-        "hit_ratio": round(info["keyspace_hits"] / asked, 4) if asked else None,
+        "hit_ratio": round(info["keyspace_hits"] / reads, 4) if reads else None,
         "evicted": info["evicted_keys"],
         "expired": info["expired_keys"],
         "rejected_connections": info["rejected_connections"],
-        "keys": sum(db["keys"] for db in reading.keyspace.values()),
-        "keys_with_ttl": sum(db["expires"] for db in reading.keyspace.values()),
-        "snapshot_age": int(reading.at - info["rdb_last_save_time"]),
+        "keys": sum(db["keys"] for db in status.keyspace.values()),
+        "keys_with_ttl": sum(db["expires"] for db in status.keyspace.values()),
+        "snapshot_age": int(status.at - info["rdb_last_save_time"]),
         "changes_since_snapshot": info["rdb_changes_since_last_save"],
         "aof_size": info.get("aof_current_size", 0) if info["aof_enabled"] else None,
-        "slow_commands": reading.slow_commands,
-        "round_trip": round(reading.round_trip, 6),
-        "disk_free": reading.disk_free,
-        "data_size": reading.data_size,
+        "slow_commands": status.slow_commands,
+        "round_trip": round(status.round_trip, 6),
+        "disk_free": status.disk_free,
+        "data_size": status.data_size,
     }
 
 
 def rows(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The same for people."""
-    most = f" of {size(values['memory_most'])}" if values["memory_most"] else ""
-    ratio = (
-        "nothing asked yet" if values["hit_ratio"] is None else f"{values['hit_ratio']:.1%} of reads found their key"
-    )
-    log = "off" if values["aof_size"] is None else size(values["aof_size"])
+    """Yield the numbers for people, as names and values."""
+    limit = f" of {size(values['memory_most'])}" if values["memory_most"] else ""
+    ratio = values["hit_ratio"]
+    hits = "no reads yet" if ratio is None else f"{ratio:.1%} of reads found their key"
     yield "server", f"{values['version']}, up {ago(values['uptime'])}"
-    yield "memory", f"{size(values['memory_used'])}{most}, peak {size(values['memory_peak'])}, {values['policy']}"
-    yield "of the system", f"{size(values['memory_resident'])}, fragmentation {values['fragmentation']:.2f}"
-    yield "clients", f"{values['clients']}, {values['clients_blocked']} of them waiting"
-    yield "operations", f"{values['operations_rate']} a second now, {values['operations']} since the start"
-    yield "hits", ratio
+    yield "memory", f"{size(values['memory_used'])}{limit}, peak {size(values['memory_peak'])}, {values['policy']}"
+    yield "resident", f"{size(values['memory_resident'])}, fragmentation {values['fragmentation']:.2f}"
+    yield "clients", f"{values['clients']}, {values['clients_blocked']} of them blocked"
+    yield "operations", f"{values['operations_rate']} per second now, {values['operations']} since Redis started"
+    yield "hits", hits
     yield "keys", f"{values['keys']}, {values['keys_with_ttl']} with a TTL"
     yield "lost", f"{values['evicted']} evicted, {values['rejected_connections']} connections rejected"
     yield "expired", str(values["expired"])
     yield "rdb snapshot", f"{ago(values['snapshot_age'])} old, {values['changes_since_snapshot']} changes since"
-    yield "aof", log
-    yield "disk", f"{size(values['disk_free'])} free, the data takes {size(values['data_size'])}"
-    yield "slow commands", f"{values['slow_commands']} in the log; a PING takes {values['round_trip'] * 1000:.2f} ms"
+    yield "aof", "off" if values["aof_size"] is None else size(values["aof_size"])
+    if values["disk_free"] is not None:
+        yield "disk", f"{size(values['disk_free'])} free, the data takes {size(values['data_size'])}"
+    slow = f"{values['slow_commands']} in the slow log"
+    yield "slow commands", f"{slow}; a PING takes {values['round_trip'] * 1000:.2f} ms"

@@ -1,4 +1,4 @@
-"""Readings: everything that the verbs look at, asked once. No judgement here."""
+"""Everything that health and stats report on, collected once. Judges nothing."""
 
 import os
 import re
@@ -7,29 +7,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from redisctl.core.instance import Instance, error_text
+from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
+from redisctl.core.resp import RespError, parse_info
 
 
 @dataclass(frozen=True)
 class DiskStatus:
-    """What lies on the disk beside the data that serves. Sizes are bytes, times are seconds.
+    """Files on disk other than the live data. Sizes are in bytes, times in seconds since the epoch.
 
-    ``deployed`` is when the instance was; ``attempt`` is what the last backup noted; ``running`` is who holds the lock;
-    ``verified`` is the moment of the newest good backup, None without one; ``count`` is how many are listed.
-    ``backups_free`` is None where they are on the disk of the data. ``previous`` are moments of data that was set
-    aside; ``upgrading`` is whether that of the former version is, since the new one is not healthy yet. ``last_words``
-    are those of the last start, ``truncations`` when Redis cut off a torn end of its log by itself. ``unknown`` is what
-    could not be read, by check.
+    ``max_age`` is in seconds. ``deployed`` is the time of the first deploy. ``attempt`` is what the last backup
+    recorded. ``verified`` is the time of the newest good backup, ``count`` the number of backups, ``backup_size`` the
+    size of the newest one. ``backups_free`` is None if backups are on the disk of the data.
+
+    ``lock_holder`` names who holds the lock and ``lock_verb`` what that does. ``previous`` are the names of previous
+    data. ``upgrading`` says that an upgrade still keeps the previous version's data. ``aof_ignored``
+    says that Redis started empty next to an AOF that its manifest does not name. ``start_log`` are the log lines of
+    the last start, ``truncations`` the times at which Redis removed an incomplete end of the AOF. ``unknown`` explains
+    what could not be read, by check.
     """
 
     scheduled: bool = False
     max_age: float = 26 * 3600.0
     deployed: float = 0.0
     attempt: dict[str, Any] = field(default_factory=dict)
-    running: str = ""
+    lock_holder: str = ""
+    lock_verb: str = ""
     verified: float | None = None
     count: int = 0
     bad: tuple[str, ...] = ()
@@ -41,19 +44,20 @@ class DiskStatus:
     interrupted: str = ""
     upgrading: bool = False
     aof_problem: str = ""
-    last_words: tuple[str, ...] = ()
+    aof_ignored: bool = False
+    start_log: tuple[str, ...] = ()
     truncations: tuple[float, ...] = ()
     unknown: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Status:
-    """One look at an instance. Sizes are bytes, times are seconds.
+    """An instance at one moment. Sizes are in bytes, times in seconds.
 
-    ``info`` is INFO of all sections, ``config`` what CONFIG GET answers; both are empty, and ``unreachable_reason``
-    says why, where Redis does not answer. ``round_trip`` is how long it took to. ``certificate_ends`` is None without
-    TLS. ``data_size`` is without data that was set aside. ``disk`` is of ``disk_status.add_disk_status``, and only
-    there is it read.
+    ``info`` is INFO of all sections, ``config`` is CONFIG GET *. If Redis does not answer, both are empty and
+    ``unreachable_reason`` says why. ``round_trip`` is the time of a PING. ``certificate_ends`` is None without TLS.
+    ``disk_free`` and ``data_size`` are None if the data directory cannot be read. ``disk`` is filled only by
+    ``disk_status.add_disk_status``.
     """
 
     at: float
@@ -66,60 +70,85 @@ class Status:
     unreachable_reason: str = ""
     round_trip: float = 0.0
     slow_commands: int = 0
-    disk_free: int = 0
-    data_size: int = 0
+    disk_free: int | None = None
+    data_size: int | None = None
     certificate_ends: float | None = None
     disk: DiskStatus = field(default_factory=DiskStatus)
 
     @property
     def keyspace(self) -> dict[str, dict[str, int]]:
-        """Keys, keys with a TTL and their mean by database."""
+        """Keys and keys with a TTL by database."""
         return keyspace(self.info)
 
 
 def collect(instance: Instance) -> Status:
-    """Look at the container, at Redis and at the disk. Raises Failure where the engine does not answer."""
+    """Inspect the container, Redis and the data directory. Raises Failure if Docker does not answer."""
     container = instance.container
     state = container.get("State", {})
-    seen: dict[str, Any] = {
+    values: dict[str, Any] = {
         "at": time.time(),
         "container_status": state.get("Status", "missing"),
         "health": state.get("Health", {}).get("Status", ""),
         "restarts": container.get("RestartCount", 0),
         "killed_for_memory": state.get("OOMKilled", False),
         "certificate_ends": _certificate_ends(instance.root / "config/tls.conf"),
-        **_disk(instance.root / "data"),
+        **_disk(instance.live),
     }
     if not state.get("Pid"):
-        return Status(**seen, unreachable_reason=f"the container is {seen['container_status']}")
+        return Status(**values, unreachable_reason=f"the container is {values['container_status']}")
     try:
-        with instance.connect() as redis:
-            redis.ping()  # what follows does not count the login
-            start = time.perf_counter()
-            redis.ping()
-            seen["round_trip"] = time.perf_counter() - start
-            seen["info"] = redis.info("all")
-            answer = instance.execute_renamed(redis, "CONFIG", "GET", "*")
-            seen["config"] = dict(zip(answer[::2], answer[1::2], strict=True))
-            seen["slow_commands"] = redis.slowlog_len()
-    except RedisError as error:
-        return Status(**{**seen, "info": {}, "config": {}}, unreachable_reason=error_text(error))
-    return Status(**seen)
+        answers = _ask(instance)
+    except RespError as error:
+        return Status(**values, unreachable_reason=str(error))
+    return Status(**values, **answers)
+
+
+def _ask(instance: Instance) -> dict[str, Any]:
+    with instance.connect_quickly() as redis:
+        start = time.perf_counter()
+        redis.execute("PING")
+        round_trip = time.perf_counter() - start
+        info = parse_info(redis.execute("INFO", "all"))
+        config = redis.execute(instance.renamed_command("CONFIG"), "GET", "*")
+        return {
+            "round_trip": round_trip,
+            "info": info,
+            "config": dict(zip(config[::2], config[1::2], strict=True)),
+            "slow_commands": redis.execute("SLOWLOG", "LEN"),
+        }
 
 
 def _certificate_ends(conf: Path) -> float | None:
     try:
-        found = re.search(r"^# expires (\d+)$", conf.read_text(), re.MULTILINE)
+        match = re.search(r"^# expires (\d+)$", conf.read_text(), re.MULTILINE)
     except FileNotFoundError:
         return None
-    return float(found[1]) if found else 0.0
+    return float(match[1]) if match else 0.0
 
 
 def _disk(data: Path) -> dict[str, int]:
     try:
-        room = os.statvfs(data)
-        files = [path.stat() for path in data.rglob("*")]
+        file_system = os.statvfs(data)
+        return {"disk_free": file_system.f_bavail * file_system.f_frsize, "data_size": disk_usage(data)}
     except OSError:
         return {}
-    # What the disk holds, and not what the files claim.
-    return {"disk_free": room.f_bavail * room.f_frsize, "data_size": sum(file.st_blocks * 512 for file in files)}
+
+
+def disk_usage(directory: Path) -> int:
+    """Return the bytes that the files below a directory take on disk. Follows no link. Raises OSError.
+
+    Redis removes files at any moment; those count as nothing.
+    """
+    total = 0
+    for parent, _, names in os.walk(directory, onerror=_raise_unless_missing):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -98,13 +98,13 @@ def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
         ({"used_memory": 0.9 * GIB}, "memory", CRITICAL, "90%"),
         ({"maxmemory": 0}, "memory", WARNING, "no maxmemory"),
         ({"mem_fragmentation_ratio": 1.6}, "fragmentation", WARNING, "1.60"),
-        ({"mem_fragmentation_ratio": 9.0, "used_memory": 2**20}, "fragmentation", OK, "means nothing"),
+        ({"mem_fragmentation_ratio": 9.0, "used_memory": 2**20}, "fragmentation", OK, "not meaningful"),
         ({"evicted_keys": 4}, "evictions", WARNING, "4 keys"),
         ({"connected_clients": 9100}, "clients", CRITICAL, "9100 of 10000"),
-        ({"rejected_connections": 1}, "rejected connections", WARNING, "1 since"),
+        ({"rejected_connections": 1}, "rejected connections", WARNING, "1 since Redis"),
         ({"rdb_last_save_time": NOW - 90000}, "rdb snapshot", WARNING, "1 d 1 h old, 5 changes"),
         ({"rdb_last_save_time": NOW - 9e6, "rdb_changes_since_last_save": 0}, "rdb snapshot", OK, "0 changes"),
-        ({"rdb_last_bgsave_status": "err"}, "rdb snapshot", CRITICAL, "the last one failed"),
+        ({"rdb_last_bgsave_status": "err"}, "rdb snapshot", CRITICAL, "the last save failed"),
         ({"config": {"maxclients": "10000", "save": ""}}, "rdb snapshot", OK, "off"),
         ({"aof_last_write_status": "err"}, "aof", CRITICAL, "failed: write"),
         ({"aof_last_bgrewrite_status": "err"}, "aof", CRITICAL, "failed: bgrewrite"),
@@ -151,7 +151,7 @@ def test_a_snapshot_is_numbers_and_the_same_for_people() -> None:
     assert shown["memory"].startswith("200.0 MiB of 1.0 GiB")
     unasked = stats_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
     assert (unasked["hit_ratio"], unasked["aof_size"]) == (None, None)
-    assert dict(rows(unasked))["hits"] == "nothing asked yet"
+    assert dict(rows(unasked))["hits"] == "no reads yet"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path
     finally:
         # By root.
         shutil.rmtree(modules_dir(str(tmp_path)), ignore_errors=True)
-    assert "as monitors of Nagios's kind read it" in done.stdout
+    assert "The exit code is that" in done.stdout
 
 
 def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:

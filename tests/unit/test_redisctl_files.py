@@ -32,16 +32,20 @@ def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
         ({"verified": NOW - 25 * HOUR}, OK, "1 d 1 h old"),
         ({"verified": NOW - 27 * HOUR}, WARNING, "1 d 3 h old"),
         ({"verified": NOW - 53 * HOUR}, CRITICAL, "2 d 5 h old"),
-        ({"verified": None, "deployed": NOW - HOUR}, OK, "none that was verified of 3"),
-        ({"verified": None, "deployed": NOW - 27 * HOUR, "count": 0}, WARNING, "none that was verified"),
-        ({"verified": None}, WARNING, "none that was verified"),
+        ({"verified": None, "deployed": NOW - HOUR}, OK, "no verified backup among 3"),
+        ({"verified": None, "deployed": NOW - 27 * HOUR, "count": 0}, WARNING, "no verified backup"),
+        ({"verified": None}, WARNING, "no verified backup"),
         ({"verified": NOW - 90 * DAY, "scheduled": False}, OK, "not scheduled"),
         ({"attempt": {"began": NOW - 60, "ended": NOW, "error": ""}}, OK, "1 h old"),
         ({"attempt": {"began": NOW - 60, "ended": NOW, "error": "disk full"}}, CRITICAL, "failed: disk full"),
-        ({"attempt": {"began": NOW - 60}}, CRITICAL, "1 min ago, was cut off"),
-        ({"attempt": {"began": NOW - 60}, "running": "redisctl backup has run for 1 min"}, OK, "has run for"),
-        ({"attempt": {"began": NOW - 60}, "scheduled": False}, CRITICAL, "was cut off"),
-        ({"bad": ("20261124T030000Z",)}, CRITICAL, "found bad: 20261124T030000Z"),
+        ({"attempt": {"began": NOW - 60}}, CRITICAL, "1 min ago, was interrupted"),
+        (
+            {"attempt": {"began": NOW - 60}, "lock_holder": "redisctl is at work (backup)", "lock_verb": "backup"},
+            OK,
+            "at work",
+        ),
+        ({"attempt": {"began": NOW - 60}, "scheduled": False}, CRITICAL, "was interrupted"),
+        ({"bad": ("20261124T030000Z",)}, CRITICAL, "found damage in 20261124T030000Z"),
         ({"unreadable": ("x: no backup",)}, WARNING, "x: no backup"),
         ({"unknown": {"backup": "Permission denied"}}, UNKNOWN, "Permission denied"),
     ],
@@ -63,11 +67,11 @@ def test_other_things_on_the_disk_have_verdicts_where_they_are() -> None:
     assert found
     assert found.verdict == OK
     assert "1.0 GiB in data/previous, replaced at 20261124T030000Z: redisctl restore --undo" in found.observed
-    broken = replace(GOOD, interrupted="the restore was broken off while moving in")
+    broken = replace(GOOD, interrupted="restore of x was interrupted while starting")
     found = check("interrupted restore", broken)
     assert found
     assert (found.verdict, "redisctl recover" in found.remedy) == (CRITICAL, True)
-    assert check("interrupted restore", replace(broken, running="redisctl restore has run for 1 s")) is None
+    assert check("interrupted restore", replace(broken, lock_holder="redisctl is at work (restore)")) is None
     found = check("upgrade", replace(GOOD, upgrading=True))
     assert found
     assert (found.verdict, "deploy again" in found.remedy) == (CRITICAL, True)
@@ -116,7 +120,7 @@ def test_last_words_are_explained(said: str, means: str, advice: str) -> None:
     found = explain(said.splitlines())
     assert isinstance(found, StartupError), said
     assert (means in found.meaning, advice in found.remedy) == (True, True), found
-    container = check("container", replace(GOOD, last_words=tuple(said.splitlines())), unreachable_reason="gone")
+    container = check("container", replace(GOOD, start_log=tuple(said.splitlines())), unreachable_reason="gone")
     assert container
     assert (container.verdict, found.meaning in container.observed) == (CRITICAL, True)
 
@@ -129,7 +133,7 @@ def test_what_is_not_understood_or_is_of_a_former_start_is_not_explained() -> No
     assert explain(last_start_lines([START, BAD, START])) is not None
     assert last_start_lines([START, serves, START, BAD]) == [START, BAD]
     # Redis that serves has other reasons for what its log says.
-    container = check("container", replace(GOOD, last_words=(BAD,)))
+    container = check("container", replace(GOOD, start_log=(BAD,)))
     assert container
     assert container.verdict == OK
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from redisctl.apps.sessions import LIFETIME, LIMIT, REMOVE, Rule, Tally, bucket_rows, rows
 from redisctl.cli import main, sessions
-from redisctl.core.formatting import DURATION
+from redisctl.cli.common import DURATION
 from redisctl.core.scan import Sample, batches, memory
 
 GONE, NO_TTL = -2, -1
@@ -101,7 +101,7 @@ def test_a_time_has_a_unit(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "1m", "1.5h", "h", "1 week"])
 def test_a_time_that_may_be_misread_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="such as 90s"):
+    with pytest.raises(click.BadParameter, match="write 90s"):
         DURATION.convert(text, None, None)
 
 
