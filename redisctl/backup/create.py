@@ -5,7 +5,6 @@ its files are opened and measured, and keys are counted and sampled. All of it i
 copied afterwards, from open files and up to their measured length, cannot be taken away by a rewrite.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -40,9 +39,6 @@ SAVE_TIMEOUT = 3600
 _POLL = 0.1
 # Room that is left to others, in bytes.
 DISK_MARGIN = 64 * 1024**2
-
-_ATTEMPT = ".attempt.json"
-_BLOCK = 4096
 
 
 @dataclass
@@ -235,47 +231,3 @@ def _copy_rdb(instance: Instance, redis: Redis, moment: FrozenState, partial: Pa
         if redis.info("persistence").get("rdb_saves", 0) != moment.saves + 1:
             raise Failure("Redis saved once more before the snapshot was copied: try again")
         return copy(file, None, partial / RDB_FILE)
-
-
-# -- What became of the last attempt. Written over in place: that needs no room on a full disk.
-
-
-def record_start(instance: Instance) -> None:
-    """Note that a backup has begun. Raises Failure."""
-    _write_attempt(instance, {"began": time.time()})
-
-
-def record_end(instance: Instance, error: str = "", **told: Any) -> None:
-    """Note how it ended, beside when it began."""
-    _write_attempt(instance, {**last_attempt_or_empty(instance), "ended": time.time(), "error": error[:2000], **told})
-
-
-def last_attempt_or_empty(instance: Instance) -> dict[str, Any]:
-    """When the last one began, and when and how it ended; empty before the first, and where that cannot be read."""
-    try:
-        return read_last_attempt(instance)
-    except (OSError, ValueError):
-        return {}
-
-
-def read_last_attempt(instance: Instance) -> dict[str, Any]:
-    """The same, where what cannot be read raises OSError or ValueError."""
-    try:
-        found: dict[str, Any] = json.loads((instance.backups / _ATTEMPT).read_text())
-    except FileNotFoundError:
-        return {}
-    if not isinstance(found.get("began"), (int, float)):
-        raise ValueError(f"{instance.backups / _ATTEMPT} does not say when the last backup began")
-    return found
-
-
-def _write_attempt(instance: Instance, told: dict[str, Any]) -> None:
-    text = json.dumps(told)[: _BLOCK - 1].ljust(_BLOCK - 1) + "\n"
-    try:
-        descriptor = os.open(instance.backups / _ATTEMPT, os.O_WRONLY | os.O_CREAT, 0o600)
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        raise Failure(f"{instance.backups}: {error.strerror}") from None

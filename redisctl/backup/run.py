@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from redisctl.backup import create, offsite, retention
+from redisctl.backup import attempt, create, offsite, retention
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.verify import verify_backup
 from redisctl.core.errors import Failure
@@ -22,7 +22,7 @@ def back_up(instance: Instance, *, verify: bool | None = None) -> Finished:
 
     ``verify`` loads the backup in a second Redis; by default as the settings say.
     """
-    create.record_start(instance)
+    attempt.record_start(instance)
     try:
         backup = create.create_backup(instance)
         if instance.backup.verify if verify is None else verify:
@@ -31,12 +31,12 @@ def back_up(instance: Instance, *, verify: bool | None = None) -> Finished:
         if instance.backup.repository:
             _push(instance, backup)
     except (Failure, OSError) as error:
-        create.record_end(instance, error_text(error))
+        attempt.record_end(instance, error_text(error))
         raise
     except KeyboardInterrupt:
-        create.record_end(instance, "it was cancelled")
+        attempt.record_end(instance, "it was cancelled")
         raise
-    create.record_end(instance, id=backup.id)
+    attempt.record_end(instance, id=backup.id)
     return Finished(backup, pruned)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from redis.exceptions import RedisError
 
 from redisctl.core import process
 from redisctl.core.errors import Failure
@@ -84,15 +83,23 @@ def run_cli(command: Callable[[], Any]) -> int:
         command()
     except (Failure, OSError) as error:
         click.echo(f"redisctl: {error_text(error)}", err=True)
-    except RedisError as error:
-        click.echo(f"redisctl: Redis reports: {error_text(error)}", err=True)
     except click.ClickException as error:
         error.show()
     except click.Abort:
         click.echo("redisctl: cancelled", err=True)
+    except Exception as error:
+        if not _is_redis_error(error):
+            raise
+        click.echo(f"redisctl: Redis reports: {error_text(error)}", err=True)
     else:
         return 0
     return UNKNOWN_EXIT_CODE
+
+
+def _is_redis_error(error: Exception) -> bool:
+    """Say whether redis-py raised an error, without importing redis-py for the verbs that do not use it."""
+    module = sys.modules.get("redis.exceptions")
+    return module is not None and isinstance(error, module.RedisError)
 
 
 def main() -> None:

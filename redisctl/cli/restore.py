@@ -7,9 +7,10 @@ from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
 from redisctl.data import swap
+from redisctl.data.layout import previous_data_dirs
 from redisctl.data.point_in_time import parse_time
 from redisctl.data.restore import as_dict, find_candidate, prepared, put_in_place
-from redisctl.data.swap import previous_data_dirs, undo_swap
+from redisctl.data.swap import undo_swap
 
 
 @click.command()

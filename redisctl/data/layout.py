@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from redisctl import paths
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import read_manifest
 from redisctl.core.errors import Failure
@@ -60,6 +61,19 @@ def current_aof(instance: Instance) -> tuple[Path, Path]:
 def staged_data(instance: Instance, place: Path) -> Path:
     """What was laid out, to be loaded aside: the snapshot, or the directory of the log."""
     return _aof_dir(instance, place) if aof_enabled(instance) else place / instance.config_value("dbfilename", RDB_FILE)
+
+
+def upgrade_in_progress(instance: Instance) -> bool:
+    """Say whether a deploy keeps the previous version's data, because the new version is not healthy yet."""
+    return (instance.root / paths.ROLLBACK_DATA).exists()
+
+
+def previous_data_dirs(instance: Instance) -> list[Path]:
+    """Return the directories of previous data, newest first."""
+    try:
+        return sorted((instance.root / paths.PREVIOUS).iterdir(), reverse=True)
+    except FileNotFoundError:
+        return []
 
 
 def _aof_dir(instance: Instance, place: Path) -> Path:

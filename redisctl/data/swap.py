@@ -21,6 +21,7 @@ from redisctl.core.files import fsync_directory, make_owned_directory
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
 from redisctl.core.service import Check, UncleanStop
+from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
 
 
 @dataclass(frozen=True)
@@ -214,19 +215,6 @@ def recover(instance: Instance, record: Journal) -> str:
 
 
 # -- Previous data
-
-
-def upgrade_in_progress(instance: Instance) -> bool:
-    """Say whether a deploy keeps the previous version's data, because the new version is not healthy yet."""
-    return (instance.root / paths.ROLLBACK_DATA).exists()
-
-
-def previous_data_dirs(instance: Instance) -> list[Path]:
-    """Return the directories of previous data, newest first."""
-    try:
-        return sorted((instance.root / paths.PREVIOUS).iterdir(), reverse=True)
-    except FileNotFoundError:
-        return []
 
 
 def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str, float]:

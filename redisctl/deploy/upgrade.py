@@ -22,7 +22,8 @@ from redisctl.core.formatting import size
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Stage
 from redisctl.core.service import UncleanStop
-from redisctl.data.swap import unused_name, upgrade_in_progress
+from redisctl.data.layout import upgrade_in_progress
+from redisctl.data.swap import unused_name
 from redisctl.schema import Result, StartRequest, UpgradeRequest
 
 # Seconds that a rewrite of the AOF may take before an upgrade.

@@ -25,7 +25,8 @@ from redisctl.core.formatting import size
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.data import layout
-from redisctl.data.swap import previous_data_dirs, staging_dir, swap_data
+from redisctl.data.layout import previous_data_dirs
+from redisctl.data.swap import staging_dir, swap_data
 from redisctl.migrate.compare import Pair, Report, compare
 from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, writes
 from redisctl.migrate.source import (

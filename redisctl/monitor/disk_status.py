@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redisctl.backup import catalog
-from redisctl.backup.create import read_last_attempt
+from redisctl.backup.attempt import read_last_attempt
 from redisctl.core import aof_manifest, journal, process
 from redisctl.core.errors import Failure
 from redisctl.core.files import read_end, read_small
@@ -19,7 +19,7 @@ from redisctl.core.instance import TIMEOUT, Instance
 from redisctl.core.lock import holder
 from redisctl.core.startup_errors import last_start_lines, truncations
 from redisctl.data import layout
-from redisctl.data.swap import previous_data_dirs, upgrade_in_progress
+from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
 from redisctl.monitor.status import DiskStatus, Status, disk_usage
 
 # Bytes that are read: of the end of redis.log, and of the AOF manifest.
