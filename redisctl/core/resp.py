@@ -19,6 +19,10 @@ class RespError(Exception):
     """Redis reported an error, did not answer in time, or its answer cannot be read."""
 
 
+class RespRefusal(RespError):
+    """Redis answered with an error."""
+
+
 class RespClient:
     """One connection. ``timeout`` is in seconds, for the whole of each command."""
 
@@ -42,7 +46,7 @@ class RespClient:
         self._socket.close()
 
     def execute(self, *words: str) -> Any:
-        """Send a command and return its answer: text, a number, a list, or None. Raises RespError."""
+        """Send a command and return its answer: text, a number, a list or None. Raises RespError and RespRefusal."""
         data = [word.encode() for word in words]
         request = b"*%d\r\n" % len(data) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in data)
         self._remaining = MAX_ANSWER
@@ -57,7 +61,7 @@ class RespClient:
             raise RespError(f"Redis closed the connection: {error.strerror or error}") from None
         except ValueError:
             raise RespError(f"the answer to {words[0]} cannot be read") from None
-        if isinstance(answer, RespError):
+        if isinstance(answer, RespRefusal):
             raise answer
         return answer
 
@@ -67,7 +71,7 @@ class RespClient:
         if kind == b"+":
             return text.decode(errors="backslashreplace")
         if kind == b"-":
-            return RespError(text.decode(errors="backslashreplace"))
+            return RespRefusal(text.decode(errors="backslashreplace"))
         count = int(text)
         if kind == b":":
             return count

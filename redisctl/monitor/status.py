@@ -3,13 +3,14 @@
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
-from redisctl.core.resp import RespError, parse_info
+from redisctl.core.resp import RespError, RespRefusal, parse_info
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def collect(instance: Instance) -> Status:
 def _ask(instance: Instance) -> dict[str, Any]:
     with instance.connect_quickly() as redis:
         start = time.perf_counter()
-        redis.execute("PING")
+        # A Redis that failed to save refuses PING, but answers.
+        with suppress(RespRefusal):
+            redis.execute("PING")
         round_trip = time.perf_counter() - start
         info = parse_info(redis.execute("INFO", "all"))
         config = redis.execute(instance.renamed_command("CONFIG"), "GET", "*")

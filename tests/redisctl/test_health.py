@@ -1,0 +1,148 @@
+"""redisctl health and stats: verdicts over the real answers of a Redis."""
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.redisctl.local_redis import LocalRedis
+
+GIB = 1024**3
+
+
+def health(redis: LocalRedis) -> tuple[int, str, dict[str, str]]:
+    """Return the exit code, the verdict, and the observed values of the checks that are not ok."""
+    output = redis.redisctl("health --json")
+    report = json.loads(output.stdout)
+    checks = {check["name"]: check["observed"] for check in report["checks"] if check["verdict"] != "ok"}
+    return output.returncode, report["verdict"], checks
+
+
+def test_healthy_redis_is_ok(redis: LocalRedis) -> None:
+    assert health(redis) == (0, "ok", {})
+    assert redis.redisctl("health").stdout.rstrip().endswith(f"{redis.settings.redis_name} is ok")
+    stats = redis.report("stats")
+    assert (stats["policy"], stats["memory_most"]) == ("volatile-lru", GIB)
+
+
+def test_stats_and_health_read_the_same_numbers_as_redis_py(redis: LocalRedis) -> None:
+    """The small client of health and stats parses INFO as redis-py does."""
+    with redis.client() as client:
+        client.set("app:session:one", "x", ex=600)
+        client.set("app:session:two", "x")
+        info: dict[str, Any] = client.info("all")
+        stats = redis.report("stats")
+        client.unlink("app:session:one", "app:session:two")
+    assert (stats["keys"], stats["keys_with_ttl"]) == (2, 1) == (info["db0"]["keys"], info["db0"]["expires"])
+    assert stats["version"] == info["redis_version"]
+    assert stats["memory_most"] == info["maxmemory"]
+    assert stats["aof_size"] >= info["aof_current_size"] > 0
+    assert 0 < stats["round_trip"] < 1
+
+
+def test_hanging_redis_is_critical(redis: LocalRedis) -> None:
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        code, verdict, checks = health(redis)
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    assert (code, verdict) == (2, "critical")
+    assert checks["ping"] == "Redis did not answer within 5 s"
+    assert health(redis)[0] == 0
+
+
+def test_stopped_redis_is_critical(redis: LocalRedis) -> None:
+    """Files and backups are checked all the same. Deployed: lifecycle/test_redisctl.py."""
+    redis.stop()
+    try:
+        output = redis.redisctl("health --json")
+        refusal = redis.refusal("sessions")
+    finally:
+        redis.start()
+    checks = {check["name"]: check for check in json.loads(output.stdout)["checks"]}
+    assert output.returncode == 2
+    assert checks["ping"]["observed"] == "the container is exited"
+    assert {"container", "disk", "backup"} <= set(checks)
+    assert f"the container {redis.settings.redis_name} is exited: redisctl start starts it" in refusal
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.8, (1, "warning")), (0.95, (2, "critical"))])
+def test_nearly_full_memory_is_reported(redis: LocalRedis, share: float, expected: tuple[int, str]) -> None:
+    # No eviction meanwhile: that would be a warning for as long as Redis runs.
+    redis.execute_renamed("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    with redis.client() as client:
+        used = int(client.info("memory")["used_memory"])
+    redis.execute_renamed("CONFIG", "SET", "maxmemory", str(int(used / share)))
+    try:
+        code, verdict, checks = health(redis)
+    finally:
+        redis.execute_renamed("CONFIG", "SET", "maxmemory", "1gb", "maxmemory-policy", "volatile-lru")
+    assert ((code, verdict), set(checks)) == (expected, {"memory"})
+    assert health(redis)[0] == 0
+
+
+def test_failed_save_is_critical(redis: LocalRedis) -> None:
+    live = redis.root / "data/live"
+    live.chmod(0o500)
+    os.chown(live, 0, 0)
+    try:
+        with redis.client() as client:
+            client.bgsave()
+            while client.info("persistence")["rdb_bgsave_in_progress"]:
+                pass
+        code, verdict, checks = health(redis)
+    finally:
+        os.chown(live, 999, 999)
+        live.chmod(0o700)
+    assert (code, verdict) == (2, "critical")
+    assert checks.get("rdb snapshot", "").startswith("the last save failed"), checks
+    with redis.client() as client:
+        client.bgsave()
+        while client.info("persistence")["rdb_bgsave_in_progress"]:
+            pass
+    assert health(redis)[0] == 0
+
+
+def test_replica_is_critical(redis: LocalRedis) -> None:
+    """admin may not run REPLICAOF, so the server gets it from its configuration."""
+    redis.stop()
+    conf = redis.root / "config/redis.conf"
+    text = conf.read_text()
+    conf.write_text(f"{text}replicaof 127.0.0.1 1\n")
+    redis.start()
+    try:
+        checks = health(redis)[2]
+    finally:
+        redis.stop()
+        conf.write_text(text)
+        redis.start()
+    assert checks["role"] == "replica of 127.0.0.1:1, link down"
+
+
+def test_missing_manifest_of_the_aof_is_critical(redis: LocalRedis) -> None:
+    """Redis would start empty. Deployed: lifecycle/test_repair.py."""
+    manifest = redis.root / "data/live/appendonlydir/appendonly.aof.manifest"
+    kept = manifest.with_suffix(".kept")
+    manifest.rename(kept)
+    try:
+        code, _, checks = health(redis)
+    finally:
+        kept.rename(manifest)
+    assert (code, set(checks)) == (2, {"aof files"})
+
+
+def test_links_of_redis_are_not_followed(redis: LocalRedis) -> None:
+    """Redis can replace its files by links: health reports that and reads nothing behind them."""
+    directory = redis.root / "data/live/appendonlydir"
+    kept = directory.with_suffix(".kept")
+    directory.rename(kept)
+    directory.symlink_to("/etc")
+    try:
+        code, verdict, checks = health(redis)
+    finally:
+        directory.unlink()
+        kept.rename(directory)
+    assert (code, verdict, set(checks)) == (3, "unknown", {"aof files"})
+    assert "passwd" not in checks["aof files"]
