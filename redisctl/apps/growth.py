@@ -1,4 +1,4 @@
-"""How a number grew, by what verified backups counted. Pure, but for looking at the list of backups."""
+"""Growth of sessions and jobs since earlier backups, which counted them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -8,40 +8,43 @@ from redisctl.core.formatting import ago
 from redisctl.core.instance import Instance
 
 DAY, WEEK = 86400, 7 * 86400
-# About a day and a week ago: seconds from and to.
+# Comparisons with about a day and a week ago: youngest, oldest and ideal age in seconds.
 AGES = ((0.75 * DAY, 1.5 * DAY, DAY), (5 * DAY, 9 * DAY, WEEK))
-# Seconds between a backup and its verification, which does not count sessions whose time is over by then.
+# Seconds between a backup and its verification. A later one does not count sessions that have expired since.
 PROMPT = 1800
 
 
 def counted(instance: Instance, what: str) -> list[tuple[float, int]]:
-    """What verified backups counted (``sessions`` or ``jobs``), and the moments whose data that was; newest first.
+    """Return times and counts (``sessions`` or ``jobs``) of verified backups, newest first.
 
-    One that was verified again long afterwards is left out: sessions have ended since.
+    Leaves out backups that were verified again long after they were taken.
     """
     return [
-        (one.metadata.taken_at, int(one.verified[what]))
-        for one in catalog.list_backups(instance.backups)
-        if one.is_verified and what in one.verified and one.verified["at"] - one.metadata.taken_at < PROMPT
+        (backup.metadata.taken_at, int(backup.verified[what]))
+        for backup in catalog.list_backups(instance.backups)
+        if backup.is_verified
+        and what in backup.verified
+        and backup.verified["at"] - backup.metadata.taken_at < PROMPT
     ]
 
 
 def growth(now: float, count: int, before: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
-    """How ``count`` differs from the newest of what was counted ``before``, and from about a day and a week ago.
+    """Compare ``count`` with the newest earlier count, and with those nearest to a day and a week ago.
 
-    Of those the nearest counts; one that is there already is not told again. Empty where nothing was counted.
+    Returns each comparison once; none without an earlier count.
     """
-    past = [one for one in before if one[0] <= now]
+    past = [entry for entry in before if entry[0] <= now]
     chosen = [max(past)] if past else []
-    for youngest, oldest, wanted in AGES:
-        of_age = [one for one in past if youngest <= now - one[0] <= oldest]
-        if of_age:
-            chosen.append(min(of_age, key=lambda one: abs(now - one[0] - wanted)))
+    for youngest, oldest, ideal in AGES:
+        candidates = [entry for entry in past if youngest <= now - entry[0] <= oldest]
+        if candidates:
+            chosen.append(min(candidates, key=lambda entry: abs(now - entry[0] - ideal)))
     return [{"since": since, "count": then, "change": count - then} for since, then in dict.fromkeys(chosen)]
 
 
-def rows(now: float, found: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The same for people."""
-    for one in found:
-        share = f" ({one['change'] / one['count']:+.0%})" if one["count"] else ""
-        yield "growth", f"{one['change']:+d}{share} in {ago(now - one['since'])}: the backup had {one['count']}"
+def rows(now: float, changes: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield the growth for people, as names and values."""
+    for change in changes:
+        share = f" ({change['change'] / change['count']:+.0%})" if change["count"] else ""
+        age = ago(now - change["since"])
+        yield "growth", f"{change['change']:+d}{share} in {age}: the backup had {change['count']}"

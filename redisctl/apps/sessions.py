@@ -1,7 +1,7 @@
-"""Sessions: how many, how long they have left, what they weigh; and which are to go.
+"""Sessions: their number, remaining time and memory, and rules that remove them.
 
-A session has a TTL that each use renews, so that ``lifetime`` less the TTL is how long it was not used. Names of keys
-are never shown: a session's name is the cookie that lets in whoever has it.
+Each use of a session renews its TTL, so ``lifetime - TTL`` is the time since its last use. Key names are never shown:
+the name of a session is the cookie that logs its user in.
 """
 
 from bisect import bisect_right
@@ -14,14 +14,14 @@ from redis import Redis
 from redisctl.core.formatting import ago, size
 from redisctl.core.scan import Sample, ask, keys_like, memory
 
-# What Flask-Session is given here, in seconds: docs/applications.md.
+# Seconds, as docs/applications.md configures Flask-Session.
 LIFETIME = 7200
 # Keys whose memory is measured.
 MEASURED = 1000
-# Where one bucket of TTLs ends and the next begins, in seconds; the lifetime is another.
+# Limits of the TTL buckets in seconds; the lifetime is another one.
 EDGES = (60, 600, 1800, 3600, 86400, 7 * 86400)
 
-# What TTL answers for a key without one, and for no key.
+# Answers of TTL for a key without one, and for a missing key.
 NO_TTL, GONE = -1, -2
 
 REMOVE, LIMIT = "remove", "limit"
@@ -29,7 +29,7 @@ REMOVE, LIMIT = "remove", "limit"
 
 @dataclass
 class Tally:
-    """TTLs as they pass, counted in buckets. ``shortest`` and ``longest`` are None before the first."""
+    """Counts TTLs in buckets. ``shortest`` and ``longest`` are None before the first TTL."""
 
     lifetime: int = LIFETIME
     count: int = 0
@@ -43,7 +43,7 @@ class Tally:
         self.buckets = [0] * (len(self.edges) + 1)
 
     def add(self, ttls: list[int]) -> None:
-        """Count TTLs as Redis answers them; a key that went meanwhile does not count."""
+        """Count answers of TTL. A key that is gone does not count."""
         for ttl in ttls:
             if ttl == GONE:
                 continue
@@ -51,13 +51,13 @@ class Tally:
             if ttl == NO_TTL:
                 self.without_ttl += 1
                 continue
-            # A session that was just used belongs below its lifetime.
+            # A session that was just used belongs into the bucket below its lifetime.
             self.buckets[bisect_right(self.edges, ttl - 1)] += 1
             self.shortest = ttl if self.shortest is None else min(self.shortest, ttl)
             self.longest = ttl if self.longest is None else max(self.longest, ttl)
 
     def report(self, sizes: list[int]) -> dict[str, Any]:
-        """All of it in numbers, with the memory that a sample of the keys takes. Times are seconds, sizes bytes."""
+        """Return all numbers, with memory estimated from the sizes of a sample. Seconds and bytes."""
         ends = [*self.edges, None]
         starts = [0, *self.edges]
         return {
@@ -75,34 +75,35 @@ class Tally:
 
 
 def collect(redis: Redis, pattern: str, lifetime: int = LIFETIME) -> dict[str, Any]:
-    """Look at all keys of a pattern, at no time at many of them. Raises RedisError."""
+    """Inspect all keys of a pattern in small steps. Raises RedisError."""
     tally = Tally(lifetime)
     sample = Sample(MEASURED)
     for keys in keys_like(redis, pattern):
-        # Neither this nor MEMORY USAGE counts as a use: what would be evicted first stays the same.
+        # TTL and MEMORY USAGE do not count as a use, so the order of eviction does not change.
         tally.add(ask(redis, [("TTL", key) for key in keys]))
         sample.add(keys)
     return tally.report(sample.sizes(redis))
 
 
 def rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The report for people, but for the buckets."""
+    """Yield the report for people, without the buckets."""
     bytes_, ttl = report["memory"], report["ttl"]
     yield "sessions", str(report["count"])
     without = report["without_ttl"]
-    yield "without a TTL", f"{without}{': they never go; redisctl sessions expire --no-ttl' if without else ''}"
+    yield "without a TTL", f"{without}{': they never expire; redisctl sessions expire --no-ttl' if without else ''}"
     if ttl["shortest"] is not None:
         yield "time left", f"{ago(ttl['shortest'])} to {ago(ttl['longest'])}"
         yield "longest unused", ago(report["longest_unused"])
     if ttl["longest"] is not None and ttl["longest"] > report["lifetime"]:
-        yield "lifetime", f"longer than {ago(report['lifetime'])}: say --lifetime, or mend the application"
+        lifetime = ago(report["lifetime"])
+        yield "lifetime", f"some TTLs are longer than {lifetime}: set --lifetime, or correct the application"
     if bytes_["sampled"]:
-        mean = f"{size(bytes_['mean'])} each, the largest of {bytes_['sampled']} has {size(bytes_['largest'])}"
+        mean = f"{size(bytes_['mean'])} each, the largest of {bytes_['sampled']} takes {size(bytes_['largest'])}"
         yield "memory", f"about {size(bytes_['all'])}: {mean}"
 
 
 def bucket_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Buckets for people: time left, time unused, count, share. Empty ones are left out."""
+    """Yield non-empty buckets for people: time left, time since the last use, count, share."""
     lifetime = report["lifetime"]
     for bucket in report["buckets"]:
         start, end, count = bucket["from"], bucket["to"], bucket["count"]
@@ -112,14 +113,15 @@ def bucket_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         unused = "?" if end is None or end > lifetime else f"{ago(lifetime - end)} to {ago(lifetime - start)}"
         yield left, unused, str(count), f"{count / report['count']:.1%}"
     if report["without_ttl"]:
-        yield "for ever", "?", str(report["without_ttl"]), f"{report['without_ttl'] / report['count']:.1%}"
+        yield "no TTL", "?", str(report["without_ttl"]), f"{report['without_ttl'] / report['count']:.1%}"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which sessions are to go: those unused for longer than ``older_than`` seconds at once, those ``no_ttl`` in time.
+    """Which sessions to remove or limit.
 
-    A session without a TTL may be in use. It is given a whole lifetime, which its next use renews.
+    Removes sessions that were not used for more than ``older_than`` seconds. ``no_ttl`` gives a session without a TTL a
+    whole lifetime, because it may be in use; its next use renews the TTL.
     """
 
     older_than: int | None = None
@@ -127,7 +129,7 @@ class Rule:
     lifetime: int = LIFETIME
 
     def verdict(self, ttl: int) -> str:
-        """What becomes of a session with this TTL: REMOVE, LIMIT, or nothing."""
+        """Return what to do with a session of this TTL: REMOVE, LIMIT, or an empty text for nothing."""
         if ttl == NO_TTL:
             return LIMIT if self.no_ttl else ""
         if self.older_than is None or ttl == GONE:
@@ -136,7 +138,7 @@ class Rule:
 
 
 def expire_sessions(redis: Redis, pattern: str, rule: Rule, *, dry_run: bool) -> dict[str, int]:
-    """Apply a rule to all keys of a pattern, or only count what it would do. Raises RedisError."""
+    """Apply a rule to all keys of a pattern, or count what it would do. Raises RedisError."""
     looked_at = removed = limited = 0
     for keys in keys_like(redis, pattern):
         verdicts = [rule.verdict(ttl) for ttl in ask(redis, [("TTL", key) for key in keys])]
@@ -149,6 +151,6 @@ def expire_sessions(redis: Redis, pattern: str, rule: Rule, *, dry_run: bool) ->
             continue
         if remove:
             removed += int(redis.unlink(*remove))
-        # NX: what was used meanwhile has the application's own TTL, and keeps it.
+        # NX: a session that was used since then has the application's TTL, and keeps it.
         limited += sum(ask(redis, [("EXPIRE", key, rule.lifetime, "NX") for key in limit]))
     return {"looked_at": looked_at, "removed": removed, "limited": limited}

@@ -5,32 +5,31 @@ import time
 from collections.abc import Iterable
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from redisctl.apps import growth, rq_jobs, rq_queues
-from redisctl.cli.common import DURATION, as_json, console, current_instance, print_json
+from redisctl.cli.common import DURATION, as_json, console, current_instance, make_table, print_json
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import ago
 
 SURROGATES = {"encoding_errors": "surrogateescape"}
-yes_option = click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
+yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes nothing is changed.")
 
 
 @click.group(invoke_without_command=True)
 @as_json
 @click.pass_context
 def queues(ctx: click.Context, as_json: bool) -> None:
-    """Say what waits, runs, failed and why in the queues of RQ, which workers live, and what piles up.
+    """Show RQ's queues: waiting, running and failed jobs with the reasons, workers, and what accumulates.
 
-    A job is named by its function, never by its arguments; what it returned is not read. It looks at all keys of RQ in
-    small steps: other clients do not notice. Reasons are those of the newest 10000 failed jobs of each queue.
+    Jobs are shown by their function. Their arguments are not shown, and their results are not read. All keys of RQ are
+    read in small steps, so other clients do not notice. Reasons are those of the newest 10000 failed jobs of each
+    queue.
 
     \b
-    redisctl queues                                       # look
-    redisctl queues requeue --error TimeoutError          # what would be put back
-    redisctl queues requeue --error TimeoutError --yes    # put it back
-    redisctl queues prune --older-than 7d                 # what would be removed
+    redisctl queues                                       # show
+    redisctl queues requeue --error TimeoutError          # show what would be requeued
+    redisctl queues requeue --error TimeoutError --yes    # do it
+    redisctl queues prune --older-than 7d                 # show what would be removed
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -38,58 +37,57 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     with instance.connect(**SURROGATES) as redis:
         report = rq_queues.collect(redis)
     now = time.time()
-    grown = growth.growth(now, report["backlog"]["jobs"], growth.counted(instance, "jobs"))
+    changes = growth.growth(now, report["backlog"]["jobs"], growth.counted(instance, "jobs"))
     if as_json:
-        print_json({"instance": instance.name, **report, "growth": grown})
+        print_json({"instance": instance.name, **report, "growth": changes})
         return
     if not report["queues"]:
-        click.echo("RQ has no queues here")
+        click.echo("there are no queues of RQ")
     tables = (
         (("queue", "waiting", "oldest", *rq_queues.REGISTRIES), rq_queues.queue_rows(report)),
-        (("worker", "state", "last heard of", "queues", "job"), rq_queues.worker_rows(report)),
+        (("worker", "state", "heartbeat", "queues", "job"), rq_queues.worker_rows(report)),
         (("failed", "queue", "newest", "function", "reason"), rq_queues.failure_rows(report)),
-        (("kept", ""), (*rq_queues.backlog_rows(report), *growth.rows(now, grown))),
+        (("stored", ""), (*rq_queues.backlog_rows(report), *growth.rows(now, changes))),
     )
     for heads, rows in tables:
         _print_table(heads, rows)
 
 
 @queues.command()
-@click.option("--older-than", type=DURATION, required=True, help="Remove jobs that ended longer ago, such as 7d.")
+@click.option("--older-than", type=DURATION, required=True, help="Remove jobs that ended longer ago, for example 7d.")
 @click.option(
     "--registry",
     "registries",
     multiple=True,
     type=click.Choice([*rq_jobs.PRUNABLE, rq_jobs.ORPHANS]),
-    help="Only these; may be repeated. By default all but deferred, whose jobs still wait for others.",
+    help="Only these; may be repeated. Default: all but deferred, whose jobs wait for others.",
 )
-@click.option("--queue", default="", help="Only this queue. Results of jobs that are gone belong to none: they stay.")
+@click.option("--queue", default="", help="Only this queue. Results without a job belong to no queue and stay.")
 @yes_option
 @as_json
 def prune(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, as_json: bool) -> None:
-    """Remove old jobs with their results, as RQ deletes them. Only says what it would do until --yes is added.
+    """Remove old jobs with their results, as RQ deletes them. Without --yes it only shows what it would do.
 
-    Jobs that wait, run or are scheduled are never removed. "results" are those whose job is gone: RQ gives the
-    traceback of a failed job no TTL, and it stays when the job's record goes. Entries of registries without a job go at
-    any age.
+    Jobs that wait, run or are scheduled are never removed. "results" are results without a job: RQ sets no TTL for the
+    traceback of a failed job, so it stays when the job expires. Registry entries without a job are removed at any age.
 
     \b
     redisctl queues prune --older-than 30d --registry failed --queue mail
     """
     if queue and rq_jobs.ORPHANS in registries:
-        raise click.UsageError("results of jobs that are gone belong to no queue: leave --queue out")
-    chosen = registries or tuple(one for one in rq_jobs.DEFAULT_PRUNABLE if not (queue and one == rq_jobs.ORPHANS))
+        raise click.UsageError("results without a job belong to no queue: omit --queue")
+    chosen = registries or tuple(name for name in rq_jobs.DEFAULT_PRUNABLE if not (queue and name == rq_jobs.ORPHANS))
     instance = current_instance()
     with instance.connect(**SURROGATES) as redis:
-        _known(queue, rq_queues.queue_names(redis))
-        done = rq_jobs.prune(redis, time.time() - older_than, chosen, queue, dry_run=not yes)
+        _check_queue(queue, rq_queues.queue_names(redis))
+        pruned = rq_jobs.prune(redis, time.time() - older_than, chosen, queue, dry_run=not yes)
     if as_json:
-        print_json({"instance": instance.name, "dry_run": not yes, "registries": done})
+        print_json({"instance": instance.name, "dry_run": not yes, "registries": pruned})
         return
-    click.echo(f"{'removed' if yes else 'would remove'} what is older than {ago(older_than)}:")
-    rows = ((name, *(str(count) for count in counts.values())) for name, counts in done.items())
+    click.echo(f"{'removed' if yes else 'would remove'} jobs that ended more than {ago(older_than)} ago:")
+    rows = ((name, *(str(count) for count in counts.values())) for name, counts in pruned.items())
     _print_table(("", "jobs", "entries without a job", "results without a job"), rows)
-    _nothing_changed(yes)
+    _print_unchanged(yes)
 
 
 @queues.command()
@@ -99,10 +97,10 @@ def prune(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, a
 @yes_option
 @as_json
 def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Put failed jobs back, at the end of their queues, as RQ does. Only says what it would do until --yes is added.
+    """Requeue failed jobs at the end of their queues, as RQ does. Without --yes it only shows what it would do.
 
-    Without an option it is all of them. Retries that were used up stay used up. A job with a rate limit waits for its
-    place. A job that fails again meanwhile is not put back again.
+    Without an option it requeues all failed jobs. Used-up retries stay used up. A job with a rate limit waits for it. A
+    job that fails again while this runs is not requeued again.
 
     \b
     redisctl queues requeue --queue mail --error "Connection refused"
@@ -110,44 +108,46 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
     choice = rq_jobs.Choice(queue, error, tuple(dict.fromkeys(ids)))
     instance = current_instance()
     with instance.connect(**SURROGATES) as redis:
-        _known(queue, rq_queues.queue_names(redis))
-        done = rq_jobs.requeue(redis, choice, dry_run=not yes)
-    count = sum(done.queues.values())
+        _check_queue(queue, rq_queues.queue_names(redis))
+        result = rq_jobs.requeue(redis, choice, dry_run=not yes)
+    count = sum(result.queues.values())
     if as_json:
-        told = {"count": count, "queues": done.queues, "rate_limited": done.rate_limited, "skipped": done.skipped}
-        print_json({"instance": instance.name, "dry_run": not yes, **told})
+        counts = {"queues": result.queues, "rate_limited": result.rate_limited, "skipped": result.skipped}
+        print_json({"instance": instance.name, "dry_run": not yes, "count": count, **counts})
         return
-    click.echo(f"{'put' if yes else 'would put'} {count} failed jobs back")
-    _print_table(("queue", "jobs"), ((name, str(jobs_)) for name, jobs_ in sorted(done.queues.items())))
-    if done.rate_limited:
-        click.echo(f"{done.rate_limited} of them wait for a place within their rate limit")
-    if done.skipped:
-        click.echo(f"{done.skipped} were left alone: gone, not failed any more, or for another reason")
-    _nothing_changed(yes)
+    click.echo(f"{'requeued' if yes else 'would requeue'} {count} failed jobs")
+    _print_table(("queue", "jobs"), ((name, str(jobs)) for name, jobs in sorted(result.queues.items())))
+    if result.rate_limited:
+        click.echo(f"{result.rate_limited} of them wait for their rate limit")
+    if result.skipped:
+        click.echo(f"{result.skipped} were skipped: gone, no longer failed, or failed for another reason")
+    _print_unchanged(yes)
 
 
-def _known(queue: str, names: list[str]) -> None:
-    """Refuse a queue that RQ does not know: a misspelt one looks like one without jobs."""
+def _check_queue(queue: str, names: list[str]) -> None:
+    """Raise Failure for an unknown queue: a misspelt one would look like one without jobs."""
     if queue and queue not in names:
-        raise Failure(f"RQ knows no queue {_plain(queue)}, but: {', '.join(map(_plain, names)) or 'none'}")
+        raise Failure(f"RQ has no queue {_printable(queue)}; it has: {', '.join(map(_printable, names)) or 'none'}")
 
 
-def _nothing_changed(yes: bool) -> None:
+def _print_unchanged(yes: bool) -> None:
     if not yes:
         click.echo("nothing was changed: --yes does it")
 
 
 def _print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(*heads, box=None, pad_edge=False)
+    from rich.markup import escape
+
+    table = make_table(*heads)
     for row in rows:
-        table.add_row(*(escape(_plain(cell)) for cell in row))
+        table.add_row(*(escape(_printable(cell)) for cell in row))
     if table.row_count:
-        shown = console()
-        shown.print(table)
+        output = console()
+        output.print(table)
         if sys.stdout.isatty():
-            shown.print()
+            output.print()
 
 
-def _plain(text: str) -> str:
-    """Text of applications without what would steer a terminal."""
+def _printable(text: str) -> str:
+    """Replace characters that could control a terminal: the text comes from applications."""
     return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,6 +1,6 @@
-"""Ways over many keys that other clients do not notice: small steps, and a pause after each.
+"""Scans over many keys that other clients do not notice: small steps, and a pause after each.
 
-Redis does one thing at a time. What is asked here is done in parts that take it about a millisecond.
+Redis executes one command at a time, so each step here takes it about a millisecond.
 """
 
 import random
@@ -10,13 +10,13 @@ from typing import Any
 
 from redis import Redis
 
-# Keys that Redis looks at in one step of SCAN, commands that are sent at once, and the pause in seconds after a step.
+# Keys per step of SCAN, commands that are sent at once, and the pause in seconds after a step.
 STEP = 1000
 PAUSE = 0.001
 
 
 def keys_like(redis: Redis, pattern: str) -> Iterator[list[str]]:
-    """All keys of a pattern, in batches. A key that is there all the time comes at least once."""
+    """Yield all keys of a pattern in batches. A key that exists all the time comes at least once."""
     cursor = 0
     while True:
         cursor, keys = redis.scan(cursor, match=pattern, count=STEP)
@@ -28,18 +28,21 @@ def keys_like(redis: Redis, pattern: str) -> Iterator[list[str]]:
 
 
 def members(redis: Redis, key: str, size: int) -> Iterator[list[tuple[str, float]]]:
-    """All members of a sorted set with their scores, in batches; they may be removed meanwhile."""
+    """Yield all members of a sorted set with their scores, in batches. The caller may remove them."""
     cursor = 0
     while True:
-        cursor, found = redis.zscan(key, cursor, count=size)
-        yield from batches(found, size)
+        cursor, entries = redis.zscan(key, cursor, count=size)
+        yield from batches(entries, size)
         if not cursor:
             return
         time.sleep(PAUSE)
 
 
 def ask(redis: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Answers to commands that are sent at once, and not as a transaction: no more than a step. Raises RedisError."""
+    """Send commands at once, not as a transaction, and return the answers. Raises RedisError.
+
+    The caller sends no more commands than one step.
+    """
     with redis.pipeline(transaction=False) as pipeline:
         for command in commands:
             pipeline.execute_command(*command)
@@ -47,13 +50,13 @@ def ask(redis: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
 
 
 def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
-    """A list in parts."""
+    """Yield a list in parts."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 class Sample:
-    """As many of the keys that pass as it has room for, each with the same chance, however many come."""
+    """A random sample of keys: at most ``room``, each with the same chance, without knowing how many will come."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -61,7 +64,7 @@ class Sample:
         self.keys: list[str] = []
 
     def add(self, keys: Iterable[str]) -> None:
-        """Let keys pass."""
+        """Offer keys to the sample."""
         for key in keys:
             self.passed += 1
             if len(self.keys) < self.room:
@@ -70,15 +73,15 @@ class Sample:
                 self.keys[place] = key
 
     def sizes(self, redis: Redis) -> list[int]:
-        """Bytes of memory of those that are still there. It does not count as their use."""
-        found: list[int] = []
-        for some in batches(self.keys, STEP):
-            found += [size for size in ask(redis, [("MEMORY", "USAGE", key) for key in some]) if size]
+        """Return the memory in bytes of the keys that still exist. It does not count as their use."""
+        sizes: list[int] = []
+        for keys in batches(self.keys, STEP):
+            sizes += [size for size in ask(redis, [("MEMORY", "USAGE", key) for key in keys]) if size]
             time.sleep(PAUSE)
-        return found
+        return sizes
 
 
 def memory(sizes: list[int], count: int) -> dict[str, int]:
-    """What a sample says of so many keys: bytes in all (estimated), mean and largest."""
+    """Extrapolate the sizes of a sample to ``count`` keys: bytes of all (estimated), mean and largest."""
     mean = sum(sizes) / len(sizes) if sizes else 0
     return {"all": int(mean * count), "mean": int(mean), "largest": max(sizes, default=0), "sampled": len(sizes)}

@@ -46,7 +46,7 @@ def test_what_is_wrong_with_sessions_is_said_with_what_to_do() -> None:
     told = dict(rows(tally.report([100, 300])))
     assert "expire --no-ttl" in told["without a TTL"]
     assert "--lifetime" in told["lifetime"]
-    assert told["memory"] == "about 400 B: 200 B each, the largest of 2 has 300 B"
+    assert told["memory"] == "about 400 B: 200 B each, the largest of 2 takes 300 B"
 
 
 def test_no_sessions_are_no_error() -> None:
@@ -121,9 +121,9 @@ def test_help_needs_no_instance_and_tells_the_lifetime(runner: CliRunner) -> Non
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (["expire"], "say which sessions"),
-        (["expire", "--yes"], "say which sessions"),
-        (["expire", "--older-than", "2h"], "end by themselves"),
+        (["expire"], "name the sessions"),
+        (["expire", "--yes"], "name the sessions"),
+        (["expire", "--older-than", "2h"], "expire by themselves"),
         (["expire", "--no-ttl", "--lifetime", "0"], "in use"),
     ],
 )
