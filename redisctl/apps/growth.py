@@ -22,9 +22,7 @@ def counted(instance: Instance, what: str) -> list[tuple[float, int]]:
     return [
         (backup.metadata.taken_at, int(backup.verified[what]))
         for backup in catalog.list_backups(instance.backups)
-        if backup.is_verified
-        and what in backup.verified
-        and backup.verified["at"] - backup.metadata.taken_at < PROMPT
+        if backup.is_verified and what in backup.verified and backup.verified["at"] - backup.metadata.taken_at < PROMPT
     ]
 
 

@@ -3,7 +3,6 @@
 from datetime import datetime
 
 import click
-from rich.text import Text
 
 from redisctl.cli.common import MAX_ROWS, as_json, console, make_table, print_json, with_instance
 from redisctl.core.instance import Instance
@@ -12,31 +11,33 @@ from redisctl.monitor import deploy_history
 
 @click.command()
 @click.option(
-    "--last", type=click.IntRange(1, 10_000), default=MAX_ROWS, show_default=True, help="Deploys, newest first."
+    "--last", type=click.IntRange(1, 10_000), default=MAX_ROWS, show_default=True, help="How many, newest first."
 )
 @as_json
 @with_instance
 def history(instance: Instance, last: int, as_json: bool) -> None:
-    """Tell what deploys and day-2 verbs did here: when, by whom, with which settings, and what changed.
+    """Show deploys and day-2 verbs: when, who, with which settings, and what changed.
 
     \b
-    changed      these operations changed something
-    no change    all was as wanted
-    failed       it stopped at the operation that is named; what stands above it was changed
-    interrupted  it was killed, or its connection or this host went down; a deploy finishes what it began
-    running      it goes on now
+    changed      the operations that are named changed something
+    no change    everything was up to date
+    failed       it stopped at the operation that is named; the operations above it changed something
+    interrupted  it was killed, or it lost its connection or the host; the next deploy finishes it
+    running      it is running now
 
-    SETTINGS is a digest: two deploys with the same one had the same settings.
+    "settings" is a digest: deploys with the same digest had the same settings.
     """
+    from rich.text import Text
+
     deploys, damaged = deploy_history.load(instance.name)
     newest = deploys[:last]
     if as_json:
-        print_json({"instance": instance.name, "deploys": [one.as_dict() for one in newest], "damaged": damaged})
+        print_json({"instance": instance.name, "deploys": [deploy.as_dict() for deploy in newest], "damaged": damaged})
         return
     table = make_table("when", "who", "verb", "settings", "result", "what")
-    for one in newest:
-        when = f"{datetime.fromisoformat(one.started):%Y-%m-%d %H:%M:%S}"
-        table.add_row(when, *map(Text, (one.who, one.verb, one.settings, one.result, one.what)))
+    for deploy in newest:
+        when = f"{datetime.fromisoformat(deploy.started):%Y-%m-%d %H:%M:%S}"
+        table.add_row(when, *map(Text, (deploy.who, deploy.verb, deploy.settings, deploy.result, deploy.what)))
     console().print(table)
     if damaged:
-        click.echo(f"{damaged} damaged lines are left out", err=True)
+        click.echo(f"{damaged} damaged records are left out", err=True)

@@ -1,9 +1,8 @@
-"""The verbs that say what an instance does now, why it is slow and what takes its memory."""
+"""The verbs that show what Redis does now, why it is slow, and what uses its memory."""
 
 import json
 
 import click
-from rich.text import Text
 
 from redisctl.cli.common import (
     MAX_ROWS,
@@ -19,29 +18,26 @@ from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
-from redisctl.monitor.latency import measure
-from redisctl.monitor.memory import Tally, usage
-from redisctl.monitor.slowlog import real_names, slow_commands
 
 
 @click.command()
 @click.option("--interval", type=click.FloatRange(1, 60), default=2, show_default=True, help="Seconds between frames.")
-@click.option("--count", type=click.IntRange(1), help="End after so many frames.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many frames.")
 @as_json
 @with_instance
 def top(instance: Instance, interval: float, count: int | None, as_json: bool) -> None:
-    """Watch what Redis does, until q or Ctrl-C.
+    """Show what Redis does, until q or Ctrl-C.
 
     \b
-    commands   that clients sent, in the interval between two frames; so are all rates
-    reads      hits and misses: what was asked for and was there, or was not
-    keys gone  evicted for want of memory, and expired
-    PING       how long Redis took to answer one, on this host
-    queues     jobs that wait, the deepest first
-    slow       the slowest of the newest 32 in the slow log; redisctl slowlog shows more
+    commands   commands of clients. All rates are for the interval between two frames
+    reads      hits found their key, misses did not
+    keys gone  evicted for lack of memory, and expired
+    PING       round trip on this host
+    queues     waiting jobs, the longest queues first
+    slow       the slowest of the newest 32 entries of the slow log; redisctl slowlog shows more
 
-    What top itself asks is left out of commands, hits and misses. It needs a terminal: by SSH, ssh -t. Without one
-    --count prints frames one below the other, and with --json one object a line.
+    top's own commands are not counted in commands, hits and misses. It needs a terminal: over SSH use ssh -t. Without
+    one, --count prints frames one after another, with --json as one object a line.
     """
     from redisctl.monitor import top_screen
     from redisctl.monitor.top import Reader
@@ -51,7 +47,7 @@ def top(instance: Instance, interval: float, count: int | None, as_json: bool) -
         top_screen.show(screen, instance.name, reader, interval, count)
         return
     if count is None:
-        raise Failure("top needs a terminal: ssh -t, or --count for frames without one; or redisctl stats")
+        raise Failure("top needs a terminal: use ssh -t, or --count to print frames, or redisctl stats")
     for frame in top_screen.frames(reader, interval, count):
         if as_json:
             click.echo(json.dumps({"instance": instance.name, **frame.as_dict()}))
@@ -60,41 +56,47 @@ def top(instance: Instance, interval: float, count: int | None, as_json: bool) -
 
 
 @click.command()
-@click.option("--last", type=click.IntRange(1, 100_000), default=25, show_default=True, help="Entries, newest first.")
-@click.option("--arguments", is_flag=True, help="Show arguments, too. They hold other people's data.")
-@click.option("--reset", is_flag=True, help="Empty the log instead.")
-@click.option("--yes", is_flag=True, help="Empty it without asking.")
+@click.option(
+    "--last", type=click.IntRange(1, 100_000), default=25, show_default=True, help="Entries, newest first."
+)
+@click.option("--arguments", is_flag=True, help="Show arguments. They are private data.")
+@click.option("--reset", is_flag=True, help="Empty the slow log instead.")
+@click.option("--yes", is_flag=True, help="Do not ask before emptying it.")
 @as_json
 @with_instance
 def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes: bool, as_json: bool) -> None:
-    """Say which commands were slow: they kept all others waiting.
+    """Show commands that were slow and delayed all others.
 
-    Redis does one thing at a time. What it did for longer than redis_slowlog_log_slower_than (in microseconds) it
-    keeps in its slow log, up to redis_slowlog_max_len of them, until a restart. How long is the time of execution
-    alone: not that in queues and on the network.
+    Redis executes one command at a time. It logs commands that took longer than redis_slowlog_log_slower_than
+    (microseconds), up to redis_slowlog_max_len of them, until a restart. "how long" is the execution time, without
+    queues and network.
 
-    A command is shown by its name and the number of its arguments. Arguments are keys and values: a session's key is
-    its cookie. --arguments shows them, cut by Redis to 30 of 128 bytes each.
+    Commands are shown by name and number of arguments. Arguments are keys and values, and the key of a session is its
+    cookie. --arguments shows them, as far as Redis stores them: 30 of 128 bytes each.
     """
+    from rich.text import Text
+
+    from redisctl.monitor.slowlog import original_names, slow_commands
+
     with instance.connect(decode_responses=False) as redis:
-        there = redis.slowlog_len()
+        count = redis.slowlog_len()
         if reset:
             if not yes:
-                click.confirm(f"Empty the slow log of {instance.name} ({there} entries)?", abort=True, err=True)
+                click.confirm(f"Empty the slow log of {instance.name} ({count} entries)?", abort=True, err=True)
             redis.slowlog_reset()
             if as_json:
-                print_json({"instance": instance.name, "removed": there})
+                print_json({"instance": instance.name, "removed": count})
             else:
-                click.echo(f"{there} entries removed")
+                click.echo(f"{count} entries removed")
             return
-        entries = slow_commands(redis, last, real_names(instance))
+        entries = slow_commands(redis, last, original_names(instance))
         _, limit = instance.execute_renamed(redis, "CONFIG", "GET", "slowlog-log-slower-than")
     threshold = int(limit) / 1e6
     if arguments:
-        click.echo("redisctl: arguments are other people's data, keys and values: keep them to yourself", err=True)
+        click.echo("redisctl: arguments are keys and values of clients: do not paste them into tickets", err=True)
     if as_json:
         shown = [entry.as_dict(arguments) for entry in entries]
-        print_json({"instance": instance.name, "slower_than": threshold, "entries": there, "shown": shown})
+        print_json({"instance": instance.name, "slower_than": threshold, "entries": count, "shown": shown})
         return
     table = make_table("when (UTC)", ">how long", "command", ">arguments", "client")
     for entry in entries:
@@ -103,8 +105,8 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
         table.add_row(time_ago(entry.at), took(entry.seconds), Text(words), str(entry.count), Text(client))
     if entries:
         console().print(table)
-    kept = "nothing is kept" if threshold < 0 else f"kept is what takes longer than {took(threshold)}"
-    console().print(f"{len(entries)} of {there} entries; {kept}")
+    limit_text = "the slow log is off" if threshold < 0 else f"logged if slower than {took(threshold)}"
+    click.echo(f"{len(entries)} of {count} entries; {limit_text}")
 
 
 @click.command()
@@ -112,58 +114,74 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
 @as_json
 @with_instance
 def latency(instance: Instance, seconds: int, as_json: bool) -> None:
-    """Say how long Redis takes to answer.
+    """Show how long Redis takes to answer.
 
     \b
-    PING      round trips on this host, one after the other for some seconds. It has no network in it: what
-              applications see beyond it is the network, or their own.
-    commands  what Redis counted since its start, of execution alone, in steps of powers of two: each took at
-              most what is said. The slowest first.
-    events    what the latency monitor saw take longer than redis_latency_monitor_threshold: saves, forks, expiry.
-    doctor    what Redis makes of these events.
+    PING      consecutive round trips on this host, without network. If applications see longer times, look at
+              the network or at the application.
+    commands  execution times since Redis started, the slowest first. Redis counts in powers of two: each value
+              is an upper limit.
+    events    saves, forks, expiry and others that took longer than redis_latency_monitor_threshold.
+    doctor    what Redis says about these events.
 
-    A high median of PING means that Redis is busy: redisctl top, and its CPU limit. A low one with a high maximum
-    means that single commands or saves keep the others waiting: redisctl slowlog.
+    A high median of PING means that Redis is busy: see redisctl top, and its CPU limit. A low median with a high
+    maximum means that single commands or saves delay the others: see redisctl slowlog.
     """
+    from rich.text import Text
+
+    from redisctl.monitor.latency import measure
+
     with instance.connect() as redis:
         _, monitored = instance.execute_renamed(redis, "CONFIG", "GET", "latency-monitor-threshold")
-        found = measure(redis, seconds, int(monitored) / 1000)
+        report = measure(redis, seconds, int(monitored) / 1000)
     if as_json:
-        print_json({"instance": instance.name, **found.as_dict()})
+        print_json({"instance": instance.name, **report.as_dict()})
         return
-    trips = found.trips
-    console().print(
+    trips = report.trips
+    click.echo(
         f"PING      {trips.count} in {seconds} s: min {took(trips.least)}, median {took(trips.median)}, "
         f"99% {took(trips.p99)}, max {took(trips.most)}\n"
     )
     table = make_table("command", ">calls", ">half", ">99%", ">max")
-    for command in found.commands[:MAX_ROWS]:
+    for command in report.commands[:MAX_ROWS]:
         times = (f"≤ {took(value)}" for value in (command.median, command.p99, command.most))
         table.add_row(Text(command.name), f"{command.calls:,}", *times)
     console().print(table)
-    print_omitted(len(found.commands), "commands")
-    console().print()
-    if found.events:
+    print_omitted(len(report.commands), "commands")
+    click.echo()
+    if report.events:
         table = make_table("event", "last (UTC)", ">took", ">longest")
-        for event in found.events:
+        for event in report.events:
             table.add_row(Text(event.name), time_ago(event.at), took(event.last), took(event.most))
         console().print(table)
-    elif found.threshold:
-        console().print(f"no event took longer than {took(found.threshold)}")
+    elif report.threshold:
+        click.echo(f"no event took longer than {took(report.threshold)}")
     else:
-        console().print("the latency monitor is off: redis_latency_monitor_threshold")
-    doctor = "the doctor may not be asked" if found.doctor is None else found.doctor
-    console().print(Text(f"\nRedis's doctor says:\n{doctor}"))
+        click.echo("the latency monitor is off: set redis_latency_monitor_threshold")
+    doctor = "admin may not run LATENCY DOCTOR" if report.doctor is None else report.doctor
+    console().print(Text(f"\nLATENCY DOCTOR reports:\n{doctor}"))
 
 
 @click.command()
-@click.option("--depth", type=click.IntRange(1, 10), default=2, show_default=True, help="Parts of a prefix.")
 @click.option(
-    "--sample", type=click.IntRange(100, 10_000_000), default=20_000, show_default=True, help="Keys that are looked at."
+    "--depth", type=click.IntRange(1, 10), default=2, show_default=True, help="Parts of a prefix."
 )
-@click.option("--all", "everything", is_flag=True, help="Look at every key. Takes long where there are many.")
-@click.option("--biggest", type=click.IntRange(0, 1000), default=10, show_default=True, help="Biggest keys to show.")
-@click.option("--names", is_flag=True, help="Show the biggest keys' whole names. A session's name is its cookie.")
+@click.option(
+    "--sample",
+    type=click.IntRange(100, 10_000_000),
+    default=20_000,
+    show_default=True,
+    help="Keys to measure.",
+)
+@click.option("--all", "everything", is_flag=True, help="Measure every key. Takes long if there are many.")
+@click.option(
+    "--biggest",
+    type=click.IntRange(0, 1000),
+    default=10,
+    show_default=True,
+    help="Biggest keys to show.",
+)
+@click.option("--names", is_flag=True, help="Show full names of the biggest keys. The name of a session is its cookie.")
 @click.option("--db", "database", type=click.IntRange(0), default=0, show_default=True, help="Which database.")
 @as_json
 @with_instance
@@ -178,52 +196,56 @@ def memory(
     database: int,
     as_json: bool,
 ) -> None:
-    """Say which keys take the memory.
+    """Show which keys use the memory.
 
-    Keys are grouped by their first parts, which ':' separates: --depth 2 makes app:session:* of all sessions. What
-    looks like an ID (numbers, hex, UUIDs, tokens) is folded into <id>.
+    Keys are grouped by their first parts: --depth 2 groups all sessions as app:session:*. What looks like an ID
+    (numbers, hexadecimal digits, UUIDs, tokens) is shown as <id>.
 
-    Where there are more keys than --sample, that many are looked at, picked by a hash that knows nothing of their names
-    and sizes, and the rest is extrapolated: shares are good for prefixes of which hundreds were seen, and a few huge
-    keys among the others may be missed. --all looks at every key. Redis serves others in between.
+    If there are more keys than --sample, a random sample is measured and the rest extrapolated. Shares are good for
+    prefixes with hundreds of keys in the sample; a few huge keys may be missed. --all measures every key. Redis serves
+    other clients in between.
 
-    Sizes are those of MEMORY USAGE: with the key's name and overhead, of collections estimated from 5 elements.
+    Sizes are those of MEMORY USAGE: with name and overhead; collections are estimated from 5 elements.
     """
+    from rich.text import Text
+
+    from redisctl.monitor.memory import Tally, usage
+
     with instance.connect(decode_responses=False, db=database) as redis:
         tally = Tally(depth, instance.session_keys, biggest)
-        found = usage(redis, database, tally, None if everything else sample, names)
+        report = usage(redis, database, tally, None if everything else sample, names)
         info = redis.info("all")
     if as_json:
-        print_json({"instance": instance.name, "used_memory": info["used_memory"], **found.as_dict()})
+        print_json({"instance": instance.name, "used_memory": info["used_memory"], **report.as_dict()})
         return
-    about = "" if found.whole else "about "
+    about = "" if report.whole else "about "
     console().print(
-        f"{found.keys:,} keys in db{database} take {about}{size(found.bytes)}; "
-        f"Redis uses {size(info['used_memory'])} in all"
+        f"{report.keys:,} keys in db{database} use {about}{size(report.bytes)}; "
+        f"Redis uses {size(info['used_memory'])} in total"
     )
-    if not found.whole:
+    if not report.whole:
         console().print(
-            f"Extrapolated from {found.seen_keys:,} keys of {size(found.seen_bytes)}: "
-            "what has a ~ is an estimate, seen is what was counted.\n"
-            f"A huge key may be among the {found.keys - found.seen_keys:,} others: --all finds it"
+            f"Extrapolated from {report.seen_keys:,} keys of {size(report.seen_bytes)}: "
+            "values with ~ are estimates, seen is exact.\n"
+            f"There may be a huge key among the {report.keys - report.seen_keys:,} others: --all finds it"
         )
     table = make_table("prefix", ">share", ">memory", ">keys", ">seen")
-    for group in found.groups[:MAX_ROWS]:
+    for group in report.groups[:MAX_ROWS]:
         numbers = (f"{about and '~'}{group.share:.1%}", f"{about and '~'}{size(group.bytes)}")
         table.add_row(Text(group.prefix), *numbers, f"{about and '~'}{group.keys:,}", f"{group.seen_keys:,}")
-    if found.groups:
+    if report.groups:
         console().print()
         console().print(table)
-        print_omitted(len(found.groups), "prefixes")
-    if found.biggest:
-        console().print(f"\nThe biggest keys of {'all' if found.whole else 'those seen'}:")
+        print_omitted(len(report.groups), "prefixes")
+    if report.biggest:
+        console().print(f"\nThe biggest keys{'' if report.whole else ' of the sample'}:")
         table = make_table(">memory", "type", ">elements", "name")
-        for big in found.biggest:
+        for big in report.biggest:
             elements = "" if big.elements is None else f"{big.elements:,}"
             table.add_row(size(big.bytes), Text(big.type), elements, Text(big.name))
         console().print(table)
         if not names:
-            console().print("Names are masked: --names shows them, and a session's name is its cookie")
-    for name, there in keyspace(info).items():
+            console().print("Names are masked: --names shows them. The name of a session is its cookie")
+    for name, other in keyspace(info).items():
         if name != f"db{database}":
-            console().print(f"{name} holds {there['keys']:,} keys more: --db {name[2:]}")
+            console().print(f"{name} has {other['keys']:,} more keys: --db {name[2:]}")

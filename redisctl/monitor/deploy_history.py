@@ -1,4 +1,4 @@
-"""What deploys and day-2 verbs did to the instance: the records that each of them left on this host."""
+"""The history of deploys and day-2 verbs, from the records that each of them wrote on this host."""
 
 import fcntl
 import json
@@ -8,17 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-LOGS, LOCKS = Path("/var/log/redoubt"), Path("/run")
+from redisctl import paths
 
-# How a deploy ended: well, with and without a change; not well; not by itself, but killed or cut off; not yet.
+# How a deploy ended. Interrupted means that it was killed or lost its connection.
 CHANGED, UNCHANGED, FAILED, INTERRUPTED, RUNNING = "changed", "no change", "failed", "interrupted", "running"
 
 
 @dataclass(frozen=True)
 class Deploy:
-    """One deploy or day-2 verb. Times are ISO 8601, in UTC; ``settings`` is a digest; the rest names operations.
+    """One deploy or day-2 verb. Times are ISO 8601 in UTC, ``started`` a valid one; ``settings`` is a digest.
 
-    ``started`` was read as a time: it can be shown and compared.
+    ``changed`` and ``failed`` name operations.
     """
 
     verb: str
@@ -32,59 +32,58 @@ class Deploy:
     failed: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs; what is not known is null."""
+        """Return the record for JSON; unknown values are null."""
         return {**vars(self), "changed": list(self.changed), "ended": self.ended or None, "failed": self.failed or None}
 
     @property
     def what(self) -> str:
-        """What was changed and where it failed, in words."""
+        """The operations that changed something, and the one that failed."""
         failed = [f"failed: {self.failed}"] if self.failed else []
         return "\n".join([*self.changed, *failed])
 
 
-def deploys(lines: Iterable[str], under_way: str) -> tuple[list[Deploy], int]:
-    """The deploys that these lines tell of, the newest first, and how many lines are damaged.
+def deploys(lines: Iterable[str], running: str) -> tuple[list[Deploy], int]:
+    """Parse the records: return the deploys, newest first, and the number of damaged lines.
 
-    A deploy has a line for its beginning and one for what it had done in the end, under one id. ``under_way`` is the id
-    of the one that has the lock.
+    A deploy has a line for its start and one for its end, with the same id. ``running`` is the id of the deploy that
+    holds the lock.
     """
-    found: dict[str, Deploy] = {}
+    by_id: dict[str, Deploy] = {}
     damaged = 0
     for line in lines:
         try:
-            told = json.loads(line)
-            found[told["run"]] = _deploy(told, under_way)
+            record = json.loads(line)
+            by_id[record["run"]] = _deploy(record, running)
         except (ValueError, TypeError, KeyError):
-            # Of a host that lost its power while it wrote.
+            # A power cut may leave an incomplete line.
             damaged += 1
-    return sorted(found.values(), key=lambda deploy: deploy.started, reverse=True), damaged
+    return sorted(by_id.values(), key=lambda deploy: deploy.started, reverse=True), damaged
 
 
-def _deploy(told: dict[str, Any], under_way: str) -> Deploy:
-    datetime.fromisoformat(told["started"])
-    changed, failed, ended = tuple(told["changed"]), told["failed"], told["ended"]
+def _deploy(record: dict[str, Any], running: str) -> Deploy:
+    datetime.fromisoformat(record["started"])
+    changed, failed, ended = tuple(record["changed"]), record["failed"], record["ended"]
     if not ended:
-        result = RUNNING if told["run"] == under_way else INTERRUPTED
+        result = RUNNING if record["run"] == running else INTERRUPTED
     else:
         result = FAILED if failed else CHANGED if changed else UNCHANGED
-    return Deploy(
-        told["verb"], told["who"], told["started"], ended, result, told["settings"], told["image"], changed, failed
-    )
+    values = {name: record[name] for name in ("verb", "who", "started", "settings", "image")}
+    return Deploy(**values, ended=ended, result=result, changed=changed, failed=failed)
 
 
 def load(name: str) -> tuple[list[Deploy], int]:
-    """The same, of the instance of this name on this host."""
+    """Return the deploys of an instance, newest first, and the number of damaged lines."""
     try:
-        lines = (LOGS / f"{name}.jsonl").read_text(errors="replace").splitlines()
+        lines = Path(paths.history_file(name)).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         lines = []
     return deploys(lines, _running(name))
 
 
 def _running(name: str) -> str:
-    """The id of the deploy that has the lock; empty when none has it."""
+    """Return the id of the deploy that holds the lock; empty if none does."""
     try:
-        with (LOCKS / f"redoubt-{name}.lock").open() as file:
+        with open(paths.lock_file(name), encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

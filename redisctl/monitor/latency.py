@@ -1,4 +1,4 @@
-"""How long Redis takes: as a client on the host sees it, and as Redis itself counted."""
+"""How long Redis takes to answer: as a client on the host measures it, and as Redis counts it."""
 
 import math
 import time
@@ -9,13 +9,13 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-# Between two PINGs: quick enough to fall into what takes milliseconds, and no load of its own.
+# Seconds between two PINGs: short enough to meet commands that take milliseconds, without being a load.
 PAUSE = 0.001
 
 
 @dataclass(frozen=True)
 class Trips:
-    """Round trips of PINGs one after the other, in seconds."""
+    """Round trips of consecutive PINGs, in seconds."""
 
     count: int
     least: float
@@ -26,9 +26,9 @@ class Trips:
 
 @dataclass(frozen=True)
 class Command:
-    """What Redis counted of one command since it started. Times are in seconds, without waiting and the network.
+    """Execution times of one command since Redis started, in seconds, without queues and network.
 
-    Redis counts in steps of powers of two: each is no more than is said, and more than half of it.
+    Redis counts in powers of two: each time is an upper limit, and less than twice the true value.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that the latency monitor saw take longer than its threshold. Times in seconds; ``at`` is the last."""
+    """An event that took longer than the latency monitor's threshold. Seconds; ``at`` is the time of the last one."""
 
     name: str
     at: int
@@ -50,7 +50,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Latency:
-    """All of it. ``doctor`` is None where the user may not ask, and ``threshold`` 0 where the monitor is off."""
+    """The whole report. ``doctor`` is None if the user may not ask; ``threshold`` is 0 if the monitor is off."""
 
     trips: Trips
     commands: tuple[Command, ...]
@@ -59,15 +59,15 @@ class Latency:
     doctor: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return asdict(self)
 
 
 def measure(redis: Redis, seconds: float, threshold: float) -> Latency:
-    """PING for some seconds, then ask what Redis counted. ``redis`` answers in text. Raises RedisError."""
+    """Send PINGs for some seconds, then read what Redis counted. ``redis`` decodes answers. Raises RedisError."""
     trips = trips_of(_pings(redis, seconds))
     answer = redis.execute_command("LATENCY", "HISTOGRAM")
-    commands = [command_of(name, told) for name, told in zip(answer[::2], answer[1::2], strict=True)]
+    commands = [command_of(name, values) for name, values in zip(answer[::2], answer[1::2], strict=True)]
     events = [event_of(item) for item in redis.execute_command("LATENCY", "LATEST")]
     try:
         doctor = str(redis.execute_command("LATENCY", "DOCTOR")).strip()
@@ -83,29 +83,29 @@ def measure(redis: Redis, seconds: float, threshold: float) -> Latency:
 
 
 def _pings(redis: Redis, seconds: float) -> list[float]:
-    redis.ping()  # what follows does not count the login
-    found: list[float] = []
-    until = time.perf_counter() + seconds
-    while (start := time.perf_counter()) < until:
+    redis.ping()  # The first one includes the login.
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
         redis.ping()
-        found.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
         time.sleep(PAUSE)
-    return found
+    return times
 
 
 def trips_of(seconds: Sequence[float]) -> Trips:
-    """Round trips summed up, of at least one."""
-    found = sorted(seconds)
+    """Summarize round trips, of which there is at least one."""
+    times = sorted(seconds)
 
     def share(part: float) -> float:
-        return found[max(0, math.ceil(part * len(found)) - 1)]
+        return times[max(0, math.ceil(part * len(times)) - 1)]
 
-    return Trips(len(found), found[0], share(0.5), share(0.99), found[-1])
+    return Trips(len(times), times[0], share(0.5), share(0.99), times[-1])
 
 
-def command_of(name: str, told: list[Any]) -> Command:
-    """One command of LATENCY HISTOGRAM: calls, and a cumulative count by steps of microseconds."""
-    answer = dict(zip(told[::2], told[1::2], strict=True))
+def command_of(name: str, values: list[Any]) -> Command:
+    """Parse one command of LATENCY HISTOGRAM: calls, and a cumulative count by steps of microseconds."""
+    answer = dict(zip(values[::2], values[1::2], strict=True))
     steps, calls = answer["histogram_usec"], answer["calls"]
 
     def share(part: float) -> float:
@@ -116,6 +116,6 @@ def command_of(name: str, told: list[Any]) -> Command:
 
 
 def event_of(item: list[Any]) -> Event:
-    """One event of LATENCY LATEST, in milliseconds; newer servers tell more of it."""
+    """Parse one event of LATENCY LATEST, in milliseconds. Newer servers add fields."""
     name, at, last, most = item[:4]
     return Event(name, at, last / 1000, most / 1000)

@@ -1,7 +1,7 @@
-"""Which keys take the memory: by prefix, from a sample of bounded cost, and the biggest ones of it.
+"""Which keys use the memory: by prefix, from a sample of limited cost, and the biggest keys of the sample.
 
-Keys hold secrets (a session's key is its cookie) and people's data: whatever looks like an ID is folded into ``<id>``,
-which also keeps prefixes few.
+Keys contain secrets (the key of a session is its cookie) and personal data. So everything that looks like an ID is
+replaced by ``<id>``, which also keeps the number of prefixes small.
 """
 
 import heapq
@@ -18,29 +18,29 @@ from redisctl.core.formatting import words
 
 ID = "<id>"
 OTHERS = "(others)"
-# Keys in one go: Redis answers others in between.
+# Keys that are measured at once. Redis serves other clients in between.
 BATCH = 100
-# Elements of a collection that MEMORY USAGE looks at; Redis's own default.
+# Elements of a collection that MEMORY USAGE measures; Redis's own default.
 SAMPLES = 5
-# More prefixes than anybody reads are names that do not look like IDs: they would fill this host's memory.
+# Limit of prefixes. IDs that do not look like IDs would fill this host's memory otherwise.
 PREFIXES = 10_000
 
 _BETWEEN = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])"
 _UUID = re.compile(_BETWEEN.format(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"))
-# Eight digits of which one is no letter: "deadbeef" may be a name, "deadbee1" is not.
+# Eight or more hexadecimal digits, one of them not a letter: "deadbeef" may be a name, "deadbee1" is not.
 _HEX = re.compile(_BETWEEN.format(r"(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}|[0-9a-fA-F]{16,}"))
 _DIGITS = re.compile(_BETWEEN.format(r"[0-9]+"))
-# A long part is a name when it is made of words, else a token.
+# A long part is a name if it consists of words, else a token.
 _WORDS = re.compile(r"[a-z]+(?:[._-][a-z]+)*|[A-Z]+(?:[._-][A-Z]+)*")
 _LONG, _LONGEST = 20, 60
 
-# How many elements a key of a type has.
+# The command that counts the elements of a type.
 _LENGTHS = {"list": "LLEN", "set": "SCARD", "hash": "HLEN", "zset": "ZCARD", "stream": "XLEN"}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Keys of one prefix: those that were seen with their bytes, and what all of the database have, by their share."""
+    """Keys of one prefix: those in the sample with their bytes, and the estimate for the whole database."""
 
     prefix: str
     seen_keys: int
@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Big:
-    """A key that takes much. ``elements`` is None for a type that has none."""
+    """A big key. ``elements`` is None for a type without elements."""
 
     name: str
     type: str
@@ -62,9 +62,9 @@ class Big:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a database's keys take. ``keys`` are all there are; ``whole`` says that all were seen, else it is a sample.
+    """The memory of a database's keys. ``keys`` counts all keys.
 
-    ``bytes`` of all keys is then extrapolated, and so are the keys and bytes of groups.
+    Unless ``whole`` is true, ``bytes`` and the keys and bytes of groups are extrapolated from a sample.
     """
 
     database: int
@@ -77,13 +77,13 @@ class Usage:
     biggest: tuple[Big, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return asdict(self)
 
 
 def fold(part: str) -> str:
-    """A part of a key with IDs folded: ``user-17`` is ``user-<id>``."""
-    # An address of mail is somebody's, too.
+    """Replace IDs in a part of a key: ``user-17`` becomes ``user-<id>``."""
+    # A mail address is personal data.
     if "@" in part or len(part) > _LONGEST or _is_token(part):
         return ID
     for pattern in (_UUID, _HEX, _DIGITS):
@@ -96,13 +96,13 @@ def _is_token(part: str) -> bool:
 
 
 def prefix_of(key: str, depth: int, sessions: str) -> str:
-    """The first parts of a key, and ``*`` for the rest. What ``*`` in the pattern ``sessions`` stands for is an ID."""
+    """Return the first parts of a key, and ``*`` for the rest. The ``*`` in the pattern ``sessions`` is an ID."""
     parts = _folded(key, sessions)
     return ":".join(parts[:depth] + ["*"] * (len(parts) > depth))
 
 
 def masked(key: str, sessions: str) -> str:
-    """A key's name without its last part, and with IDs folded."""
+    """Return a key without its last part, with IDs replaced."""
     return ":".join([*_folded(key, sessions)[:-1], "…"])
 
 
@@ -114,65 +114,64 @@ def _folded(key: str, sessions: str) -> list[str]:
 
 
 class Tally:
-    """Sums by prefix, and the biggest keys."""
+    """Sums up keys by prefix, and remembers the biggest ones."""
 
     def __init__(self, depth: int, sessions: str, biggest: int) -> None:
-        self._depth, self.sessions, self._most = depth, sessions, biggest
+        self._depth, self.sessions, self._max_biggest = depth, sessions, biggest
         self._groups: dict[str, list[int]] = {}
         self._big: list[tuple[int, bytes]] = []
         self.keys = self.bytes = 0
 
-    def add(self, key: bytes, taken: int) -> None:
-        """Count a key that takes so many bytes."""
+    def add(self, key: bytes, size: int) -> None:
+        """Count a key and its bytes."""
         prefix = prefix_of(words(key), self._depth, self.sessions)
         if prefix not in self._groups and len(self._groups) >= PREFIXES:
             prefix = OTHERS
         group = self._groups.setdefault(prefix, [0, 0])
         group[0] += 1
-        group[1] += taken
+        group[1] += size
         self.keys += 1
-        self.bytes += taken
-        heapq.heappush(self._big, (taken, key))
-        if len(self._big) > self._most:
+        self.bytes += size
+        heapq.heappush(self._big, (size, key))
+        if len(self._big) > self._max_biggest:
             heapq.heappop(self._big)
 
     @property
     def biggest(self) -> list[tuple[int, bytes]]:
-        """The biggest keys and what they take, the biggest first."""
+        """The sizes and names of the biggest keys, the biggest first."""
         return sorted(self._big, reverse=True)
 
     def groups(self, keys: int) -> tuple[Group, ...]:
-        """The groups, the biggest first, with what they come to when the database has so many keys."""
+        """Return the groups, the biggest first, extrapolated to a database of ``keys`` keys."""
         scale = keys / self.keys if self.keys else 0
-        found = [
-            Group(prefix, count, taken, taken / self.bytes, round(count * scale), round(taken * scale))
-            for prefix, (count, taken) in self._groups.items()
+        groups = [
+            Group(prefix, count, size, size / self.bytes, round(count * scale), round(size * scale))
+            for prefix, (count, size) in self._groups.items()
         ]
-        return tuple(sorted(found, key=lambda group: group.bytes, reverse=True))
+        return tuple(sorted(groups, key=lambda group: group.bytes, reverse=True))
 
 
 def usage(redis: Redis, database: int, tally: Tally, sample: int | None, names: bool) -> Usage:
-    """Look at ``sample`` keys, or at all for None. ``redis`` answers in bytes. Raises RedisError.
+    """Measure ``sample`` keys, or all if it is None. ``redis`` does not decode. Raises RedisError.
 
-    The biggest keys go by their ``names``, or masked.
-
-    SCAN goes by a hash that knows nothing of names, sizes and ages: the first keys that it finds are a fair sample.
-    Redis is given as much time for others as it is asked for.
+    ``names`` shows the names of the biggest keys instead of masking them. SCAN orders keys by a hash that does not
+    depend on names, sizes and ages, so the first keys are a fair sample. After each batch, Redis gets as long for
+    other clients as the batch took.
     """
-    found: Iterable[bytes] = redis.scan_iter(count=BATCH)
-    for batch in _batches(found if sample is None else islice(found, sample)):
+    scanned: Iterable[bytes] = redis.scan_iter(count=BATCH)
+    for batch in _batches(scanned if sample is None else islice(scanned, sample)):
         start = time.perf_counter()
         with redis.pipeline(transaction=False) as pipe:
             for key in batch:
                 pipe.memory_usage(key, samples=SAMPLES)
-            for key, taken in zip(batch, pipe.execute(), strict=True):
-                # None: gone since.
-                if taken is not None:
-                    tally.add(key, taken)
+            for key, size in zip(batch, pipe.execute(), strict=True):
+                # None if the key is gone.
+                if size is not None:
+                    tally.add(key, size)
         time.sleep(time.perf_counter() - start)
-    there = redis.dbsize()
-    whole = sample is None or there <= sample
-    keys = tally.keys if whole else there
+    count = redis.dbsize()
+    whole = sample is None or count <= sample
+    keys = tally.keys if whole else count
     return Usage(
         database=database,
         keys=keys,
@@ -181,7 +180,7 @@ def usage(redis: Redis, database: int, tally: Tally, sample: int | None, names: 
         whole=whole,
         bytes=round(tally.bytes * keys / tally.keys) if tally.keys else 0,
         groups=tally.groups(keys),
-        biggest=tuple(_big(redis, key, taken, None if names else tally.sessions) for taken, key in tally.biggest),
+        biggest=tuple(_big(redis, key, size, None if names else tally.sessions) for size, key in tally.biggest),
     )
 
 
@@ -191,9 +190,9 @@ def _batches(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _big(redis: Redis, key: bytes, taken: int, sessions: str | None) -> Big:
+def _big(redis: Redis, key: bytes, size: int, sessions: str | None) -> Big:
     kind = words(redis.execute_command("TYPE", key))
     length = _LENGTHS.get(kind)
     elements = redis.execute_command(length, key) if length else None
     name = words(key)
-    return Big(name if sessions is None else masked(name, sessions), kind, taken, elements)
+    return Big(name if sessions is None else masked(name, sessions), kind, size, elements)

@@ -1,4 +1,4 @@
-"""The slow log: commands that kept all others waiting. Their arguments hold other people's data."""
+"""The slow log: commands that delayed all others. Their arguments are private data."""
 
 import re
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from redis import Redis
 from redisctl.core.formatting import words
 from redisctl.core.instance import Instance
 
-# What Redis puts in the place of the 32nd argument and of all after it.
+# Redis replaces the 32nd argument and all after it by this.
 _MORE = re.compile(rb"\.\.\. \((\d+) more arguments\)")
 _MOST_ARGUMENTS = 32
 
 
 @dataclass(frozen=True)
 class SlowCommand:
-    """One entry. ``at`` is when it ran, by the host's clock; ``seconds`` is how long, without waiting and the network.
+    """One entry. ``at`` is its time by the host's clock; ``seconds`` is its execution time, without queues and network.
 
-    ``arguments`` are those that Redis kept: at most 30, and of each at most 128 bytes. ``count`` counts them all.
+    ``arguments`` are those that Redis stored: at most 30, of at most 128 bytes each. ``count`` counts all of them.
     """
 
     number: int
@@ -31,7 +31,7 @@ class SlowCommand:
     client: str
 
     def as_dict(self, arguments: bool = False) -> dict[str, Any]:
-        """For JSON; without arguments unless they are asked for."""
+        """Return the entry for JSON, with its arguments only on request."""
         return {
             "id": self.number,
             "at": self.at,
@@ -45,13 +45,13 @@ class SlowCommand:
 
 
 def slow_commands(redis: Redis, last: int, names: dict[str, str]) -> list[SlowCommand]:
-    """The last entries, newest first. ``redis`` answers in bytes; for ``names`` see ``real_names``."""
-    # Not by slowlog_get, which joins a command's words: what has spaces cannot be told apart then.
+    """Return the last entries, newest first. ``redis`` does not decode; ``names`` come from ``original_names``."""
+    # Not slowlog_get, which joins the words of a command, so that arguments with spaces cannot be separated.
     return [_entry(item, names) for item in redis.execute_command("SLOWLOG", "GET", last)]
 
 
-def real_names(instance: Instance) -> dict[str, str]:
-    """Redis's names of commands by those that they are called by on this instance, which are nobody's business."""
+def original_names(instance: Instance) -> dict[str, str]:
+    """Return the original names of renamed commands, by their secret names on this instance."""
     return {name.upper(): command for command, name in instance.renamed.items()}
 
 

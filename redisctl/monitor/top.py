@@ -1,7 +1,7 @@
-"""What an instance does right now: two readings in, one frame out."""
+"""What an instance does right now: two samples in, one frame out."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from redis import Redis
@@ -9,22 +9,22 @@ from redis import Redis
 from redisctl.core.formatting import words
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
-from redisctl.monitor.slowlog import SlowCommand, real_names, slow_commands
+from redisctl.monitor.slowlog import SlowCommand, original_names, slow_commands
 
-# Of the whole: a frame must cost Redis next to nothing.
+# Sections of INFO. A frame must cost Redis next to nothing.
 SECTIONS = ("server", "clients", "memory", "persistence", "stats", "keyspace")
-# The newest entries of the slow log that are looked at, and how many of them are shown.
-SLOW_LOOKED_AT, SLOW_SHOWN = 32, 5
-# Queues that are counted. Who has more looks at them by `redisctl queues`.
+# Entries of the slow log that are read, newest first, and how many of them are shown.
+SLOW_READ, SLOW_SHOWN = 32, 5
+# Queues whose jobs are counted. `redisctl queues` shows all.
 QUEUES = 50
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. ``clock`` is a clock that nobody sets, in seconds; ``round_trip`` is how long a PING took.
+    """One sample. ``clock`` is a monotonic clock in seconds; ``round_trip`` is the time of a PING.
 
-    ``queues`` are jobs that wait, by queue; ``queue_count`` counts those that were left out, too. ``own`` counts what
-    this look itself added to Redis's counters since the look before: top shows what others do.
+    ``queues`` are waiting jobs by queue; ``queue_count`` includes the queues that were left out. ``own`` is what top's
+    own commands added to Redis's counters since the last sample.
     """
 
     clock: float
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Slow:
-    """A slow command: how long ago and how long, in seconds, and its name."""
+    """A slow command: its age and execution time in seconds, and its name."""
 
     ago: int
     seconds: float
@@ -47,9 +47,9 @@ class Slow:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is shown. Rates are per second of the interval, None where the counters began anew in it.
+    """One frame. Rates are per second of the interval, None if the counters were reset in it.
 
-    Sizes are bytes, times are seconds, ratios between 0 and 1; ``hit_ratio`` is None where nothing was asked for.
+    Sizes are in bytes, times in seconds, ratios between 0 and 1. ``hit_ratio`` is None without reads.
     """
 
     at: int
@@ -84,27 +84,27 @@ class Frame:
     slow: tuple[Slow, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the frame for JSON."""
         return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def frame_of(before: Sample, now: Sample) -> Frame:
-    """The frame of two readings, the earlier one first. Pure."""
+    """Return the frame between two samples. Pure."""
     info, interval = now.info, now.clock - before.clock
-    # Counters begin anew with the server, and by CONFIG RESETSTAT.
-    same = before.info["run_id"] == info["run_id"]
+    # A restart and CONFIG RESETSTAT reset the counters.
+    same_server = before.info["run_id"] == info["run_id"]
 
-    def gone_by(counter: str) -> int | None:
-        more: int = info[counter] - before.info[counter]
-        # Own ones may be counted a moment later.
-        return max(0, more - now.own.get(counter, 0)) if same and more >= 0 else None
+    def increase(counter: str) -> int | None:
+        count: int = info[counter] - before.info[counter]
+        # Redis may count top's own commands a moment later.
+        return max(0, count - now.own.get(counter, 0)) if same_server and count >= 0 else None
 
     def rate(counter: str) -> float | None:
-        more = gone_by(counter)
-        return None if more is None or interval <= 0 else more / interval
+        count = increase(counter)
+        return None if count is None or interval <= 0 else count / interval
 
-    hits, misses = gone_by("keyspace_hits"), gone_by("keyspace_misses")
-    asked = hits + misses if hits is not None and misses is not None else 0
+    hits, misses = increase("keyspace_hits"), increase("keyspace_misses")
+    reads = hits + misses if hits is not None and misses is not None else 0
     at = info["server_time_usec"] // 1_000_000
     slowest = sorted(now.slow, key=lambda entry: entry.seconds, reverse=True)[:SLOW_SHOWN]
     valkey = info.get("valkey_version")
@@ -116,7 +116,7 @@ def frame_of(before: Sample, now: Sample) -> Frame:
         operations=rate("total_commands_processed"),
         hits=rate("keyspace_hits"),
         misses=rate("keyspace_misses"),
-        hit_ratio=hits / asked if hits is not None and asked else None,
+        hit_ratio=hits / reads if hits is not None and reads else None,
         evicted=rate("evicted_keys"),
         expired=rate("expired_keys"),
         network_in=rate("total_net_input_bytes"),
@@ -129,7 +129,7 @@ def frame_of(before: Sample, now: Sample) -> Frame:
         clients_most=info["maxclients"],
         clients_blocked=info["blocked_clients"],
         rejected=info["rejected_connections"],
-        rejected_in_interval=gone_by("rejected_connections"),
+        rejected_in_interval=increase("rejected_connections"),
         round_trip=now.round_trip,
         keys=keyspace(info),
         queues=now.queues,
@@ -143,7 +143,7 @@ def frame_of(before: Sample, now: Sample) -> Frame:
 
 
 class Reader:
-    """Reads over one connection, and connects anew after an error: Redis may have been restarted."""
+    """Takes samples over one connection, and connects again after an error: Redis may have been restarted."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -151,48 +151,48 @@ class Reader:
         self._own: dict[str, int] = {}
 
     def read(self) -> Sample:
-        """Look once. Raises RedisError, and Failure when Redis is not running."""
+        """Take a sample. Raises RedisError, and Failure if Redis does not run."""
         if self._redis is None:
-            self._names = real_names(self._instance)
-            # Bytes: arguments in the slow log may be anything.
+            self._names = original_names(self._instance)
+            # Without decoding: arguments in the slow log may be any bytes.
             self._redis = self._instance.connect(decode_responses=False)
             self._own = {}
         try:
-            return self._look(self._redis)
+            return self._sample(self._redis)
         except BaseException:
             self._redis.close()
             self._redis = None
-            # It asks the engine once more where Redis is.
-            self._instance = replace(self._instance)
+            # Redis may have another process by then.
+            self._instance.refresh_container()
             raise
 
-    def _look(self, redis: Redis) -> Sample:
+    def _sample(self, redis: Redis) -> Sample:
         start = time.perf_counter()
         redis.ping()
         round_trip = time.perf_counter() - start
         info, clock = redis.info(*SECTIONS), time.monotonic()
-        # Two: INFO counts itself only afterwards, and so does the PING before the next one.
+        # INFO and the next PING are counted only in the next sample.
         own, self._own = self._own, {"total_commands_processed": 2}
-        slow = slow_commands(redis, SLOW_LOOKED_AT, self._names)
+        slow = slow_commands(redis, SLOW_READ, self._names)
         self._own["total_commands_processed"] += 1
         queues, count = self._queues(redis)
         return Sample(clock, info, round_trip, tuple(slow), queues, count, own)
 
     def _queues(self, redis: Redis) -> tuple[dict[str, int], int]:
-        """Jobs that wait in each queue of RQ, and how many queues there are."""
+        """Return the waiting jobs of each queue of RQ, and the number of queues."""
         prefix = self._instance.queue_keys.removesuffix("*")
         with redis.pipeline(transaction=False) as pipe:
             pipe.smembers(f"{prefix}queues")
-            # A key of another kind is no set of queues.
+            # An error if the key is not a set.
             (members,) = pipe.execute(raise_on_error=False)
             names = sorted(members)[:QUEUES] if isinstance(members, set) else []
             for name in names:
                 pipe.llen(name)
             depths = pipe.execute(raise_on_error=False)
-        found = [depth if isinstance(depth, int) else 0 for depth in depths]
-        there = sum(1 for depth in found if depth) + bool(names)
+        waiting = [depth if isinstance(depth, int) else 0 for depth in depths]
+        hits = sum(1 for depth in waiting if depth) + bool(names)
         self._own["total_commands_processed"] += 1 + len(names)
-        self._own["keyspace_hits"] = there
-        self._own["keyspace_misses"] = 1 + len(names) - there
-        shown = {words(name).removeprefix(f"{prefix}queue:"): depth for name, depth in zip(names, found, strict=True)}
+        self._own["keyspace_hits"] = hits
+        self._own["keyspace_misses"] = 1 + len(names) - hits
+        shown = {words(name).removeprefix(f"{prefix}queue:"): depth for name, depth in zip(names, waiting, strict=True)}
         return shown, len(members) if names else 0

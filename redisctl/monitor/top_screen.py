@@ -1,4 +1,4 @@
-"""Frames on a terminal: 80 columns and 24 lines are enough, and no line is ever broken."""
+"""Frames on a terminal: 80 columns and 24 lines are enough, and lines never wrap."""
 
 import os
 import select
@@ -22,20 +22,20 @@ from redisctl.core.formatting import ago, size, took
 from redisctl.core.instance import error_text
 from redisctl.monitor.top import Frame, Reader, frame_of
 
-# Cells of the memory bar, and queues that are named.
+# Cells of the memory bar, and queues that are shown.
 BAR, QUEUES = 30, 4
 # Shares of maxmemory from which the bar is yellow and red, as for `redisctl health`.
 FULL = ((0.9, "red"), (0.75, "yellow"), (0.0, "green"))
-# The first frame comes after at most so many seconds.
-FIRST = 1.0
+# Seconds until the first frame, at most.
+FIRST_FRAME = 1.0
 
 
 def lines(name: str, frame: Frame) -> Iterator[Text]:
-    """A frame as lines of text, the most important first: a low terminal shows the first ones."""
+    """Yield the lines of a frame, the most important ones first: a small terminal shows only those."""
     at = datetime.fromtimestamp(frame.at, timezone.utc)
     yield Text.assemble((name, "bold"), f"  {frame.server}  up {ago(frame.uptime)}  {at:%Y-%m-%d %H:%M:%S} UTC")
     yield Text()
-    ratio = "" if frame.hits is None else "nothing asked for"
+    ratio = "" if frame.hits is None else "no reads"
     if frame.hit_ratio is not None:
         ratio = f"{frame.hit_ratio:.1%} found"
     yield _line("commands", f"{_rate(frame.operations)}")
@@ -66,13 +66,13 @@ def lines(name: str, frame: Frame) -> Iterator[Text]:
     yield _line("keys", keys or "none")
     yield _line("queues", _queues(frame))
     saved = f"{ago(frame.save_age)} ago, {frame.changes_since_save:,} changes since"
-    more = ", the last save failed" if frame.save_failed else ", saving now" if frame.saving else ""
-    yield _line("saved", saved + more, frame.save_failed)
+    state = ", the last save failed" if frame.save_failed else ", saving now" if frame.saving else ""
+    yield _line("saved", saved + state, frame.save_failed)
     yield Text()
     for number, slow in enumerate(frame.slow):
         yield _line("" if number else "slow", f"{took(slow.seconds):>8}  {slow.command}, {ago(slow.ago)} ago")
     if not frame.slow:
-        yield _line("slow", "nothing in the log")
+        yield _line("slow", "no entries in the slow log")
 
 
 def _line(name: str, value: str, alarming: bool = False) -> Text:
@@ -80,7 +80,7 @@ def _line(name: str, value: str, alarming: bool = False) -> Text:
 
 
 def _rate(value: float | None) -> str:
-    # A rate of one in ten seconds is one, too.
+    # A low rate has a decimal place: one in ten seconds must not show as 0.
     return "-" if value is None else f"{value:,.{0 if value >= 10 or value == 0 else 1}f}/s"
 
 
@@ -90,56 +90,55 @@ def _flow(value: float | None) -> str:
 
 def _queues(frame: Frame) -> str:
     deepest = sorted(frame.queues.items(), key=lambda queue: -queue[1])[:QUEUES]
-    left = frame.queue_count - len(deepest)
-    return (
-        "   ".join([*(f"{name}: {depth:,}" for name, depth in deepest), *([f"{left} more"] if left else [])]) or "none"
-    )
+    omitted = frame.queue_count - len(deepest)
+    parts = [*(f"{name}: {depth:,}" for name, depth in deepest), *([f"{omitted} more"] if omitted else [])]
+    return "   ".join(parts) or "none"
 
 
 def plain(name: str, frame: Frame) -> str:
-    """A frame for a log or a pipe."""
+    """Return a frame for a log or a pipe."""
     return "\n".join(line.plain.rstrip() for line in lines(name, frame))
 
 
-def frames(reader: Reader, every: float, count: int) -> Iterator[Frame]:
-    """Frames, one in ``every`` seconds. Raises RedisError and Failure."""
-    before, pause = reader.read(), min(every, FIRST)
+def frames(reader: Reader, interval: float, count: int) -> Iterator[Frame]:
+    """Yield frames, one per ``interval`` seconds. Raises RedisError and Failure."""
+    before, pause = reader.read(), min(interval, FIRST_FRAME)
     for _ in range(count):
         time.sleep(pause)
         now = reader.read()
         yield frame_of(before, now)
-        before, pause = now, every
+        before, pause = now, interval
 
 
 def is_terminal(console: Console) -> bool:
-    """Whether there is somebody who sees frames change and can press a key."""
+    """Say whether the program runs in a terminal, with a screen and a keyboard."""
     return console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty() and sys.stdin.isatty()
 
 
-def show(console: Console, name: str, reader: Reader, every: float, count: int | None) -> None:
-    """Show frames on the whole terminal until q, Ctrl-C or the last of ``count``. A Redis that goes away is waited for.
+def show(console: Console, name: str, reader: Reader, interval: float, count: int | None) -> None:
+    """Show frames on the whole terminal until q, Ctrl-C or ``count`` frames. Waits if Redis stops answering.
 
-    Raises RedisError and Failure when Redis does not answer at the start.
+    Raises RedisError and Failure if Redis does not answer at the start.
     """
-    before, shown, pause = reader.read(), 0, min(every, FIRST)
+    before, shown, pause = reader.read(), 0, min(interval, FIRST_FRAME)
     live = Live(_whole([Text(name, "bold")]), console=console, screen=True, auto_refresh=False)
     with suppress(KeyboardInterrupt), _keys() as pressed:
-        # A Ctrl-C while it starts waits until it has: a screen that is half there cannot be put away.
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C waits until the screen has been set up: it could not be restored in between.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         live.start()
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             while shown != count and not pressed(pause):
                 try:
                     now = reader.read()
                 except (RedisError, Failure) as error:
-                    said = error_text(error) if isinstance(error, RedisError) else str(error)
-                    view = [Text(name, "bold"), Text(), Text(f"Redis does not answer: {said}", "red", no_wrap=False)]
+                    message = f"Redis does not answer: {error_text(error)}"
+                    view = [Text(name, "bold"), Text(), Text(message, "red", no_wrap=False)]
                 else:
                     view = list(lines(name, frame_of(before, now)))
                     before = now
-                live.update(_whole([*view, Text(), Text("q ends it", "dim")]), refresh=True)
-                shown, pause = shown + 1, every
+                live.update(_whole([*view, Text(), Text("q quits", "dim")]), refresh=True)
+                shown, pause = shown + 1, interval
         finally:
             live.stop()
 
@@ -153,15 +152,15 @@ def _whole(view: list[Text]) -> Group:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], bool]]:
-    """Keys one by one and unseen. Gives a wait of some seconds that ends early, with True, at q."""
+    """Read keys without echo. Gives a function that waits some seconds, and returns True at once if q is pressed."""
     keyboard = sys.stdin.fileno()
     before: list[Any] = termios.tcgetattr(keyboard)
 
     def pressed(seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             ready, _, _ = select.select([keyboard], [], [], left)
-            # Nothing to read is a terminal that is gone.
+            # An empty read means that the terminal is gone.
             if ready and os.read(keyboard, 1) in (b"q", b"Q", b""):
                 return True
         return False

@@ -1,6 +1,6 @@
 """redisctl against a local redis-server: no deploy, no host, no Docker.
 
-The server comes from the sandbox's Redis image, which `make deploy` or `make test` builds. Needs root, as redisctl does.
+The server comes from the sandbox's Redis image, which `make deploy` builds. Needs root, as redisctl does.
 """
 
 import os

@@ -98,9 +98,7 @@ def test_queues_are_reported_as_rq_sees_them(redis: LocalRedis, rq: Rq) -> None:
     assert "RQ has no queue mial; it has: mail, slow" in refusal
 
 
-def test_failed_jobs_are_requeued_as_rq_does(
-    redis: LocalRedis, rq: Rq, tmp_path: Path
-) -> None:
+def test_failed_jobs_are_requeued_as_rq_does(redis: LocalRedis, rq: Rq, tmp_path: Path) -> None:
     queue = rq.queue("files")
     missing = tmp_path / "missing"
     jobs = [queue.enqueue(os.path.getsize, str(missing)) for _ in range(3)]
