@@ -35,7 +35,7 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 
 .PHONY: test
 test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
-	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),tests/unit tests/host)
+	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),tests/unit tests/redisctl tests/host)
 	$(if $(ARGS),,@$(SANDBOX) run --no-host -- pytest tests/lifecycle -n 3 --dist loadfile)
 
 .PHONY: drift

@@ -5,6 +5,7 @@ from datetime import datetime
 import click
 
 from redisctl.cli.common import MAX_ROWS, as_json, console, make_table, print_json, with_instance
+from redisctl.core.formatting import printable
 from redisctl.core.instance import Instance
 from redisctl.monitor import deploy_history
 
@@ -37,7 +38,8 @@ def history(instance: Instance, last: int, as_json: bool) -> None:
     table = make_table("when", "who", "verb", "settings", "result", "what")
     for deploy in newest:
         when = f"{datetime.fromisoformat(deploy.started):%Y-%m-%d %H:%M:%S}"
-        table.add_row(when, *map(Text, (deploy.who, deploy.verb, deploy.settings, deploy.result, deploy.what)))
+        words = map(printable, (deploy.who, deploy.verb, deploy.settings, deploy.result))
+        table.add_row(when, *map(Text, words), Text(deploy.what))
     console().print(table)
     if damaged:
         click.echo(f"{damaged} damaged records are left out", err=True)

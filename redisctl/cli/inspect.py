@@ -56,9 +56,7 @@ def top(instance: Instance, interval: float, count: int | None, as_json: bool) -
 
 
 @click.command()
-@click.option(
-    "--last", type=click.IntRange(1, 100_000), default=25, show_default=True, help="Entries, newest first."
-)
+@click.option("--last", type=click.IntRange(1, 100_000), default=25, show_default=True, help="Entries, newest first.")
 @click.option("--arguments", is_flag=True, help="Show arguments. They are private data.")
 @click.option("--reset", is_flag=True, help="Empty the slow log instead.")
 @click.option("--yes", is_flag=True, help="Do not ask before emptying it.")
@@ -163,9 +161,7 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--depth", type=click.IntRange(1, 10), default=2, show_default=True, help="Parts of a prefix."
-)
+@click.option("--depth", type=click.IntRange(1, 10), default=2, show_default=True, help="Parts of a prefix.")
 @click.option(
     "--sample",
     type=click.IntRange(100, 10_000_000),

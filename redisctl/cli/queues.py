@@ -9,7 +9,7 @@ import click
 from redisctl.apps import growth, rq_jobs, rq_queues
 from redisctl.cli.common import DURATION, as_json, console, current_instance, make_table, print_json
 from redisctl.core.errors import Failure
-from redisctl.core.formatting import ago
+from redisctl.core.formatting import ago, printable
 
 SURROGATES = {"encoding_errors": "surrogateescape"}
 yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes nothing is changed.")
@@ -127,7 +127,7 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
 def _check_queue(queue: str, names: list[str]) -> None:
     """Raise Failure for an unknown queue: a misspelt one would look like one without jobs."""
     if queue and queue not in names:
-        raise Failure(f"RQ has no queue {_printable(queue)}; it has: {', '.join(map(_printable, names)) or 'none'}")
+        raise Failure(f"RQ has no queue {printable(queue)}; it has: {', '.join(map(printable, names)) or 'none'}")
 
 
 def _print_unchanged(yes: bool) -> None:
@@ -140,14 +140,9 @@ def _print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
     table = make_table(*heads)
     for row in rows:
-        table.add_row(*(escape(_printable(cell)) for cell in row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     if table.row_count:
         output = console()
         output.print(table)
         if sys.stdout.isatty():
             output.print()
-
-
-def _printable(text: str) -> str:
-    """Replace characters that could control a terminal: the text comes from applications."""
-    return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,6 +1,6 @@
-"""What a key is, in a form that can be compared with another server's: type, end, and a digest of the value.
+"""Keys in a form that can be compared with another server's: type, expiry, and a digest of the value.
 
-Not DUMP: the order in which a hash or a set is stored is different in each process.
+DUMP cannot be compared: the order in which a hash or a set is stored differs between processes.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from redis import Redis
 
 from redisctl.core.scan import ask
 
-# Elements of a key, and bytes of a string, whose value is compared; of a larger one it is the length alone.
-ELEMENTS = 1000
-BYTES = 64 * 1024
+# Elements of a key, and bytes of a string, up to which the value is compared. Of a larger one only the length is.
+MAX_ELEMENTS = 1000
+MAX_BYTES = 64 * 1024
 
 _LENGTH = {
     "string": "STRLEN",
@@ -29,8 +29,7 @@ _LENGTH = {
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A key as it is. ``expires_at`` is Unix time in milliseconds, -1 for never. ``digest`` is empty for a type not
-    read."""
+    """A key's state. ``expires_at`` is Unix time in milliseconds, -1 for never. ``digest`` is empty if not compared."""
 
     type: str
     expires_at: int
@@ -39,45 +38,47 @@ class Fingerprint:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is such a key."""
+        """Whether the key exists."""
         return self.type != "none"
 
 
 def fingerprints(redis: Redis, keys: Sequence[bytes], *, absolute_expiry: bool = True) -> list[Fingerprint]:
-    """What these keys are, in a few round trips. The client must not decode. Raises RedisError.
+    """Return the fingerprints of keys, in a few round trips. The client must not decode. Raises RedisError.
 
-    ``absolute_expiry`` is whether Redis tells the moment at which a key ends, as it does since 7.0. Else the end is
-    reckoned by its clock, and off by the time of a round trip.
+    ``absolute_expiry`` says that Redis knows PEXPIRETIME, as it does since 7.0. Otherwise the expiry is computed from
+    its clock and the TTL, and is off by the time of a round trip.
     """
-    asked, now = ("PEXPIRETIME", 0) if absolute_expiry else ("PTTL", _clock(redis))
-    answers = ask(redis, [command for key in keys for command in (("TYPE", key), (asked, key))])
+    command, now = ("PEXPIRETIME", 0) if absolute_expiry else ("PTTL", _clock(redis))
+    answers = ask(redis, [words for key in keys for words in (("TYPE", key), (command, key))])
     types = [kind.decode() for kind in answers[::2]]
     lengths = _ask_some(
         redis, [(_LENGTH[kind], key) if kind in _LENGTH else None for kind, key in zip(types, keys, strict=True)]
     )
     contents = _ask_some(
-        redis, [_content(kind, key, length) for kind, key, length in zip(types, keys, lengths, strict=True)]
+        redis, [_read_command(kind, key, length) for kind, key, length in zip(types, keys, lengths, strict=True)]
     )
     return [
-        Fingerprint(kind, int(ends) + (now if ends >= 0 else 0), int(length or 0), digest(kind, content))
-        for kind, ends, length, content in zip(types, answers[1::2], lengths, contents, strict=True)
+        Fingerprint(kind, int(expiry) + (now if expiry >= 0 else 0), int(length or 0), digest(kind, content))
+        for kind, expiry, length, content in zip(types, answers[1::2], lengths, contents, strict=True)
     ]
 
 
 def _clock(redis: Redis) -> int:
-    """The time that Redis has, in milliseconds since 1970."""
+    """Return Redis's clock in milliseconds since 1970."""
     seconds, micros = redis.time()
     return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _ask_some(redis: Redis, commands: Iterable[tuple[Any, ...] | None]) -> list[Any]:
-    every = list(commands)
-    answers = iter(ask(redis, [command for command in every if command]))
-    return [next(answers) if command else None for command in every]
+    """Send the commands that are not None, and return None for the others."""
+    entries = list(commands)
+    answers = iter(ask(redis, [command for command in entries if command]))
+    return [next(answers) if command else None for command in entries]
 
 
-def _content(kind: str, key: bytes, length: int | None) -> tuple[Any, ...] | None:
-    if length is None or length > (BYTES if kind == "string" else ELEMENTS):
+def _read_command(kind: str, key: bytes, length: int | None) -> tuple[Any, ...] | None:
+    """Return the command that reads a value; None if it is too large or of an unknown type."""
+    if length is None or length > (MAX_BYTES if kind == "string" else MAX_ELEMENTS):
         return None
     return {
         "string": ("GET", key),
@@ -90,7 +91,7 @@ def _content(kind: str, key: bytes, length: int | None) -> tuple[Any, ...] | Non
 
 
 def digest(kind: str, content: Any) -> str:
-    """A digest of a value as redis-py answers it, whatever order hashes and sets came in."""
+    """Return a digest of a value as redis-py returns it, independent of the order of hashes and sets."""
     if content is None:
         return ""
     if kind == "hash":
@@ -98,24 +99,23 @@ def digest(kind: str, content: Any) -> str:
     elif kind == "set":
         content = sorted(content)
     elif kind == "zset":
+        is_paired = bool(content) and isinstance(content[0], tuple)
+        flat = [part for pair in content for part in pair] if is_paired else content
         # Versions print scores in different ways.
-        flat = (
-            content if not content or not isinstance(content[0], tuple) else [one for pair in content for one in pair]
-        )
-        content = [one if place % 2 == 0 else struct.pack("d", float(one)) for place, one in enumerate(flat)]
-    taken = hashlib.sha256()
-    _feed(taken, content)
-    return taken.hexdigest()
+        content = [part if place % 2 == 0 else struct.pack("d", float(part)) for place, part in enumerate(flat)]
+    sha256 = hashlib.sha256()
+    _feed(sha256, content)
+    return sha256.hexdigest()
 
 
-def _feed(taken: Any, content: Any) -> None:
-    """Each part with its length before it, so that no two contents are the same bytes."""
+def _feed(sha256: Any, content: Any) -> None:
+    """Hash each part with its length before it, so that different contents never give the same bytes."""
     if isinstance(content, dict):
         content = list(content.items())
     if isinstance(content, (list, tuple)):
-        taken.update(f"*{len(content)}\n".encode())
-        for one in content:
-            _feed(taken, one)
+        sha256.update(f"*{len(content)}\n".encode())
+        for part in content:
+            _feed(sha256, part)
     else:
         data = content if isinstance(content, bytes) else str(content).encode()
-        taken.update(f"${len(data)}\n".encode() + data)
+        sha256.update(f"${len(data)}\n".encode() + data)

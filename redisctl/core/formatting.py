@@ -42,6 +42,11 @@ def took(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def printable(text: str) -> str:
+    """Replace characters that could control a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def words(data: bytes) -> str:
     """Return bytes from Redis as text that cannot control a terminal: ``caf\\xe9``."""
     text = data.decode(errors="backslashreplace")

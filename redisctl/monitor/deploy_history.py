@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redisctl import paths
+from redisctl.core.formatting import printable
 
 # How a deploy ended. Interrupted means that it was killed or lost its connection.
 CHANGED, UNCHANGED, FAILED, INTERRUPTED, RUNNING = "changed", "no change", "failed", "interrupted", "running"
@@ -39,7 +40,7 @@ class Deploy:
     def what(self) -> str:
         """The operations that changed something, and the one that failed."""
         failed = [f"failed: {self.failed}"] if self.failed else []
-        return "\n".join([*self.changed, *failed])
+        return "\n".join(map(printable, [*self.changed, *failed]))
 
 
 def deploys(lines: Iterable[str], running: str) -> tuple[list[Deploy], int]:
