@@ -15,43 +15,41 @@ from redisctl.migrate import migration
 from redisctl.migrate.migration import ComparisonResult, MigrationStatus
 from redisctl.migrate.source import SourceServer, parse
 
-SWITCH = "switch: give applications the URLs that the deploy printed (docs/applications.md), and start them again"
+NEXT_STEP = "next: give the applications the URLs that the deploy printed (docs/applications.md), and start them"
 
 
 @click.group(name="import", cls=OrderedGroup)
 def import_() -> None:
-    """Bring the data of another Redis here, while it serves: a copy follows it, and takes this one's place at the end.
+    """Migrate the data of another Redis while it serves: a copy replicates from it and replaces this instance's data.
 
     \b
     redisctl import start --from old.example.com:6379 --user mover   # asks for the password
-    redisctl import status                                          # until it follows
+    redisctl import status                                          # until the copy follows
     redisctl import finish                                          # compares; changes nothing
-    #   stop what writes to the old one: web processes, workers, schedulers
-    redisctl import finish --yes
-    #   give applications the new URLs, and start them
+    #   stop the writers: web processes, workers, schedulers
+    redisctl import finish --yes                                    # switches over
+    #   give the applications the new URLs, and start them
 
-    The old one is read, and never changed. Of this instance nothing changes before the end, and what it had then stays
-    aside: redisctl restore --undo. A copy takes as much memory as the data, until finish or cancel.
+    The other Redis is only read. This instance changes only at the end, and its data stays as the previous data:
+    redisctl restore --undo. The copy needs as much memory as the data, until finish or cancel.
 
-    Where the old one lets nobody replicate, or there is only a file: redisctl restore /path/of/dump.rdb.
+    If the other Redis does not allow replication, or there is only a file: redisctl restore /path/of/dump.rdb.
     """
 
 
 @import_.command()
 @click.option("--from", "address", metavar="HOST:PORT", required=True, help="Where the other Redis listens.")
-@click.option("--user", default="", help="Its user. Default: the default user. Redis below 6 has no users.")
+@click.option("--user", default="", help="Its user. Default: the default user; Redis below 6 has no other.")
 @click.option(
     "--password-file",
     type=click.Path(exists=True, dir_okay=False),
-    help="A file with the password. Else it is asked for, or read from standard input.",
+    help="A file with the password. Default: ask, or read it from standard input.",
 )
-@click.option("--tls", is_flag=True, help="Speak TLS. Needs --ca.")
-@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="The CA of its certificate, PEM.")
-@click.option(
-    "--cert", type=click.Path(exists=True, dir_okay=False), help="A certificate, where it wants one of clients."
-)
-@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="The certificate's key.")
-@click.option("--overwrite", is_flag=True, help="Though this instance has keys: they will be kept aside.")
+@click.option("--tls", is_flag=True, help="Use TLS. Needs --ca.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="The CA of its certificate (PEM).")
+@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="A client certificate, if it asks for one.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="The key of the client certificate.")
+@click.option("--overwrite", is_flag=True, help="Replace the keys of this instance; they become the previous data.")
 @with_instance
 def start(
     instance: Instance,
@@ -65,22 +63,22 @@ def start(
     key: str | None,
     overwrite: bool,
 ) -> None:
-    """Start a copy that follows another Redis, and wait until the first copy is whole.
+    """Start a copy that replicates from another Redis, and wait until it is complete.
 
-    The other one forks and saves once for it, as for any replica. Its user has to be allowed
+    The other Redis forks and saves once for it, as for any replica. Its user needs
 
     \b
     +psync +replconf +ping                 to replicate, and
-    +info +select +time +@read ~*          to be compared
+    +info +select +time +@read ~*          to compare
 
-    Ended while it waits (Ctrl-C, a lost SSH), the copying goes on: redisctl import status.
+    After Ctrl-C or a lost SSH connection the copy continues: redisctl import status.
     """
     if bool(tls) != bool(ca):
-        raise click.UsageError("--tls and --ca belong together: whose certificate is trusted has to be said")
+        raise click.UsageError("--tls needs --ca, the CA of its certificate, and --ca needs --tls")
     if bool(cert) != bool(key) or (cert and not tls):
-        raise click.UsageError("--cert and --key belong together, and to --tls")
+        raise click.UsageError("--cert and --key need each other, and --tls")
     host, port = parse(address)
-    # Whatever happens to the files, or to the directory that this runs in.
+    # Absolute paths, because the copy outlives this process and its working directory.
     files = {
         name: str(Path(path).resolve()) if path else "" for name, path in (("ca", ca), ("cert", cert), ("key", key))
     }
@@ -88,10 +86,11 @@ def start(
     with exclusive(instance, "import start"):
         state = migration.start(instance, source, over=overwrite)
     try:
-        seen = migration.wait_for_sync(instance, state, lambda words: click.echo(words, err=True))
+        progress = migration.wait_for_sync(instance, state, lambda message: click.echo(message, err=True))
     except KeyboardInterrupt:
-        raise Failure("it goes on without you: redisctl import status; or redisctl import cancel") from None
-    click.echo(f"a copy follows {source.name}: {seen.keys} keys, {size(seen.memory)}. Next: redisctl import finish")
+        raise Failure("the copy continues: redisctl import status shows it, redisctl import cancel ends it") from None
+    summary = f"{progress.keys} keys, {size(progress.memory)}"
+    click.echo(f"the copy follows {source.name}: {summary}. Next: redisctl import finish")
 
 
 def _password(file: str | None) -> str:
@@ -99,12 +98,12 @@ def _password(file: str | None) -> str:
         try:
             return Path(file).read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise Failure(f"{file}: {getattr(error, 'strerror', 'not text')}") from None
+            raise Failure(f"{file}: {getattr(error, 'strerror', 'it is not text')}") from None
     if sys.stdin.isatty():
-        word: str = click.prompt(
-            "Its password (nothing for none)", default="", hide_input=True, show_default=False, err=True
+        password: str = click.prompt(
+            "Password of the other Redis (empty for none)", default="", hide_input=True, show_default=False, err=True
         )
-        return word
+        return password
     return sys.stdin.readline().rstrip("\r\n")
 
 
@@ -112,153 +111,154 @@ def _password(file: str | None) -> str:
 @as_json
 @with_instance
 def status(instance: Instance, as_json: bool) -> None:
-    """Say how far the copy is, how many bytes of writes it is behind, what is wrong, and what to do next."""
-    seen = migration.status(instance)
+    """Show the progress of the copy, its lag in bytes of writes, problems, and the next step."""
+    current = migration.status(instance)
+    report = _as_dict(current)
     if as_json:
-        print_json({"instance": instance.name, **_as_dict(seen)})
+        print_json({"instance": instance.name, **report})
         return
-    told = _as_dict(seen)
-    stage = f"{told['stage']}, {told['percent']:.0f} %" if told["percent"] < 100 else told["stage"]
-    lag = "" if seen.lag is None else f", {size(seen.lag)} behind"
-    click.echo(f"from   {told['from']}\ncopy   {stage}{lag}")
-    for name, here in (told["keys_here"] or {}).items():
-        there = (told["keys_there"] or {}).get(name)
-        click.echo(f"{name:<6} {here} keys here, {'?' if there is None else there} there")
-    if seen.trouble:
-        click.echo(f"wrong  {seen.trouble}")
-    click.echo(f"next   {seen.next}")
+    stage = f"{report['stage']}, {report['percent']:.0f} %" if report["percent"] < 100 else report["stage"]
+    lag = "" if current.lag is None else f", {size(current.lag)} behind"
+    click.echo(f"from     {report['from']}\ncopy     {stage}{lag}")
+    for name, here in (report["keys_here"] or {}).items():
+        there = (report["keys_there"] or {}).get(name)
+        click.echo(f"{name:<8} {here} keys here, {'?' if there is None else there} there")
+    if current.trouble:
+        click.echo(f"problem  {current.trouble}")
+    click.echo(f"next     {current.next}")
 
 
-def _as_dict(seen: MigrationStatus) -> dict[str, Any]:
+def _as_dict(current: MigrationStatus) -> dict[str, Any]:
     def keys(databases: dict[str, dict[str, int]] | None) -> dict[str, int] | None:
-        return None if databases is None else {name: told["keys"] for name, told in databases.items()}
+        return None if databases is None else {name: database["keys"] for name, database in databases.items()}
 
-    here, there = seen.progress, seen.there
+    progress, source = current.progress, current.source_facts
     return {
-        "from": seen.state.source.name,
-        "began": seen.state.began,
-        "stage": here.stage if here else "ended",
-        "percent": here.percent if here else 0.0,
-        "lag": seen.lag,
-        "keys_here": keys(here.databases if here else None),
-        "keys_there": keys(there.databases if there else None),
-        "trouble": seen.trouble,
-        "next": seen.next,
+        "from": current.state.source.name,
+        "began": current.state.began,
+        "stage": progress.stage if progress else "ended",
+        "percent": progress.percent if progress else 0.0,
+        "lag": current.lag,
+        "keys_here": keys(progress.databases if progress else None),
+        "keys_there": keys(source.databases if source else None),
+        "trouble": current.trouble,
+        "next": current.next,
     }
 
 
 @import_.command()
-@click.option("--full", is_flag=True, help="Compare all keys. Default: 1000, chosen by chance, and all counts.")
-@click.option("--yes", is_flag=True, help="Do it. Without this it is compared, and nothing is changed.")
-@click.option("--overwrite", is_flag=True, help="Though this instance has keys: they will be kept aside.")
+@click.option("--full", is_flag=True, help="Compare all keys. Default: all counts, and 1000 random keys.")
+@click.option("--yes", is_flag=True, help="Switch over. Without --yes it only compares.")
+@click.option("--overwrite", is_flag=True, help="Replace the keys of this instance; they become the previous data.")
 @click.option(
-    "--allow-writes",
-    is_flag=True,
-    help="Though the other one is written: what comes later is not here. For rehearsals.",
+    "--allow-writes", is_flag=True, help="Switch over in spite of writes, for a rehearsal: later ones are lost."
 )
-@click.option("--names", is_flag=True, help="Name keys that differ. A session's is what lets in whoever has it.")
+@click.option("--names", is_flag=True, help="Show the names of keys that differ. The name of a session is its cookie.")
 @as_json
 @with_instance
 def finish(
     instance: Instance, *, full: bool, yes: bool, overwrite: bool, allow_writes: bool, names: bool, as_json: bool
 ) -> None:
-    """Compare the copy with the other Redis; with --yes, put it in this instance's place.
+    """Compare the copy with the other Redis; with --yes, replace this instance's data by it.
 
-    Keys are counted by database, and their types, TTLs and values compared. Those that differ because they were written
-    meanwhile are looked at again. That may be done as often as you like, and with --full beforehand: it reads all keys,
-    in small steps.
+    Compares the number of keys in each database, and types, TTLs and values. Keys that change during the comparison are
+    compared again. Run it as often as you like, and with --full in advance: that reads all keys in small steps.
 
-    With --yes it also wants the other one to be quiet for some seconds, so stop what writes to it first: web processes,
-    workers, schedulers. Then the copy saves a snapshot, which takes the place of this instance's data. Where Redis is
-    not well with it, the former data comes back by itself. Broken off at any point, call it again.
+    --yes requires that the other Redis gets no writes for some seconds, so stop the writers first: web processes,
+    workers, schedulers. The copy then saves an RDB snapshot, which replaces this instance's data. If Redis is not
+    healthy with it, the previous data comes back automatically. If this is interrupted, run it again.
     """
     with exclusive(instance, "import finish"):
         state = migration.current_migration(instance)
+        source = state.source.name
         if migration.recover(instance, state):
-            told: dict[str, Any] = {"done": True, "words": f"the import from {state.source.name} was through already"}
+            report: dict[str, Any] = {"done": True, "message": f"the import from {source} had already finished"}
         else:
-            watch, seen = migration.rehearse(instance, state, full=full, over=overwrite)
-            told = {**_compared(seen, names), "done": False}
-            told["words"] = _in_words(seen, state.source.name, told["names"])
-            in_the_way = [*seen.problems, *_writers(seen, state.source.name, allow_writes) * yes]
-            if in_the_way:
+            monitor, result = migration.rehearse(instance, state, full=full, over=overwrite)
+            report = {**_compared(result, names), "done": False}
+            report["message"] = _describe(result, source, report["names"])
+            blockers = [*result.problems, *_writers(result, source, allow_writes) * yes]
+            if blockers:
                 if as_json:
-                    print_json({"instance": instance.name, **told})
+                    print_json({"instance": instance.name, **report})
                 else:
-                    click.echo(told["words"])
-                raise Failure(f"not finished: {'; '.join(in_the_way)}")
+                    click.echo(report["message"])
+                raise Failure(f"not finished: {'; '.join(blockers)}")
             if yes:
-                done = migration.cut_over(instance, state, watch, seen.report, allow_writes=allow_writes)
-                told |= {**done, "done": True}
-                told["words"] += "\n" + _done(instance, done, state.source.name)
+                outcome = migration.cut_over(instance, state, monitor, result.report, allow_writes=allow_writes)
+                report |= {**outcome, "done": True}
+                report["message"] += "\n" + _describe_outcome(instance, outcome, source)
     if as_json:
-        print_json({"instance": instance.name, **told})
+        print_json({"instance": instance.name, **report})
         return
-    click.echo(told["words"])
-    if not told["done"]:
-        click.echo("nothing was changed: --yes does it")
+    click.echo(report["message"])
+    if not report["done"]:
+        click.echo("nothing was changed: --yes switches over")
 
 
-def _compared(seen: ComparisonResult, names: bool) -> dict[str, Any]:
-    report = seen.report
+def _compared(result: ComparisonResult, names: bool) -> dict[str, Any]:
+    report = result.report
     return {
         "compared": report.compared,
         "length_only": report.length_only,
         "still_changing": report.still_changing,
         "outside_patterns": report.outside_patterns,
         "late_by": round(report.late, 1),
-        "problems": seen.problems,
-        "written": seen.written,
-        "clients": seen.clients,
+        "problems": result.problems,
+        "written": result.written,
+        "clients": result.clients,
         "names": report.names[:10] if names else [],
     }
 
 
-def _writers(seen: ComparisonResult, name: str, allow_writes: bool) -> list[str]:
-    """Why it is not done while clients write."""
-    if allow_writes or not seen.written:
+def _writers(result: ComparisonResult, source: str, allow_writes: bool) -> list[str]:
+    """Return why the switch has to wait for writers."""
+    if allow_writes or not result.written:
         return []
+    writes = migration.describe_writes(result.written)
     return [
-        f"{name} is written ({migration.describe_writes(seen.written)}): stop its writers, or what they write from "
-        "now on is not here. --allow-writes takes that, as for a rehearsal"
+        f"{source} gets writes ({writes}): stop the writers, or later writes are missing here. --allow-writes accepts "
+        "that, for a rehearsal"
     ]
 
 
-def _in_words(seen: ComparisonResult, name: str, names: list[str]) -> str:
-    report = seen.report
-    lines = [f"{report.compared} keys compared with {name}: {'they differ' if seen.problems else 'they are the same'}"]
+def _describe(result: ComparisonResult, source: str, names: list[str]) -> str:
+    report = result.report
+    lines = [f"{report.compared} keys compared with {source}: {'they differ' if result.problems else 'no difference'}"]
     if report.length_only:
-        lines.append(f"  {report.length_only} of them are large: of their values it is the length")
+        lines.append(f"  {report.length_only} of them are large: only the length of their values was compared")
     if report.still_changing:
-        lines.append(f"  {report.still_changing} were written whenever they were looked at")
+        lines.append(f"  {report.still_changing} changed at every attempt to compare them")
     if report.outside_patterns:
         lines.append(
-            f"  {report.outside_patterns} are neither of sessions nor of queues: who reads them here? redis_users, "
-            "redis_app_name"
+            f"  {report.outside_patterns} belong neither to sessions nor to queues: set redis_app_name or redis_users, "
+            "or only admin can read them"
         )
     if report.late:
         lines.append(
-            f"  some end up to {report.late:.0f} s later here: Redis below 7 tells a copy what time keys have "
-            "left, and not when they end. Cancel and start anew where that matters"
+            f"  some expire up to {report.late:.0f} s later here, because Redis below 7 does not send replicas the "
+            "time of expiry. If that matters, cancel and start again"
         )
-    if seen.written:
-        lines.append(f"  {name} is written ({migration.describe_writes(seen.written)}): stop that before --yes")
-    elif seen.clients > 0:
-        lines.append(f"  {seen.clients} other clients are connected to {name}: they may write later")
-    return "\n".join([*lines, *(f"  differs: {one}" for one in names)])
+    if result.written:
+        writes = migration.describe_writes(result.written)
+        lines.append(f"  {source} gets writes ({writes}): stop the writers before --yes")
+    elif result.clients > 0:
+        lines.append(f"  {result.clients} other clients are connected to {source}: they may write later")
+    return "\n".join([*lines, *(f"  differs: {name}" for name in names)])
 
 
-def _done(instance: Instance, done: dict[str, Any], name: str) -> str:
-    late = migration.describe_writes(done["late"])
+def _describe_outcome(instance: Instance, outcome: dict[str, Any], source: str) -> str:
+    late = migration.describe_writes(outcome["late"])
+    warning = [f"WARNING: {source} got writes during the switch, which are missing here: {late}"] if late else []
     return "\n".join(
         [
-            f"the data of {name} is here: {done['keys']} keys. Redis did not serve for {took(done['down'])}; from the "
-            f"beginning of this to its end, {took(done['blocked'])}, neither was to be written",
-            *([f"WARNING: {name} was written meanwhile, and that is not here: {late}"] if late else []),
-            SWITCH,
-            f"back: {name} was not changed. Give applications its URL again; what was written here since stays here",
-            f"      what this instance had before is in {instance.live}/previous: redisctl restore --undo puts it "
-            "back, --discard-previous removes it",
+            f"the data of {source} is here: {outcome['keys']} keys. Redis was down for {took(outcome['down'])}; "
+            f"writers had to wait for {took(outcome['blocked'])}",
+            *warning,
+            NEXT_STEP,
+            f"rollback: {source} was not changed. Give the applications its URL again; writes made here stay here",
+            f"          the previous data of this instance is in {instance.previous}: redisctl restore --undo restores "
+            "it, --discard-previous removes it",
         ]
     )
 
@@ -266,10 +266,10 @@ def _done(instance: Instance, done: dict[str, Any], name: str) -> str:
 @import_.command()
 @with_instance
 def cancel(instance: Instance) -> None:
-    """End the copy and forget how the other Redis is reached. Neither of the two is changed."""
+    """Remove the copy and the password of the other Redis. Neither of the two changes."""
     with locked(instance, "import cancel"):
         state = migration.read_state(instance)
         if state and state.stage == migration.SWAPPING:
             migration.recover(instance, state)
-        there = migration.cancel(instance)
-    click.echo("the copy is gone, and nothing else was changed" if there else "no import was under way")
+        existed = migration.cancel(instance)
+    click.echo("the copy was removed; nothing else was changed" if existed else "there was no import")

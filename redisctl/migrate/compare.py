@@ -1,4 +1,4 @@
-"""Comparing two Redis of which one is a replica of the other, while clients write to the other."""
+"""Comparison of a Redis with its replica while clients write to it."""
 
 import math
 import time
@@ -15,27 +15,24 @@ from redisctl.core.formatting import words
 from redisctl.core.keyspace import keyspace
 from redisctl.core.scan import PAUSE, ask, batches
 
-# Keys that are compared where not all are; at once; and how often those that differ are looked at again.
+# Keys in a sample; keys that are compared at once; and how often keys that differ are compared again.
 SAMPLE_SIZE = 1000
 BATCH = 100
 ROUNDS = 6
-# Milliseconds by which an end may be off that was reckoned from what is left; and by which it may be later. Redis below
-# 7 sends a replica how long a key has, and not when it ends: what came late, over a slow link or after the first copy,
-# ends late.
+# Milliseconds by which an expiry that was computed from a TTL may differ, and by which it may be later. Redis below 7
+# sends a replica TTLs instead of times, so keys that arrive late expire late.
 TTL_TOLERANCE_MS, MAX_TTL_DRIFT_MS = 1000, 600_000
-# Keys that are named.
-NAMED = 10
 
 Connect = Callable[[int], Redis]
 
 
 @dataclass
 class Report:
-    """What a comparison found.
+    """The result of a comparison.
 
-    ``length_only`` are keys of which only type, end and length were compared, for their size; ``still_changing`` are
-    those that were written whenever they were looked at; ``outside_patterns`` are those of no pattern; ``late`` is by
-    how many seconds keys end later here at most. ``kept`` are some keys as both have them, by database.
+    ``length_only`` counts large keys of which only type, expiry and length were compared; ``still_changing`` those that
+    changed at every attempt; ``outside_patterns`` those that match no pattern. ``late`` is by how many seconds keys
+    expire later in the copy at most. ``samples`` are keys that both have, by database.
     """
 
     compared: int = 0
@@ -46,19 +43,19 @@ class Report:
     problems: list[str] = field(default_factory=list)
     differing: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    kept: dict[int, dict[bytes, Fingerprint]] = field(default_factory=dict)
+    samples: dict[int, dict[bytes, Fingerprint]] = field(default_factory=dict)
 
     def all_problems(self) -> list[str]:
-        """In words, and without names of keys."""
+        """Return all problems, without names of keys."""
         return [*self.problems, *(f"{count} keys differ: {what}" for what, count in self.differing.items())]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The two, by database, and a wait until the copy has what the source has now.
+    """Clients of both servers by database, and a function that waits until the copy has caught up.
 
-    ``absolute_expiry`` is whether the source tells the moments at which keys end; ``patterns`` are those of the keys
-    that users of the instance reach.
+    ``absolute_expiry`` says that the source knows PEXPIRETIME; ``patterns`` are those of the keys that users of the
+    instance can access.
     """
 
     source: Connect
@@ -76,51 +73,53 @@ class _Database:
 
 
 def compare(pair: Pair, *, full: bool) -> Report:
-    """Compare the counts, and the keys of all databases or a sample of them. Raises RedisError, Failure."""
+    """Compare the numbers of keys, and all keys or a sample of them. Raises RedisError, Failure."""
     report = Report()
     with ExitStack() as clients:
         source, copy = (clients.enter_context(connect(0)) for connect in (pair.source, pair.copy))
         report.problems = _counts(source, copy, pair.wait_until_synced)
-        databases = {int(name[2:]): told["keys"] for name, told in keyspace(source.info("keyspace")).items()}
-        every = sum(databases.values())
+        databases = _count(source)
+        total = sum(databases.values())
         for number, count in databases.items():
-            database = _Database(number, *(clients.enter_context(one(number)) for one in (pair.source, pair.copy)))
-            for keys in _keys(database.source, count, None if full or every <= SAMPLE_SIZE else share(count, every)):
+            connections = (clients.enter_context(connect(number)) for connect in (pair.source, pair.copy))
+            database = _Database(number, *connections)
+            for keys in _keys(database.source, None if full or total <= SAMPLE_SIZE else share(count, total)):
                 _compare(pair, report, database, keys)
                 time.sleep(PAUSE)
     return report
 
 
-def share(count: int, every: int) -> int:
-    """How many keys of a database with ``count`` of ``every`` key are in the sample."""
-    return math.ceil(SAMPLE_SIZE * count / every)
+def share(count: int, total: int) -> int:
+    """Return how many keys of a database are in the sample, if it has ``count`` of ``total`` keys."""
+    return math.ceil(SAMPLE_SIZE * count / total)
 
 
-def _keys(redis: Redis, count: int, sampled: int | None) -> Iterator[list[bytes]]:
-    """All keys of a database, or a sample, in parts."""
-    if sampled is not None:
-        drawn = {key for some in batches([("RANDOMKEY",)] * sampled, BATCH) for key in ask(redis, some) if key}
-        yield from batches(sorted(drawn), BATCH)
+def _keys(redis: Redis, sample: int | None) -> Iterator[list[bytes]]:
+    """Yield all keys of a database, or a random sample, in batches."""
+    if sample is not None:
+        commands = [("RANDOMKEY",)] * sample
+        keys = {key for batch in batches(commands, BATCH) for key in ask(redis, batch) if key}
+        yield from batches(sorted(keys), BATCH)
         return
     cursor = 0
     while True:
-        cursor, keys = redis.scan(cursor, count=BATCH)
-        yield from batches(keys, BATCH)
+        cursor, batch = redis.scan(cursor, count=BATCH)
+        yield from batches(batch, BATCH)
         if not cursor:
             return
 
 
-def _counts(source: Redis, copy: Redis, caught_up: Callable[[], None]) -> list[str]:
-    """How the numbers of keys differ. What comes and goes meanwhile is no difference."""
+def _counts(source: Redis, copy: Redis, wait_until_synced: Callable[[], None]) -> list[str]:
+    """Return how the numbers of keys differ. Keys that come and go during the comparison are no difference."""
     for attempt in range(ROUNDS):
-        first = _counted(source)
-        caught_up()
-        there = _counted(copy)
-        last = _counted(source)
+        first = _count(source)
+        wait_until_synced()
+        copied = _count(copy)
+        last = _count(source)
         problems = [
-            f"db{number} has {last.get(number, 0)} keys there and {there.get(number, 0)} here"
-            for number in sorted({*first, *there, *last})
-            if not is_between(there.get(number, 0), first.get(number, 0), last.get(number, 0))
+            f"db{number} has {last.get(number, 0)} keys there and {copied.get(number, 0)} here"
+            for number in sorted({*first, *copied, *last})
+            if not is_between(copied.get(number, 0), first.get(number, 0), last.get(number, 0))
         ]
         if not problems:
             return []
@@ -128,56 +127,60 @@ def _counts(source: Redis, copy: Redis, caught_up: Callable[[], None]) -> list[s
     return problems
 
 
-def _counted(redis: Redis) -> dict[int, int]:
-    return {int(name[2:]): told["keys"] for name, told in keyspace(redis.info("keyspace")).items()}
+def _count(redis: Redis) -> dict[int, int]:
+    return {int(name[2:]): database["keys"] for name, database in keyspace(redis.info("keyspace")).items()}
 
 
-def is_between(count: int, one: int, other: int) -> bool:
-    """Whether a count is one that was there between two looks."""
-    return min(one, other) <= count <= max(one, other)
+def is_between(count: int, first: int, last: int) -> bool:
+    """Say whether a count lies between two others."""
+    return min(first, last) <= count <= max(first, last)
 
 
 def _compare(pair: Pair, report: Report, database: _Database, keys: list[bytes]) -> None:
-    number, source, copy = database.number, database.source, database.copy
+    """Compare keys, and again those that differ, until they are the same or did not change on the source."""
     report.compared += len(keys)
-    left = keys
+    remaining = keys
     for _ in range(ROUNDS):
-        before = _read(source, left, absolute_expiry=pair.absolute_expiry)
-        pair.wait_until_synced()
-        here = _read(copy, left, absolute_expiry=True)
-        found = {
-            key: (one, other)
-            for key, one, other in zip(left, before, here, strict=True)
-            if difference(one, other, time.time(), absolute_expiry=pair.absolute_expiry)
-        }
-        for key, one, other in zip(left, before, here, strict=True):
-            if key not in found:
-                if not pair.absolute_expiry and one.is_there and other.expires_at - one.expires_at > TTL_TOLERANCE_MS:
-                    report.late = max(report.late, (other.expires_at - one.expires_at) / 1000)
-                report.length_only += bool(one.length and not one.digest)
-                report.outside_patterns += not any(fnmatchcase(key.decode("latin-1"), one) for one in pair.patterns)
-                if other.is_there and sum(map(len, report.kept.values())) < SAMPLE_SIZE:
-                    report.kept.setdefault(number, {})[key] = other
-        # One that was not written meanwhile, and differs, does.
-        again = _read(source, list(found), absolute_expiry=pair.absolute_expiry)
-        left = []
-        for (key, (one, other)), now in zip(found.items(), again, strict=True):
-            if difference(
-                one,
-                now,
-                time.time(),
-                absolute_expiry=pair.absolute_expiry,
-                late=0 if pair.absolute_expiry else TTL_TOLERANCE_MS,
-            ):
-                left.append(key)
-                continue
-            differing = difference(one, other, time.time(), absolute_expiry=pair.absolute_expiry)
-            what = f"{differing} ({one.type} in db{number})"
-            report.differing[what] = report.differing.get(what, 0) + 1
-            report.names.append(words(key))
-        if not left:
+        remaining = _compare_once(pair, report, database, remaining)
+        if not remaining:
             return
-    report.still_changing += len(left)
+    report.still_changing += len(remaining)
+
+
+def _compare_once(pair: Pair, report: Report, database: _Database, keys: list[bytes]) -> list[bytes]:
+    """Compare keys once. Returns those that differ, but changed on the source during the comparison."""
+    absolute = pair.absolute_expiry
+    originals = _read(database.source, keys, absolute_expiry=absolute)
+    pair.wait_until_synced()
+    copies = _read(database.copy, keys, absolute_expiry=True)
+    differing: dict[bytes, tuple[Fingerprint, Fingerprint]] = {}
+    for key, original, copied in zip(keys, originals, copies, strict=True):
+        if difference(original, copied, time.time(), absolute_expiry=absolute):
+            differing[key] = (original, copied)
+        else:
+            _record_same(pair, report, original, copied)
+            report.outside_patterns += not any(fnmatchcase(key.decode("latin-1"), pattern) for pattern in pair.patterns)
+            if copied.is_there and sum(map(len, report.samples.values())) < SAMPLE_SIZE:
+                report.samples.setdefault(database.number, {})[key] = copied
+    changing = []
+    again = _read(database.source, list(differing), absolute_expiry=absolute)
+    for (key, (original, copied)), current in zip(differing.items(), again, strict=True):
+        late = 0 if absolute else TTL_TOLERANCE_MS
+        if difference(original, current, time.time(), absolute_expiry=absolute, late=late):
+            changing.append(key)
+            continue
+        what = difference(original, copied, time.time(), absolute_expiry=absolute)
+        kind = f"{what} ({original.type} in db{database.number})"
+        report.differing[kind] = report.differing.get(kind, 0) + 1
+        report.names.append(words(key))
+    return changing
+
+
+def _record_same(pair: Pair, report: Report, original: Fingerprint, copied: Fingerprint) -> None:
+    drift = copied.expires_at - original.expires_at
+    if not pair.absolute_expiry and original.is_there and drift > TTL_TOLERANCE_MS:
+        report.late = max(report.late, drift / 1000)
+    report.length_only += bool(original.length and not original.digest)
 
 
 def _read(redis: Redis, keys: list[bytes], *, absolute_expiry: bool) -> list[Fingerprint]:
@@ -187,30 +190,35 @@ def _read(redis: Redis, keys: list[bytes], *, absolute_expiry: bool) -> list[Fin
         try:
             return fingerprints(redis, keys, absolute_expiry=absolute_expiry)
         except ResponseError as error:
-            # Another type since it was asked for it.
+            # The key has got another type since TYPE.
             if "WRONGTYPE" not in str(error):
                 raise
     return fingerprints(redis, keys, absolute_expiry=absolute_expiry)
 
 
 def difference(
-    one: Fingerprint, other: Fingerprint, now: float, *, absolute_expiry: bool, late: int = MAX_TTL_DRIFT_MS
+    original: Fingerprint, copied: Fingerprint, now: float, *, absolute_expiry: bool, late: int = MAX_TTL_DRIFT_MS
 ) -> str:
-    """In what two looks at a key differ, in a word; empty when they do not. ``now`` is this host's clock in seconds.
+    """Return in what two fingerprints differ; empty if they do not. ``now`` is this host's clock in seconds.
 
-    A key that is over by this clock is none, whatever was seen. ``late`` is by how many milliseconds the other may end
-    later, where the ends of the one are ``absolute_expiry`` that were reckoned.
+    A key that has expired by this clock counts as missing. ``late`` is by how many milliseconds the copy may expire
+    later, unless the original has an ``absolute_expiry``.
     """
-    if one.is_there != other.is_there:
-        seen = one if one.is_there else other
-        return "" if 0 < seen.expires_at <= now * 1000 else "missing" if one.is_there else "only here"
-    if one.type != other.type:
+    if original.is_there != copied.is_there:
+        present = original if original.is_there else copied
+        if 0 < present.expires_at <= now * 1000:
+            return ""
+        return "missing" if original.is_there else "only here"
+    if original.type != copied.type:
         return "type"
-    later = other.expires_at - one.expires_at
-    if (one.expires_at == -1) != (other.expires_at == -1) or (
-        later != 0 and (absolute_expiry or not -TTL_TOLERANCE_MS <= later <= late)
-    ):
-        return "end of its time"
-    if (one.length, one.digest) != (other.length, other.digest):
-        return "value"
-    return ""
+    if not _has_same_expiry(original, copied, absolute_expiry=absolute_expiry, late=late):
+        return "expiry"
+    return "" if (original.length, original.digest) == (copied.length, copied.digest) else "value"
+
+
+def _has_same_expiry(original: Fingerprint, copied: Fingerprint, *, absolute_expiry: bool, late: int) -> bool:
+    if original.expires_at == copied.expires_at:
+        return True
+    if absolute_expiry or -1 in (original.expires_at, copied.expires_at):
+        return False
+    return -TTL_TOLERANCE_MS <= copied.expires_at - original.expires_at <= late

@@ -1,10 +1,12 @@
-"""Bringing the data of another Redis here: a copy follows it while it serves, and takes over at the end.
+"""Migration of another Redis: a copy replicates from it while it serves, and replaces this instance's data at the end.
 
-``<root>/import/`` is there for as long as an import is under way: ``state.json`` with where the data comes from and how
-it is reached, for root alone, and ``data/``, which is the copy's.
+``ROOT/import/`` exists while an import is running: ``state.json`` with the address and password of the source, readable
+only by root, and ``data/`` of the copy.
 """
 
+import functools
 import json
+import operator
 import os
 import shutil
 import time
@@ -41,13 +43,13 @@ from redisctl.migrate.source import (
     refusal,
 )
 
-# Seconds for which the source has to be quiet; until the copy has what the source has; between looks at a first copy,
-# and how long that may have no link before somebody else has to look.
+# Seconds without writes before the switch; until the copy has caught up; between two looks at the first copy; and
+# without a link before an operator has to look.
 QUIET = 3
 SYNC_TIMEOUT = 20
 _LOOK = 0.5
-_LINKLESS = 30
-# Of the keys that were compared, as many have to be there once the new data serves: clients may be at work already.
+_LINK_TIMEOUT = 30
+# Share of the compared keys that the new data must have: clients may already have changed some.
 MIN_FOUND_RATIO = 0.9
 
 FOLLOWING, SWAPPING = "following", "swapping"
@@ -55,7 +57,7 @@ FOLLOWING, SWAPPING = "following", "swapping"
 
 @dataclass(frozen=True)
 class State:
-    """An import that is under way, as it is kept in its file. ``previous`` is what was replaced before it."""
+    """A running import, as in its file. ``previous`` names the previous data that existed before the switch."""
 
     source: SourceServer
     began: float
@@ -67,7 +69,7 @@ class State:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """This instance and its host, as far as an import asks. Sizes are in bytes; ``rooms`` are disks with free bytes."""
+    """What an import needs to know of this instance and its host. Sizes are in bytes."""
 
     run_id: str
     keys: int
@@ -82,11 +84,11 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class MigrationStatus:
-    """How an import is. ``lag`` is how many bytes of writes the copy has yet to get, None where that is not known."""
+    """The state of an import. ``lag`` are bytes of writes that the copy has yet to receive, None if unknown."""
 
     state: State
     progress: Progress | None
-    there: SourceFacts | None
+    source_facts: SourceFacts | None
     lag: int | None
     trouble: str
     next: str
@@ -94,7 +96,7 @@ class MigrationStatus:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What stands in the way of the end of an import, and what was compared."""
+    """The blockers of the switch, the writes to the source meanwhile, and the comparison."""
 
     problems: list[str]
     written: dict[str, int]
@@ -102,7 +104,7 @@ class ComparisonResult:
     report: Report
 
 
-# -- Where it is kept
+# -- State
 
 
 def _directory(instance: Instance) -> Path:
@@ -110,15 +112,15 @@ def _directory(instance: Instance) -> Path:
 
 
 def read_state(instance: Instance) -> State | None:
-    """The import that is under way, if one is. Raises Failure where that cannot be told."""
+    """Return the running import; None without one. Raises Failure if its file cannot be read."""
     path = _directory(instance) / "state.json"
     try:
-        told = json.loads(path.read_text())
-        return State(**{**told, "source": SourceServer(**told["source"])})
+        values = json.loads(path.read_text())
+        return State(**{**values, "source": SourceServer(**values["source"])})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
-        raise Failure(f"{path} cannot be read: redisctl import cancel, and start again") from None
+        raise Failure(f"{path} cannot be read: run redisctl import cancel, and start again") from None
 
 
 def _save_state(instance: Instance, state: State) -> None:
@@ -128,45 +130,48 @@ def _save_state(instance: Instance, state: State) -> None:
 
 
 def current_migration(instance: Instance) -> State:
-    """The import that is under way. Raises Failure where none is."""
+    """Return the running import. Raises Failure if there is none."""
     state = read_state(instance)
     if state is None:
-        raise Failure("no import is under way: redisctl import start --from HOST:PORT")
+        raise Failure("no import is running: redisctl import start --from HOST:PORT")
     return state
 
 
 def replica_of(instance: Instance, state: State) -> Replica:
-    """The copy of an import."""
+    """Return the copy of an import."""
     return Replica(instance, _directory(instance) / "data", state.memory)
 
 
 def cancel(instance: Instance) -> bool:
-    """Remove the copy and all that was kept of the import. Whether there was anything. The instance is not touched."""
-    there = _directory(instance).exists()
+    """Remove the copy and the state of the import. Returns whether there was one. The instance does not change."""
+    existed = _directory(instance).exists()
     Replica(instance, _directory(instance) / "data", 0).end()
     shutil.rmtree(_directory(instance), ignore_errors=True)
-    return there
+    return existed
 
 
-# -- Starting
+# -- Start
 
 
 def start(instance: Instance, source: SourceServer, *, over: bool) -> State:
-    """Start a copy that follows the source, under the instance's lock. ``over`` is whether data here may be replaced.
+    """Start a copy that replicates from the source, under the instance's lock.
 
-    Raises Failure, with all that stands in the way, before anything is made.
+    ``over`` says that data of this instance may be replaced. Raises Failure with all blockers, before it creates
+    anything.
     """
     journal.ensure_none(instance)
-    there = read_state(instance)
-    if there:
-        raise Failure(f"an import from {there.source.name} is under way: redisctl import status; or cancel it first")
+    current = read_state(instance)
+    if current:
+        raise Failure(
+            f"an import from {current.source.name} is running: see redisctl import status, or cancel it first"
+        )
     cancel(instance)
-    told = fetch_facts(source)
-    problems = blockers(_target_facts(instance), told, source, over=over)
+    facts = fetch_facts(source)
+    problems = blockers(_target_facts(instance), facts, source, over=over)
     if problems:
         raise Failure("; ".join(problems))
     check_rights(source)
-    state = State(source, time.time(), over, max(told.memory, told.memory_peak))
+    state = State(source, time.time(), over, max(facts.memory, facts.memory_peak))
     _directory(instance).mkdir(mode=0o700)
     try:
         _save_state(instance, state)
@@ -181,7 +186,7 @@ def _target_facts(instance: Instance) -> TargetFacts:
     with instance.connect(decode_responses=False) as redis:
         info: dict[str, Any] = redis.info("all")
         keys = count_keys(redis, info)
-    here, data = (os.statvfs(path) for path in (instance.root, instance.live))
+    disk, data_disk = (os.statvfs(path) for path in (instance.root, instance.data))
     return TargetFacts(
         run_id=str(info.get("run_id", "")),
         keys=keys,
@@ -189,185 +194,183 @@ def _target_facts(instance: Instance) -> TargetFacts:
         maxmemory=int(instance.config_value("maxmemory", "0")),
         databases=int(instance.config_value("databases", "16")),
         free_memory=scratch_redis.free_memory(),
-        free_import=here.f_bavail * here.f_frsize,
-        free_data=data.f_bavail * data.f_frsize,
-        one_disk=instance.root.stat().st_dev == instance.live.stat().st_dev,
+        free_import=disk.f_bavail * disk.f_frsize,
+        free_data=data_disk.f_bavail * data_disk.f_frsize,
+        one_disk=instance.root.stat().st_dev == instance.data.stat().st_dev,
     )
 
 
 def count_keys(redis: Redis, info: dict[str, Any]) -> int:
-    """Keys in all databases, without those that the health check has for a moment."""
+    """Count the keys in all databases, without those that the health check writes for a moment."""
     count = sum(database["keys"] for database in keyspace(info).values())
-    # It has one or two at most.
+    # The health check has at most two.
     if 0 < count <= 4 and set(keyspace(info)) == {"db0"}:
         return sum(not key.startswith(PREFIX.encode()) for key in redis.scan_iter(count=1000))
     return count
 
 
-def blockers(own: TargetFacts, told: SourceFacts, source: SourceServer, *, over: bool) -> list[str]:
-    """What stands in the way of an import, in words."""
+def blockers(own: TargetFacts, other: SourceFacts, source: SourceServer, *, over: bool) -> list[str]:
+    """Return the blockers of an import, each with a remedy."""
     found = []
-    if told.run_id and told.run_id == own.run_id:
+    if other.run_id and other.run_id == own.run_id:
         return [f"{source.name} is this instance itself"]
-    if told.is_cluster:
-        found.append(f"{source.name} is part of a cluster, and has only its slots: this is no way to bring all of them")
-    highest = max((int(name[2:]) for name in told.databases), default=0)
+    if other.is_cluster:
+        found.append(f"{source.name} is part of a cluster and has only some of its keys: import does not support that")
+    highest = max((int(name[2:]) for name in other.databases), default=0)
     if highest >= own.databases:
         found.append(
-            f"{source.name} has keys in db{highest}, and this instance has {own.databases} databases: "
-            f"redis_databases = {highest + 1}, and deploy"
+            f"{source.name} has keys in db{highest}, but this instance has {own.databases} databases: set "
+            f"redis_databases = {highest + 1} and deploy"
         )
-    if own.maxmemory and told.memory > own.maxmemory:
+    if own.maxmemory and other.memory > own.maxmemory:
         found.append(
-            f"its data takes {size(told.memory)} of memory, and redis_maxmemory is {size(own.maxmemory)}: Redis would "
-            "evict at once. Raise it and deploy"
+            f"its data takes {size(other.memory)} of memory, but redis_maxmemory is {size(own.maxmemory)}, so Redis "
+            "would evict keys: raise it and deploy"
         )
-    # Beside the copy the instance grows to the same size.
-    wanted = scratch_redis.memory_needed(max(told.memory, told.memory_peak)) + max(0, told.memory - own.memory)
-    if wanted > own.free_memory:
+    # The copy, and the growth of this instance to the same size.
+    needed = scratch_redis.memory_needed(max(other.memory, other.memory_peak)) + max(0, other.memory - own.memory)
+    if needed > own.free_memory:
         found.append(
-            f"the copy and then this instance take {size(wanted)} more memory, and the host has "
-            f"{size(own.free_memory)}: give it more for that time, or take the data as a file: redisctl restore FILE"
+            f"the copy and this instance need {size(needed)} more memory, but the host has {size(own.free_memory)}: "
+            "add memory for the time of the import, or bring the data as a file (redisctl restore FILE)"
         )
-    room = told.memory + create.DISK_MARGIN
-    disks = {"free_import": room * (2 if own.one_disk else 1), "free_data": room * (2 if own.one_disk else 1)}
-    for name, count in disks.items():
-        if getattr(own, name) < count:
-            found.append(f"the disk has {size(getattr(own, name))} free, and this takes up to {size(count)}: free some")
-            break
+    space = (other.memory + create.DISK_MARGIN) * (2 if own.one_disk else 1)
+    free = min(own.free_import, own.free_data)
+    if free < space:
+        found.append(f"the disk has {size(free)} free, but the import needs up to {size(space)}: free some space")
     if own.keys and not over:
         found.append(
-            f"this instance has {own.keys} keys already, which the import would replace: --overwrite where it shall; "
-            "they are kept aside, and redisctl restore --undo brings them back"
+            f"this instance has {own.keys} keys already, which the import would replace: --overwrite allows that; "
+            "redisctl restore --undo brings them back"
         )
     return found
 
 
-def wait_for_sync(instance: Instance, state: State, say: Callable[[str], None]) -> Progress:
-    """Wait until the first copy is whole, and say how far it is. Raises Failure where it never will be: it is ended."""
+def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None]) -> Progress:
+    """Wait until the first copy is complete, and report its progress. Raises Failure if it cannot complete."""
     replica = replica_of(instance, state)
     last, since = "", time.monotonic()
     while True:
         try:
-            seen = replica.read()
+            progress = replica.read()
         except Failure:
             cancel(instance)
             raise
-        if seen.stage == FOLLOWS:
-            return seen
-        if seen.trouble and is_final(seen.trouble):
+        if progress.stage == FOLLOWS:
+            return progress
+        if progress.trouble and is_final(progress.trouble):
             cancel(instance)
             raise Failure(
-                f"{state.source.name} cannot be copied. Redis says: {seen.trouble}. "
-                f"{next_step(state.source, seen.trouble)}"
+                f"{state.source.name} cannot be copied. Redis reports: {progress.trouble}. "
+                f"{next_step(state.source, progress.trouble)}"
             )
-        if seen.stage == DOWN:
-            if time.monotonic() - since > _LINKLESS:
+        if progress.stage == DOWN:
+            if time.monotonic() - since > _LINK_TIMEOUT:
                 raise Failure(
-                    f"no link to {state.source.name}: {seen.trouble or 'nothing is heard of it'}. It tries again by "
-                    "itself: redisctl import status; or cancel"
+                    f"no link to {state.source.name}: {progress.trouble or 'it does not answer'}. The copy keeps "
+                    "trying: see redisctl import status, or cancel"
                 )
         else:
             since = time.monotonic()
-            words = f"{seen.stage}: {seen.percent:.0f} %"
-            if words != last:
-                say(words)
-            last = words
+            message = f"{progress.stage}: {progress.percent:.0f} %"
+            if message != last:
+                report(message)
+            last = message
         time.sleep(_LOOK)
 
 
-# -- How it is
+# -- Status
 
 
 def status(instance: Instance) -> MigrationStatus:
-    """How the import is. Raises Failure where none is under way."""
+    """Return the status of the import. Raises Failure if there is none."""
     state = current_migration(instance)
     try:
         progress = replica_of(instance, state).read()
     except Failure as error:
-        again = "redisctl import cancel, and start again"
-        return MigrationStatus(state, None, None, None, f"the copy has ended: {error}", again)
-    there, lag, silent = None, None, ""
+        remedy = "run redisctl import cancel, and start again"
+        return MigrationStatus(state, None, None, None, f"the copy has ended: {error}", remedy)
+    facts, lag, refused = None, None, ""
     try:
         with state.source.connect() as redis:
             info = redis.info("all")
-        there, lag = parse_facts(info), max(0, int(info["master_repl_offset"]) - progress.offset)
+        facts, lag = parse_facts(info), max(0, int(info["master_repl_offset"]) - progress.offset)
     except RedisError as error:
-        silent = str(refusal(state.source, error))
-    trouble = " / ".join(word for word in (progress.trouble, silent) if word)
+        refused = str(refusal(state.source, error))
+    trouble = " / ".join(message for message in (progress.trouble, refused) if message)
     if progress.stage == FOLLOWS:
-        step = "redisctl import finish compares and says what is in the way; with --yes it takes this instance's place"
+        step = "redisctl import finish compares and reports blockers; with --yes it switches over"
     elif progress.stage == DOWN:
         step = next_step(state.source, trouble)
     else:
-        step = "wait until it follows; nothing there or here waits for it"
-    return MigrationStatus(state, progress, there, lag if progress.stage == FOLLOWS else None, trouble, step)
+        step = "wait until the copy follows; both servers keep serving"
+    return MigrationStatus(state, progress, facts, lag if progress.stage == FOLLOWS else None, trouble, step)
 
 
-# -- The end
+# -- Switch
 
 
 class WriteMonitor:
-    """Tells what clients write to the source, from when it was made."""
+    """Counts what clients write to the source, from its creation on."""
 
     def __init__(self, source: SourceServer, replica: Replica) -> None:
         self.source, self.replica = source, replica
         self.since = time.monotonic()
         self.removed = self._removed()
-        # What it removed until then has come to the copy.
+        # So that the copy has received every removal that was counted.
         wait_until_synced(source, replica)
         self.before = replica.read()
 
     def _removed(self) -> int:
         with self.source.connect() as redis:
-            told = redis.info("stats")
-        return int(told["expired_keys"]) + int(told["evicted_keys"])
+            stats = redis.info("stats")
+        return int(stats["expired_keys"]) + int(stats["evicted_keys"])
 
     def writes(self) -> dict[str, int]:
-        """Commands by name. Keys that the source removed by itself are none."""
+        """Return the write commands by name, without the removals of expired and evicted keys."""
         wait_until_synced(self.source, self.replica)
         after = self.replica.read()
         return writes(self.before, after, self._removed() - self.removed)
 
 
 def wait_until_synced(source: SourceServer, replica: Replica) -> None:
-    """Wait until the copy has all that the source has now. Raises Failure where that takes too long."""
+    """Wait until the copy has everything that the source has now. Raises Failure if that takes too long."""
     with source.connect() as there, replica.client() as here:
         wait_for(there, here)
 
 
 def wait_for(there: Redis, here: Redis) -> None:
-    """Wait until a replica has all that its primary has now. Raises Failure where that takes too long."""
-    wanted = int(there.info("replication")["master_repl_offset"])
+    """Wait until a replica has everything that its primary has now. Raises Failure if that takes too long."""
+    target = int(there.info("replication")["master_repl_offset"])
     deadline = time.monotonic() + SYNC_TIMEOUT
     while True:
-        told = here.info("replication")
-        if told.get("master_link_status") == "up" and int(told["slave_repl_offset"]) >= wanted:
+        state = here.info("replication")
+        if state.get("master_link_status") == "up" and int(state["slave_repl_offset"]) >= target:
             return
         if time.monotonic() > deadline:
-            raise Failure(f"the copy did not catch up within {SYNC_TIMEOUT} s: redisctl import status says how it is")
+            raise Failure(f"the copy did not catch up within {SYNC_TIMEOUT} s: see redisctl import status")
         time.sleep(0.01)
 
 
 def rehearse(instance: Instance, state: State, *, full: bool, over: bool) -> tuple[WriteMonitor, ComparisonResult]:
-    """Compare the copy with the source, and see what stands in the way of the end. Nothing is changed.
+    """Compare the copy with the source, and find the blockers of the switch. Changes nothing.
 
-    Raises Failure where it cannot be compared.
+    Raises Failure if they cannot be compared.
     """
     replica = replica_of(instance, state)
     try:
-        seen = replica.read()
-        if seen.stage != FOLLOWS:
-            raise Failure(f"the copy is not whole: {seen.stage}. {status(instance).next}")
-        watch = WriteMonitor(state.source, replica)
+        progress = replica.read()
+        if progress.stage != FOLLOWS:
+            raise Failure(f"the copy is not complete: {progress.stage}. Next: {status(instance).next}")
+        monitor = WriteMonitor(state.source, replica)
         report = _compare(instance, state, replica, full=full)
-        time.sleep(max(0.0, QUIET - (time.monotonic() - watch.since)))
-        written = watch.writes()
+        time.sleep(max(0.0, QUIET - (time.monotonic() - monitor.since)))
+        written = monitor.writes()
         with state.source.connect() as redis:
             clients = int(redis.info("clients")["connected_clients"]) - 1
     except RedisError as error:
         raise refusal(state.source, error) from None
-    return watch, ComparisonResult(
+    return monitor, ComparisonResult(
         _blockers(instance, replica.read(), state, report, over=over), written, clients, report
     )
 
@@ -384,85 +387,83 @@ def _compare(instance: Instance, state: State, replica: Replica, *, full: bool) 
         return compare(pair, full=full)
 
 
-def _blockers(instance: Instance, seen: Progress, state: State, report: Report, *, over: bool) -> list[str]:
+def _blockers(instance: Instance, copy: Progress, state: State, report: Report, *, over: bool) -> list[str]:
+    """Return what keeps the copy from replacing this instance's data."""
     own = _target_facts(instance)
     found = report.all_problems()
-    if own.maxmemory and seen.memory > own.maxmemory:
+    if own.maxmemory and copy.memory > own.maxmemory:
         found.append(
-            f"the copy takes {size(seen.memory)}, and redis_maxmemory is {size(own.maxmemory)}: raise it, deploy"
+            f"the copy takes {size(copy.memory)}, but redis_maxmemory is {size(own.maxmemory)}: raise it and deploy"
         )
-    highest = max((int(name[2:]) for name in seen.databases), default=0)
+    highest = max((int(name[2:]) for name in copy.databases), default=0)
     if highest >= own.databases:
-        found.append(f"there are keys in db{highest}: redis_databases = {highest + 1}, and deploy")
+        found.append(f"there are keys in db{highest}: set redis_databases = {highest + 1} and deploy")
     if own.keys and not (over or state.replace):
-        found.append(
-            f"this instance has {own.keys} keys by now, which would be replaced: --overwrite where they shall be"
-        )
+        found.append(f"this instance has {own.keys} keys now, which would be replaced: --overwrite allows that")
     return found
 
 
 def cut_over(
-    instance: Instance, state: State, watch: WriteMonitor, report: Report, *, allow_writes: bool
+    instance: Instance, state: State, monitor: WriteMonitor, report: Report, *, allow_writes: bool
 ) -> dict[str, Any]:
-    """Put the copy's data in the instance's place, and end the import. What came of it; times are in seconds.
+    """Replace the instance's data by the copy's, and end the import. Returns keys, seconds and late writes.
 
-    ``allow_writes`` is whether it is done while clients write to the source. Raises Failure: the copy still follows
-    then.
+    ``allow_writes`` accepts writes to the source. Raises Failure; the copy then still follows.
     """
     replica = replica_of(instance, state)
-    what = _what(state)
     try:
         wait_until_synced(state.source, replica)
         saved = replica.read()
         snapshot = replica.save()
-        if (written := watch.writes()) and not allow_writes:
-            raise Failure(f"{state.source.name} was written while the copy was saved: {describe_writes(written)}")
-        # What is written from here on does not come along.
-        watch.before = saved
+        if (written := monitor.writes()) and not allow_writes:
+            raise Failure(
+                f"{state.source.name} got writes while the copy saved ({describe_writes(written)}): stop the writers"
+            )
+        # Later writes are not in the snapshot.
+        monitor.before = saved
         _save_state(instance, replace(state, stage=SWAPPING, previous=_previous_data(instance)))
-        with staging_dir(instance) as place:
-            layout.stage_rdb(instance, snapshot, place)
-            down = swap_data(instance, place, lambda redis: _check(instance, redis, saved, report), what).downtime
-        blocked = time.monotonic() - watch.since
-        late = _late_writes(watch)
+        with staging_dir(instance) as staged:
+            layout.stage_rdb(instance, snapshot, staged)
+            operation = f"import from {state.source.name}"
+            check = functools.partial(_check, instance, saved, report)
+            down = swap_data(instance, staged, check, operation).downtime
+        blocked = time.monotonic() - monitor.since
+        late = _late_writes(monitor)
     except RedisError as error:
         raise refusal(state.source, error) from None
     cancel(instance)
     return {"keys": saved.keys, "down": round(down, 2), "blocked": round(blocked, 2), "late": late}
 
 
-def _late_writes(watch: WriteMonitor) -> dict[str, int]:
-    """What clients wrote to the source until the end. It is done by then, so nothing here may fail."""
+def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
+    """Return what clients wrote to the source during the switch. Never fails, because the switch is done."""
     try:
-        return watch.writes()
+        return monitor.writes()
     except (RedisError, Failure):
         return {}
 
 
-def _check(instance: Instance, redis: Redis, saved: Progress, report: Report) -> list[str]:
-    """What is wrong with the data that serves now. Clients may have been at it already."""
-    found = keyspace(redis.info("keyspace"))
+def _check(instance: Instance, saved: Progress, report: Report, redis: Redis) -> list[str]:
+    """Return what is wrong with the new data. Clients may already have changed some of it."""
+    databases = keyspace(redis.info("keyspace"))
     problems = []
-    for name, told in saved.databases.items():
-        # Those that end may have.
-        wanted = told["keys"] - told["expires"]
-        there = found.get(name, {"keys": 0, "expires": 0})
-        if there["keys"] - there["expires"] < MIN_FOUND_RATIO * wanted:
-            problems.append(f"of {wanted} keys without a TTL in {name}, {there['keys'] - there['expires']} are there")
-    same = every = 0
+    for name, database in saved.databases.items():
+        # Keys with a TTL may have expired.
+        expected = database["keys"] - database["expires"]
+        current = databases.get(name, {"keys": 0, "expires": 0})
+        present = current["keys"] - current["expires"]
+        if present < MIN_FOUND_RATIO * expected:
+            problems.append(f"of {expected} keys without a TTL in {name}, only {present} are present")
+    same = compared = 0
     now = time.time() * 1000
-    for number, kept in report.kept.items():
-        lasting = {key: value for key, value in kept.items() if not 0 < value.expires_at <= now + QUIET * 1000}
+    for number, samples in report.samples.items():
+        lasting = {key: value for key, value in samples.items() if not 0 < value.expires_at <= now + QUIET * 1000}
         with instance.connect(decode_responses=False, db=number) as database:
-            same += sum(map(lambda one, two: one == two, lasting.values(), fingerprints(database, list(lasting))))
-        every += len(lasting)
-    if same < MIN_FOUND_RATIO * every:
-        problems.append(f"of {every} keys that were compared, {same} are here as they were")
+            same += sum(map(operator.eq, lasting.values(), fingerprints(database, list(lasting))))
+        compared += len(lasting)
+    if same < MIN_FOUND_RATIO * compared:
+        problems.append(f"of {compared} sample keys, only {same} are the same as in the copy")
     return problems
-
-
-def _what(state: State) -> str:
-    return f"the import from {state.source.name}"
 
 
 def _previous_data(instance: Instance) -> list[str]:
@@ -470,9 +471,9 @@ def _previous_data(instance: Instance) -> list[str]:
 
 
 def recover(instance: Instance, state: State) -> bool:
-    """Finish an interrupted end of this import. Returns whether the data had been replaced: then nothing is left to do.
+    """Clean up after an interrupted switch. Returns whether the data had been replaced, so that the import is done.
 
-    The verb has recovered the transaction by now. Raises Failure.
+    The caller has recovered the transaction before. Raises Failure.
     """
     if state.stage == SWAPPING and set(_previous_data(instance)) - set(state.previous):
         cancel(instance)
@@ -481,5 +482,5 @@ def recover(instance: Instance, state: State) -> bool:
 
 
 def describe_writes(written: dict[str, int]) -> str:
-    """Commands with their number."""
+    """Return commands with their counts, for people."""
     return ", ".join(f"{name.upper()} {count}" for name, count in written.items())

@@ -1,7 +1,7 @@
-"""A copy that follows another Redis: a scratch Redis that is its replica, until somebody ends it.
+"""The copy of an import: a scratch Redis of the instance's image that replicates from another Redis.
 
-It is of the instance's image and listens on its own socket alone. The instance takes no part in it. It outlives the
-command that started it, and the verbs that clear up after themselves leave it alone.
+It listens only on its own socket, and the instance takes no part in it. It outlives the command that started it; other
+verbs that remove leftover containers do not remove it.
 """
 
 import os
@@ -23,29 +23,30 @@ from redisctl.core.keyspace import keyspace
 from redisctl.migrate.source import SourceServer, is_final, trouble
 
 LABEL = "redoubt.import"
-# As many as Redis takes here: those of the source may be more than it tells.
+# More than any source has: INFO shows only databases with keys.
 DATABASES = 1024
-SAVING = 3600
+SAVE_TIMEOUT = 3600
 _POLL = 0.1
 
 COPYING, LOADING, FOLLOWS, DOWN = "copying", "loading", "follows", "down"
 
-# What is asked of a copy, and what a source sends that changes nothing. All else was written by somebody.
-_SEEN = (
+# Commands that change nothing: those that redisctl sends to the copy, and those of the replication. Clients wrote all
+# others.
+_READS = (
     "ping info select multi exec replconf publish spublish auth hello client config time type pexpiretime pttl ttl "
     "strlen llen hlen scard zcard xlen get lrange hgetall smembers zrange xrange scan randomkey dbsize bgsave save "
     "lastsave role command"
 )
-_QUIET = frozenset(_SEEN.split())
+_NO_WRITES = frozenset(_READS.split())
 _REMOVALS = frozenset({"del", "unlink"})
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a copy came.
+    """The progress of a copy.
 
-    ``percent`` is of the first copy; ``offset`` is how many bytes of the source's writes it has; ``trouble`` is what it
-    says of itself, in its own words. ``written`` are the commands that it was sent so far, by name.
+    ``percent`` is that of the first copy; ``offset`` counts the bytes of the source's writes that it has received;
+    ``trouble`` are errors in its log. ``written`` counts the write commands that it has received, by name.
     """
 
     stage: str
@@ -59,13 +60,13 @@ class Progress:
 
     @property
     def keys(self) -> int:
-        """Keys in all databases."""
+        """The number of keys in all databases."""
         return sum(database["keys"] for database in self.databases.values())
 
 
 @dataclass(frozen=True)
 class Replica:
-    """The copy of an instance's import, in its directory. ``memory`` is what it may take, in bytes."""
+    """The copy of an import, in its directory. ``memory`` is its limit in bytes."""
 
     instance: Instance
     place: Path
@@ -73,11 +74,11 @@ class Replica:
 
     @property
     def container(self) -> str:
-        """Its container's name."""
+        """The name of its container."""
         return f"{self.instance.name}-import"
 
     def begin(self, source: SourceServer) -> None:
-        """Start it. Raises Failure."""
+        """Start the copy. Raises Failure."""
         self.place.mkdir(mode=0o700)
         os.chown(self.place, REDIS_UID, REDIS_GID)
         options = {
@@ -85,7 +86,7 @@ class Replica:
             "replicaof": f"{source.host} {source.port}",
             "replica-serve-stale-data": "yes",
             "replica-read-only": "yes",
-            # A Sentinel there must not make it the primary.
+            # A Sentinel of the source must not promote it.
             "replica-priority": "0",
             "replica-announced": "no",
             "rdb-del-sync-files": "yes",
@@ -113,50 +114,52 @@ class Replica:
         return options
 
     def client(self, db: int = 0) -> Redis:
-        """A client of it, which does not decode. Raises Failure where it has ended."""
+        """Return a client of the copy that does not decode. Raises Failure if the copy has ended."""
         return scratch_redis.client(self.container, self.memory, db=db)
 
     def read(self) -> Progress:
-        """How far it came. Raises Failure where it has ended, or is gone."""
-        words = trouble(scratch_redis.log(self.container, 60))
+        """Return its progress. Raises Failure if the copy has ended."""
+        errors = trouble(scratch_redis.log(self.container, 60))
         try:
             with self.client() as redis:
                 info: dict[str, Any] = redis.info("all")
         except RedisError as error:
-            # Loading, it answers now and then.
+            # While it loads, it answers only now and then.
             return Progress(LOADING, 0.0, 0, {}, 0, {}, error_text(error))
-        return progress(info, words)
+        return progress(info, errors)
 
     def save(self) -> Path:
-        """Have it write a snapshot of what it has now. Raises Failure."""
+        """Write an RDB snapshot of its data; return the file. Raises Failure."""
         with self.client() as redis:
             redis.bgsave()
-            deadline = time.monotonic() + SAVING
+            deadline = time.monotonic() + SAVE_TIMEOUT
             while (info := redis.info("persistence"))["rdb_bgsave_in_progress"]:
                 if time.monotonic() > deadline:
-                    raise Failure(f"the copy saved for {SAVING / 3600:.0f} h")
+                    raise Failure(
+                        f"the copy did not finish saving within {SAVE_TIMEOUT / 3600:.0f} h: is the disk very slow?"
+                    )
                 time.sleep(_POLL)
         if info["rdb_last_bgsave_status"] != "ok":
-            raise Failure(f"the copy could not be saved: is the disk of {self.place} full?")
+            raise Failure(f"the copy could not save: is the disk of {self.place} full?")
         return self.place / RDB_FILE
 
     def end(self) -> None:
-        """Remove it and its data, if it is there."""
+        """Remove the copy and its data, if it exists."""
         subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, timeout=120, check=False)
         shutil.rmtree(self.place, ignore_errors=True)
 
 
 def _own_certificate(place: Path) -> tuple[Path, Path]:
-    """A certificate that nobody knows: Redis speaks no TLS without one, and shows it only to who asks for one."""
+    """Create a certificate: Redis needs one to use TLS, and shows it only to servers that ask for one."""
     cert, key = place / "cert.pem", place / "key.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    words += ["-days", "365", "-subj", "/CN=redisctl import", "-keyout", str(key), "-out", str(cert)]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "365", "-subj", "/CN=redisctl import", "-keyout", str(key), "-out", str(cert)]
     try:
-        subprocess.run(words, capture_output=True, timeout=60, check=True)
+        subprocess.run(command, capture_output=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         raise Failure(
-            "Redis needs a certificate of its own to replicate by TLS, and openssl is not here to make one: "
-            "apt-get install openssl, or give --cert and --key"
+            "the copy needs a certificate to replicate over TLS, but openssl is missing: apt-get install openssl, "
+            "or set --cert and --key"
         ) from None
     return cert, key
 
@@ -169,44 +172,43 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def quoted(text: str) -> str:
-    """A word as redis.conf has it, whatever is in it."""
-    return (
-        '"' + "".join(chr(one) if chr(one).isalnum() and one < 128 else f"\\x{one:02x}" for one in text.encode()) + '"'
-    )
+    """Quote a word for redis.conf, whatever characters it has."""
+    escaped = (chr(byte) if byte < 128 and chr(byte).isalnum() else f"\\x{byte:02x}" for byte in text.encode())
+    return f'"{"".join(escaped)}"'
 
 
-def progress(info: dict[str, Any], words: str) -> Progress:
-    """How far a copy came, from its INFO and what its log says is wrong."""
+def progress(info: dict[str, Any], errors: str) -> Progress:
+    """Return the progress of a copy from its INFO and the errors in its log."""
     follows = info.get("master_link_status") == "up"
-    # One that is refused asks for a copy again and again.
-    copying, loading = info.get("master_sync_in_progress") and not is_final(words), info.get("loading")
-    whole = int(info.get("master_sync_total_bytes", 0))
-    # A primary that sends what it has not on disk does not say how much it will be.
-    percent = 100.0 * int(info.get("master_sync_read_bytes", 0)) / whole if copying and whole > 0 else 0.0
+    # A copy that is refused starts its first copy again and again.
+    copying, loading = info.get("master_sync_in_progress") and not is_final(errors), info.get("loading")
+    total = int(info.get("master_sync_total_bytes", 0))
+    # With diskless replication, the primary does not send the total size.
+    percent = 100.0 * int(info.get("master_sync_read_bytes", 0)) / total if copying and total > 0 else 0.0
     if loading:
         percent = float(info.get("loading_loaded_perc", 0))
     written: dict[str, int] = {}
-    for name, told in info.items():
-        # Of commands with parts, such as XGROUP, the sum.
+    for name, values in info.items():
+        # Subcommands, such as those of XGROUP, are summed up.
         command = name.removeprefix("cmdstat_").partition("|")[0]
-        if command != name.partition("|")[0] and command not in _QUIET:
-            written[command] = written.get(command, 0) + int(told["calls"])
+        if command != name.partition("|")[0] and command not in _NO_WRITES:
+            written[command] = written.get(command, 0) + int(values["calls"])
     return Progress(
         stage=LOADING if loading else COPYING if copying else FOLLOWS if follows else DOWN,
         percent=100.0 if follows else percent,
         offset=int(info.get("slave_repl_offset", 0)),
-        databases={name: {"keys": told["keys"], "expires": told["expires"]} for name, told in keyspace(info).items()},
+        databases={name: {"keys": db["keys"], "expires": db["expires"]} for name, db in keyspace(info).items()},
         memory=int(info.get("used_memory", 0)),
         written=written,
-        trouble="" if follows else words,
+        trouble="" if follows else errors,
         down=int(info.get("master_link_down_since_seconds", 0)),
     )
 
 
-def writes(before: Progress, after: Progress, gone: int) -> dict[str, int]:
-    """Commands that somebody sent to the source between two looks. ``gone`` keys it removed by itself meanwhile."""
-    found = {name: calls - before.written.get(name, 0) for name, calls in after.written.items()}
-    removed = sum(found.pop(name, 0) for name in _REMOVALS)
-    if removed > gone:
-        found["del"] = removed - gone
-    return {name: calls for name, calls in sorted(found.items()) if calls > 0}
+def writes(before: Progress, after: Progress, removals: int) -> dict[str, int]:
+    """Return the commands of clients between two samples. ``removals`` are keys that expired or were evicted."""
+    commands = {name: calls - before.written.get(name, 0) for name, calls in after.written.items()}
+    removed = sum(commands.pop(name, 0) for name in _REMOVALS)
+    if removed > removals:
+        commands["del"] = removed - removals
+    return {name: calls for name, calls in sorted(commands.items()) if calls > 0}

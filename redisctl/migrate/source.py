@@ -1,4 +1,4 @@
-"""Another Redis, whose data is to come here: how it is reached, what it says of itself, and its refusals in words."""
+"""The Redis whose data is imported: its address, what it reports, and what its errors mean."""
 
 import re
 from dataclasses import dataclass, field
@@ -19,17 +19,18 @@ from redisctl.core.errors import Failure
 from redisctl.core.instance import error_text
 from redisctl.core.keyspace import keyspace
 
-# Seconds until it has to be reached, and to answer.
-REACH, ANSWER = 5, 30
-# What a user there needs: to replicate, and to compare.
+# Seconds to connect, and to answer.
+CONNECT_TIMEOUT, ANSWER_TIMEOUT = 5, 30
+# The rights that its user needs: to replicate, and to compare.
 REPLICATE = "+psync +replconf +ping"
 RULES = f"{REPLICATE} +info +select +time +@read ~*"
+# Keys of the health check.
 PREFIX = "redoubt:health:"
 
 
 @dataclass(frozen=True)
 class SourceServer:
-    """Where it listens, and who logs in. ``ca``, ``cert`` and ``key`` are files with certificates in PEM."""
+    """Its address, and the user that logs in. ``ca``, ``cert`` and ``key`` are PEM files."""
 
     host: str
     port: int
@@ -42,11 +43,11 @@ class SourceServer:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Its address, for people."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def connect(self, db: int = 0) -> Redis:
-        """A client of a database of it. It does not decode, and never retries."""
+        """Return a client of a database that does not decode and never retries."""
         tls: dict[str, Any] = {}
         if self.tls:
             tls = {"ssl": True, "ssl_ca_certs": self.ca, "ssl_check_hostname": True}
@@ -58,8 +59,8 @@ class SourceServer:
             db=db,
             username=self.user or None,
             password=self.password or None,
-            socket_connect_timeout=REACH,
-            socket_timeout=ANSWER,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=ANSWER_TIMEOUT,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
             **tls,
@@ -68,7 +69,7 @@ class SourceServer:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What it says of itself. Sizes are in bytes; ``databases`` are keys and keys with a TTL by name."""
+    """What it reports. Sizes are in bytes; ``databases`` are keys and keys with a TTL by name."""
 
     version: str
     run_id: str
@@ -79,29 +80,31 @@ class SourceFacts:
 
     @property
     def keys(self) -> int:
-        """Keys in all databases."""
+        """The number of keys in all databases."""
         return sum(database["keys"] for database in self.databases.values())
 
     @property
     def has_absolute_expiry(self) -> bool:
-        """Whether it tells the moment at which a key ends."""
+        """Whether it knows PEXPIRETIME."""
         return int(self.version.partition(".")[0]) >= 7
 
 
 def parse(text: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT`` or ``[ADDRESS]:PORT``. Raises Failure."""
-    found = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\]:(\d+)|([A-Za-z0-9._-]+):(\d+)", text)
-    if not found:
-        # Not the text: it may be a URL with a password in it.
-        raise Failure("--from is HOST:PORT and nothing else; the password is asked for, or read from --password-file")
-    port = int(found[2] or found[4])
+    """Return host and port of ``HOST:PORT`` or ``[ADDRESS]:PORT``. Raises Failure."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\]:(\d+)|([A-Za-z0-9._-]+):(\d+)", text)
+    if not match:
+        # Without the text, which may be a URL with a password.
+        raise Failure(
+            "--from must be HOST:PORT and nothing else; redisctl asks for the password or reads --password-file"
+        )
+    port = int(match[2] or match[4])
     if not 0 < port < 65536:
-        raise Failure(f"--from: {port} is no port")
-    return found[1] or found[3], port
+        raise Failure(f"--from: {port} is not a port: use 1 to 65535")
+    return match[1] or match[3], port
 
 
 def fetch_facts(source: SourceServer) -> SourceFacts:
-    """Ask it what it is. Raises Failure."""
+    """Ask it for its INFO. Raises Failure."""
     with source.connect() as redis:
         try:
             redis.ping()
@@ -111,19 +114,19 @@ def fetch_facts(source: SourceServer) -> SourceFacts:
 
 
 def check_rights(source: SourceServer) -> None:
-    """See that its user may do what an import needs, as far as that shows without doing it. Raises Failure."""
+    """Check the rights of its user, as far as possible without replicating. Raises Failure."""
     with source.connect() as redis:
         try:
             redis.time()
             redis.execute_command("SCAN", "0", "COUNT", "1")
-            # Without more it changes nothing: whether it may be called is all that is asked.
+            # Without arguments it changes nothing, but fails if the user may not call it.
             redis.execute_command("REPLCONF")
         except RedisError as error:
             raise refusal(source, error) from None
 
 
 def parse_facts(info: dict[str, Any]) -> SourceFacts:
-    """What INFO says."""
+    """Parse INFO."""
     return SourceFacts(
         version=str(info.get("redis_version", "0")),
         run_id=str(info.get("run_id", "")),
@@ -138,94 +141,94 @@ def parse_facts(info: dict[str, Any]) -> SourceFacts:
 
 
 def refusal(source: SourceServer, error: RedisError) -> Failure:
-    """Why it cannot be used, and what to do, from what a client was told."""
-    said = error_text(error).rstrip(".")
-    if isinstance(error, AuthenticationError) or "WRONGPASS" in said or "invalid password" in said:
-        who = f"user {source.user}" if source.user else "its default user"
-        return Failure(f"{source.name} does not let {who} in: Redis says: {said}. Mend --user or the password")
+    """Return a Failure that explains an error of the source, with a remedy."""
+    message = error_text(error).rstrip(".")
+    if isinstance(error, AuthenticationError) or "WRONGPASS" in message or "invalid password" in message:
+        user = f"user {source.user}" if source.user else "the default user"
+        return Failure(f"{source.name} refuses {user}: Redis reports: {message}. Correct --user or the password")
     if isinstance(error, NoPermissionError):
-        return Failure(f"{source.name}: Redis says: {said}. {rights(source)}")
-    if "unknown command" in said:
-        return Failure(f"{source.name}: Redis says: {said}. {MANAGED}")
+        return Failure(f"{source.name}: Redis reports: {message}. {rights(source)}")
+    if "unknown command" in message:
+        return Failure(f"{source.name}: Redis reports: {message}. {MANAGED}")
     if isinstance(error, (NotConnected, TooSlow)):
-        return Failure(f"{source.name} cannot be reached: {said}. {_way(source, said)}")
-    return Failure(f"{source.name}: Redis says: {said}")
+        return Failure(f"{source.name} cannot be reached: {message}. {_connection_remedy(source, message)}")
+    return Failure(f"{source.name}: Redis reports: {message}")
 
 
 MANAGED = (
-    "It lets nobody replicate, as services that manage Redis do. Take its data as a file there (an export, a snapshot, "
-    "or redis-cli --rdb), bring it to this host, and: redisctl restore FILE"
+    "It does not allow replication, like most managed services. Export its data as a file (an export, a snapshot, or "
+    "redis-cli --rdb), copy it to this host, and run redisctl restore FILE"
 )
 
 
 def rights(source: SourceServer) -> str:
-    """What to give the user there."""
-    return f"There, as its administrator: ACL SETUSER {source.user or 'default'} {RULES}"
+    """Return how to give its user the rights."""
+    return f"On that Redis, as its administrator: ACL SETUSER {source.user or 'default'} {RULES}"
 
 
-def _way(source: SourceServer, said: str) -> str:
-    lower = said.lower()
+def _connection_remedy(source: SourceServer, message: str) -> str:
+    lower = message.lower()
     if "ssl" in lower or "certificate" in lower:
         if "hostname" in lower or "ip address mismatch" in lower:
-            return "Call it by a name that is in its certificate"
-        return "Is --ca the CA of its certificate? Where it wants certificates of clients: --cert and --key"
+            return "Use a name or address that is in its certificate"
+        return "Is --ca the CA of its certificate? If it asks for client certificates, set --cert and --key"
     if "closed" in lower or "reset" in lower:
         if not source.tls:
-            return "Where it speaks TLS: --tls --ca FILE"
+            return "If it uses TLS, set --tls --ca FILE"
         if not source.cert:
-            return "Where it wants certificates of clients: --cert and --key"
-    return "Does it listen where this host reaches it (bind, protected-mode), and does no firewall stand between?"
+            return "If it asks for client certificates, set --cert and --key"
+    return "Does it listen on an address that this host reaches (bind, protected-mode)? Is there a firewall in between?"
 
 
-# -- What a replica writes into its log
+# -- Errors in the log of the copy
 
-_MARKS = re.compile(r"^\d+:[A-Z] .{20,30}? [*#.-] ")
+_PREFIX = re.compile(r"^\d+:[A-Z] .{20,30}? [*#.-] ")
 _DATA = (
     r"RDB format version|Wrong signature|can't load|Failed trying to load the (?:MASTER|PRIMARY)|Internal error in RDB|"
     r"Bad file format|Unexpected EOF|Unrecoverable"
 )
 _REFUSED = r"Unable to AUTH|WRONGPASS|NOAUTH|NOPERM|unknown command"
-_TROUBLE = re.compile(
+_ERROR = re.compile(
     rf"{_DATA}|{_REFUSED}|error|Error|aborted|Failed|FATAL|Can't|Timeout|timeout|Connection (?:refused|lost)"
 )
 
 
-def said(lines: list[str]) -> list[str]:
-    """What a log says, without the marks of process and time."""
-    return [_MARKS.sub("", line).strip() for line in lines]
+def messages(lines: list[str]) -> list[str]:
+    """Return log lines without process and time."""
+    return [_PREFIX.sub("", line).strip() for line in lines]
 
 
 def trouble(lines: list[str]) -> str:
-    """What a replica says is wrong since it last got on, in its own words; empty when nothing is."""
-    found: list[str] = []
-    for line in said(lines):
+    """Return the errors that a replica has logged since its last success; empty if there are none."""
+    errors: list[str] = []
+    for line in messages(lines):
         if re.search(r"sync: Finished with success|Successful partial resync|Connecting to (?:MASTER|PRIMARY)", line):
-            # Of an attempt that failed the words stay until one has succeeded.
-            found = [] if "Connecting" not in line else found[-6:]
+            # The errors of failed attempts stay until one succeeds.
+            errors = [] if "Connecting" not in line else errors[-6:]
         elif "Full resync from" in line:
-            # It is let in. Whether it can read what comes is yet to be seen.
-            found = [one for one in found if not re.search(_REFUSED, one)]
-        elif _TROUBLE.search(line) and line not in found:
-            found.append(line)
-    return " / ".join(found[-4:])
+            # It is accepted now, but it may still be unable to read the data.
+            errors = [error for error in errors if not re.search(_REFUSED, error)]
+        elif _ERROR.search(line) and line not in errors:
+            errors.append(line)
+    return " / ".join(errors[-4:])
 
 
-def is_final(words: str) -> bool:
-    """Whether the same will be said however often it is tried."""
-    return bool(re.search(rf"{_DATA}|{_REFUSED}", words))
+def is_final(errors: str) -> bool:
+    """Say whether another attempt would fail in the same way."""
+    return bool(re.search(rf"{_DATA}|{_REFUSED}", errors))
 
 
-def next_step(source: SourceServer, words: str) -> str:
-    """What to do about what a replica says."""
-    if re.search("NOPERM", words):
+def next_step(source: SourceServer, errors: str) -> str:
+    """Return what to do about errors of a replica."""
+    if "NOPERM" in errors:
         return rights(source)
-    if re.search("unknown command", words):
+    if "unknown command" in errors:
         return MANAGED
-    if re.search("Unable to AUTH|WRONGPASS|NOAUTH", words):
-        return "The password was changed there: cancel, and start with the new one"
-    if re.search(_DATA, words):
+    if re.search("Unable to AUTH|WRONGPASS|NOAUTH", errors):
+        return "Its password has changed: cancel the import, and start it with the new one"
+    if re.search(_DATA, errors):
         return (
-            "Its data is of a newer version, of another engine or of a module, and the image of this instance does "
-            "not read it: deploy a newer redis_image here first"
+            "The image of this instance cannot read its data, which is of a newer version, another engine or a module: "
+            "deploy a newer redis_image first"
         )
-    return "It tries again by itself"
+    return "The copy keeps trying"

@@ -191,11 +191,11 @@ def image(redis: Instance) -> str:
 def test_what_cannot_be_imported_is_refused_in_words_and_nothing_is_made(redis: Instance, old: Old) -> None:
     there = f"--from 127.0.0.1:{PORT}"
     cases = [
-        (old.word("reader"), f"{there} --user mover", "does not let user mover in: Redis says: "),
+        (old.word("reader"), f"{there} --user mover", "refuses user mover: Redis reports: "),
         (old.word("reader"), f"{there} --user reader", "ACL SETUSER reader +psync +replconf +ping +info"),
-        (Word(), there, "does not let its default user in: Redis says: Authentication required"),
+        (Word(), there, "refuses the default user: Redis reports: Authentication required"),
         (Word(), "--from 127.0.0.1:6", "127.0.0.1:6 cannot be reached: "),
-        (Word(), f"--from redis://mover:hidden@127.0.0.1:{PORT}", "--from is HOST:PORT and nothing else"),
+        (Word(), f"--from redis://mover:hidden@127.0.0.1:{PORT}", "--from must be HOST:PORT and nothing else"),
         (
             Word(redis.secrets.passwords["admin"]),
             "--from 127.0.0.1:6379 --user admin",
@@ -208,7 +208,7 @@ def test_what_cannot_be_imported_is_refused_in_words_and_nothing_is_made(redis: 
         assert why in done.stderr
         assert "hidden" not in done.stderr
         assert Known({**old.passwords, **redis.secrets.passwords}).found_in(done.stderr) == []
-    assert redis.host.run("redisctl import status").stderr.startswith("redisctl: no import is under way")
+    assert redis.host.run("redisctl import status").stderr.startswith("redisctl: no import is running")
     nothing_is_left(redis)
 
 
@@ -225,8 +225,8 @@ def test_an_instance_with_keys_or_too_few_databases_or_too_little_memory_is_told
         told = start(redis, old.word("mover"), *words).stderr
     finally:
         redis.host.run(f"mv /root/kept {conf}", check=True)
-    assert "has keys in db3, and this instance has 2 databases: redis_databases = 4" in told
-    assert "redis_maxmemory is 97.7 KiB: Redis would evict at once" in told
+    assert "has keys in db3, but this instance has 2 databases: set redis_databases = 4" in told
+    assert "redis_maxmemory is 97.7 KiB, so Redis would evict keys" in told
     nothing_is_left(redis)
 
 
@@ -235,7 +235,7 @@ def test_a_service_that_lets_nobody_replicate_is_told_with_the_way_out(redis: In
     with beside(redis, image(redis), *options):
         done = start(redis, Word(), f"--from 127.0.0.1:{BESIDE}")
     assert (done.returncode, "unknown command 'PSYNC'" in done.stderr) == (3, True), done.stderr
-    assert "redis-cli --rdb), bring it to this host, and: redisctl restore FILE" in done.stderr
+    assert "redis-cli --rdb), copy it to this host, and run redisctl restore FILE" in done.stderr
     nothing_is_left(redis)
 
 
@@ -250,8 +250,8 @@ def test_a_source_that_speaks_tls_and_wants_certificates(redis: Instance) -> Non
         files = ("--tls-cert-file /tls/ca.pem", "--tls-key-file /tls/key.pem", "--tls-ca-cert-file /tls/ca.pem")
         with beside(redis, mount, "--port 0", f"--tls-port {BESIDE}", *files, "--save ''"):
             there, ca = f"--from 127.0.0.1:{BESIDE}", "--tls --ca /root/tls/ca.pem"
-            assert "Where it speaks TLS: --tls --ca FILE" in start(redis, Word(), there).stderr
-            assert "certificates of clients: --cert and --key" in start(redis, Word(), there, ca).stderr
+            assert "If it uses TLS, set --tls --ca FILE" in start(redis, Word(), there).stderr
+            assert "client certificates, set --cert and --key" in start(redis, Word(), there, ca).stderr
             done = start(redis, Word(), there, ca, "--cert /root/tls/ca.pem --key /root/tls/key.pem")
             assert done.returncode == 0, done.stderr
             assert said(redis, "finish")["problems"] == []
@@ -295,7 +295,7 @@ def test_while_clients_write_it_compares_and_does_not_finish(following: Instance
         refused = following.host.run("redisctl import finish --yes")
         assert written() > 100
     assert refused.returncode == 3
-    assert f"127.0.0.1:{PORT} is written (" in refused.stderr
+    assert f"127.0.0.1:{PORT} gets writes (" in refused.stderr
     assert following.identity == before
     assert following.keys == 0
 
@@ -313,7 +313,7 @@ def test_a_link_that_was_cut_comes_back_and_is_told_meanwhile(following: Instanc
             refused = following.host.run("redisctl import finish --yes")
         finally:
             client.execute_command("ACL", "SETUSER", "mover", "+psync")
-    assert (refused.returncode, "the copy is not whole: down" in refused.stderr) == (3, True), refused.stderr
+    assert (refused.returncode, "the copy is not complete: down" in refused.stderr) == (3, True), refused.stderr
     wait_until(lambda: said(following, "status")["stage"] == "follows", "the link is back", 15)
     wait_until(lambda: said(following, "status")["lag"] == 0, "the copy has all", 15)
     told = said(following, "finish --full")
@@ -337,7 +337,7 @@ def test_a_copy_that_is_not_the_same_is_seen(following: Instance) -> None:
     told = done.stderr.partition("not finished: ")[2].strip().split("; ")
     assert told[0] == "db3 has 9 keys there and 10 here"
     assert sorted(told[1:]) == [
-        "1 keys differ: end of its time (string in db3)",
+        "1 keys differ: expiry (string in db3)",
         "1 keys differ: missing (list in db3)",
         "1 keys differ: value (hash in db3)",
     ]
@@ -355,13 +355,14 @@ def test_it_is_finished_though_it_was_killed_and_sessions_and_jobs_go_on_here(fo
     assert before == dict.fromkeys(range(5), 1)
     host.run("cp -a /srv/redis/import /root/kept", check=True)
     killed = host.run(
-        "redisctl import finish --yes >/root/said 2>&1 & while ! [ -e /srv/redis/replace.json ]; do "
+        "redisctl import finish --yes >/root/said 2>&1 & while ! [ -e /srv/redis/data/journal.json ]; do "
         "kill -0 $! || break; sleep 0.01; done; kill -9 $! && touch /root/killed; wait $!; "
         "cat /root/said; rm /root/said"
     )
     assert host.run("rm /root/killed").returncode == 0, f"it ended before it replaced anything: {killed.stdout}"
-    assert host.run("redisctl health --json").returncode != 3
-    host.run("test -e /srv/redis/replace.json", check=True)
+    # systemd starts the recovery by itself.
+    wait_until(lambda: host.run("test -e /srv/redis/data/journal.json").returncode, "the swap is recovered", 60)
+    assert following.keys == 0
 
     told = said(following, "finish --yes")
     print(f"not writable for {told['blocked']} s, not served for {told['down']} s")
@@ -377,7 +378,7 @@ def test_it_is_finished_though_it_was_killed_and_sessions_and_jobs_go_on_here(fo
         input=json.dumps({**state, "stage": "swapping"}),
         check=True,
     )
-    assert "was through already" in said(following, "finish --yes")["words"]
+    assert "had already finished" in said(following, "finish --yes")["message"]
     assert following.call("GET app:session:here", user="sessions") == ["yes"]
     nothing_is_left(following)
 

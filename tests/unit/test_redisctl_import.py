@@ -41,14 +41,14 @@ def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -
 
 @pytest.mark.parametrize("text", ["old", "old:", ":6379", "fd00::7:6379", "redis://u:pw@old:6379/0", "a b:1", "old:x"])
 def test_what_is_no_address_is_refused_and_not_shown(text: str) -> None:
-    with pytest.raises(Failure, match=r"^--from is HOST:PORT and nothing else") as failure:
+    with pytest.raises(Failure, match=r"^--from must be HOST:PORT and nothing else") as failure:
         parse(text)
     assert "pw" not in str(failure.value)
 
 
 @pytest.mark.parametrize("text", ["old:0", "old:65536"])
 def test_a_port_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(Failure, match="is no port"):
+    with pytest.raises(Failure, match="is not a port"):
         parse(text)
 
 
@@ -68,7 +68,7 @@ def test_nothing_stands_in_the_way_of_what_fits() -> None:
         ({}, {"databases": {"db16": {"keys": 1, "expires": 0}}}, "redis_databases = 17"),
         ({"maxmemory": GIB - 1}, {}, "redis_maxmemory is 1024.0 MiB"),
         # The copy with what it needs, and then the instance.
-        ({"free_memory": int(2.3 * GIB)}, {}, "more memory, and the host has 2.3 GiB"),
+        ({"free_memory": int(2.3 * GIB)}, {}, "more memory, but the host has 2.3 GiB"),
         ({"free_import": 2 * GIB}, {}, "the disk has 2.0 GiB free"),
         ({"free_data": GIB, "one_disk": False}, {}, "the disk has 1.0 GiB free"),
         ({"keys": 3}, {}, "this instance has 3 keys already"),
@@ -88,12 +88,12 @@ def test_keys_here_are_no_obstacle_where_they_may_be_replaced_and_all_obstacles_
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (AuthenticationError("WRONGPASS invalid username-password pair"), "does not let user mover in"),
+        (AuthenticationError("WRONGPASS invalid username-password pair"), "refuses user mover"),
         (NoPermissionError("this user has no permissions to run the 'info' command"), "ACL SETUSER mover +psync"),
         (ResponseError("unknown command `REPLCONF`"), "redisctl restore FILE"),
-        (NotConnected("Error 111 connecting to old.example.com:6379. Connection refused."), "no firewall"),
-        (NotConnected("Connection closed by server."), "Where it speaks TLS"),
-        (NotConnected("[SSL: CERTIFICATE_VERIFY_FAILED] Hostname mismatch"), "by a name that is in its certificate"),
+        (NotConnected("Error 111 connecting to old.example.com:6379. Connection refused."), "a firewall in between"),
+        (NotConnected("Connection closed by server."), "If it uses TLS"),
+        (NotConnected("[SSL: CERTIFICATE_VERIFY_FAILED] Hostname mismatch"), "address that is in its certificate"),
         (NotConnected("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), "Is --ca the CA"),
     ],
 )
@@ -120,7 +120,7 @@ def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
     told = source.trouble([*LOG, REFUSED, *LOG[:2]])
     assert told == "Unexpected reply to PSYNC from master: -NOPERM no permissions"
     assert source.is_final(told)
-    assert source.next_step(OLD, told).startswith("There, as its administrator: ACL SETUSER mover")
+    assert source.next_step(OLD, told).startswith("On that Redis, as its administrator: ACL SETUSER mover")
     assert source.trouble([*LOG, REFUSED, *LOG]) == ""
     unread = "Failed trying to load the MASTER synchronization DB from disk"
     assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG]) == unread
@@ -131,9 +131,9 @@ def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
     ("line", "final", "advice"),
     [
         ("1:S 1 Nov 2026 17:10:48.111 # Can't handle RDB format version 80", True, "deploy a newer redis_image"),
-        ("1:S 1 Nov 2026 17:10:48.111 # Unable to AUTH to MASTER: -WRONGPASS", True, "start with the new one"),
+        ("1:S 1 Nov 2026 17:10:48.111 # Unable to AUTH to MASTER: -WRONGPASS", True, "start it with the new one"),
         ("1:S 1 Nov 2026 17:10:48.111 # Unexpected reply: -ERR unknown command 'PSYNC'", True, "redisctl restore"),
-        ("1:S 1 Nov 2026 17:10:48.111 # Error condition on socket for SYNC: Connection refused", False, "tries again"),
+        ("1:S 1 Nov 2026 17:10:48.111 # Error condition on socket for SYNC: Connection refused", False, "keeps trying"),
     ],
 )
 def test_trouble_has_advice(line: str, final: bool, advice: str) -> None:
@@ -194,8 +194,8 @@ NONE = Fingerprint("none", -2, 0, "")
         (KEY, replace(KEY, digest="another"), "value"),
         (KEY, replace(KEY, length=6), "value"),
         (KEY, replace(KEY, type="list"), "type"),
-        (KEY, replace(KEY, expires_at=KEY.expires_at + 1), "end of its time"),
-        (KEY, replace(KEY, expires_at=-1), "end of its time"),
+        (KEY, replace(KEY, expires_at=KEY.expires_at + 1), "expiry"),
+        (KEY, replace(KEY, expires_at=-1), "expiry"),
         (KEY, NONE, "missing"),
         (NONE, KEY, "only here"),
         (NONE, NONE, ""),
@@ -213,9 +213,9 @@ def test_what_is_a_difference(one: Fingerprint, two: Fingerprint, expected: str)
     [
         (TTL_TOLERANCE_MS, ""),
         (-TTL_TOLERANCE_MS, ""),
-        (-TTL_TOLERANCE_MS - 1, "end of its time"),
+        (-TTL_TOLERANCE_MS - 1, "expiry"),
         (600_000, ""),
-        (600_001, "end of its time"),
+        (600_001, "expiry"),
     ],
 )
 def test_an_end_that_was_reckoned_may_be_off_and_later_but_not_earlier(off: int, expected: str) -> None:
