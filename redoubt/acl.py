@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from redoubt.settings.model import NamedUser, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.sections.access import NamedUser
 
 HEALTH_KEYS = "redoubt:health:*"
 

@@ -10,7 +10,8 @@ from redoubt import kernel_tuning, redis_conf
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
 from redoubt.host_files import mounts, secret_paths, template
-from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 
 def compose_file(settings: Settings, *, selinux: bool) -> DesiredFile:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from redoubt.settings.model import REDIS_GID, REDIS_UID
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from redoubt import versions
 from redoubt.docker import SUPPORTED, docker_source
 from redoubt.facts.host import Build, HostFacts, Listener, Version
 from redoubt.instance_conflicts import overlap
-from redoubt.settings.model import DEFAULT_IMAGES, DataLoss, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.sections.instance import DEFAULT_IMAGES, DataLoss
 from redoubt.settings.types import TITLES, Engine
 from redoubt.sizes import MIB, format_size
 from redoubt.versions import Verdict

@@ -13,8 +13,8 @@ from redoubt import acl, redis_conf, redisctl_bundle
 from redoubt.certificates import Identity
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, pack
 from redoubt.secret_store import Secrets
-from redoubt.settings.model import REDIS_UID, Settings
-from redoubt.settings.types import REPOSITORY_FILES
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_UID, REPOSITORY_FILES
 from redoubt.sizes import format_size
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,8 @@ The file is rendered from ``directives`` by ``templates/redis.conf.j2``. ``runti
 ``CONFIG GET`` prints them, so that drift can be seen on the running server and not only in the file.
 """
 
-from redoubt.settings.model import SHUTDOWN_TIMEOUT, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.sections.container import SHUTDOWN_TIMEOUT
 
 # Paths inside the container.
 CONFIG_DIR = "/etc/redis"

@@ -9,7 +9,7 @@ from pyinfra.api import FactBase
 from redoubt import image_config
 from redoubt.facts.host import Build
 from redoubt.facts.script import pinned, script
-from redoubt.settings.model import REDIS_GID, REDIS_UID
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 
 class Image(FactBase[dict[str, Any]]):

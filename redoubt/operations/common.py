@@ -16,7 +16,8 @@ from redoubt import host_state, plan_log
 from redoubt.facts.paths import HiddenStdin
 from redoubt.facts.script import pinned
 from redoubt.filesystem import DesiredFile
-from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 OWNER = f"{REDIS_UID}:{REDIS_GID}"
 

@@ -28,7 +28,7 @@ BAD_SETTINGS: dict[str, tuple[object, str]] = {
     "redis_container_nofile": (100, "redis_container_nofile = 100 is too low for redis_maxclients = 10000"),
     "redis_image_archive": (None, "redis_image_source = 'archive' needs redis_image_archive"),
     "redis_disabled_commands": (["EVAL", "AUTH"], "AUTH: cannot be disabled or renamed"),
-    "redis_extra_config": ({"maxmemory": "1gb"}, "redis_extra_config: maxmemory is set by Redoubt"),
+    "redis_extra_config": ({"maxmemory": "1gb"}, "redis_extra_config: maxmemory is managed by Redoubt"),
 }
 
 
@@ -116,9 +116,9 @@ def test_a_limit_without_room_for_redis_is_refused_with_the_smallest_that_works(
     with untouched(fingerprint, deployer, two[0]):
         result = deployer.deploy(two[0], redis_maxmemory="1gb", redis_container_memory="1G")
     (said,) = refusals(result, two[0])
-    assert "redis_container_memory = 1gb leaves no room beside redis_maxmemory = 1gb" in said
+    assert "redis_container_memory = 1gb is too small for redis_maxmemory = 1gb" in said
     assert "the kernel would kill Redis" in said
-    assert "The smallest limit that works is 1408mb" in said
+    assert "Use at least 1408mb" in said
 
 
 def test_a_host_that_is_a_container_keeps_its_kernel(
