@@ -183,7 +183,7 @@ def differences(settings: Settings, running: Iterable[str]) -> list[str]:
             found.append(f"lacks the user {name}")
         elif differing := _comparable(settings, rules) ^ _comparable(settings, there[name]):
             found.append(f"has the user {name} with other rules ({' '.join(sorted(differing))})")
-    found += [f"has the user {name}, whom the settings do not know" for name in sorted(there.keys() - wanted.keys())]
+    found += [f"has the user {name}, which is not in the settings" for name in sorted(there.keys() - wanted.keys())]
     return found
 
 

@@ -12,7 +12,7 @@ from redoubt.operations.instance import remove_instance, start_instance, stop_in
 from redoubt.settings.load import SettingsError, load
 from redoubt.settings.model import Settings
 from tasks import deploy_lock
-from tasks.summary import at_the_end
+from tasks.summary import print_at_end
 
 _checked: dict[str, Settings] = {}
 _lock = RLock()
@@ -37,7 +37,7 @@ def remove() -> None:
     confirmation = str(host.data.get("redis_remove_data") or "")
     remove_instance(name="Remove the instance", settings=settings, confirmation=confirmation)
     store = secret_store.location(settings, host.name)
-    at_the_end(host.name, [f"its passwords stay in {store}: the data and the backups that were kept need them"])
+    print_at_end(host.name, [f"its passwords stay in {store}: the data and the backups that were kept need them"])
 
 
 def _settings() -> Settings:

@@ -112,7 +112,7 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
         secrets = {name: secret_store.load_or_create(one.settings, name) for name, one in checked.items()}
         identities = {name: _identity(one, name, deploys=deploys) for name, one in checked.items()}
     except (OSError, SecretsError) as error:
-        raise PyinfraError(f"nothing was changed on any host; secrets cannot be kept here: {error}") from error
+        raise PyinfraError(f"Nothing was changed on any host. The secrets cannot be stored: {error}") from error
     for name, one in checked.items():
         if one.warning:
             logger.warning(f"{hosts[name].print_prefix}{one.warning}")
@@ -197,7 +197,7 @@ def _has_passwords(settings: Settings, stored: Secrets) -> bool:
 def _refuse(checked: dict[str, _HostPlan]) -> None:
     if not any(one.problems for one in checked.values()):
         return
-    lines = ["nothing was changed on any host; mend this first:"]
+    lines = ["Nothing was changed on any host. Fix these problems first:"]
     for name, one in checked.items():
         lines += [f"  {name}: {problem}" for problem in one.problems]
     raise PyinfraError("\n".join(lines))

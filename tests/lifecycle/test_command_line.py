@@ -137,7 +137,7 @@ def test_without_an_answer_nothing_is_changed_and_the_way_on_is_said(
     before = fingerprint(deployed)
     result = deployer.deploy(deployed, arguments=(), redis_maxmemory="300mb")
     assert result.returncode == 1
-    assert "nobody is there to answer: add -y" in result.stderr
+    assert "no terminal to ask for confirmation: add -y" in result.stderr
     assert "Traceback" not in result.stderr
     assert fingerprint(deployed) == before
 

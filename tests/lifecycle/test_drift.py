@@ -26,7 +26,7 @@ DEFRAG = "Config | Find out whether the image can defragment"
 LOGS = "Logs | Rotate the log file"
 CHANGE = "Service | Change the running Redis"
 COMPOSE = "Service | Write the Compose project"
-USERS = "Access | Give the running Redis its users"
+USERS = "Access | Set the users of the running Redis"
 START = "Service | Start Redis and wait until it is healthy"
 REDISCTL = "redisctl | Write redisctl"
 UNITS = "Backup | Write when backups are taken"
@@ -192,7 +192,7 @@ HARMS = [
             "ACL SETUSER admin >second",
         ),
         says=(
-            "redis has the user eve, whom the settings do not know",
+            "redis has the user eve, which is not in the settings",
             "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
             "redis has other passwords of queues",
             "redis has other passwords of admin",

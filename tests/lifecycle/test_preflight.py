@@ -11,7 +11,7 @@ import pytest
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
 
-REFUSED = "nothing was changed on any host; mend this first:"
+REFUSED = "Nothing was changed on any host. Fix these problems first:"
 
 # A setting, and what is said of it. Those of one host that has them all.
 BAD_SETTINGS: dict[str, tuple[object, str]] = {

@@ -290,7 +290,7 @@ def test_a_grace_ends_the_former_password_by_itself(rotating: Rotating) -> None:
     ("operation", "next_job"),
     [
         # At the earliest Redis knows none of the new passwords, at the latest the host has some of them.
-        ("Give the running Redis its users", "deploy.py"),
+        ("Set the users of the running Redis", "deploy.py"),
         ("Write the ACL file", ROTATE),
         ("Write the secrets", "deploy.py"),
     ],

@@ -44,7 +44,7 @@ def redis(host: Host, deployer: Deployer) -> Instance:
     """The shared host with a socket, and without a published port."""
     result = deployer.deploy(host, **SETTINGS)
     assert result.returncode == 0, result.stderr
-    assert f"on the host itself: {SOCKET} as well" in result.stderr
+    assert f"on the host itself also {SOCKET}" in result.stderr
     return Instance(host, deployer.secrets(host))
 
 

@@ -58,7 +58,7 @@ def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Instance:
     """The shared host with TLS."""
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
-    assert "the CA is /srv/redis/ca.crt on the host; the certificate ends on " in result.stderr
+    assert "the CA is /srv/redis/ca.crt on the host; the certificate expires on " in result.stderr
     return Instance(host, deployer.secrets(host))
 
 
@@ -187,9 +187,9 @@ def test_a_deploy_renews_it_and_no_client_is_disconnected(
         assert second.certificate not in (first.certificate, old.certificate)
         assert renewed.changed == [
             "TLS | Write the certificate",
-            "TLS | Have the running Redis load its certificate",
-            "TLS | Keep it for the next start, and its CA for clients",
-            "Former certificates | Remove former certificates",
+            "TLS | Load the certificate into the running Redis",
+            "TLS | Write tls.conf and the CA for clients",
+            "Previous certificates | Remove previous certificates",
         ]
         assert staying.client_id() == number
     assert redis.identity == before
@@ -210,7 +210,7 @@ def test_a_renewal_that_is_killed_is_finished_by_the_next_deploy(
     before, first = redis.identity, kept(deployer, redis.host, settings)
     replaced(deployer, redis.host, settings, certificates.issue(ca, "old", [NAME], now - timedelta(days=250), 365))
     running = deployer.start(redis.host, **settings)
-    running.wait_for("Starting operation: TLS | Have the running Redis load its certificate")
+    running.wait_for("Starting operation: TLS | Load the certificate into the running Redis")
     running.signal(signal.SIGKILL)
     running.wait()
     second = kept(deployer, redis.host, settings)
@@ -327,7 +327,7 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
         Path(files[kind]).write_text(text)
     refused = deployer.deploy(redis.host, **given)
     assert refused.returncode == 1
-    assert "nothing was changed on any host; mend this first:" in refused.stderr
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
     for words in (
         "the key is not that of the certificate",
         "the certificate of CN=other ended at ",

@@ -349,7 +349,7 @@ def test_users_come_change_and_go_without_a_restart(
         changed = {**fewer, "pages": {"role": "read-only", "keys": ["pages:*"]}, "new": {"role": "metrics"}}
         result = deployer.deploy(redis.host, redis_users=changed)
         assert result.returncode == 0, result.stderr
-        assert "redis has the user blog, whom the settings do not know" in result.reasons
+        assert "redis has the user blog, which is not in the settings" in result.reasons
         assert "redis lacks the user new" in result.reasons
         assert staying.client_id() == number
         with pytest.raises(Lost):

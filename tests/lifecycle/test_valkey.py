@@ -121,7 +121,7 @@ def test_an_image_with_the_other_engine_is_refused(
     given = {key: str(value()) if callable(value) else value for key, value in data.items()}
     refused = deployer.deploy(server.host, **{**valkey, **given})
     assert refused.returncode == 1
-    assert "nothing was changed on any host; mend this first:" in refused.stderr
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
     assert words in refused.stderr
     assert server.identity == before
 
@@ -150,7 +150,7 @@ def test_data_that_valkey_does_not_read_is_not_given_to_it(
     before = redis.identity
     refused = deployer.deploy(deployed, **valkey)
     assert refused.returncode == 1
-    assert "nothing was changed on any host; mend this first:" in refused.stderr
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
     assert "was written by Redis 7.4 or newer (REDIS0012), and Valkey does not read it" in refused.stderr
     assert redis.identity == before
     assert redis.health == "healthy"

@@ -34,7 +34,7 @@ def test_an_archive_of_a_vulnerable_version_is_refused_with_everything_else_and_
     before = fingerprint(undeployed_host)
     result = deployer.deploy(undeployed_host, **vulnerable, redis_port=22)
     assert result.returncode == 1
-    message = result.stderr.partition("nothing was changed on any host; mend this first:")[2]
+    message = result.stderr.partition("Nothing was changed on any host. Fix these problems first:")[2]
     said = [line.strip() for line in message.splitlines() if line.startswith(f"  {undeployed_host.name}: ")]
     assert len(said) == 2
     assert f"{undeployed_host.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in said[0]

@@ -140,7 +140,7 @@ def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> 
         ("+shutdown", "+shutdown +flushall", "the user admin with other rules (+flushall)"),
         ("default off", "default on nopass", "the user default with other rules (nopass off on)"),
         ("user health ", "user eve ", "lacks the user health"),
-        ("user health ", "user eve ", "has the user eve, whom the settings do not know"),
+        ("user health ", "user eve ", "has the user eve, which is not in the settings"),
     ],
 )
 def test_a_user_changed_by_hand_differs(before: str, after: str, word: str) -> None:

@@ -32,7 +32,7 @@ def test_a_lock_that_another_has_is_told_with_who_since_when_and_how_to_break_it
     assert answer.pid == "4711"
     told = deploy_lock.problem("redis", answer)
     assert told.startswith("ann@laptop is changing redis (deploy) since 2026-11-27T09:12:03+00:00: ")
-    assert "kill 4711 on the host" in told
+    assert "release it with 'kill 4711' on the host" in told
 
 
 @pytest.mark.parametrize("answer", [deploy_lock.parse(["held"]), LockState("free"), None])
