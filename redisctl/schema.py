@@ -6,6 +6,7 @@ another release can be read.
 """
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -88,14 +89,19 @@ def _convert_enum(kind: type[Enum], value: Any, place: str) -> Enum:
 def _convert_dataclass(kind: Any, value: Any, place: str) -> Any:
     if not isinstance(value, dict):
         raise SchemaError(f"{place} has an unexpected value")
-    hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}
+    hints = _field_types(kind)
     try:
         return kind(
-            **{key: _convert(hints[key], item, f"{place}.{key}") for key, item in value.items() if key in known}
+            **{key: _convert(hints[key], item, f"{place}.{key}") for key, item in value.items() if key in hints}
         )
     except TypeError:
         raise SchemaError(f"{place} lacks a value") from None
+
+
+@functools.cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
 
 
 # -- redisctl.json: what a deploy tells redisctl about the instance

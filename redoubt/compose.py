@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 import yaml
@@ -27,9 +28,9 @@ def config_fingerprint(settings: Settings) -> str:
     """
     fixed = settings.with_live_defaults()
     # As they are understood: a comment, or a directive that a running Redis takes, makes no other container.
-    project = yaml.safe_load(_compose(fixed, selinux=False, definition=""))
+    project = _parse(_compose(fixed, selinux=False, definition=""))
     texts = (
-        json.dumps(project, sort_keys=True),
+        project,
         json.dumps([redis_conf.read_at_start(fixed), redis_conf.includes(fixed)], sort_keys=True),
         # The names that commands get are secret, and their file has a date; which ones have others is a setting.
         " ".join((*fixed.redis_disabled_commands, "", *fixed.redis_renamed_commands)),
@@ -37,6 +38,12 @@ def config_fingerprint(settings: Settings) -> str:
         str(fixed.redis_unix_socket_gid if fixed.redis_unix_socket else ""),
     )
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+# A deploy asks for the fingerprint several times, and a YAML parser in Python is slow.
+@cache
+def _parse(project: str) -> str:
+    return json.dumps(yaml.safe_load(project), sort_keys=True)
 
 
 def live_settings(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from redisctl import paths, schema
 from redoubt import acl, redis_conf, redisctl_bundle
 from redoubt.certificates import Identity
-from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, pack
+from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, DesiredProgram
 from redoubt.secret_store import Secrets
 from redoubt.settings.model import Settings
 from redoubt.settings.types import REDIS_UID, REPOSITORY_FILES
@@ -173,7 +174,7 @@ def redisctl_program(settings: Settings) -> list[DesiredFile]:
     """Return redisctl and the command that runs it."""
     program = f"{settings.root}/{paths.PROGRAM}"
     return [
-        DesiredFile(program, pack(redisctl_bundle.archive()), mode=0o755, uid=0, gid=0, packed=True),
+        DesiredProgram(program, mode=0o755, uid=0, gid=0, program=redisctl_bundle.archive()),
         DesiredFile(redisctl_path(settings), f'#!/bin/sh\nexec {program} "$@"\n', mode=0o755, uid=0, gid=0),
     ]
 
@@ -219,7 +220,13 @@ def logrotate_file(settings: Settings) -> DesiredFile:
 
 
 def template(name: str, **values: Any) -> str:
-    """A file of templates/ with its values."""
+    """Render a file of templates/."""
+    return _environment().get_template(name).render(**values)
+
+
+# One environment compiles each template once, however many hosts a deploy has.
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(PROJECT / "templates"),
         undefined=StrictUndefined,
@@ -231,7 +238,7 @@ def template(name: str, **values: Any) -> str:
     environment.filters["quoted"] = _quoted
     environment.filters["size"] = format_size
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False)
-    return environment.get_template(name).render(**values)
+    return environment
 
 
 def _quoted(value: str) -> str:
