@@ -4,6 +4,7 @@ These tests change hosts, break them and remove them. They never touch an invent
 they deploy to is started here, under a name that begins with ``lifecycle-``, and removed at the end.
 """
 
+import atexit
 import json
 import os
 import re
@@ -24,9 +25,12 @@ from redoubt.settings.load import load
 from sandbox import hosts
 from sandbox.hosts import Host
 from tests.lifecycle.deployed_redis import Instance
+from tests.lifecycle.forked_pyinfra import ForkedPyinfra
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
+FORKED = ForkedPyinfra()
+atexit.register(FORKED.close)
 
 
 def pyinfra(
@@ -177,7 +181,7 @@ class Deployer:
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any
     ) -> DeployResult:
         """Run ``pyinfra <inventory> deploy.py`` for these hosts, or another ``job``."""
-        done = pyinfra(*self._arguments(targets, job, arguments, settings))
+        done = FORKED.run(self._arguments(targets, job, arguments, settings))
         return DeployResult(done.returncode, done.stdout, done.stderr)
 
     def start(
