@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.exceptions import AuthenticationError
 
 from redisctl.core import journal, lock, process
 from redisctl.core.instance import Instance
@@ -98,7 +99,7 @@ def collect(monkeypatch: pytest.MonkeyPatch, instance: Instance, host: FakeHost,
     """Return the state of an instance on this host."""
     monkeypatch.setattr(process, "run", host.run)
     monkeypatch.setattr(process, "check", lambda command, **_: host.run(command).stdout)
-    monkeypatch.setattr(state.shutil, "which", lambda name: name if name != "nft" else None)
+    monkeypatch.setattr("redisctl.deploy.state.shutil.which", lambda name: name if name != "nft" else None)
     return state.collect(instance, StateRequest("redis", str(instance.root), **request))
 
 
@@ -170,7 +171,7 @@ def test_units_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance)
 
 def test_host_without_docker_has_an_empty_state(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
     monkeypatch.setattr(process, "run", FakeHost().run)
-    monkeypatch.setattr(state.shutil, "which", lambda _: None)
+    monkeypatch.setattr("redisctl.deploy.state.shutil.which", lambda _: None)
     result = state.collect(instance, StateRequest("redis", str(instance.root)))
     assert replace(result, somaxconn=0, units={}, backlogs={}) == InstanceState()
 
@@ -249,7 +250,7 @@ def test_users_with_other_passwords_are_named(desired: str, running: str, differ
 
 def test_redis_that_refuses_the_password_has_no_config(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
     def refuse(*_: Any, **__: Any) -> SimpleNamespace:
-        raise state.AuthenticationError("WRONGPASS")
+        raise AuthenticationError("WRONGPASS")
 
     own = {"State": {"Running": True}}
     monkeypatch.setattr(Instance, "connect", refuse)
