@@ -8,6 +8,7 @@ another release can be read.
 import dataclasses
 import functools
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ def dump(document: Any) -> str:
 def load(kind: type[T], text: str) -> T:
     """Read a document of this kind from JSON. Raises SchemaError."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"this is not JSON: {error}") from None
     if isinstance(value, dict) and not isinstance(value.get("schema", VERSION), int):
@@ -45,6 +46,10 @@ def from_dict(kind: type[T], value: Mapping[str, Any]) -> T:
     """Read a document of this kind from the values of JSON. Raises SchemaError."""
     result: T = _convert(kind, dict(value), kind.__name__)
     return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
 
 
 def _convert(kind: Any, value: Any, place: str) -> Any:  # noqa: PLR0911, PLR0912 - a case for each kind of type
@@ -72,8 +77,9 @@ def _convert(kind: Any, value: Any, place: str) -> Any:  # noqa: PLR0911, PLR091
         return _convert_enum(kind, value, place)
     elif kind is Any:
         return value
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
     elif isinstance(kind, type) and type(value) is kind:
         return value
     raise SchemaError(f"{place} has an unexpected value")

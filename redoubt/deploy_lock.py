@@ -105,6 +105,11 @@ def problem(name: str, lock: LockState | None) -> str:
     if lock.state == "free":
         return f"{paths.lock_file(name)} cannot be locked although it is free: check that /run is writable and has room"
     holder = lock.holder
+    if not holder:
+        return (
+            f"a step of a deploy that has ended still changes {name}: wait until it finishes. If it hangs, release the "
+            f"lock with 'kill {lock.pid or '<pid of its holder>'}' on the host"
+        )
     return (
         f"{holder.get('who', 'another deploy')} is changing {name} ({holder.get('verb', 'deploy')}) since "
         f"{holder.get('since', 'an unknown time')}: wait until that ends. The lock is released {LOCK_TIMEOUT} s after "

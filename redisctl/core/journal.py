@@ -7,6 +7,7 @@ same file system, in a directory that only root can write.
 import dataclasses
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -94,14 +95,19 @@ def read(instance: Instance) -> Journal | None:
     """Return the journal; None if no transaction is under way. Raises Failure if it cannot be read."""
     path = instance.root / paths.JOURNAL
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with open(descriptor, encoding="utf-8") as file:
-        try:
-            return schema.load(Journal, file.read(_MAX_SIZE))
-        except (ValueError, OSError) as error:
-            raise Failure(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Failure(f"{path} cannot be read: it is not a regular file")
+        return schema.load(Journal, os.read(descriptor, _MAX_SIZE).decode())
+    except (ValueError, OSError) as error:
+        raise Failure(f"{path} cannot be read: {error}") from None
+    finally:
+        os.close(descriptor)
 
 
 def ensure_none(instance: Instance) -> None:
@@ -116,7 +122,7 @@ def ensure_none(instance: Instance) -> None:
 def _write(instance: Instance, journal: Journal) -> Journal:
     path: Path = instance.root / paths.JOURNAL
     try:
-        write_json(path, json.loads(schema.dump(journal)))
+        write_json(path, json.loads(schema.dump(journal)), uid=os.geteuid(), gid=os.getegid())
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}") from None
     return journal
