@@ -201,7 +201,22 @@ def test_malformed_request_is_a_schema_error(kind: type[Any], text: str) -> None
         schema.load(kind, text)
 
 
-VALUES = (None, True, 0, -1, 1.5, 2**70, "", "text", [], [[]], [[[["x"]]]], {}, {"x": None}, {"x": {"x": ["x"]}})
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    2**70,
+    "",
+    "text",
+    [],
+    [[]],
+    [[[["x"]]]],
+    {},
+    {"x": None},
+    {"x": {"x": ["x"]}},
+)
 
 
 def replacements(value: Any) -> Iterator[Any]:
