@@ -48,9 +48,10 @@ class HostState:
 
     def path_states(self, host: Host, entries: Sequence[Entry]) -> Mapping[str, PathState]:
         """Return what these paths are on the host; those that do not exist are left out."""
-        wanted = {_key(entry) for entry in entries}
-        if self._paths is None or not wanted <= self._asked:
-            together = [*entries, *(entry for entry in self.entries if _key(entry) not in wanted)]
+        if self._paths is None or not set(map(_key, entries)) <= self._asked:
+            # By path: a rotation asks about other contents for a path of the deploy, and one digest is compared.
+            requested = {entry.path for entry in entries}
+            together = [*entries, *(entry for entry in self.entries if entry.path not in requested)]
             self._paths = _inspect_paths(host, together)
             self._asked = frozenset(map(_key, together))
         return self._paths
