@@ -42,7 +42,7 @@ class HostState:
     _acl: str = field(default="", repr=False)
 
     def forget(self) -> None:
-        """The host is about to change: what was seen of it is out of date."""
+        """Discard the inspections, because the host is about to change."""
         self._paths = None
         self._instance = None
 
