@@ -79,8 +79,8 @@ HARMS = [
         says=(
             "/srv/redis/logs: missing",
             "/srv/redis/backups: missing",
-            "redis does not see /srv/redis/backups any more",
-            "redis does not see /srv/redis/logs any more",
+            "redis no longer sees /srv/redis/backups, which was replaced",
+            "redis no longer sees /srv/redis/logs, which was replaced",
         ),
         changes=(DIRECTORIES, START),
     ),
@@ -137,14 +137,17 @@ HARMS = [
         shell="docker rename redis old-redis; docker run --detach --label com.docker.compose.project=redis "
         "--label com.docker.compose.service=worker --label com.docker.compose.oneoff=False "
         "--label com.docker.compose.config-hash=0 --name worker --stop-signal KILL --entrypoint sleep {image} 600",
-        says=("redis is named old-redis, so that nobody finds it", "worker is no longer wanted"),
+        says=(
+            "redis has a container with the name old-redis, where clients do not find it",
+            "worker is not in the settings",
+        ),
         changes=(START,),
     ),
     Harm(
         "container made with other options",
         shell="cd /srv/redis && echo 'services: {{redis: {{privileged: true, environment: [X=1]}}}}' >/run/by-hand.yml "
         "&& docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait",
-        says=("redis starts anew for what follows", "the container of redis was made from another definition"),
+        says=("redis starts anew for what follows", "the container of redis was created from another definition"),
         changes=(START,),
     ),
     Harm(
@@ -163,7 +166,7 @@ HARMS = [
     Harm(
         "networks of the running Redis",
         shell="docker network disconnect redis_backend redis",
-        says=("redis is cut off from redis_backend",),
+        says=("redis is not connected to redis_backend",),
         changes=(START,),
     ),
     Harm(
@@ -172,7 +175,7 @@ HARMS = [
         shell="pid=$(docker inspect --format '{{{{.State.Pid}}}}' redis); cd /sys/fs/cgroup; "
         "if [ -e cgroup.controllers ]; then echo max >.$(sed -n 's/^0:://p' /proc/$pid/cgroup)/memory.swap.max; "
         "else echo -1 >memory$(sed -n 's/.*:memory://p' /proc/$pid/cgroup)/memory.memsw.limit_in_bytes; fi",
-        says=("redis is held by the kernel to swap = no limit, the settings say 0",),
+        says=("redis is limited by the kernel to swap = no limit, the settings say 0",),
         changes=(CHANGE,),
         restarts=False,
     ),
@@ -180,7 +183,7 @@ HARMS = [
         "started while the kernel gave short queues",
         shell="before=$(sysctl -n net.core.somaxconn); sysctl -w net.core.somaxconn=128; docker restart redis; "
         "sysctl -w net.core.somaxconn=$before",
-        says=("redis lets 128 connections wait at 127.0.0.1:6379, the settings say 511",),
+        says=("redis has a backlog of 128 at 127.0.0.1:6379, the settings say 511",),
         changes=(START,),
     ),
     Harm(
@@ -194,8 +197,8 @@ HARMS = [
         says=(
             "redis has the user eve, which is not in the settings",
             "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
-            "redis has other passwords of queues",
-            "redis has other passwords of admin",
+            "redis has other passwords for queues",
+            "redis has other passwords for admin",
         ),
         changes=(USERS,),
         restarts=False,
@@ -207,9 +210,9 @@ HARMS = [
         "docker compose up --detach --wait && docker network connect bridge redis",
         says=(
             "/srv/redis/compose.yml: content differs",
-            "the network redis_backend leads out of the host",
-            "the network redis_edge leads out of the host",
-            "redis is on bridge as well",
+            "the network redis_backend has a way out of the host",
+            "the network redis_edge has a way out of the host",
+            "redis is also connected to bridge",
         ),
         changes=(COMPOSE, START),
     ),
@@ -224,7 +227,7 @@ HARMS = [
         # It runs as well as the right one.
         shell="docker commit --change 'LABEL other=1' redis {image} && "
         "cd /srv/redis && docker compose up --detach --force-recreate --wait",
-        says=("{image}: another image has its name", "redis runs another image than {image} is now"),
+        says=("{image}: another image has its name", "redis runs another image than the present {image}"),
         changes=(IMAGE, START),
     ),
 ]

@@ -371,7 +371,7 @@ def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_
         assert deployer.deploy(deployed, job="day2/stop.py").returncode == 0
         assert deployed.run(enabled).stdout == "static\n"
         result = deployer.deploy(deployed, redis_tcp_backlog=305)
-        assert "a start was broken off" in result.stderr, result.stderr
+        assert "start of redis was interrupted" in result.stderr, result.stderr
         assert deployed.run(PENDING).stdout == ""
         assert finish(deployer, deployed, redis_tcp_backlog=305).config("tcp-backlog") == "305"
         assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=305)

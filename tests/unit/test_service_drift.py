@@ -109,7 +109,7 @@ def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
     right = state(definition=compose.config_fingerprint(settings))
     found = drift(settings, replace(right, backlogs=queues, somaxconn=somaxconn))
     assert found.reasons == tuple(
-        f"redis lets {queues[one]} connections wait at {one}, the settings say 511" for one in short
+        f"redis has a backlog of {queues[one]} at {one}, the settings say 511" for one in short
     )
     assert found.replace == (("redis",) if short else ())
 
@@ -124,12 +124,12 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
 @pytest.mark.parametrize(
     ("current", "reason", "replaced"),
     [
-        (replace(RIGHT, hashes={}, containers=()), "Compose does not accept compose.yml", ()),
+        (replace(RIGHT, hashes={}, containers=()), "compose.yml is missing, or Compose does not accept it", ()),
         (replace(RIGHT, containers=()), "redis has no container", ()),
-        (state(config_hash="other"), "was made from another definition", ()),
-        (state(config_hash=""), "was made from another definition", ()),
+        (state(config_hash="other"), "was created from another definition", ()),
+        (state(config_hash=""), "was created from another definition", ()),
         (state(status="exited"), "redis is exited", ()),
-        (state(status="restarting"), "redis ends whenever the engine starts it", ("redis",)),
+        (state(status="restarting"), "redis exits whenever Docker starts it", ("redis",)),
         (state(health="unhealthy"), "redis is unhealthy", ()),
         (state(health="starting"), "redis is starting", ()),
         (state(image_id="sha256:2"), "runs another image", ("redis",)),
@@ -144,7 +144,7 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
             "runs with databases = '5', the settings say '16'",
             ("redis",),
         ),
-        (state(definition="other"), "was made from another definition", ("redis",)),
+        (state(definition="other"), "was created from another definition", ("redis",)),
         (
             replace(RIGHT, config={}, files={"config/redis.conf": 1001.0}),
             "started before config/redis.conf changed",
@@ -157,15 +157,19 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
         ),
         (
             replace(RIGHT, containers=(CONTAINER, replace(CONTAINER, service="old"))),
-            "old is no longer wanted",
+            "old is not in the settings",
             (),
         ),
         (replace(RIGHT, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
-        (replace(RIGHT, upgrade_saved=True), "the way back of an upgrade is kept", ()),
-        (replace(RIGHT, interrupted=InterruptedTransaction("start", "starting")), "a start was broken off", ()),
-        (state(name="elsewhere"), "is named elsewhere", ("redis",)),
-        (state(networks=NETWORKS | {"bridge"}), "is on bridge as well", ("redis",)),
-        (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
+        (replace(RIGHT, upgrade_saved=True), "an upgrade has not finished", ()),
+        (
+            replace(RIGHT, interrupted=InterruptedTransaction("start of redis", "starting")),
+            "start of redis was interrupted",
+            (),
+        ),
+        (state(name="elsewhere"), "has a container with the name elsewhere", ("redis",)),
+        (state(networks=NETWORKS | {"bridge"}), "is also connected to bridge", ("redis",)),
+        (state(networks=frozenset({"redis_edge"})), "is not connected to redis_backend", ("redis",)),
         (replace(RIGHT, passwords=("admin",), config={}), "refuses the password of admin", ("redis",)),
     ],
 )
@@ -179,7 +183,7 @@ def test_every_kind_of_drift_has_a_reason(current: InstanceState, reason: str, r
     ("changes", "reason"),
     [
         ({"acl": ("user default off ~* &* +@all",)}, "redis lacks the user sessions"),
-        ({"acl": ACL, "passwords": ("sessions",)}, "redis has other passwords of sessions"),
+        ({"acl": ACL, "passwords": ("sessions",)}, "redis has other passwords for sessions"),
     ],
 )
 def test_users_are_mended_without_another_container(changes: dict[str, Any], reason: str) -> None:
@@ -239,7 +243,7 @@ def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
             "the limit RestartPolicy = 'no'",
             service_drift.LiveChange(limits=True),
         ),
-        (state(created_with="{}"), "redis keeps its container, which was made with {}", service_drift.LiveChange()),
+        (state(created_with="{}"), "redis keeps its container, which was created with {}", service_drift.LiveChange()),
     ],
 )
 def test_what_a_running_redis_takes_is_no_reason_to_start_it_anew(
@@ -303,7 +307,7 @@ def network(**changes: Any) -> Network:
 def test_networks_with_a_way_out_are_made_anew(networks: dict[str, Network], anew: tuple[str, ...]) -> None:
     found = drift(SETTINGS, replace(RIGHT, networks=networks))
     assert found.networks == anew
-    assert found.reasons == tuple(f"the network {name} leads out of the host" for name in anew)
+    assert found.reasons == tuple(f"the network {name} has a way out of the host" for name in anew)
     assert found.foreign_containers == ()
 
 

@@ -315,7 +315,7 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
         (
             {"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new")},
             True,
-            ("redis's certificate was written anew",),
+            ("the files of redis's certificate have changed",),
         ),
         (
             {"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new"), "tls-auth-clients": "yes"},
