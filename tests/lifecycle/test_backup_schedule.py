@@ -268,7 +268,7 @@ def test_a_time_that_never_comes_is_refused_before_anything_is_changed(
 ) -> None:
     result = deployer.deploy(redis.host, **{**settings, "redis_backup_schedule": calendar})
     assert result.returncode == 1
-    assert f"redis_backup_schedule = '{calendar}': this host's systemd says: {words}" in result.stderr
+    assert f"redis_backup_schedule = '{calendar}': this host's systemd reports: {words}" in result.stderr
     assert "nothing was changed on any host" in result.stderr
 
 

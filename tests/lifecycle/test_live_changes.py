@@ -243,9 +243,9 @@ def test_a_change_that_costs_data_is_refused_until_it_is_allowed(redis: Instance
         queues.set("rq:job:kept", "x")
         identity = redis.identity
         refusals: dict[str, tuple[dict[str, Any], str]] = {
-            "eviction": ({"redis_maxmemory": "20mb"}, "it would evict keys by volatile-lru until it does"),
-            "policy": ({"redis_maxmemory_policy": "allkeys-lru"}, "evicts any key, queues and jobs as well"),
-            "persistence": ({"redis_appendonly": False}, "a crash loses what came after"),
+            "eviction": ({"redis_maxmemory": "20mb"}, "it would evict keys by volatile-lru until they fit"),
+            "policy": ({"redis_maxmemory_policy": "allkeys-lru"}, "evicts any key, also queues and jobs"),
+            "persistence": ({"redis_appendonly": False}, "a crash loses all changes since the last one"),
         }
         for loss, (settings, words) in refusals.items():
             refused = deployer.deploy(redis.host, **settings)

@@ -262,5 +262,5 @@ def test_an_address_that_the_host_does_not_have_is_refused_before_redis_is_stopp
     before = redis.identity
     result = deployer.deploy(deployed, redis_bind=["127.0.0.1", "192.0.2.7"])
     assert result.returncode == 1
-    assert "redis_bind: 192.0.2.7 is no address of this host" in result.stderr
+    assert "redis_bind: 192.0.2.7 is not an address of this host" in result.stderr
     assert redis.identity == before

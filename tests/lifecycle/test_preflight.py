@@ -130,7 +130,7 @@ def test_a_host_that_is_a_container_keeps_its_kernel(
     with untouched(fingerprint, deployer, two[0]):
         result = deployer.deploy(two[0], redis_host_tuning=True)
     (said,) = refusals(result, two[0])
-    assert "this host is a container (docker) and its kernel is not its own: set redis_host_tuning = False" in said
+    assert "this host is a container (docker), which cannot set up the kernel: set redis_host_tuning = False" in said
     assert two[0].run(kernel).stdout == before
 
 
@@ -166,7 +166,7 @@ def test_a_container_of_somebody_else_s_is_neither_taken_over_nor_replaced(
     finally:
         remove_instance(host)
     (said,) = refusals(result, host)
-    assert "there is a container redis that Redoubt did not make" in said
+    assert "there is a container redis that Redoubt did not create" in said
 
 
 def test_an_archive_without_the_image_is_refused_before_it_is_pushed(

@@ -331,7 +331,7 @@ def test_an_older_store_is_refused_and_shuts_nobody_out(rotating: Rotating, tmp_
         rotating.store.rename(tmp_path / "away")
         missing = rotating.run("deploy.py")
         assert missing.returncode == 1
-        assert f"{rotating.store} is missing, and a deploy would shut out every client" in missing.stderr
+        assert f"{rotating.store} is missing: a deploy would shut out every client" in missing.stderr
     finally:
         rotating.store.touch(mode=0o600)
         rotating.store.write_text(now)

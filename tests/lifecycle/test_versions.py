@@ -12,7 +12,7 @@ from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
 from tests.lifecycle.deployed_redis import Instance
 
 LACKS = "Redis 8.0.2 lacks CVE-2025-32023, CVE-2025-48367, CVE-2025-49844"
-ALLOW = "redis_allow_vulnerable_version = True deploys it all the same"
+ALLOW = "redis_allow_vulnerable_version = True deploys it anyway"
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ def container(image_id: str) -> Container:
 def test_a_container_s_kernel_is_not_tuned() -> None:
     inside = replace(FACTS, container="lxc")
     (said,) = problems(load({}), inside)
-    assert "this host is a container (lxc) and its kernel is not its own: set redis_host_tuning = False" in said
+    assert "this host is a container (lxc), which cannot set up the kernel: set redis_host_tuning = False" in said
     assert problems(load({"redis_host_tuning": False}), inside) == []
 
 
@@ -200,7 +200,7 @@ def test_a_good_host_has_no_problems() -> None:
         (
             {"docker": None, "system_id": ("fedora", "43"), "system": "Fedora Linux 43"},
             {"redis_allow_unsupported_system": True},
-            "cannot install one on Fedora Linux 43",
+            "cannot install it on Fedora Linux 43",
         ),
         ({"docker": None}, {"redis_docker_source": "none"}, "forbids"),
         (
@@ -213,19 +213,27 @@ def test_a_good_host_has_no_problems() -> None:
         (
             {"instance": replace(INSTANCE, published=())},
             {},
-            "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop that, or choose another redis_port or redis_bind"
-            "; where docker ps shows no container with it, the engine holds it for one that is gone",
+            "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop it, or set another redis_port or redis_bind"
+            ". If 'docker ps' shows no container with this port, Docker has not released it",
         ),
         ({}, {"redis_root": "/opt/redis"}, "redis_root = '/opt/redis', but redis has its data in /srv/redis"),
-        ({}, {"redis_bind": ["10.0.0.6"]}, "10.0.0.6 is no address of this host; it has 10.0.0.5, 127.0.0.1, ::1"),
-        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is no address of this host"),
-        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::"], **ALLOWED}, ":: is no address of this host"),
+        (
+            {},
+            {"redis_bind": ["10.0.0.6"]},
+            "10.0.0.6 is not an address of this host, which has 10.0.0.5, 127.0.0.1, ::1",
+        ),
+        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is not an address of this host"),
+        (
+            {"addresses": frozenset({"127.0.0.1"})},
+            {"redis_bind": ["::"], **ALLOWED},
+            ":: is not an address of this host",
+        ),
         ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
         ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
         (
             {"instance": replace(INSTANCE, foreign_container="web sha256:1")},
             {},
-            "there is a container redis that Redoubt did not make",
+            "there is a container redis that Redoubt did not create",
         ),
     ],
 )
@@ -238,18 +246,18 @@ def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: d
 @pytest.mark.parametrize(
     ("data", "loss", "words"),
     [
-        ({"redis_maxmemory": "98mb"}, "eviction", "redis holds 99.0 MiB: it would evict keys by volatile-lru until"),
+        ({"redis_maxmemory": "98mb"}, "eviction", "redis uses 99.0 MiB: it would evict keys by volatile-lru until"),
         (
             {"redis_maxmemory": "98mb", "redis_maxmemory_policy": "noeviction"},
             "eviction",
-            "redis holds 99.0 MiB: it would refuse every write",
+            "redis uses 99.0 MiB: it would refuse every write",
         ),
         (
             {"redis_maxmemory_policy": "allkeys-lru"},
             "policy",
-            "evicts any key, queues and jobs as well; redis runs with 'volatile-lru'",
+            "evicts any key, also queues and jobs; redis runs with 'volatile-lru'",
         ),
-        ({"redis_appendonly": False}, "persistence", "a crash loses what came after"),
+        ({"redis_appendonly": False}, "persistence", "a crash loses all changes since the last one"),
     ],
 )
 def test_what_may_cost_data_is_refused_until_it_is_allowed(data: dict[str, Any], loss: str, words: str) -> None:
@@ -329,11 +337,19 @@ def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now:
     [
         ("redis", {"REDIS0012"}, ""),
         ("redis", {"REDIS0011"}, ""),
-        ("redis", {"REDIS0011", "VALKEY080"}, "written by Valkey 9.0 or newer (VALKEY080), and Redis does not read it"),
+        (
+            "redis",
+            {"REDIS0011", "VALKEY080"},
+            "Valkey 9.0 or newer wrote the data in /srv/redis/data/live (VALKEY080), and Redis does not read it",
+        ),
         ("valkey", set(), ""),
         ("valkey", {"REDIS0009", "REDIS0011"}, ""),
         ("valkey", {"VALKEY080"}, ""),
-        ("valkey", {"REDIS0012"}, "written by Redis 7.4 or newer (REDIS0012), and Valkey does not read it"),
+        (
+            "valkey",
+            {"REDIS0012"},
+            "Redis 7.4 or newer wrote the data in /srv/redis/data/live (REDIS0012), and Valkey does not read it",
+        ),
         ("valkey", {"REDIS0011", "REDIS0015"}, "(REDIS0015)"),
         ("valkey", {""}, ""),
     ],
@@ -438,4 +454,4 @@ def test_a_password_that_opens_copies_is_never_replaced(
 
 def test_a_calendar_that_the_host_refuses_is_named_with_its_words() -> None:
     (said,) = problems(load({"redis_backup_schedule": "25:00"}), replace(FACTS, schedule_refused="Failed to parse"))
-    assert said.startswith("redis_backup_schedule = '25:00': this host's systemd says: Failed to parse")
+    assert said.startswith("redis_backup_schedule = '25:00': this host's systemd reports: Failed to parse")

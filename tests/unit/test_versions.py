@@ -146,18 +146,18 @@ def test_every_row_says_when_and_where_it_was_read() -> None:
 def test_another_engine_than_that_of_the_settings_is_refused_whatever_is_allowed() -> None:
     data = {"redis_engine": "valkey", "redis_image": "redis:8.10.2", "redis_allow_vulnerable_version": True}
     assert host_checks.check_version(load(data), Build("redis", "8.10.2")).problem == (
-        "redis_image = 'redis:8.10.2' holds Redis, and redis_engine = 'valkey': set redis_engine = 'redis', or name "
-        "another image (docker.io/valkey/valkey:9.1.4)"
+        "redis_image = 'redis:8.10.2' contains Redis, but redis_engine = 'valkey': set redis_engine = 'redis', or use "
+        "another image such as docker.io/valkey/valkey:9.1.4"
     )
     assert host_checks.check_version(load({"redis_engine": "valkey"}), Build("valkey", "9.1.4")) == Verdict()
-    assert "holds Valkey" in host_checks.check_version(load({}), Build("valkey", "9.1.4")).problem
+    assert "contains Valkey" in host_checks.check_version(load({}), Build("valkey", "9.1.4")).problem
 
 
 def test_a_setting_allows_what_is_vulnerable_and_says_what_it_is() -> None:
     bad = Build("redis", "8.2.8")
     refused = host_checks.check_version(load({}), bad)
     assert "redis_image = 'docker.io/library/redis:8.10.2': Redis 8.2.8 lacks CVE-2026-81934" in refused.problem
-    assert "redis_allow_vulnerable_version = True deploys it all the same" in refused.problem
+    assert "redis_allow_vulnerable_version = True deploys it anyway" in refused.problem
     allowed = host_checks.check_version(load({"redis_allow_vulnerable_version": True}), bad)
     assert allowed.problem == ""
     assert "CVE-2026-81934" in allowed.warning
