@@ -196,7 +196,7 @@ def test_stored_passwords_that_others_can_read_are_refused_and_none_are_made(
         result = deployer.deploy(first, second, redis_secrets_dir=str(tmp_path))
     assert refusals(result, first) == [
         f"{first.name}: redis_port = 0: must be at least 1",
-        f"{first.name}: {store}: readable by others on this machine; run: chmod 600 {store}",
+        f"{first.name}: {store}: other users of this machine can read it; run: chmod 600 {store}",
     ]
     assert "tr0ub4dor" not in result.stdout + result.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [store]

@@ -252,7 +252,7 @@ def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating
         # A deploy in between keeps both, and changes nothing.
         deployed = rotating.runs("deploy.py")
         assert deployed.changed == []
-        assert "two passwords let in sessions" in deployed.stderr
+        assert "two passwords work for sessions" in deployed.stderr
     # Asked for again it makes no third one.
     assert rotating.runs(ROTATE, redis_rotate_users="sessions").changed == []
     assert rotating.secrets == second
@@ -343,7 +343,7 @@ def test_an_older_store_is_refused_and_shuts_nobody_out(rotating: Rotating, tmp_
     [
         (
             {"redis_rotate_users": "sessions,nobody"},
-            "redis_rotate_users: there is no user nobody; there are sessions, queues,",
+            "redis_rotate_users: there is no user nobody; the users are sessions, queues,",
         ),
         ({"redis_rotate_grace": "soon"}, "redis_rotate_grace = 'soon' is not a number of seconds"),
         ({"redis_rotate_grace": -1}, "redis_rotate_grace = -1 is not a number of seconds"),
@@ -388,5 +388,5 @@ def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retire
 def test_a_host_that_was_never_deployed_has_nothing_to_rotate(undeployed_host: Host, deployer: Deployer) -> None:
     result = deployer.deploy(undeployed_host, job=ROTATE)
     assert result.returncode == 1
-    assert "there is no redis on this host yet: deploy it first" in result.stderr
+    assert "redis is not deployed to this host: deploy it first" in result.stderr
     assert undeployed_host.run("ls /srv/redis").returncode != 0

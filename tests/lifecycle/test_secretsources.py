@@ -113,7 +113,7 @@ def test_a_store_that_sops_cannot_open_is_refused_before_anything_changes(
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     missing = deployer.deploy(own_host, **sops)
     assert missing.returncode == 1
-    assert "redis.sops.yml: there is no program sops on this machine" in missing.stderr
+    assert "redis.sops.yml: sops is not installed on this machine" in missing.stderr
 
 
 def test_a_command_keeps_passwords_where_it_likes(own_host: Host, deployer: Deployer, tmp_path: Path) -> None:
@@ -133,9 +133,12 @@ def test_a_command_keeps_passwords_where_it_likes(own_host: Host, deployer: Depl
     ("body", "words"),
     [
         ("echo no such path: redis >&2; exit 2", "failed with exit code 2: no such path: redis"),
-        ("exit 1", "failed with exit code 1: it does not say why"),
+        ("exit 1", "failed with exit code 1: it printed no reason"),
         ("echo 'passwords: [s3cr3t'", "not a document of passwords and commands"),
-        ("echo 'passwords: {admin: changeme-changeme-changeme}'; echo 'commands: {}'", "stands for one that was never"),
+        (
+            "echo 'passwords: {admin: changeme-changeme-changeme}'; echo 'commands: {}'",
+            "the password of admin is a placeholder",
+        ),
     ],
 )
 def test_a_command_that_fails_or_gives_nonsense_is_refused_without_what_it_printed(

@@ -329,10 +329,10 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
     assert refused.returncode == 1
     assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
     for words in (
-        "the key is not that of the certificate",
-        "the certificate of CN=other ended at ",
-        f"the certificate does not stand for {NAME} (redis_tls_names)",
-        "the CA did not issue the certificate",
+        "the key belongs to another certificate",
+        "the certificate of CN=other expired on ",
+        f"the certificate is not valid for {NAME} (redis_tls_names)",
+        "the CA issued neither the certificate nor an intermediate one",
     ):
         assert f"{files['cert']}: {words}" in refused.stderr
 
