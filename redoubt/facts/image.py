@@ -1,30 +1,13 @@
-"""The facts about images."""
+"""The fact about an image's server."""
 
 import json
-import shlex
-from typing import Any
 
 from pyinfra.api import FactBase
 
 from redoubt import image_config
 from redoubt.facts.host import Build
-from redoubt.facts.script import pinned, script
+from redoubt.facts.script import script
 from redoubt.settings.types import REDIS_GID, REDIS_UID
-
-
-class Image(FactBase[dict[str, Any]]):
-    """What Docker reports of an image; empty if the host has no such image or no Docker."""
-
-    @staticmethod
-    def default() -> dict[str, Any]:
-        return {}
-
-    def command(self, reference: str) -> str:
-        return pinned(f"docker image inspect {shlex.quote(reference)} 2>/dev/null; true")
-
-    def process(self, output: list[str]) -> dict[str, Any]:
-        images = json.loads("".join(output))
-        return images[0] if images else {}
 
 
 class ImageBuild(FactBase[Build | None]):

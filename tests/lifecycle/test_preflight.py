@@ -175,7 +175,7 @@ def test_an_archive_without_the_image_is_refused_before_it_is_pushed(
     with untouched(fingerprint, deployer, two[0]):
         result = deployer.deploy(two[0], redis_image="redoubt/redis:9.9.9")
     (said,) = refusals(result, two[0])
-    assert "holds no image redoubt/redis:9.9.9; it holds: redoubt/redis:" in said
+    assert "does not contain redoubt/redis:9.9.9, but redoubt/redis:" in said
 
 
 def test_stored_passwords_that_others_can_read_are_refused_and_none_are_made(
@@ -213,10 +213,10 @@ def live(host: Host, deployer: Deployer) -> Host:
 @pytest.mark.parametrize(
     ("path", "make", "words"),
     [
-        ("/srv/redis/backups", "echo precious >", "is a file; a directory is needed there"),
-        ("/srv/redis/logs", "ln -s /var/log", "is a symbolic link; a directory is needed there"),
-        ("/srv/redis/config/redis.conf", "ln -s /etc/hostname", "is a symbolic link; a regular file is needed there"),
-        ("/srv/redis/secrets/admin", "mkdir", "is a directory; a regular file is needed there"),
+        ("/srv/redis/backups", "echo precious >", "is a file, but must be a directory"),
+        ("/srv/redis/logs", "ln -s /var/log", "is a symbolic link, but must be a directory"),
+        ("/srv/redis/config/redis.conf", "ln -s /etc/hostname", "is a symbolic link, but must be a regular file"),
+        ("/srv/redis/secrets/admin", "mkdir", "is a directory, but must be a regular file"),
     ],
 )
 def test_an_obstacle_stops_the_deploy_and_stays_where_it_is(
@@ -231,7 +231,7 @@ def test_an_obstacle_stops_the_deploy_and_stays_where_it_is(
         before = live.run(looks, check=True).stdout
         result = deployer.deploy(live)
         assert result.returncode == 1
-        assert f"{path} {words}. Look what it is, move it away and deploy again" in result.stderr
+        assert f"{path} {words}: check what it is, move it away and deploy again" in result.stderr
         assert live.run(looks, check=True).stdout == before
     finally:
         live.run(f"rm -rf {path}; mv /srv/aside {path}", check=True)

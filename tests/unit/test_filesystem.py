@@ -23,7 +23,7 @@ def test_nothing_is_done_when_all_is_right() -> None:
 def test_what_a_former_deploy_left_is_removed_by_its_name_alone() -> None:
     left = AbsentPath("/srv/redis/secrets/default")
     (step,) = plan([left], {left.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
-    assert (step.why, step.command) == ("no longer wanted", "rm -f /srv/redis/secrets/default")
+    assert (step.why, step.command) == ("no longer needed", "rm -f /srv/redis/secrets/default")
     assert plan([left], {}) == []
 
 

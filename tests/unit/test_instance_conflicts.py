@@ -49,7 +49,7 @@ def test_what_collides_is_said_of_both(second: dict[str, Any], words: str) -> No
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({**SESSIONS, "redis_port": 6400}, "127.0.0.1:6400 is third's on this host, whether it runs or not"),
+        ({**SESSIONS, "redis_port": 6400}, "127.0.0.1:6400 belongs to third on this host, even if it does not run"),
         (
             {**SESSIONS, "redis_root": "/srv/third/x"},
             "redis_root = '/srv/third/x': third on this host has '/srv/third'",
@@ -65,8 +65,8 @@ def test_an_instance_that_is_there_is_not_run_into(data: dict[str, Any], words: 
 def test_the_memory_of_all_is_compared_with_the_host_s() -> None:
     both = {"a": entry(SESSIONS, "one", 3 * GIB, THERE), "b": entry(QUEUES, "one", 3 * GIB, THERE)}
     why = (
-        "the instances on this host may use 3584mb together (sessions 1536mb, queues 1536mb, third 512mb), and it has "
-        "3072 MiB of RAM: lower redis_maxmemory of one, or take it elsewhere"
+        "the instances on this host may use 3584mb together (sessions 1536mb, queues 1536mb, third 512mb), but it has "
+        "3072 MiB of RAM: lower redis_maxmemory of one, or move it to another host"
     )
     assert problems(both) == {"a": [why], "b": [why]}
     assert problems({"a": entry(SESSIONS, "one", 3 * GIB, THERE)}) == {"a": []}
