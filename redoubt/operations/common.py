@@ -42,7 +42,7 @@ def fail(reason: str) -> Commands:
 
 
 def note_change(reason: str) -> None:
-    """Report why the operation is about to change the host; what was seen of the host is out of date then."""
+    """Report why the operation changes the host, and discard the inspections of the host."""
     plan_log.note(host.name, "differs", reason)
     logger.info(f"{host.print_prefix}{reason}")
     if state.is_executing:

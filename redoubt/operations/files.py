@@ -1,4 +1,4 @@
-"""The operation that makes files and directories as they should be."""
+"""The operations that write files and directories."""
 
 import difflib
 from collections.abc import Iterable, Sequence

@@ -288,7 +288,7 @@ def test_without_a_calendar_and_a_repository_nothing_of_them_is_left(redis: Inst
     off: dict[str, Any] = {"redis_backup_schedule": "", "redis_health_interval": 1}
     result = deployer.deploy(redis.host, **off)
     assert result.returncode == 0, result.stderr
-    assert result.changed[-1] == "Backup | Have no backups taken"
+    assert result.changed[-1] == "Backup | Remove the backup schedule"
     assert f"{SECRETS}: no longer needed" in result.reasons
     left = redis.host.run(
         f"ls -d /etc/systemd/system/redis-* /etc/systemd/system/*/redis-* {SECRETS} /var/lib/systemd/timers/*redis*; "

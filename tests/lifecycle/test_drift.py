@@ -17,7 +17,7 @@ from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, tunnel
 from tests.lifecycle.expected_files import FILES, TREE, digests, looks
 
-DIRECTORIES = "Directories | Make the directories"
+DIRECTORIES = "Directories | Create the directories"
 IMAGE = "Image | Load the image from its archive"
 SECRETS = "Secrets | Write the secrets"
 ACCESS = "Access | Write the ACL file"
@@ -29,8 +29,8 @@ COMPOSE = "Service | Write the Compose project"
 USERS = "Access | Set the users of the running Redis"
 START = "Service | Start Redis and wait until it is healthy"
 REDISCTL = "redisctl | Write redisctl"
-UNITS = "Backup | Write when backups are taken"
-TIMER = "Backup | Have backups taken"
+UNITS = "Backup | Write the units that take backups"
+TIMER = "Backup | Schedule backups"
 
 # The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 3}

@@ -41,7 +41,7 @@ def test_each_difference_is_named_and_nothing_is_changed(
             "/srv/redis/compose.yml: content differs",
         ],
         "operations": [
-            "Directories | Make the directories",
+            "Directories | Create the directories",
             "Service | Change the running Redis",
             "Service | Write the Compose project",
         ],

@@ -23,7 +23,7 @@ from tests.lifecycle.expected_files import TREE, digests, looks
 
 # All operations of a deploy to a host that has an engine, in order.
 OPERATIONS = (
-    "Directories | Make the directories",
+    "Directories | Create the directories",
     "Image | Load the image from its archive",
     "Access | Write the ACL file",
     "Access | Set the users of the running Redis",
@@ -35,8 +35,8 @@ OPERATIONS = (
     "Service | Write the Compose project",
     "Service | Start Redis and wait until it is healthy",
     "redisctl | Write redisctl",
-    "Backup | Write when backups are taken",
-    "Backup | Have backups taken",
+    "Backup | Write the units that take backups",
+    "Backup | Schedule backups",
 )
 USERS, CHANGE, START = OPERATIONS[3], OPERATIONS[8], OPERATIONS[10]
 

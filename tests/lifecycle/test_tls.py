@@ -244,7 +244,7 @@ def test_an_end_that_nobody_renewed_is_unhealthy_and_a_deploy_mends_it(
     assert (found.returncode, "certificate verify failed" in found.stdout) == (1, True), found.stdout
     redis.host.run("sed -i 's/^# expires .*/# expires 1700000000/' /srv/redis/config/tls.conf", check=True)
     found = redis.host.run(check)
-    assert (found.returncode, found.stdout) == (1, "unhealthy: the certificate has ended: a deploy renews it\n")
+    assert (found.returncode, found.stdout) == (1, "unhealthy: the certificate has expired: a deploy renews it\n")
 
     mended = deployer.deploy(redis.host, **settings)
     assert mended.returncode == 0, mended.stderr
