@@ -38,7 +38,7 @@ def test_an_archive_of_a_vulnerable_version_is_refused_with_everything_else_and_
     said = [line.strip() for line in message.splitlines() if line.startswith(f"  {undeployed_host.name}: ")]
     assert len(said) == 2
     assert f"{undeployed_host.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in said[0]
-    assert "and its branch 8.0 is no longer mended" in said[0]
+    assert "and its branch 8.0 is no longer maintained" in said[0]
     assert ALLOW in said[0]
     assert "127.0.0.1:22 is in use by sshd" in said[1]
     assert fingerprint(undeployed_host) == before
