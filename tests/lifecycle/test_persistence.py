@@ -115,7 +115,7 @@ def test_a_stopped_redis_does_not_start_without_its_data(deployed: Host, deploye
 
         assert refused.returncode == 1
         assert f"it would start without the data in /srv/redis/data/live/{file}" in refused.stderr
-        assert f"Deploy with redis_appendonly = {appendonly} first" in refused.stderr
+        assert f"deploy with redis_appendonly = {appendonly} first" in refused.stderr
         # Nothing was changed, so the old configuration still starts.
         deployed.run("docker start redis", check=True)
         wait_until_healthy(redis)
