@@ -68,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark, (what, _) in UNPROVABLE.items():
         config.addinivalue_line("markers", f"{mark}: {what}: left out there")
     controls = ", ".join(CONTROLS)
+    config.addinivalue_line("markers", "core: one test for each main promise of a deploy; make test runs them")
     config.addinivalue_line("markers", f"security(control): proves a control of the security report: {controls}")
     # A run that is called off removes its hosts, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
