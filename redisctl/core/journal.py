@@ -4,6 +4,7 @@ Everything that stops Redis or replaces its data is one kind of transaction. Its
 same file system, in a directory that only root can write.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +28,8 @@ class Stage(str, Enum):
 
     # Docker loses the means to start Redis by itself. Nothing else has changed.
     PREPARED = "prepared"
+    # Redis is told to exit. Its data and configuration are the old ones.
+    STOPPING = "stopping"
     # Redis is down, and its stop was checked. Data and configuration are the old ones.
     STOPPED = "stopped"
     # The old data becomes the previous data.
@@ -83,6 +86,13 @@ def begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Jour
 def advance(instance: Instance, journal: Journal, stage: Stage, **values: Any) -> Journal:
     """Record that the transaction has reached a stage. It is on disk when this returns."""
     return _write(instance, dataclasses.replace(journal, stage=stage, **values))
+
+
+def try_advance(instance: Instance, journal: Journal, stage: Stage) -> Journal:
+    """Record a stage of a rollback, which must not fail because a full disk has no room for the journal."""
+    with contextlib.suppress(Failure):
+        return advance(instance, journal, stage)
+    return dataclasses.replace(journal, stage=stage)
 
 
 def end(instance: Instance) -> None:
