@@ -63,7 +63,7 @@ def restore(
         click.echo(result["warning"])
     click.echo(result["message"])
     if result["dry_run"]:
-        click.echo("nothing was changed: --yes does it")
+        click.echo("nothing was changed; --yes does it")
 
 
 def _restore(instance: Instance, name: str, to: str | None, *, yes: bool, discard_unsaved: bool) -> dict[str, object]:
@@ -71,16 +71,14 @@ def _restore(instance: Instance, name: str, to: str | None, *, yes: bool, discar
     with prepared(instance, candidate) as data:
         contents = f"{data.keys} keys, {size(data.memory)} of memory"
         if not yes:
-            message = (
-                f"{candidate.name} was test loaded: {contents}. A restore stops Redis and starts it with this data"
-            )
+            message = f"{candidate.name} was test loaded: {contents}. --yes restarts Redis with this data"
             if candidate.created_now:
                 message += ". This backup of the current data was created for it, and stays"
             return {"message": message, "dry_run": True, **as_dict(data)}
         swapped = put_in_place(instance, data, f"the restore of {candidate.name}", discard_unsaved=discard_unsaved)
     message = (
-        f"{candidate.name} is restored: {contents}. Redis was down for {took(swapped.downtime)}. The previous data is in "
-        f"{instance.previous}/{swapped.previous}: --undo brings it back, --discard-previous removes it"
+        f"{candidate.name} is restored: {contents}. Redis was down for {took(swapped.downtime)}. The previous data is "
+        f"in {instance.previous}/{swapped.previous}: --undo brings it back, --discard-previous removes it"
     )
     return {"message": message, **_as_dict(swapped), **as_dict(data)}
 

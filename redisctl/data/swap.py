@@ -37,7 +37,7 @@ class Swapped:
 
 @contextmanager
 def staging_dir(instance: Instance) -> Iterator[Path]:
-    """Give an empty directory for new data, owned by Redis, on the file system of the data. It is removed at the end."""
+    """Give an empty directory for new data, owned by Redis, next to the live data. It is removed at the end."""
     path = instance.root / paths.STAGING / "new"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)
@@ -106,7 +106,7 @@ def swap_data(
         if problems:
             _roll_back(instance, record)
             raise Failure(
-                f"{operation}: {'; '.join(problems)}. The old data is back and Redis serves it; nothing else has changed"
+                f"{operation}: {'; '.join(problems)}. The old data is back and Redis serves it; nothing else changed"
             )
         journal.end(instance)
     return Swapped(time.monotonic() - began, previous, warning)
@@ -209,7 +209,7 @@ def start_old(instance: Instance, record: Journal) -> None:
 
 
 def recover_files(instance: Instance, record: Journal) -> Journal:
-    """Put the old data back after an interruption, before Docker starts. Does nothing for a stage that moved nothing."""
+    """Put the old data back after an interruption, before Docker starts. Does nothing if nothing has moved."""
     return put_back_files(instance, record) if record.stage in _DATA_MOVES else record
 
 

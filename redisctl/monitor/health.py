@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
+from redisctl.core.aof_manifest import STARTED_EMPTY
 from redisctl.core.formatting import ago, size
 from redisctl.core.startup_errors import explain
 from redisctl.monitor.status import DiskStatus, Status
@@ -229,7 +230,7 @@ def _aof_files(reading: Status) -> Iterator[Check]:
         # While it serves it has them open, and a rewrite makes all of them anew.
         advice = (
             "redisctl repair"
-            if reading.unreachable_reason or "Redis began anew" in kept.aof_problem
+            if reading.unreachable_reason or kept.aof_problem.startswith(STARTED_EMPTY)
             else KEEP_RUNNING_ADVICE
         )
         yield Check("aof files", CRITICAL, kept.aof_problem, advice)

@@ -211,7 +211,7 @@ def test_a_manifest_is_made_anew_from_the_names_of_the_files(stopped: Instance) 
 
 def test_a_redis_that_began_empty_beside_its_log_gets_it_back(stopped: Instance) -> None:
     stopped.host.run(f"rm {LOG}/{MANIFEST}", check=True)
-    assert "a start would begin empty" in health(stopped)[1]["aof files"][1]
+    assert "Redis would start empty" in health(stopped)[1]["aof files"][1]
     assert repair(stopped)[1]["found"]["keys"] == KEYS
     # Nobody looked: it serves, and is well by its own word.
     start(stopped)

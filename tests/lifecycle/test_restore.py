@@ -112,11 +112,11 @@ def test_backup_is_restored_on_another_host(
     ("path", "make", "words"),
     [
         ("/root/none.rdb", "true", "there is no such file"),
-        ("/root/no.rdb", "echo Hello >/root/no.rdb", "is no snapshot of Redis"),
+        ("/root/no.rdb", "echo Hello >/root/no.rdb", "is not an RDB snapshot"),
         ("/root/cut.rdb", "head -c 20000 {root}/data/live/dump.rdb >/root/cut.rdb", "it cannot be loaded"),
         (
             "/root/new.rdb",
-            "sed 's/^REDIS00../REDIS0099/' {root}/data/live/dump.rdb >/root/new.rdb",
+            "sed 's/^REDIS00../REDIS0099/' {root}/data/live/dump.rdb >$f",
             "format version 99",
         ),
         ("/root/empty", "mkdir -p /root/empty", "has no appendonly.aof.manifest"),
@@ -124,7 +124,7 @@ def test_backup_is_restored_on_another_host(
 )
 def test_unusable_data_is_refused_before_redis_stops(filled: Instance, path: str, make: str, words: str) -> None:
     filled.call("SAVE")
-    filled.host.run(make.format(root=ROOT), check=True)
+    filled.host.run(f"f={path}; {make.format(root=ROOT)}", check=True)
     before = filled.identity
     try:
         assert words in refused(filled, f"restore {path} --yes")
@@ -218,8 +218,8 @@ def test_point_in_time_restore_is_exact_to_the_second(filled: Instance) -> None:
     redisctl(filled, f"restore /root/two --to '{words}' --yes")
     assert filled.call("GET rq:later", "GET app:session:counter") == ["", "59"]
     filled.host.run("rm -r /root/two")
-    assert "this log of writes begins at" in refused(filled, "restore --to '2026-01-01 00:00:00' --yes")
-    assert "is yet to come" in refused(filled, "restore --to '2099-01-01' --yes")
+    assert "this AOF begins at" in refused(filled, "restore --to '2026-01-01 00:00:00' --yes")
+    assert "is in the future" in refused(filled, "restore --to '2099-01-01' --yes")
     redisctl(filled, "restore --discard-previous --yes")
 
 

@@ -19,6 +19,12 @@ RDB_ONLY: dict[str, Any] = {"redis_appendonly": False, "redis_save": "3600 10000
 # Leaves room for the journal, and for nothing that Redis writes.
 FILL = f"head -c $(($(stat -f --format '%a * %S' {DATA}) - 131072)) /dev/zero >{DATA}/filler"
 
+# A write that the AOF has no room for.
+UNWRITABLE = (
+    'printf "AUTH admin %s\\nSET rq:lost %s\\n" "$(cat /srv/redis/secrets/admin)" '
+    '"$(head -c 300000 /dev/zero | tr "\\0" x)" | docker exec -i redis redis-cli -s /run/redis/redis.sock\nsleep 2'
+)
+
 
 @contextmanager
 def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterator[Instance]:
@@ -63,13 +69,7 @@ def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer,
     with instance_on_tmpfs(host, deployer, **settings) as redis:
         before = redis.identity
         backup = redisctl(redis, "backup list")["backups"][0]["id"]
-        command = FILL
-        if not settings:
-            # A write that the AOF has no room for.
-            write = f'SET rq:lost %s\\n" "$(cat {ROOT}/secrets/admin)" "$(head -c 300000 /dev/zero | tr "\\0" x)"'
-            command += (
-                f'\nprintf "AUTH admin %s\\n{write} | docker exec -i redis redis-cli -s /run/redis/redis.sock\nsleep 2'
-            )
+        command = FILL if settings else f"{FILL}\n{UNWRITABLE}"
         code, output = run_at(host, Stage.STOPPING, command, f"restore {backup} --yes")
         assert code == 3, output
         assert "Nothing has changed" in output

@@ -178,7 +178,7 @@ def test_a_moment_is_read_as_people_write_it() -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "16:20:05", "nan", "inf", "-1e30", "1795521600000", "0001-01-01"])
 def test_what_is_no_moment_is_refused_in_words(text: str) -> None:
-    with pytest.raises(Failure, match="no moment such as"):
+    with pytest.raises(Failure, match="is not a time"):
         parse_time(text)
 
 

@@ -148,15 +148,15 @@ MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\
     [
         (MANIFEST, [BASE, INCR, "m"], ""),
         (None, [], ""),
-        (None, [BASE, INCR], "a start would begin empty"),
+        (None, [BASE, INCR], "Redis would start empty"),
         (MANIFEST, [BASE], f"missing: {INCR}"),
-        ("file appe", [BASE, INCR], "is no line of a manifest"),
+        ("file appe", [BASE, INCR], "is not a line of a manifest"),
         ("", [BASE, INCR], "names no file"),
         ("file a.1.base.rdb seq 1 type b\nfile a.1.incr.aof seq 1 type i", ["a.1.base.rdb", "a.1.incr.aof"], ""),
         (
             "file a.1.base.rdb seq 1 type b\nfile a.1.incr.aof seq 1 type i",
             ["a.1.base.rdb", "a.1.incr.aof", BASE, INCR],
-            f"does not know: {BASE}, {INCR}",
+            f"an AOF that it ignores: {BASE}, {INCR}",
         ),
         # A rewrite that was killed leaves that.
         (MANIFEST, [BASE, INCR, "appendonly.aof.3.base.rdb", "temp-rewriteaof-9.aof"], ""),
