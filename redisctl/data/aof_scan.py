@@ -24,7 +24,7 @@ _NO_KEY = {b"SELECT", b"MULTI", b"EXEC", b"FLUSHALL", b"FLUSHDB", b"PUBLISH", b"
 
 @dataclass
 class Losses:
-    """Commands by name and keys by kind. ``first`` and ``last`` are when they were written, None if the AOF has no times.
+    """Commands by name and keys by kind. ``first`` and ``last`` are when they were written; None without timestamps.
 
     ``size`` is in bytes. Of these, ``unclear`` belong to no command and ``unseen`` were not scanned.
     """

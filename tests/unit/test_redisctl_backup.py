@@ -189,5 +189,5 @@ def test_a_log_says_when_it_begins(tmp_path: Path) -> None:
     (tmp_path / aof_manifest.MANIFEST).write_text("file a.rdb seq 1 type b\n")
     assert aof_start_time(tmp_path) == NOON
     (tmp_path / "a.rdb").write_bytes(b"REDIS0012")
-    with pytest.raises(Failure, match="does not say when it was made"):
+    with pytest.raises(Failure, match="does not say when it was created"):
         aof_start_time(tmp_path)
