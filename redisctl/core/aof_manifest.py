@@ -1,7 +1,7 @@
 """The AOF as Redis keeps it since version 7: a base file, increments, and a manifest that names them.
 
-A line of a manifest is ``file NAME seq NUMBER type LETTER``: b is the base, i an increment, h history that Redis is about to
-remove.
+A line of a manifest is ``file NAME seq NUMBER type LETTER``: b is the base, i an increment, h history, which Redis
+removes soon.
 """
 
 import re

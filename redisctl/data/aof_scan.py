@@ -5,12 +5,12 @@ are counted, so that a repair can say what it would cut off.
 """
 
 import mmap
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # Bytes to scan: some ten seconds of one core. Anything beyond is reported as a number of bytes.
 SCAN_LIMIT = 128 * 1024**2
@@ -24,7 +24,7 @@ _NO_KEY = {b"SELECT", b"MULTI", b"EXEC", b"FLUSHALL", b"FLUSHDB", b"PUBLISH", b"
 
 @dataclass
 class Losses:
-    """Commands by name and keys by kind. ``first`` and ``last`` are when they were written; None without timestamps.
+    """Commands by name and keys by kind. ``first`` and ``last`` are when they were written, if that is known.
 
     ``size`` is in bytes. Of these, ``unclear`` belong to no command and ``unseen`` were not scanned.
     """
@@ -54,15 +54,15 @@ class Losses:
         return values
 
 
-def count(losses: Losses, path: Path, start: int, session_keys: str) -> None:
+def count(losses: Losses, file: BinaryIO, start: int, session_keys: str) -> None:
     """Add what an AOF file contains from byte ``start`` on."""
-    size = path.stat().st_size
+    size = os.fstat(file.fileno()).st_size
     losses.size += size - start
     if size <= start:
         return
     end = min(size, start + SCAN_LIMIT)
     losses.unseen += size - end
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         position = start
         for command_start, command_end, arguments in commands(data, start, end):
             losses.unclear += command_start - position
@@ -75,11 +75,11 @@ def count(losses: Losses, path: Path, start: int, session_keys: str) -> None:
         losses.last = float(at)
 
 
-def last_timestamp(path: Path, end: int) -> float | None:
+def last_timestamp(file: BinaryIO, end: int) -> float | None:
     """Return when the last command before byte ``end`` was written; None if the AOF has no times."""
-    if not end or not path.stat().st_size:
+    if not end or not os.fstat(file.fileno()).st_size:
         return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         position = end
         while (position := data.rfind(b"#TS:", 0, position)) >= 0:
             match = _TIMESTAMP.match(data, max(0, position - 1), end)

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import read_manifest
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, make_owned_directory
+from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, make_owned_directory, open_inside
 from redisctl.core.instance import Instance
 
 
@@ -21,12 +22,12 @@ def stage_rdb(instance: Instance, rdb: Path, directory: Path) -> None:
     With the AOF on, Redis ignores a dump.rdb without an AOF and starts empty.
     """
     if not aof_enabled(instance):
-        _copy_in(rdb, directory / instance.config_value("dbfilename", RDB_FILE))
+        _copy_in(instance, rdb, directory / instance.config_value("dbfilename", RDB_FILE))
         return
     base, manifest = aof_manifest.from_rdb()
     aof = _aof_dir(instance, directory)
     make_owned_directory(aof)
-    _copy_in(rdb, aof / base.name)
+    _copy_in(instance, rdb, aof / base.name)
     _write_file(aof / _manifest_name(instance), manifest)
 
 
@@ -40,7 +41,7 @@ def stage_aof_parts(instance: Instance, aof: Path, parts: list[aof_manifest.Part
     target = _aof_dir(instance, directory)
     make_owned_directory(target)
     for part in parts:
-        _copy_in(aof / part.name, target / part.name)
+        _copy_in(instance, aof / part.name, target / part.name)
     write_manifest(instance, directory, parts)
 
 
@@ -76,9 +77,16 @@ def _write_file(path: Path, text: str) -> None:
     os.chown(path, REDIS_UID, REDIS_GID)
 
 
-def _copy_in(source: Path, target: Path) -> None:
+def open_data(instance: Instance, path: Path) -> BinaryIO:
+    """Open a data file. Redis is not trusted: a link in its directory is not followed. Raises OSError."""
+    if path.is_relative_to(instance.live):
+        return open_inside(instance.live, *path.relative_to(instance.live).parts)
+    return path.open("rb")
+
+
+def _copy_in(instance: Instance, source: Path, target: Path) -> None:
     try:
-        with source.open("rb") as file:
+        with open_data(instance, source) as file:
             copy(file, None, target)
     except OSError as error:
         raise Failure(f"{error.filename or target}: {error.strerror}") from None

@@ -195,15 +195,14 @@ def put_back_files(instance: Instance, record: Journal) -> Journal:
             os.rename(instance.live, instance.root / record.staged)
         os.rename(previous, instance.live)
         _fsync(instance, previous.parent)
-    record = journal.try_advance(instance, record, Stage.RESTARTING_OLD)
-    shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
-    return record
+    return journal.try_advance(instance, record, Stage.RESTARTING_OLD)
 
 
 def start_old(instance: Instance, record: Journal) -> None:
     """Start Redis with the old data and end the transaction. Raises Failure if Redis is not healthy."""
     problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
     journal.end(instance)
+    shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
     if problems:
         raise Failure(f"{record.operation}: the old data is back, but {'; '.join(problems)}")
 

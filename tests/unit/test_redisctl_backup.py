@@ -141,7 +141,7 @@ def test_a_backup_is_found_by_its_name_its_beginning_and_as_the_latest(tmp_path:
     backup(tmp_path / "20261124T030000Z")
     assert catalog.find_backup(tmp_path, "latest").id == "20261124T030000Z"
     assert catalog.find_backup(tmp_path, "20261123").id == "20261123T030000Z"
-    with pytest.raises(Failure, match="begins the names of 2 backups"):
+    with pytest.raises(Failure, match="2 backups begin with"):
         catalog.find_backup(tmp_path, "2026")
     with pytest.raises(Failure, match=r"no backup '2025'; there are 20261124T030000Z, 20261123T030000Z"):
         catalog.find_backup(tmp_path, "2025")

@@ -98,18 +98,22 @@ BAD = (
 @pytest.mark.parametrize(
     ("said", "means", "advice"),
     [
-        (BAD, f"the log of writes is damaged in {INCR}", "redisctl repair"),
-        (f"# Unexpected end of file reading the append only file {INCR}. You can: 1)", f"off in {INCR}", "repair"),
-        ("# Unknown command 'FOO' reading the append only file x.aof", "command FOO", "former name"),
+        (BAD, f"the AOF is damaged in {INCR}", "redisctl repair"),
+        (
+            f"# Unexpected end of file reading the append only file {INCR}. You can: 1)",
+            f"truncated in {INCR}",
+            "repair",
+        ),
+        ("# Unknown command 'FOO' reading the append only file x.aof", "command FOO", "previous name"),
         ("# Can't handle RDB format version 99\n# Error reading the RDB base file", "RDB format 99", "that version"),
         ("# Wrong RDB checksum expected: (c6) but got (35). Aborting now.", "checksum", "redisctl repair"),
-        ("# Short read or OOM loading DB. Unrecoverable error, aborting now.", "cut off or damaged", "repair"),
+        ("# Short read or OOM loading DB. Unrecoverable error, aborting now.", "truncated or damaged", "repair"),
         ("*** FATAL AOF MANIFEST FILE ERROR ***\nInvalid AOF manifest file format", "manifest", "repair"),
-        (f"# Unable to obtain the AOF file {BASE} length. stat: No such file", f"{BASE}, a part", "repair"),
+        (f"# Unable to obtain the AOF file {BASE} length. stat: No such file", f"{BASE}, a file of the AOF", "repair"),
         ("# Fatal error: can't open the append log file x for reading: Permission denied", "may not read", "deploy"),
         ("# Write error writing append only file: No space left on device", "disk is full", "--discard-previous"),
         ("*** FATAL CONFIG FILE ERROR (Redis 8.0.2) ***\n>>> 'bogus'\nBad directive", "configuration", "deploy"),
-        ("# Wrong signature trying to load DB from file", "no Redis", "restore latest"),
+        ("# Wrong signature trying to load DB from file", "not from Redis", "restore latest"),
     ],
 )
 def test_last_words_are_explained(said: str, means: str, advice: str) -> None:
@@ -196,7 +200,8 @@ def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
     )
     log.write_bytes(sound + cut)
     found = Losses()
-    aof_scan.count(found, log, len(sound), "app:session:*")
+    with log.open("rb") as file:
+        aof_scan.count(found, file, len(sound), "app:session:*")
     assert (found.size, found.unseen, dict(found.commands)) == (len(cut), 0, {"SET": 1, "DEL": 1, "MSET": 1})
     assert {kind: len(keys) for kind, keys in found.keys.items()} == {"sessions": 1, "jobs": 1, "queues": 1, "other": 2}
     assert (found.first, found.last) == (2000.0, 3000.0)
@@ -204,11 +209,10 @@ def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
     told = found.as_dict(names=False)
     assert "app:session:b" not in str(told)
     assert "app:session:b" in found.as_dict(names=True)["names"]
-    assert (aof_scan.last_timestamp(log, len(sound)), aof_scan.last_timestamp(log, len(sound) + len(cut))) == (
-        1000.0,
-        3000.0,
-    )
-    aof_scan.count(found, log, len(sound + cut), "app:session:*")
+    with log.open("rb") as file:
+        assert aof_scan.last_timestamp(file, len(sound)) == 1000.0
+        assert aof_scan.last_timestamp(file, len(sound) + len(cut)) == 3000.0
+        aof_scan.count(found, file, len(sound + cut), "app:session:*")
     assert found.size == len(cut)
 
 
