@@ -16,6 +16,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redisctl.core import docker, process
 from redisctl.core.errors import Failure
@@ -30,6 +31,8 @@ _POLL = 0.2
 # (shutdown-timeout). If it answers later than that, it has refused to exit.
 _REFUSED_AFTER = 15
 
+# Seconds in which a container that crashes again and again must be in a state that Docker can update.
+_UPDATE_TIMEOUT = 20
 # Docker's longest pause between two restarts is a minute. A Redis that has run for longer may have data to save.
 _CRASH_LOOP_SECONDS = 60
 
@@ -84,7 +87,13 @@ def set_restart_policy(instance: Instance, policy: str) -> None:
     inspected = docker.container(instance.name)
     if not inspected or not policy or inspected["HostConfig"]["RestartPolicy"]["Name"] == policy:
         return
-    process.check(["docker", "update", "--restart", policy, instance.name])
+    command = ["docker", "update", "--restart", policy, instance.name]
+    deadline = time.monotonic() + _UPDATE_TIMEOUT
+    # Docker refuses the moment at which a process has exited and its container is still counted as running.
+    while (result := process.run(command)).returncode != 0:
+        if "stopped container" not in result.stderr or time.monotonic() > deadline:
+            raise Failure(f"Docker does not change the restart policy of {instance.name}: {result.stderr.strip()}")
+        time.sleep(_POLL)
     # Docker writes the file, but leaves it to the kernel when it reaches the disk.
     process.run(["sync", "--file-system", inspected.get("HostsPath") or "/var/lib/docker"])
 
@@ -180,11 +189,15 @@ def _wait_for_exit(instance: Instance, log_size: int, *, discard_unsaved: bool) 
 
 
 def _answers(instance: Instance) -> bool:
+    """Say whether Redis has loaded its data and answers, if only with an error: a full disk makes PING one."""
     try:
         with instance.connect() as redis:
-            return bool(redis.ping())
-    except (RedisError, Failure):
+            redis.ping()
+    except (RedisConnectionError, RedisTimeoutError, Failure):
         return False
+    except RedisError:
+        pass
+    return True
 
 
 def _lost_at_exit(state: dict[str, Any], messages: str) -> str:

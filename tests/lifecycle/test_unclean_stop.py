@@ -1,5 +1,6 @@
 """A stop that cannot save Redis's newest writes: nothing is replaced before a person has agreed to lose them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,13 @@ UNWRITABLE = (
 )
 
 
+def write_unsaved(redis: Instance) -> None:
+    """Write more than a full disk takes, and hard to compress."""
+    redis.call("SET app:session:new 1 EX 72000")
+    with redis.client("queues") as client:
+        client.set("rq:large", os.urandom(1_000_000))
+
+
 @contextmanager
 def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterator[Instance]:
     """Deploy an instance whose data is on a small disk of its own, with some sessions and a backup of them."""
@@ -41,10 +49,6 @@ def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterat
         instance = Instance(host, deployer.secrets(host))
         instance.call(*(f"SET app:session:{number} {number} EX 72000" for number in range(KEYS)))
         redisctl(instance, "backup --no-verify")
-        instance.call("SET app:session:new 1 EX 72000")
-        # More than the disk takes when it is full, and hard to compress.
-        with instance.client("queues") as client:
-            client.set("rq:large", host.run("head -c 1000000 /dev/urandom | base64 -w 0", check=True).stdout)
         yield instance
     finally:
         host.run(f"docker rm -f redis; umount {DATA}; rm -rf {DATA} {ROOT}/backups")
@@ -72,6 +76,7 @@ def test_previous_data_has_the_newest_writes_without_aof(host: Host, deployer: D
 def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer, settings: dict[str, Any]) -> None:
     """The disk gets full while Redis is about to stop: it keeps running with everything that it has in memory."""
     with instance_on_tmpfs(host, deployer, **settings) as redis:
+        write_unsaved(redis)
         before = redis.identity
         backup = redisctl(redis, "backup list")["backups"][0]["id"]
         command = FILL if settings else f"{FILL}\n{UNWRITABLE}"
@@ -87,7 +92,7 @@ def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer,
         host.run("kill -KILL $(docker inspect --format '{{.State.Pid}}' redis)", check=True)
         wait_until(lambda: redis.identity != before and redis.health == "healthy", "Docker restarts Redis", 60)
 
-        redis.call("SET app:session:newer 1 EX 72000")
+        write_unsaved(redis)
         code, output = run_at(host, Stage.STOPPING, command, f"restore {backup} --yes --discard-unsaved")
         assert code == 0, output
         assert "Redis did not stop cleanly" in output
@@ -104,6 +109,7 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
         )
         try:
             wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+            write_unsaved(redis)
             host.run(f"{FILL}; head -c 1M /dev/zero >>{logs}/filler", check=False)
             before = redis.identity
             message = refused(redis, "stop")
