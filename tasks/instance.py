@@ -1,4 +1,4 @@
-"""Instance: stopping, starting and removing it. Day-2 verbs, in day2/: they work where a deploy would not."""
+"""Instance: stops, starts and removes it. Day-2 verbs, in day2/, which also work if a deploy is refused."""
 
 from gevent.lock import RLock
 from gevent.pool import Pool
@@ -72,7 +72,7 @@ def _inspect(each: Host, settings: Settings) -> tuple[Host, str]:
     with ctx_host.use(each):
         facts = host_state.of(each).inspect(each, settings, sizes=True)
     if facts is None:
-        return each, "the host did not answer as expected; the lines above say more"
+        return each, "the host did not answer as expected; see the lines above"
     if facts.uid != 0:
         return each, f"this runs as uid {facts.uid} on the host and needs root: set _sudo = True or use --sudo"
     return each, ""
