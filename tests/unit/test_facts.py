@@ -11,7 +11,7 @@ from redoubt.facts.paths import HiddenStdin, Paths
 from redoubt.filesystem import DesiredFile, PathState
 
 
-def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) -> None:
+def test_digest_of_a_secret_stays_on_the_host(tmp_path: Path) -> None:
     public, right, wrong = tmp_path / "public", tmp_path / "right", tmp_path / "wrong"
     public.write_text("port 6379\n")
     right.write_text("hunter2-hunter2\n")
@@ -38,7 +38,7 @@ def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) 
     assert digest not in command + said
 
 
-def test_paths_that_are_not_there_are_left_out(tmp_path: Path) -> None:
+def test_missing_paths_are_left_out(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     command = Paths().command([str(tmp_path), missing])
     said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
@@ -47,12 +47,12 @@ def test_paths_that_are_not_there_are_left_out(tmp_path: Path) -> None:
     assert stat.S_ISDIR(there.st_mode)
 
 
-def test_what_goes_to_standard_input_unseen_is_not_among_the_arguments_that_pyinfra_shows() -> None:
+def test_hidden_stdin_is_not_shown_by_pyinfra() -> None:
     unseen = HiddenStdin("hunter2\n")
     assert "hunter2" not in f"{get_kwargs_str({'_stdin': unseen})} {unseen!r} {unseen!s} {[unseen]}"
     assert unseen.encode() == b"hunter2\n"
 
 
-def test_an_image_that_the_host_does_not_have_has_no_version() -> None:
+def test_missing_image_has_no_version() -> None:
     """The engine prints an empty line for it."""
     assert ImageBuild().process([""]) is None

@@ -17,16 +17,16 @@ from redoubt.settings.load import load
         (["0.0.0.0/0", "::/0"], []),
     ],
 )
-def test_all_sources_but_the_named_ones_are_refused(allowed: list[str], rules: list[str]) -> None:
+def test_only_named_sources_are_allowed(allowed: list[str], rules: list[str]) -> None:
     assert list(firewall.refused(allowed)) == rules
 
 
-def test_without_networks_or_without_a_port_there_is_no_filter() -> None:
+def test_no_networks_or_no_port_means_no_filter() -> None:
     for data in ({}, {"redis_allow_from": ["10.0.0.0/8"], "redis_bind": []}):
         assert all(isinstance(entry, AbsentPath) for entry in firewall.files(load(data)))
 
 
-def test_two_instances_have_tables_and_units_of_their_own() -> None:
+def test_each_instance_has_its_own_table_and_unit() -> None:
     made = [
         (firewall.table(settings), firewall.unit(settings), *(entry.path for entry in firewall.files(settings)))
         for name in ("redis", "redis-queue")

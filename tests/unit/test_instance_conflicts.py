@@ -18,7 +18,7 @@ def entry(data: dict[str, Any], machine: str = "one", memory: int = 4 * GIB, *th
     return Entry(load(data), machine, memory, there)
 
 
-def test_instances_that_do_not_meet_are_deployed_together() -> None:
+def test_separate_instances_have_no_conflicts() -> None:
     both = {"a": entry(SESSIONS, "one", 4 * GIB, THERE), "b": entry(QUEUES, "one", 4 * GIB, THERE)}
     assert problems(both) == {"a": [], "b": []}
 
@@ -38,7 +38,7 @@ def test_instances_that_do_not_meet_are_deployed_together() -> None:
         ),
     ],
 )
-def test_what_collides_is_said_of_both(second: dict[str, Any], words: str) -> None:
+def test_collision_is_reported_for_both_instances(second: dict[str, Any], words: str) -> None:
     found = problems({"a": entry(SESSIONS), "b": entry(second)})
     assert found["a"][0].startswith(words)
     assert "a of this inventory" in found["b"][0]
@@ -56,13 +56,13 @@ def test_what_collides_is_said_of_both(second: dict[str, Any], words: str) -> No
         ),
     ],
 )
-def test_an_instance_that_is_there_is_not_run_into(data: dict[str, Any], words: str) -> None:
+def test_collision_with_a_present_instance_is_reported(data: dict[str, Any], words: str) -> None:
     assert problems({"a": entry(data, "one", 4 * GIB, THERE)})["a"][0].startswith(words)
     # The very one that is deployed anew is nobody else.
     assert problems({"a": entry({**data, "redis_name": "third"}, "one", 4 * GIB, THERE)})["a"] == []
 
 
-def test_the_memory_of_all_is_compared_with_the_host_s() -> None:
+def test_total_memory_is_compared_with_the_host() -> None:
     both = {"a": entry(SESSIONS, "one", 3 * GIB, THERE), "b": entry(QUEUES, "one", 3 * GIB, THERE)}
     why = (
         "the instances on this host may use 3584mb together (sessions 1536mb, queues 1536mb, third 512mb), but it has "

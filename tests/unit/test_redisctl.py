@@ -73,7 +73,7 @@ def found(**changes: Any) -> dict[str, Check]:
     return {check.name: check for check in run_checks(replace(WELL, **{"info": info, **own}))}
 
 
-def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
+def test_healthy_instance_needs_no_remedy() -> None:
     checks = run_checks(WELL)
     assert {check.verdict for check in checks} == {OK}
     assert {check.remedy for check in checks} == {""}
@@ -115,15 +115,13 @@ def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
         ({"certificate_ends": NOW - 1}, "certificate", CRITICAL, "days left"),
     ],
 )
-def test_what_is_not_well_has_a_verdict_and_advice(
-    changes: dict[str, Any], name: str, verdict: str, words: str
-) -> None:
+def test_each_problem_has_a_verdict_and_a_remedy(changes: dict[str, Any], name: str, verdict: str, words: str) -> None:
     check = found(**changes)[name]
     assert (check.verdict, words in check.observed) == (verdict, True), check
     assert bool(check.remedy) == (verdict != OK)
 
 
-def test_a_redis_that_does_not_answer_is_critical_and_the_host_is_looked_at_all_the_same() -> None:
+def test_silent_redis_is_critical_and_host_is_checked() -> None:
     checks = {
         check.name: check for check in run_checks(replace(WELL, info={}, config={}, unreachable_reason="Timeout"))
     }
@@ -131,11 +129,11 @@ def test_a_redis_that_does_not_answer_is_critical_and_the_host_is_looked_at_all_
     assert {"container", "disk", "certificate"} < set(checks)
 
 
-def test_without_tls_there_is_no_certificate_to_look_at() -> None:
+def test_certificate_is_checked_only_with_tls() -> None:
     assert "certificate" not in found(certificate_ends=None)
 
 
-def test_the_worst_verdict_decides_and_nothing_at_all_is_unknown() -> None:
+def test_worst_verdict_is_the_overall_verdict() -> None:
     made = [Check("x", verdict, "") for verdict in (OK, CRITICAL, WARNING)]
     assert overall(made) == CRITICAL
     assert overall(made[:1] + made[2:]) == WARNING
@@ -143,7 +141,7 @@ def test_the_worst_verdict_decides_and_nothing_at_all_is_unknown() -> None:
     assert health.EXIT_CODES == {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
 
 
-def test_a_snapshot_is_numbers_and_the_same_for_people() -> None:
+def test_stats_are_the_same_for_programs_and_people() -> None:
     values = stats_of(WELL)
     assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
     shown = dict(rows(values))
@@ -168,7 +166,7 @@ def test_times_are_short(seconds: float, words: str) -> None:
     assert ago(seconds) == words
 
 
-def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path: Path) -> None:
+def test_program_is_one_reproducible_file(tmp_path: Path) -> None:
     made = redisctl_bundle.archive()
     redisctl_bundle.archive.cache_clear()
     assert redisctl_bundle.archive() == made
@@ -188,7 +186,7 @@ def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path
     assert "as monitors of Nagios's kind read it" in done.stdout
 
 
-def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_ends_with_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     """It names the place where its modules are unpacked: one for what is the same, another for what is not."""
     ends = []
     for libraries in ((), ("click",), ()):
@@ -200,7 +198,7 @@ def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pyt
     assert ends[0] == ends[2] != ends[1]
 
 
-def test_an_instance_of_another_name_has_a_command_of_its_own() -> None:
+def test_each_instance_has_its_own_command() -> None:
     settings = load({"redis_name": "queue"})
     files = {file.path: file.content for file in host_files.redisctl_program(settings)}
     assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'

@@ -46,13 +46,13 @@ def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
         ({"unknown": {"backup": "Permission denied"}}, UNKNOWN, "Permission denied"),
     ],
 )
-def test_backups_have_a_verdict_and_advice(changes: dict[str, Any], verdict: str, words: str) -> None:
+def test_backup_state_has_a_verdict_and_a_remedy(changes: dict[str, Any], verdict: str, words: str) -> None:
     found = check("backup", replace(GOOD, **changes))
     assert found is not None
     assert (found.verdict, words in found.observed, bool(found.remedy)) == (verdict, True, verdict != OK), found
 
 
-def test_other_things_on_the_disk_have_verdicts_where_they_are() -> None:
+def test_disk_state_has_verdicts() -> None:
     names = ("backup disk", "previous data", "interrupted restore", "aof files", "aof truncated")
     assert [check(name, GOOD) for name in names] == [None] * 5
     for free, verdict in ((3 * GIB, OK), (1.5 * GIB, WARNING), (GIB / 2, CRITICAL)):
@@ -81,7 +81,7 @@ def test_other_things_on_the_disk_have_verdicts_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["backup", "backup disk", "previous data", "aof files", "redis log"])
-def test_what_cannot_be_read_is_unknown_and_worse_than_well(name: str) -> None:
+def test_unreadable_state_is_unknown(name: str) -> None:
     checks = run_checks(replace(WELL, disk=replace(GOOD, unknown={name: "cannot be read"})))
     assert {one.name: one.verdict for one in checks}[name] == UNKNOWN
     assert overall(checks) == UNKNOWN
@@ -116,7 +116,7 @@ BAD = (
         ("# Wrong signature trying to load DB from file", "not from Redis", "restore latest"),
     ],
 )
-def test_last_words_are_explained(said: str, means: str, advice: str) -> None:
+def test_startup_errors_are_explained(said: str, means: str, advice: str) -> None:
     found = explain(said.splitlines())
     assert isinstance(found, StartupError), said
     assert (means in found.meaning, advice in found.remedy) == (True, True), found
@@ -125,7 +125,7 @@ def test_last_words_are_explained(said: str, means: str, advice: str) -> None:
     assert (container.verdict, found.meaning in container.observed) == (CRITICAL, True)
 
 
-def test_what_is_not_understood_or_is_of_a_former_start_is_not_explained() -> None:
+def test_previous_start_is_not_explained() -> None:
     assert explain(["7:M * Ready to accept connections unix", "7:M # Redis is now ready to exit, bye bye..."]) is None
     serves = "7:M * Ready to accept connections unix"
     assert explain(last_start_lines([START, BAD, START, serves])) is None
@@ -138,7 +138,7 @@ def test_what_is_not_understood_or_is_of_a_former_start_is_not_explained() -> No
     assert container.verdict == OK
 
 
-def test_torn_ends_that_redis_cut_off_are_counted() -> None:
+def test_aof_truncations_are_counted() -> None:
     line = f"7:M 24 Nov 2026 16:35:19.936 # !!! Truncating the AOF {INCR} at offset 22448 !!!"
     assert truncations([START, line, "7:M x"]) == [1795538119.0]
     assert truncations([START]) == []
@@ -166,12 +166,12 @@ MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\
         (MANIFEST, [BASE, INCR, "appendonly.aof.3.base.rdb", "temp-rewriteaof-9.aof"], ""),
     ],
 )
-def test_a_log_whose_files_and_manifest_differ_is_told(text: str | None, names: list[str], words: str) -> None:
+def test_aof_that_differs_from_its_manifest_is_reported(text: str | None, names: list[str], words: str) -> None:
     said = aof_manifest.find_problem(text, names)
     assert (words in said) if words else said == ""
 
 
-def test_a_manifest_is_made_of_names_only_where_they_leave_no_doubt() -> None:
+def test_manifest_is_made_only_of_unambiguous_names() -> None:
     third, fourth = "appendonly.aof.3.incr.aof", "appendonly.aof.4.incr.aof"
     assert aof_manifest.from_file_names([third, BASE, INCR, "temp-1.aof"]) == [
         aof_manifest.Part(BASE, 2, "b"),
@@ -186,7 +186,7 @@ def words(*parts: str) -> bytes:
     return f"*{len(parts)}\r\n".encode() + b"".join(f"${len(one)}\r\n{one}\r\n".encode() for one in parts)
 
 
-def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
+def test_losses_after_the_damage_are_counted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     sound = b"#TS:1000\r\n" + words("SELECT", "0") + words("SET", "app:session:a", "1")
     cut = (
@@ -230,7 +230,7 @@ def test_losses_are_counted_behind_damage(tmp_path: Path) -> None:
         ((None, ""), "", None, 900.0, ""),
     ],
 )
-def test_what_loses_less_is_taken(
+def test_best_source_loses_least(
     snapshot: tuple[float | None, str], log: str, until: float | None, before: float, chosen: str
 ) -> None:
     taken, problem = snapshot
@@ -241,7 +241,7 @@ def test_what_loses_less_is_taken(
     assert best_source(whole) == log
 
 
-def test_growth_is_told_since_the_last_backup_a_day_and_a_week_ago() -> None:
+def test_growth_is_reported_for_backup_day_and_week() -> None:
     before = [(NOW - hours * HOUR, 1000 - int(hours)) for hours in (1, 2, 23, 26, 100, 160, 300)]
     found = growth.growth(NOW, 1100, before)
     assert [(round((NOW - one["since"]) / HOUR), one["count"], one["change"]) for one in found] == [

@@ -53,18 +53,18 @@ def state(**container: Any) -> InstanceState:
     return replace(RIGHT, containers=(replace(CONTAINER, **container),))
 
 
-def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
+def test_up_to_date_service_has_no_drift() -> None:
     assert drift(SETTINGS, RIGHT) == Drift((), ())
     assert drift(SETTINGS, replace(RIGHT, acl=ACL)) == Drift((), ())
     assert service_drift.users_drift(SETTINGS, replace(RIGHT, acl=ACL)) == ()
 
 
-def test_a_paused_service_is_resumed_and_keeps_its_container() -> None:
+def test_paused_service_keeps_its_container() -> None:
     assert drift(SETTINGS, state(status="paused")) == Drift(("redis is paused",), (), ("redis",))
 
 
 @pytest.mark.parametrize("kernel", [V1, V2, {"memory.max": "1610612736"}])
-def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> None:
+def test_enforced_limits_are_no_drift(kernel: dict[str, str]) -> None:
     assert not drift(SETTINGS, replace(RIGHT, cgroup=kernel))
 
 
@@ -81,7 +81,7 @@ def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> 
         ({**V1, "cpu.cfs_quota_us": "-1"}, "cpus = no limit, the settings say 1"),
     ],
 )
-def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str], held: str) -> None:
+def test_limit_that_the_kernel_lifted_is_reported(kernel: dict[str, str], held: str) -> None:
     """The engine still says the right one: systemd, or a hand, set another behind its back."""
     current = replace(RIGHT, cgroup=kernel)
     change = service_drift.live_change(SETTINGS, current)
@@ -102,9 +102,7 @@ def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str],
         ({}, 65535, ()),
     ],
 )
-def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
-    queues: dict[str, int], somaxconn: int, short: tuple[str, ...]
-) -> None:
+def test_short_backlog_is_reported(queues: dict[str, int], somaxconn: int, short: tuple[str, ...]) -> None:
     settings = load({"redis_bind": ["127.0.0.1", "::1"]})
     right = state(definition=compose.config_fingerprint(settings))
     found = drift(settings, replace(right, backlogs=queues, somaxconn=somaxconn))
@@ -115,7 +113,7 @@ def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
 
 
 @pytest.mark.parametrize("value", [0, None])
-def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | None) -> None:
+def test_limit_without_kernel_support_is_no_drift(value: int | None) -> None:
     assert not drift(SETTINGS, state(limits={**LIMITS, "MemoryReservation": value}))
     without = state(limits={**LIMITS, "PidsLimit": value})
     assert not drift(SETTINGS, replace(without, cgroup={**V2, "pids.max": "max"}))
@@ -186,7 +184,7 @@ def test_every_kind_of_drift_has_a_reason(current: InstanceState, reason: str, r
         ({"acl": ACL, "passwords": ("sessions",)}, "redis has other passwords for sessions"),
     ],
 )
-def test_users_are_mended_without_another_container(changes: dict[str, Any], reason: str) -> None:
+def test_users_change_without_a_new_container(changes: dict[str, Any], reason: str) -> None:
     current = replace(RIGHT, **changes)
     assert reason in service_drift.users_drift(SETTINGS, current)
     assert not drift(SETTINGS, current)
@@ -204,12 +202,12 @@ def test_users_are_mended_without_another_container(changes: dict[str, Any], rea
         replace(RIGHT, files={"secrets/server/commands.conf": 1001.0}),
     ],
 )
-def test_a_container_that_will_be_replaced_reads_its_users_by_itself(current: InstanceState) -> None:
+def test_outdated_container_will_be_recreated(current: InstanceState) -> None:
     assert service_drift.will_be_recreated(SETTINGS, current)
 
 
 @pytest.mark.parametrize("name", ["config/users.acl", "secrets/server/health", "secrets/sessions"])
-def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
+def test_changed_passwords_do_not_restart_redis(name: str) -> None:
     """It is asked for its users, and the health check reads its password every time."""
     assert not drift(SETTINGS, replace(RIGHT, acl=ACL, files={name: 1001.0}))
 
@@ -246,7 +244,7 @@ def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
         (state(created_with="{}"), "redis keeps its container, which was created with {}", service_drift.LiveChange()),
     ],
 )
-def test_what_a_running_redis_takes_is_no_reason_to_start_it_anew(
+def test_live_change_is_no_reason_to_restart(
     current: InstanceState, says: str, change: service_drift.LiveChange
 ) -> None:
     found = service_drift.live_change(SETTINGS, current)
@@ -260,14 +258,14 @@ def test_what_a_running_redis_takes_is_no_reason_to_start_it_anew(
     assert not service_drift.live_change(SETTINGS, replace(current, config={}))
 
 
-def test_a_container_that_was_changed_is_told_once() -> None:
+def test_live_changed_container_is_reported_once() -> None:
     """From then on the hashes are those of what it was made with."""
     changed = replace(state(created_with="{}"), has_override=True)
     assert not service_drift.live_change(SETTINGS, changed)
     assert not drift(SETTINGS, changed)
 
 
-def test_where_a_stop_writes_all_data_it_must_have_the_time() -> None:
+def test_stop_timeout_must_suffice_without_aof() -> None:
     settings = load({"redis_appendonly": False, "redis_maxmemory": "2gb"})
     right = state(definition=compose.config_fingerprint(settings))
     why = "redis has 51 s to stop, the settings say 71"
@@ -275,19 +273,19 @@ def test_where_a_stop_writes_all_data_it_must_have_the_time() -> None:
     assert why not in drift(load({"redis_maxmemory": "2gb"}), right).reasons
 
 
-def test_an_application_is_replaced_for_its_own_secrets_only() -> None:
+def test_application_restarts_for_its_own_secrets_only() -> None:
     web = replace(CONTAINER, service="web", health=None)
     both = replace(RIGHT, hashes={"redis": "abc", "web": "abc"}, containers=(CONTAINER, web))
     assert drift(SETTINGS, replace(both, files={"secrets/server/commands.conf": 1001.0})).replace == ("redis",)
     assert drift(SETTINGS, replace(both, files={"secrets/sessions": 1001.0})).replace == ("web",)
 
 
-def test_a_redis_that_does_not_answer_is_not_called_drifted() -> None:
+def test_silent_redis_has_no_drift() -> None:
     """Its health says what is wrong; an empty answer is no configuration."""
     assert not drift(SETTINGS, replace(RIGHT, config={}))
 
 
-def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None:
+def test_replaced_live_directory_means_data_loss() -> None:
     assert drift(SETTINGS, replace(RIGHT, stale_mounts=("data/live",))).data_lost
     assert not drift(SETTINGS, replace(RIGHT, stale_mounts=("logs",))).data_lost
 
@@ -304,26 +302,26 @@ def network(**changes: Any) -> Network:
         ({"redis_backend": network(), "redis_edge": network(internal=False, masquerade=True)}, ("redis_edge",)),
     ],
 )
-def test_networks_with_a_way_out_are_made_anew(networks: dict[str, Network], anew: tuple[str, ...]) -> None:
+def test_networks_with_a_way_out_are_recreated(networks: dict[str, Network], anew: tuple[str, ...]) -> None:
     found = drift(SETTINGS, replace(RIGHT, networks=networks))
     assert found.networks == anew
     assert found.reasons == tuple(f"the network {name} has a way out of the host" for name in anew)
     assert found.foreign_containers == ()
 
 
-def test_others_on_a_network_that_must_be_made_anew_are_named() -> None:
+def test_foreign_containers_on_a_network_are_named() -> None:
     with_guest = network(internal=False, members=frozenset({"redis", "web-1"}))
     assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": with_guest})).foreign_containers == ("web-1",)
     sound = replace(with_guest, internal=True)
     assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": sound})).foreign_containers == ()
 
 
-def test_health_may_be_out_of_date_where_the_container_stays() -> None:
+def test_health_is_stale_if_the_container_stays() -> None:
     assert drift(SETTINGS, state(health="unhealthy")).stale
     assert not drift(SETTINGS, state(health="starting")).stale
     assert not drift(SETTINGS, state(health="unhealthy", status="exited")).stale
     assert not drift(SETTINGS, state(health="unhealthy", image_id="sha256:2")).stale
 
 
-def test_a_deploy_waits_until_the_health_check_itself_has_given_up() -> None:
+def test_deploy_waits_until_the_health_check_gives_up() -> None:
     assert SETTINGS.start_timeout >= 10 + 5 * (30 + 10)
