@@ -73,7 +73,12 @@ def _call(state: State, host: Host, settings: Settings, words: tuple[str, ...], 
     arguments, _ = pop_global_arguments(state, host, {})
     connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     stdin = HiddenStdin(f"{schema.dump(request)}\n") if request is not None else ""
-    _, output = host.run_shell_command(StringCommand(pinned(shlex.join(words_))), **{**connector, "_stdin": stdin})
+    _, output = host.run_shell_command(
+        StringCommand(pinned(shlex.join(words_))),
+        print_input=state.print_input,
+        print_output=state.print_output,
+        **{**connector, "_stdin": stdin},
+    )
     result = _result(output.stdout_lines, output.stderr_lines)
     for message in result.messages:
         logger.info(f"{host.print_prefix}{message}")

@@ -1,11 +1,11 @@
-"""The SSH transport: what the socket of a deploy is told, over TCP and over a proxy's pipe."""
+"""The SSH transport: socket options over TCP, and none over the pipe of a proxy."""
 
 import socket
 
 from redoubt import ssh_transport
 
 
-def test_tcp_socket_has_keepalive_and_no_delay() -> None:
+def test_socket_has_keepalive_and_no_nagle_delay() -> None:
     with socket.socket() as sock:
         ssh_transport.transport(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -15,7 +15,7 @@ def test_tcp_socket_has_keepalive_and_no_delay() -> None:
         assert silence + probes[0] * probes[1] <= 30
 
 
-def test_proxy_socket_is_left_alone() -> None:
+def test_proxy_socket_is_used_unchanged() -> None:
     class Proxy:
         def settimeout(self, seconds: float) -> None:
             pass
