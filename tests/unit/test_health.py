@@ -1,25 +1,13 @@
-"""redisctl: readings become verdicts with advice, and the program is one file that is the same everywhere."""
+"""redisctl health: each check has a verdict, and a remedy if something is wrong."""
 
-import io
-import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redisctl.__main__ import DIGEST, modules_dir
-from redisctl.core.formatting import ago, size
 from redisctl.monitor import health
 from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
-from redisctl.monitor.stats import rows, stats_of
 from redisctl.monitor.status import Status
-from redoubt import host_files, redisctl_bundle
-from redoubt.settings.load import load
 
 GIB = 1024**3
 NOW = 1_800_000_000.0
@@ -139,69 +127,3 @@ def test_worst_verdict_is_the_overall_verdict() -> None:
     assert overall(made[:1] + made[2:]) == WARNING
     assert overall([]) == UNKNOWN
     assert health.EXIT_CODES == {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-
-
-def test_stats_are_the_same_for_programs_and_people() -> None:
-    values = stats_of(WELL)
-    assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
-    shown = dict(rows(values))
-    assert shown["hits"] == "90.0% of reads found their key"
-    assert shown["memory"].startswith("200.0 MiB of 1.0 GiB")
-    unasked = stats_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
-    assert (unasked["hit_ratio"], unasked["aof_size"]) == (None, None)
-    assert dict(rows(unasked))["hits"] == "nothing asked yet"
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (GIB, "1.0 GiB"), (5e12, "4.5 TiB")]
-)
-def test_sizes_are_short(count: float, words: str) -> None:
-    assert size(count) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h"), (90061, "1 d 1 h")]
-)
-def test_times_are_short(seconds: float, words: str) -> None:
-    assert ago(seconds) == words
-
-
-def test_program_is_one_reproducible_file(tmp_path: Path) -> None:
-    made = redisctl_bundle.archive()
-    redisctl_bundle.archive.cache_clear()
-    assert redisctl_bundle.archive() == made
-    names = zipfile.ZipFile(io.BytesIO(made)).namelist()
-    assert {"__main__.py", "redisctl/cli/main.py", "redis/client.py", "click/core.py", "rich/console.py"} < set(names)
-    assert not [name for name in names if name.startswith(("redoubt/", "pyinfra/", "tests/"))]
-    program = tmp_path / "redisctl"
-    program.write_bytes(made)
-    # Help needs no root, no Redis and nothing that is installed.
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(program), "health", "--help"], capture_output=True, text=True, check=True
-        )
-    finally:
-        # By root.
-        shutil.rmtree(modules_dir(str(tmp_path)), ignore_errors=True)
-    assert "as monitors of Nagios's kind read it" in done.stdout
-
-
-def test_program_ends_with_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the place where its modules are unpacked: one for what is the same, another for what is not."""
-    ends = []
-    for libraries in ((), ("click",), ()):
-        monkeypatch.setattr(redisctl_bundle, "LIBRARIES", libraries)
-        redisctl_bundle.archive.cache_clear()
-        ends.append(redisctl_bundle.archive()[-DIGEST:])
-    redisctl_bundle.archive.cache_clear()
-    assert re.fullmatch(rb"[0-9a-f]{64}", ends[0])
-    assert ends[0] == ends[2] != ends[1]
-
-
-def test_each_instance_has_its_own_command() -> None:
-    settings = load({"redis_name": "queue"})
-    files = {file.path: file.content for file in host_files.redisctl_program(settings)}
-    assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'
-    config = host_files.redisctl_config(settings)
-    assert (config.path, '"name": "queue"' in config.content) == ("/srv/queue/redisctl.json", True)
-    assert host_files.redisctl_path(load({})) == "/usr/local/sbin/redisctl"
