@@ -44,7 +44,9 @@ def tree(host: Host, settings: Settings) -> dict[str, Found]:
         # Entered by whoever runs 'docker compose' there; changed by root alone.
         ("", ROOT, 0o755),
         ("config", REDIS, 0o750),
-        ("data", REDIS, 0o750),
+        # Root works here: staged and previous data, the journal.
+        ("data", ROOT, 0o700),
+        ("data/live", REDIS, 0o700),
         ("backups", REDIS, 0o750),
         ("logs", REDIS, 0o750),
         ("secrets", REDIS, 0o700),
@@ -84,7 +86,7 @@ def test_redis_owns_all_of_its_data_and_logs(tree: dict[str, Found]) -> None:
     foreign = {
         path: found.owner
         for path, found in tree.items()
-        if path.startswith(("data/", "logs/")) and found.owner != REDIS
+        if path.startswith(("data/live/", "logs/")) and found.owner != REDIS
     }
     assert not foreign
 

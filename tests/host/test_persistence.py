@@ -23,7 +23,7 @@ def persistence(admin: Redis) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def data(host: Host, settings: Settings) -> dict[str, str]:
     """Files in the data directory: path to owner."""
-    listing = host.check_output(f"find {quoted(settings.root)}/data -ignore_readdir_race -type f -printf '%P %U:%G\\n'")
+    listing = host.check_output(f"find {quoted(settings.root)}/data/live -ignore_readdir_race -type f -printf '%P %U:%G\\n'")
     return dict(line.rsplit(" ", 1) for line in listing.splitlines())
 
 
@@ -40,7 +40,7 @@ def test_writes_are_logged_as_the_settings_say(persistence: dict[str, Any], sett
 
 def test_log_of_writes_is_complete_on_disk(host: Host, settings: Settings, data: dict[str, str]) -> None:
     """Every file that its manifest names is there and Redis's own: a missing one is fatal at the next start."""
-    directory = f"{quoted(settings.root)}/data/appendonlydir"
+    directory = f"{quoted(settings.root)}/data/live/appendonlydir"
     manifest = host.run(f"cat {directory}/*.manifest").stdout
     named = re.findall(r"^file (\S+) seq \d+ type [bi]", manifest, re.MULTILINE)
     # A base and what came after it; nothing where there is no log of writes.
@@ -53,11 +53,11 @@ def test_a_save_writes_a_dump_that_loads(
     host: Host, target: Target, settings: Settings, sessions: Redis, session_key: str
 ) -> None:
     """Checked by Redis's own reader of dumps."""
-    before = host.run(f"stat -c %i {quoted(settings.root)}/data/dump.rdb").stdout.strip()
+    before = host.run(f"stat -c %i {quoted(settings.root)}/data/live/dump.rdb").stdout.strip()
     sessions.set(session_key, "v", ex=60)
     target.save()
     assert target.admin.info("persistence")["rdb_last_bgsave_status"] == "ok"
-    after = host.check_output(f"stat -c '%i %u:%g' {quoted(settings.root)}/data/dump.rdb")
+    after = host.check_output(f"stat -c '%i %u:%g' {quoted(settings.root)}/data/live/dump.rdb")
     assert after.split()[0] != before
     assert after.split()[1] == "999:999"
     checked = host.run(f"docker exec {quoted(settings.redis_name)} redis-check-rdb /data/dump.rdb")

@@ -180,7 +180,7 @@ def test_root_configuration_secrets_and_backups_are_read_only(kernel: Kernel, po
     ("path", "source"),
     [
         ("/etc/redis", "config"),
-        ("/data", "data"),
+        ("/data", "data/live"),
         ("/backups", "backups"),
         ("/var/log/redis", "logs"),
         ("/run/secrets", "secrets/server"),
@@ -235,7 +235,7 @@ def test_stopping_redis_has_the_time_to_save(target: Target, settings: Settings,
     assert int(minutes or 0) * 60 + int(seconds) == settings.stop_grace_period
     made_with = json.loads(container["Config"]["Labels"]["redoubt.live"])["stop_grace_period"]
     assert container["Config"]["StopTimeout"] == int(made_with.removesuffix("s"))
-    changed = target.host.run(f"grep -qsx '# {container['Id']}' {quoted(settings.root)}/compose.made.yml").rc == 0
+    changed = target.host.run(f"grep -qsx '# {container['Id']}' {quoted(settings.root)}/compose.created.yml").rc == 0
     if not changed or not settings.redis_appendonly:
         assert container["Config"]["StopTimeout"] == settings.stop_grace_period
 
