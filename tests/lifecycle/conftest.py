@@ -267,18 +267,17 @@ def remove_instance(host: Host, *, image: bool = True) -> None:
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
         "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; "
-        f"rm -rf /run/redoubt-srv-redis.modules; {remove_backup_units()}"
+        f"rm -rf /run/redoubt-srv-redis.modules; {remove_units()}"
         + ("; docker image prune --all --force" if image else ""),
         check=True,
     )
 
 
-def remove_backup_units(name: str = "redis") -> str:
-    """A shell command that takes the units off a host by which an instance is backed up."""
-    return (
-        f"systemctl disable --now {name}-backup.timer 2>/dev/null; rm -f /etc/systemd/system/{name}-backup.*; "
-        "systemctl daemon-reload"
-    )
+def remove_units(name: str = "redis") -> str:
+    """Return a shell command that removes an instance's systemd units."""
+    enabled = f"{name}-backup.timer {name}-recover.path {name}-recover-files.service"
+    files = f"/etc/systemd/system/{name}-backup.* /etc/systemd/system/{name}-recover*"
+    return f"systemctl disable --now {enabled} 2>/dev/null; rm -f {files}; systemctl daemon-reload"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, remove_backup_units, remove_instance
+from tests.lifecycle.conftest import Deployer, remove_instance, remove_units
 from tests.lifecycle.deployed_redis import Instance, wait_until
 
 # What the engine says of a container that was paused holds until its next check.
@@ -122,7 +122,7 @@ def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, st
         assert health(redis) == (0, "ok", {})
     finally:
         redis.host.run("cd /srv/queue && docker compose down && rm -r /srv/queue")
-        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_backup_units('queue')}")
+        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_units('queue')}")
 
 
 def test_its_modules_are_compiled_once_in_memory_and_it_runs_without_that(redis: Instance) -> None:
