@@ -166,7 +166,7 @@ class Smoke:
         return cut
 
     def boots(self) -> list[tuple[Target, str]]:
-        """Return the hosts with their boot ids. Fails if one shares the kernel of this machine, which runs the tests."""
+        """Return the hosts with their boot ids. Fails if one shares the kernel of this machine."""
         boots = [(target, _boot_id(target)) for target in self.targets]
         shared = [target.entry.name for target, boot in boots if boot == OWN_BOOT_ID.read_text().strip()]
         assert not shared, (

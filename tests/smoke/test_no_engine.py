@@ -1,8 +1,8 @@
 """`make deploy` works on a machine where Docker cannot run: it uses a virtual machine.
 
-The tests run in mount namespaces of this machine, without a Docker socket: as root in an unprivileged container (Docker's
-default capabilities), and on machines that lack only one thing. They use a copy of the project, because the project's own
-Docker may be running.
+The tests run in mount namespaces of this machine, without a Docker socket: as root in an unprivileged container (with
+Docker's default capabilities), and on machines that lack only one thing. They use a copy of the project, because the
+project's own Docker may be running.
 """
 
 import os

@@ -76,9 +76,10 @@ def test_bare_host_is_deployed(smoke: Smoke) -> None:
 
 
 def test_deployed_host_matches_its_settings(deployed: Smoke) -> None:
-    """On the virtual machine the kernel's settings, which no container has. The boots apply them in another way.
+    """On the virtual machine this runs only the tests of the kernel's settings, which a boot sets in another way.
 
-    test_boots_change_nothing runs the whole suite there. Other hosts may not be rebooted, so here it is the whole suite.
+    test_boots_change_nothing runs the whole host suite there. Hosts of an inventory may not be rebooted, so the whole
+    suite runs here.
     """
     assert deployed.verify(*(("-m", "kernel") if deployed.machine else ())) > 0
 
