@@ -75,7 +75,7 @@ def test_one_run_deploys_two_instances_to_one_host(host: Host, deployer: Deploye
         host.run("docker stop sessions", check=True)
         third = deployer.deploy(host, redis_port=6381)
         assert third.returncode == 1
-        assert "127.0.0.1:6381 is sessions's on this host, whether it runs or not" in third.stderr
+        assert "127.0.0.1:6381 belongs to sessions on this host, even if it does not run" in third.stderr
     finally:
         for name in BOTH:
             remove_second_instance(host, name, f"/srv/{name}")
