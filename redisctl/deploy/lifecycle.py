@@ -60,8 +60,13 @@ def start(instance: Instance) -> Result:
 def remove(instance: Instance, *, data: bool) -> Result:
     """Take the instance off the host; with ``data`` its data and backups as well. Raises Failure.
 
-    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay.
+    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after an
+    interrupted transaction, because only its recovery knows where the data is.
     """
+    try:
+        journal.ensure_none(instance)
+    except Failure as error:
+        raise Failure(f"nothing was removed: {error}") from None
     for unit in paths.units(instance.name):
         _disable(unit)
     containers = docker.project_containers(instance.name)

@@ -41,4 +41,6 @@ def test_boot_files_have_the_same_values() -> None:
 
 def test_somaxconn_allows_every_backlog() -> None:
     (maximum,) = [bound.le for bound in Settings.model_fields["redis_tcp_backlog"].metadata if hasattr(bound, "le")]
-    assert [int(setting.value) for setting in kernel_tuning.SYSCTLS if setting.sysctl == "net.core.somaxconn"] == [maximum]
+    assert [int(setting.value) for setting in kernel_tuning.SYSCTLS if setting.sysctl == "net.core.somaxconn"] == [
+        maximum
+    ]
