@@ -60,8 +60,8 @@ def start(instance: Instance) -> Result:
 def remove(instance: Instance, *, data: bool) -> Result:
     """Take the instance off the host; with ``data`` its data and backups as well. Raises Failure.
 
-    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after an
-    interrupted transaction, because only its recovery knows where the data is.
+    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after
+    another interrupted transaction, because only its recovery knows where the data is.
     """
     try:
         journal.ensure_none(instance)
