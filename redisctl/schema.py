@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class SchemaError(ValueError):
-    """A document is not of the form that was expected."""
+    """A document does not have the expected form."""
 
 
 def dump(document: Any) -> str:
@@ -35,9 +35,9 @@ def load(kind: type[T], text: str) -> T:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise SchemaError(f"this is not JSON: {error}") from None
+        raise SchemaError(f"not valid JSON: {error}") from None
     if isinstance(value, dict) and not isinstance(value.get("schema", VERSION), int):
-        raise SchemaError("the number of the schema is missing")
+        raise SchemaError("the schema number is not a number")
     result: T = _convert(kind, value, kind.__name__)
     return result
 
@@ -110,7 +110,7 @@ def _field_types(kind: Any) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
 
 
-# -- redisctl.json: what a deploy tells redisctl about the instance
+# -- redisctl.json: the description of the instance, which a deploy writes
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Config:
     backup: BackupConfig = field(default_factory=BackupConfig)
 
 
-# -- redisctl state: everything that a deploy needs to know about an instance
+# -- redisctl state: the report about an instance
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the Compose project. ``masquerade`` says whether it leads out of the host."""
+    """A network of the Compose project. ``masquerade`` says whether containers on it reach the outside."""
 
     internal: bool
     masquerade: bool
@@ -282,7 +282,7 @@ class InstanceState:
     configured_appendonly: str = ""
     stored: StoredData = field(default_factory=StoredData)
     published: tuple[tuple[str, int], ...] = ()
-    # The project and the image of a container with the instance's name that another project made.
+    # Project and image of a container with the instance's name that another project created.
     foreign_container: str = ""
     data_dir: str = ""
     other_instances: tuple[OtherInstance, ...] = ()

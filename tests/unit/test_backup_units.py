@@ -38,7 +38,7 @@ def test_timeout_grows_with_maxmemory() -> None:
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> dict[str, str]:
+def repository_files(tmp_path: Path) -> dict[str, str]:
     """Files on the machine that deploys."""
     for name in ("ssh_key", "known_hosts"):
         # Without a line break at the end, as an editor may leave it.
@@ -50,14 +50,16 @@ def given(tmp_path: Path) -> dict[str, str]:
     ("repository", "packages"),
     [("", []), ("/mnt/backup", ["restic"]), ("sftp:nas:redis", ["restic", "openssh-client"])],
 )
-def test_repository_needs_restic(repository: str, packages: list[str], given: dict[str, str]) -> None:
-    files = given if repository.startswith("sftp:") else {}
+def test_repository_needs_restic(repository: str, packages: list[str], repository_files: dict[str, str]) -> None:
+    files = repository_files if repository.startswith("sftp:") else {}
     settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": files})
     assert backup_units.packages(settings) == packages
 
 
-def test_repository_files_are_for_root_alone(given: dict[str, str]) -> None:
-    settings = load({"redis_backup_restic_repository": "sftp:nas:redis", "redis_backup_repository_files": given})
+def test_repository_files_are_for_root_alone(repository_files: dict[str, str]) -> None:
+    settings = load(
+        {"redis_backup_restic_repository": "sftp:nas:redis", "redis_backup_repository_files": repository_files}
+    )
     entries = host_files.repository_files(settings, PASSWORD)
     files = {entry.path.rpartition("/")[2]: entry for entry in entries if isinstance(entry, DesiredFile)}
     assert {name: file.content for name, file in files.items()} == {
@@ -69,9 +71,9 @@ def test_repository_files_are_for_root_alone(given: dict[str, str]) -> None:
     directory = "/srv/redis/secrets/repository"
     assert DesiredDirectory(directory, mode=0o700, uid=0, gid=0) in host_files.directories(settings)
     # Credentials of a former repository go; what redisctl notes stays.
-    gone = {entry.path for entry in entries if isinstance(entry, AbsentPath)}
-    assert f"{directory}/aws_credentials" in gone
-    assert not gone & {*(file.path for file in files.values()), f"{directory}/known", directory}
+    absent = {entry.path for entry in entries if isinstance(entry, AbsentPath)}
+    assert f"{directory}/aws_credentials" in absent
+    assert not absent & {*(file.path for file in files.values()), f"{directory}/known", directory}
 
 
 def test_unused_repository_files_are_removed() -> None:

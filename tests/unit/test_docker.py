@@ -1,4 +1,4 @@
-"""The engine's packages and Docker's repository, for every system that a deploy may change."""
+"""Docker's packages and repository, for every supported system."""
 
 from dataclasses import replace
 

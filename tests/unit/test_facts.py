@@ -1,4 +1,4 @@
-"""Facts: what a host prints is read right, and what must not be seen is in no command and no log."""
+"""Facts: output of hosts is parsed, and secrets are in no command and no log."""
 
 import stat
 import subprocess
@@ -19,7 +19,7 @@ def test_digest_of_a_secret_stays_on_the_host(tmp_path: Path) -> None:
     secrets = [str(right), str(wrong), str(tmp_path / "missing")]
     digest = DesiredFile("x", "hunter2-hunter2\n").digest
     command = Paths().command([str(public), *secrets], secrets)
-    said = subprocess.run(
+    output = subprocess.run(
         command,
         shell=True,
         input="".join(f"{digest}  {path}\n" for path in secrets),
@@ -28,31 +28,31 @@ def test_digest_of_a_secret_stays_on_the_host(tmp_path: Path) -> None:
         check=True,
     ).stdout
 
-    found = Paths().process(said.splitlines())
+    states = Paths().process(output.splitlines())
 
-    assert found[str(public)].digest == DesiredFile("x", "port 6379\n").digest
-    assert {path: (there.matches, there.digest) for path, there in found.items() if path != str(public)} == {
+    assert states[str(public)].digest == DesiredFile("x", "port 6379\n").digest
+    assert {path: (state.matches, state.digest) for path, state in states.items() if path != str(public)} == {
         str(right): (True, ""),
         str(wrong): (False, ""),
     }
-    assert digest not in command + said
+    assert digest not in command + output
 
 
 def test_missing_paths_are_left_out(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     command = Paths().command([str(tmp_path), missing])
-    said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
-    (there,) = Paths().process(said.splitlines()).values()
-    assert there == PathState(tmp_path.stat().st_mode, tmp_path.stat().st_uid, tmp_path.stat().st_gid)
-    assert stat.S_ISDIR(there.st_mode)
+    output = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    (state,) = Paths().process(output.splitlines()).values()
+    assert state == PathState(tmp_path.stat().st_mode, tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    assert stat.S_ISDIR(state.st_mode)
 
 
 def test_hidden_stdin_is_not_shown_by_pyinfra() -> None:
-    unseen = HiddenStdin("hunter2\n")
-    assert "hunter2" not in f"{get_kwargs_str({'_stdin': unseen})} {unseen!r} {unseen!s} {[unseen]}"
-    assert unseen.encode() == b"hunter2\n"
+    hidden = HiddenStdin("hunter2\n")
+    assert "hunter2" not in f"{get_kwargs_str({'_stdin': hidden})} {hidden!r} {hidden!s} {[hidden]}"
+    assert hidden.encode() == b"hunter2\n"
 
 
 def test_missing_image_has_no_version() -> None:
-    """The engine prints an empty line for it."""
+    """Docker prints an empty line for it."""
     assert ImageBuild().process([""]) is None

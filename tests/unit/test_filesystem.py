@@ -1,4 +1,4 @@
-"""The plan for directories and files: nothing when all is right, one reasoned step for each difference."""
+"""The steps for directories and files: none if all is right, one with a reason for each difference."""
 
 import stat
 import subprocess
@@ -21,10 +21,10 @@ def test_right_paths_need_no_step() -> None:
 
 
 def test_absent_path_is_removed_by_its_name() -> None:
-    left = AbsentPath("/srv/redis/secrets/default")
-    (step,) = plan([left], {left.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
+    path = AbsentPath("/srv/redis/secrets/default")
+    (step,) = plan([path], {path.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
     assert (step.why, step.command) == ("no longer needed", "rm -f /srv/redis/secrets/default")
-    assert plan([left], {}) == []
+    assert plan([path], {}) == []
 
 
 def test_missing_paths_are_created() -> None:
@@ -41,8 +41,8 @@ def test_missing_paths_are_created() -> None:
         (PathState(stat.S_IFDIR | 0o4750, 999, 999), "mode 4750, should be 0750", "chmod 0750 /srv/redis/data"),
     ],
 )
-def test_owner_and_mode_are_repaired_by_number(there: PathState, why: str, command: str) -> None:
-    (step,) = plan([DIRECTORY], {DIRECTORY.path: there})
+def test_owner_and_mode_are_repaired_by_number(state: PathState, why: str, command: str) -> None:
+    (step,) = plan([DIRECTORY], {DIRECTORY.path: state})
     assert (step.why, step.command) == (why, command)
 
 
@@ -54,8 +54,8 @@ def test_different_contents_are_replaced_whole() -> None:
 
 def test_secret_that_does_not_match_is_written() -> None:
     secret = DesiredFile("/srv/redis/secrets/admin", "hunter2-hunter2\n", mode=0o400, secret=True)
-    there = PathState(stat.S_IFREG | 0o400, 999, 999, matches=True)
-    assert plan([secret], {secret.path: there}) == []
+    state = PathState(stat.S_IFREG | 0o400, 999, 999, matches=True)
+    assert plan([secret], {secret.path: state}) == []
     (step,) = plan([secret], {secret.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
     assert step.why == "content differs"
 
@@ -87,8 +87,8 @@ def _write(tmp_path: Path, received: str) -> tuple[int, Path]:
         [DesiredFile(str(target), "new contents\n", mode=0o400, uid=owner.st_uid, gid=owner.st_gid)],
         {str(target): PathState(stat.S_IFREG | 0o400, owner.st_uid, owner.st_gid, "")},
     )
-    done = subprocess.run(["sh", "-c", step.command], input=received, text=True, check=False)
-    return done.returncode, target
+    result = subprocess.run(["sh", "-c", step.command], input=received, text=True, check=False)
+    return result.returncode, target
 
 
 def test_file_is_written_with_its_mode(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_file_is_written_with_its_mode(tmp_path: Path) -> None:
 
 
 def test_lost_connection_keeps_the_old_file(tmp_path: Path) -> None:
-    """The end of a connection ends standard input early; a file cut short must not replace the old one."""
+    """A lost connection ends standard input early; an incomplete file must not replace the old one."""
     status, target = _write(tmp_path, "new con")
     assert status != 0
     assert target.read_text() == "old\n"

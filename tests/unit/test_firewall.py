@@ -1,4 +1,4 @@
-"""Network: whom the filter before the published port keeps out."""
+"""Firewall: which sources the filter before the published port refuses."""
 
 import pytest
 
@@ -27,12 +27,12 @@ def test_no_networks_or_no_port_means_no_filter() -> None:
 
 
 def test_each_instance_has_its_own_table_and_unit() -> None:
-    made = [
+    names = [
         (firewall.table(settings), firewall.unit(settings), *(entry.path for entry in firewall.files(settings)))
         for name in ("redis", "redis-queue")
         for settings in [load({"redis_name": name, "redis_allow_from": ["10.0.0.0/8"]})]
     ]
-    assert not set(made[0]) & set(made[1])
+    assert not set(names[0]) & set(names[1])
     (rules, _) = firewall.files(load({"redis_name": "q", "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]}))
     assert isinstance(rules, DesiredFile)
     assert "tcp dport 6380 ip saddr != { 10.0.0.0/8 } drop" in rules.content

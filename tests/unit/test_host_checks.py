@@ -1,4 +1,4 @@
-"""Preflight: what a host says is read right, and what stands against a deploy is said in words."""
+"""Host checks: facts are parsed, and every blocker of a deploy is reported."""
 
 from dataclasses import replace
 from typing import Any
@@ -172,8 +172,8 @@ def container(image_id: str) -> Container:
 
 def test_kernel_of_a_container_is_not_tuned() -> None:
     inside = replace(FACTS, container="lxc")
-    (said,) = problems(load({}), inside)
-    assert "this host is a container (lxc), which cannot set up the kernel: set redis_host_tuning = False" in said
+    (problem,) = problems(load({}), inside)
+    assert "this host is a container (lxc), which cannot set up the kernel: set redis_host_tuning = False" in problem
     assert problems(load({"redis_host_tuning": False}), inside) == []
 
 
@@ -187,7 +187,7 @@ def test_good_host_has_no_blockers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "data", "word"),
+    ("change", "data", "message"),
     [
         ({"uid": 1000}, {}, "needs root"),
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
@@ -237,14 +237,14 @@ def test_good_host_has_no_blockers() -> None:
         ),
     ],
 )
-def test_each_blocker_of_a_host_is_reported(change: dict[str, object], data: dict[str, object], word: str) -> None:
-    found = problems(load(data), replace(FACTS, **change))  # type: ignore[arg-type]
-    assert found
-    assert word in found[0]
+def test_each_blocker_of_a_host_is_reported(change: dict[str, object], data: dict[str, object], message: str) -> None:
+    blockers = problems(load(data), replace(FACTS, **change))  # type: ignore[arg-type]
+    assert blockers
+    assert message in blockers[0]
 
 
 @pytest.mark.parametrize(
-    ("data", "loss", "words"),
+    ("data", "loss", "message"),
     [
         ({"redis_maxmemory": "98mb"}, "eviction", "redis uses 99.0 MiB: it would evict keys by volatile-lru until"),
         (
@@ -260,10 +260,10 @@ def test_each_blocker_of_a_host_is_reported(change: dict[str, object], data: dic
         ({"redis_appendonly": False}, "persistence", "a crash loses all changes since the last one"),
     ],
 )
-def test_data_loss_is_refused_until_allowed(data: dict[str, Any], loss: str, words: str) -> None:
-    (found,) = problems(load(data), FACTS)
-    assert words in found
-    assert found.endswith(f"--data redis_allow_data_loss={loss}")
+def test_data_loss_is_refused_until_allowed(data: dict[str, Any], loss: str, message: str) -> None:
+    (blocker,) = problems(load(data), FACTS)
+    assert message in blocker
+    assert blocker.endswith(f"--data redis_allow_data_loss={loss}")
     allowed = load({**data, "redis_allow_data_loss": f"{loss},policy"})
     assert problems(allowed, FACTS) == []
     assert allowed.digest == load(data).digest
@@ -293,7 +293,7 @@ def test_unknown_addresses_of_a_host_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "now", "written"),
+    ("desired", "facts", "written"),
     [
         (True, with_persistence("yes", ""), ""),
         (True, with_persistence("no", "900 1"), "aof"),
@@ -306,12 +306,12 @@ def test_unknown_addresses_of_a_host_are_accepted() -> None:
         (False, with_persistence(), ""),
     ],
 )
-def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: HostFacts, written: str) -> None:
-    assert persistence_switch(load({"redis_appendonly": wanted}), now) == written
+def test_data_is_written_where_the_next_start_reads_it(desired: bool, facts: HostFacts, written: str) -> None:
+    assert persistence_switch(load({"redis_appendonly": desired}), facts) == written
 
 
 @pytest.mark.parametrize(
-    ("wanted", "now", "refused"),
+    ("desired", "facts", "refused"),
     [
         (True, with_persistence(), False),
         (True, with_persistence(configured="yes", rdb=True, aof=True), False),
@@ -323,15 +323,15 @@ def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: HostFa
         (False, with_persistence("yes", "", "yes", rdb=True, aof=True), False),
     ],
 )
-def test_start_without_the_data_is_refused(wanted: bool, now: HostFacts, refused: bool) -> None:
-    settings = load({"redis_appendonly": wanted, "redis_allow_data_loss": ["persistence"]})
-    found = problems(settings, now)
-    assert bool(found) is refused
-    assert all("it would start without the data" in problem for problem in found)
+def test_start_without_the_data_is_refused(desired: bool, facts: HostFacts, refused: bool) -> None:
+    settings = load({"redis_appendonly": desired, "redis_allow_data_loss": ["persistence"]})
+    blockers = problems(settings, facts)
+    assert bool(blockers) is refused
+    assert all("it would start without the data" in problem for problem in blockers)
 
 
 @pytest.mark.parametrize(
-    ("engine", "formats", "word"),
+    ("engine", "formats", "message"),
     [
         ("redis", {"REDIS0012"}, ""),
         ("redis", {"REDIS0011"}, ""),
@@ -352,11 +352,11 @@ def test_start_without_the_data_is_refused(wanted: bool, now: HostFacts, refused
         ("valkey", {""}, ""),
     ],
 )
-def test_unreadable_data_of_the_other_engine_is_refused(engine: str, formats: set[str], word: str) -> None:
+def test_unreadable_data_of_the_other_engine_is_refused(engine: str, formats: set[str], message: str) -> None:
     facts = with_state(stored=replace(INSTANCE.stored, formats=tuple(sorted(formats))))
-    found = problems(load({"redis_engine": engine}), facts)
-    assert bool(found) is bool(word)
-    assert all(word in problem for problem in found)
+    blockers = problems(load({"redis_engine": engine}), facts)
+    assert bool(blockers) is bool(message)
+    assert all(message in problem for problem in blockers)
 
 
 def test_process_on_ipv4_and_ipv6_is_reported_once() -> None:
@@ -383,7 +383,7 @@ def test_unsupported_system_can_be_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "taken", "conflict"),
+    ("desired", "used", "conflict"),
     [
         ("127.0.0.1", "127.0.0.1", True),
         ("127.0.0.1", "127.0.0.2", False),
@@ -396,9 +396,9 @@ def test_unsupported_system_can_be_allowed() -> None:
         ("::", "10.0.0.1", True),
     ],
 )
-def test_overlapping_addresses_are_a_conflict(wanted: str, taken: str, conflict: bool) -> None:
-    facts = replace(FACTS, addresses=frozenset(), listeners=(Listener(taken, 7000),))
-    assert bool(problems(load({**ALLOWED, "redis_port": 7000, "redis_bind": [wanted]}), facts)) is conflict
+def test_overlapping_addresses_are_a_conflict(desired: str, used: str, conflict: bool) -> None:
+    facts = replace(FACTS, addresses=frozenset(), listeners=(Listener(used, 7000),))
+    assert bool(problems(load({**ALLOWED, "redis_port": 7000, "redis_bind": [desired]}), facts)) is conflict
 
 
 @pytest.mark.parametrize(
@@ -424,11 +424,11 @@ def test_refusal_names_every_supported_system() -> None:
         assert f"{name.capitalize()} {version}" in message
 
 
-@pytest.mark.parametrize(("stored", "words"), [(3, None), (4, None), (2, "older than the passwords"), (0, "missing")])
-def test_outdated_password_store_is_refused(stored: int, words: str | None) -> None:
-    found = host_checks.check_secret_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
-    assert bool(found) == bool(words)
-    assert (words or "") in "".join(found)
+@pytest.mark.parametrize(("stored", "message"), [(3, None), (4, None), (2, "older than the passwords"), (0, "missing")])
+def test_outdated_password_store_is_refused(stored: int, message: str | None) -> None:
+    blockers = host_checks.check_secret_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
+    assert bool(blockers) == bool(message)
+    assert (message or "") in "".join(blockers)
 
 
 def test_host_without_the_instance_needs_no_store() -> None:
@@ -440,12 +440,14 @@ def test_host_without_the_instance_needs_no_store() -> None:
     ("repository", "stored", "there", "refused"),
     [("/mnt", "", True, True), ("/mnt", "known", True, False), ("/mnt", "", False, False), ("", "", True, False)],
 )
-def test_repository_password_is_never_replaced(repository: str, stored: str, there: bool, refused: bool) -> None:
+def test_repository_password_is_never_replaced(repository: str, stored: str, present: bool, refused: bool) -> None:
     settings = load({"redis_backup_restic_repository": repository})
-    said = host_checks.check_repository_password("redis.yml", stored, settings, with_state(repository_password=there))
-    assert [("'repository: <password>'" in line) for line in said] == [True] * refused
+    blockers = host_checks.check_repository_password(
+        "redis.yml", stored, settings, with_state(repository_password=present)
+    )
+    assert [("'repository: <password>'" in line) for line in blockers] == [True] * refused
 
 
 def test_refused_schedule_is_reported() -> None:
-    (said,) = problems(load({"redis_backup_schedule": "25:00"}), replace(FACTS, schedule_refused="Failed to parse"))
-    assert said.startswith("redis_backup_schedule = '25:00': this host's systemd reports: Failed to parse")
+    (problem,) = problems(load({"redis_backup_schedule": "25:00"}), replace(FACTS, schedule_refused="Failed to parse"))
+    assert problem.startswith("redis_backup_schedule = '25:00': this host's systemd reports: Failed to parse")

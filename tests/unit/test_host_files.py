@@ -1,4 +1,4 @@
-"""The Compose project as Compose will read it, and the files beside it."""
+"""The Compose project, as Compose reads it, and the other files of an instance."""
 
 from dataclasses import replace
 from typing import Any
@@ -90,13 +90,13 @@ def test_application_waits_for_a_healthy_redis() -> None:
 
 
 def test_override_restores_the_created_container() -> None:
-    """All that may be changed live stands in the label, and laid over a new project it gives the former one."""
+    """The label has everything that can change live: as an override it turns a new project into the old one."""
 
-    def laid(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
-        both = {name: laid(value, under[name]) for name, value in over.items() if isinstance(value, dict)}
+    def merged(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+        both = {name: merged(value, under[name]) for name, value in over.items() if isinstance(value, dict)}
         return {**under, **over, **both}
 
-    former = load({})
+    previous = load({})
     limits: dict[str, Any] = {
         "redis_maxmemory": "2gb",
         "redis_container_cpus": 2.0,
@@ -105,9 +105,9 @@ def test_override_restores_the_created_container() -> None:
         "redis_container_memory_reservation": "256M",
         "redis_restart": "always",
     }
-    overlay = yaml.safe_load(override_file(former, live_settings(former)))
+    overlay = yaml.safe_load(override_file(previous, live_settings(previous)))
     assert compose(**limits) != compose()
-    assert laid(overlay, compose(**limits)) == compose()
+    assert merged(overlay, compose(**limits)) == compose()
 
 
 @pytest.mark.parametrize(("backlog", "sysctls"), [(511, None), (4096, None), (4097, {"net.core.somaxconn": 4097})])
@@ -116,7 +116,7 @@ def test_container_somaxconn_allows_the_backlog(backlog: int, sysctls: dict[str,
 
 
 def test_swap_limit_is_less_than_a_page() -> None:
-    """runc leaves a limit of 0 out, and what is less than a page is none."""
+    """runc omits a limit of 0, and the kernel rounds less than a page to none."""
     redis = compose(redis_container_memory="1536M")["services"]["redis"]
     assert 0 < redis["memswap_limit"] - 1536 * MIB < 4096
 
@@ -142,12 +142,12 @@ def test_password_of_a_disabled_user_is_removed() -> None:
 
 
 def test_password_of_a_removed_user_is_removed() -> None:
-    former = replace(SECRETS, passwords={**SECRETS.passwords, "shop": "x"})
-    assert AbsentPath("/srv/redis/secrets/shop") in host_files.secret_files(load({}), former)
+    previous = replace(SECRETS, passwords={**SECRETS.passwords, "shop": "x"})
+    assert AbsentPath("/srv/redis/secrets/shop") in host_files.secret_files(load({}), previous)
 
 
 def test_container_sees_only_the_server_secrets() -> None:
-    """Its mount is the directory of the server; the passwords of users are beside it."""
+    """It mounts the directory of the server; the passwords of users are in the one above."""
     paths = host_files.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
     inside = {name for name, path in paths.items() if path.startswith("/srv/redis/secrets/server/")}
     assert inside == {"health", "commands.conf", "generation"}

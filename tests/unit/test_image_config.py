@@ -1,4 +1,4 @@
-"""An archive of docker save, told without loading it: which image is in it. And which server is in an image."""
+"""Images: identified in an archive without loading it, and the server in an image by labels and its own answer."""
 
 import io
 import json
@@ -25,7 +25,7 @@ CONFIG = {"created": "2026-01-01T00:00:00Z", "rootfs": {"type": "layers", "diff_
 
 
 def archive(tmp_path: Path, tags: list[str]) -> str:
-    """The two members that matter, laid out as docker save does."""
+    """Return an archive with the two members that matter, as docker save writes them."""
     manifest = [{"Config": "blobs/sha256/c", "RepoTags": tags, "Layers": []}]
     path = tmp_path / "image.tar"
     with tarfile.open(path, "w") as tar:
@@ -76,9 +76,9 @@ DEBIAN = {"redoubt.package": "redis-server=5:8.0.2-3+deb13u3"}
         ),
         ({"Env": ["PATH=/bin", "REDIS_VERSION=8.6.4"]}, Build("redis", "8.6.4")),
         ({"Env": ["VALKEY_VERSION=9.1.4"]}, Build("valkey", "9.1.4")),
-        # A package is patched under the number that a variable may tell.
+        # A package is patched under the number that a variable may have.
         ({"Labels": DEBIAN, "Env": ["REDIS_VERSION=8.0.2"]}, Build("redis", "5:8.0.2-3+deb13u3", "redis-server")),
-        # Of the base, as every image built on Ubuntu's has it.
+        # Inherited from the base, as in every image that is built on Ubuntu.
         ({"Labels": {"org.opencontainers.image.version": "24.04"}}, None),
         ({"Labels": {"org.opencontainers.image.version": "8.10.2"}, "Env": None}, None),
         ({"Labels": {"redoubt.package": "nginx=1.2.3"}}, None),
@@ -101,7 +101,7 @@ def test_labels_and_variables_name_the_server(config: dict[str, object], build: 
         ("redis:8.10", None),
         ("redis:8.12-rc1", None),
         ("redis@sha256:" + "0" * 64, None),
-        # A package, perhaps, that is patched under this number.
+        # Possibly a package that is patched under this number.
         ("redoubt/redis:8.0.2", None),
         ("127.0.0.1:5000/redis:8.10.2", None),
         ("valkey:9.1.4", None),
@@ -112,19 +112,19 @@ def test_only_an_official_tag_names_a_version(reference: str, build: Build | Non
 
 
 @pytest.mark.parametrize(
-    ("labels", "said", "build"),
+    ("labels", "output", "build"),
     [
         ({}, "Redis server v=8.0.2 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", Build("redis", "8.0.2")),
         ({}, "Valkey server v=8.1.1 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", Build("valkey", "8.1.1")),
         (DEBIAN, "Redis server v=8.0.2 sha=", Build("redis", "5:8.0.2-3+deb13u3", "redis-server")),
-        # The label was copied, or stayed when another server was put in.
+        # The label was copied, or remained when the server was replaced.
         (DEBIAN, "Redis server v=8.0.3 sha=", Build("redis", "8.0.3")),
         (DEBIAN, "Valkey server v=8.0.2 sha=", Build("valkey", "8.0.2")),
         (DEBIAN, "exec: redis-server: not found", None),
     ],
 )
-def test_label_that_the_server_contradicts_is_ignored(labels: dict[str, str], said: str, build: Build | None) -> None:
-    assert build_that_runs({"Labels": labels}, said) == build
+def test_label_that_the_server_contradicts_is_ignored(labels: dict[str, str], output: str, build: Build | None) -> None:
+    assert build_that_runs({"Labels": labels}, output) == build
 
 
 @pytest.mark.parametrize(

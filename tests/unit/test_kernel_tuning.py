@@ -1,4 +1,4 @@
-"""Host tuning: what differs in the kernel is told, and what is right is left alone."""
+"""Kernel tuning: differences of the running kernel are reported, and the files for the next boot agree."""
 
 from redoubt import kernel_tuning
 from redoubt.settings.model import Settings

@@ -1,4 +1,4 @@
-"""The SSH transport: socket options over TCP, and none over the pipe of a proxy."""
+"""The SSH transport: the socket options of a deploy, over TCP and over a proxy."""
 
 import socket
 

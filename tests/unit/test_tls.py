@@ -20,7 +20,7 @@ from redoubt.redis_conf import certificate
 from redoubt.secret_backends import SecretsError
 from redoubt.settings.load import load
 from redoubt.settings.model import Settings
-from tests.unit.test_service_drift import RIGHT
+from tests.unit.test_service_drift import UP_TO_DATE
 from tests.unit.test_service_drift import state as running
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -337,7 +337,7 @@ def test_each_certificate_has_its_own_file_names() -> None:
 def test_certificate_drift_names_each_difference(
     config: dict[str, str], written: bool, reasons: tuple[str, ...]
 ) -> None:
-    current = replace(RIGHT, config=config)
+    current = replace(UP_TO_DATE, config=config)
     assert service_drift.certificate_drift(load({"redis_tls": "required"}), "new", current, written=written) == reasons
 
 
