@@ -1,4 +1,4 @@
-# The front door. `make help` says what is behind it.
+# `make help` lists the targets.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -10,11 +10,15 @@ BIN := .venv/bin
 SANDBOX := $(BIN)/python -m sandbox
 STAMP := .venv/.complete
 
-# Where this is set, each of the thousand commands that the tests run compiles five hundred modules anew. `make clean`
-# removes what it keeps Python from writing.
+# With this variable set, each of the thousand commands that the tests run would compile five hundred modules again.
+# `make clean` removes the compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-# A value given on the command line, as one word of the shell: $ and quotes in it stay as they are.
+# The quick tests that need one deployed host at most, and the tests that start hosts of their own.
+QUICK := tests/unit $(wildcard tests/redisctl) tests/host
+LIFECYCLE := $(SANDBOX) run --no-host -- pytest -n 3 --dist loadfile tests/lifecycle
+
+# A value from the command line as one word of the shell, with its $ and quotes.
 quoted = '$(subst ','\'',$(value $(1)))'
 
 .PHONY: help
@@ -22,7 +26,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
-venv: $(STAMP) ## install what the project itself needs, into .venv
+venv: $(STAMP) ## install the project's Python packages into .venv
 $(STAMP): requirements.txt
 	@$(PYTHON) -m sandbox.venv
 	@touch $@
@@ -34,25 +38,29 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 	@$(SANDBOX) howto
 
 .PHONY: test
-test: $(STAMP) ## deploy and run all tests; ARGS='-k backup' goes to pytest
-	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),tests/unit tests/redisctl tests/host)
-	$(if $(ARGS),,@$(SANDBOX) run --no-host -- pytest tests/lifecycle -n 3 --dist loadfile)
+test: $(STAMP) ## deploy and run the quick tests; ARGS='-k backup' runs selected tests instead
+	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),$(QUICK))
+	$(if $(ARGS),,@$(LIFECYCLE) -m core)
+
+.PHONY: test-all
+test-all: test ## run all tests but the smoke run
+	@$(LIFECYCLE) $(wildcard tests/apps) -m 'not core'
 
 .PHONY: drift
-drift: $(STAMP) ## whether the disposable hosts, or INVENTORY=file, still are what the settings say
+drift: $(STAMP) ## compare the disposable hosts, or those of INVENTORY=file, with their settings
 	@$(BIN)/python -m redoubt.drift_report $(call quoted,INVENTORY) $(ARGS)
 
 .PHONY: audit
-audit: $(STAMP) ## the security report of the disposable hosts, or INVENTORY=file, into audit/
+audit: $(STAMP) ## write the security report of the disposable hosts, or of INVENTORY=file, to audit/
 	$(BIN)/pytest tests/host -m security --inventory $(call quoted,INVENTORY) \
 	  --junitxml=audit/audit.xml --audit-page=audit/audit.html $(ARGS)
 
 .PHONY: smoke-vm
-smoke-vm: $(STAMP) ## deploy to a virtual machine, reboot it, cut its power; verify it
+smoke-vm: $(STAMP) ## deploy to a virtual machine, reboot it, cut its power, and check it
 	@$(SANDBOX) run --no-host -- pytest tests/smoke --exitfirst --durations=12 $(ARGS)
 
 .PHONY: ssh
-ssh: $(STAMP) ## a root shell on the disposable host, or CMD='a command'; HOST=name for another
+ssh: $(STAMP) ## open a root shell on the disposable host (CMD='a command' runs that, HOST=name chooses another host)
 	@$(SANDBOX) ssh $(HOST) $(if $(value CMD),-- $(call quoted,CMD))
 
 .PHONY: hosts
@@ -70,13 +78,13 @@ settings: $(STAMP) ## write the settings file and docs/settings.md from the mode
 	$(BIN)/python -m redoubt.settings
 
 .PHONY: requirements
-requirements: $(STAMP) ## lock requirements.in into requirements.txt, at the newest versions
+requirements: $(STAMP) ## lock the newest versions of requirements.in in requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --no-config --no-cache --no-emit-index-url --no-emit-find-links \
 	  --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command 'make requirements' --output-file requirements.txt requirements.in
 
 .PHONY: clean
-clean: ## remove disposable hosts, images, engine and .venv: everything that was made here
+clean: ## remove the disposable hosts, their images, Docker, .venv: everything that was made here
 	@if [ -d .sandbox ]; then $(MAKE) --silent venv && $(SANDBOX) clean; fi
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 	@rm -rf .venv audit .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,6 @@
-"""End the passwords from before a rotation, once every client has moved: pyinfra inventory/production.py
-day2/finish_rotation.py
+"""Drop the previous passwords, once every client has changed: pyinfra inventory/production.py day2/finish_rotation.py
 
---data redis_rotate_users=sessions,queues chooses users.
+--data redis_rotate_users=sessions,queues selects users.
 """
 
 from tasks.preflight import preflight_all

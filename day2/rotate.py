@@ -1,7 +1,7 @@
-"""New passwords beside those that work: pyinfra inventory/production.py day2/rotate.py
+"""Give users new passwords; the previous ones stay valid: pyinfra inventory/production.py day2/rotate.py
 
---data redis_rotate_users=sessions,queues chooses users; --data redis_rotate_grace=900 retires the former ones after 900
-s.
+--data redis_rotate_users=sessions,queues selects users. --data redis_rotate_grace=900 drops the previous passwords
+after 900 s.
 """
 
 from tasks.preflight import preflight_all

@@ -1,7 +1,6 @@
-"""The passwords from before a rotation again: pyinfra inventory/production.py day2/undo_rotation.py
+"""Make the previous passwords the current ones again: pyinfra inventory/production.py day2/undo_rotation.py
 
-Those of the rotation go on working until day2/finish_rotation.py. --data redis_rotate_users=sessions,queues chooses
-users.
+The new passwords stay valid until day2/finish_rotation.py. --data redis_rotate_users=sessions,queues selects users.
 """
 
 from tasks.preflight import preflight_all

@@ -1,18 +1,18 @@
-# Installs Debian packages. PACKAGES and LOCK_SECONDS come from the caller. POSIX sh.
-# A fresh server often upgrades itself just then: wait for the other apt. For its lists apt does not wait by itself.
+# Installs Debian packages. The caller sets PACKAGES and LOCK_SECONDS. POSIX sh.
+# A new server often upgrades itself at first: wait for the other apt, which 'apt-get update' does not do by itself.
 export DEBIAN_FRONTEND=noninteractive
 waited=0
-until said=$(apt-get --quiet update 2>&1); do
-    case $said in
+until output=$(apt-get --quiet update 2>&1); do
+    case $output in
     */lists/lock*) ;;
     *)
-        # A repository that others set up may be broken; the one that is needed may not.
-        printf '%s\n' "$said" >&2
+        # One of several repositories may be broken, and the packages may be in another one.
+        printf '%s\n' "$output" >&2
         break
         ;;
     esac
     if [ "$waited" -ge "$LOCK_SECONDS" ]; then
-        printf '%s\n' "$said" >&2
+        printf '%s\n' "$output" >&2
         exit 1
     fi
     waited=$((waited + 2))

@@ -1,4 +1,4 @@
-"""Names and paths of an instance on its host. Both programs use them; nothing else spells them out."""
+"""Names and paths of an instance on its host. Both programs take them from here."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ DATA = "data"
 LIVE = "data/live"
 # Data that a restore, an import, a repair or a rollback replaced, one directory each.
 PREVIOUS = "data/previous"
-# Data that is being prepared.
+# New data of a transaction, before it becomes the live data.
 STAGING = "data/staging"
 # The data of the version that an upgrade replaces, until the new version is healthy.
 ROLLBACK_DATA = "data/rollback"
-# The transaction that is under way or was interrupted.
+# The journal of the running or interrupted transaction.
 JOURNAL = "data/journal.json"
 # The files that the version before an upgrade was created from.
 ROLLBACK_CONFIG = "rollback"
@@ -47,47 +47,47 @@ HISTORY_DIR = "/var/log/redoubt"
 
 
 def lock_file(name: str) -> str:
-    """The one lock of an instance. It lies in memory, so a reboot releases it."""
+    """Return the lock file of an instance. It is in memory, so a reboot releases it."""
     return f"/run/redoubt-{name}.lock"
 
 
 def history_file(name: str) -> str:
-    """The records of deploys to the instance. A removal keeps it."""
+    """Return the file with the records of deploys. A removal keeps it."""
     return f"{HISTORY_DIR}/{name}.jsonl"
 
 
 def backup_timer(name: str) -> str:
-    """The systemd timer that starts backups."""
+    """Return the systemd timer that starts backups."""
     return f"{name}-backup.timer"
 
 
 def backup_service(name: str) -> str:
-    """The systemd unit that takes a backup."""
+    """Return the systemd unit that takes a backup."""
     return f"{name}-backup.service"
 
 
 def firewall_service(name: str) -> str:
-    """The systemd unit that loads the instance's nftables table."""
+    """Return the systemd unit that loads the instance's nftables table."""
     return f"{name}-network.service"
 
 
 def recover_path(name: str) -> str:
-    """The systemd unit that starts the recovery while a journal exists."""
+    """Return the systemd unit that starts the recovery while a journal exists."""
     return f"{name}-recover.path"
 
 
 def recover_service(name: str) -> str:
-    """The systemd unit that finishes an interrupted transaction once its process has ended."""
+    """Return the systemd unit that finishes an interrupted transaction once its process has ended."""
     return f"{name}-recover.service"
 
 
 def recover_files_service(name: str) -> str:
-    """The systemd unit that puts data files back at boot, before Docker starts."""
+    """Return the systemd unit that restores data files at boot, before Docker starts."""
     return f"{name}-recover-files.service"
 
 
 def units(name: str) -> tuple[str, ...]:
-    """All units that an instance may have; a unit that starts another one comes first."""
+    """Return all units that an instance may have; a unit that starts another one comes first."""
     return (
         backup_timer(name),
         backup_service(name),

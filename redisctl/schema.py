@@ -6,7 +6,9 @@ another release can be read.
 """
 
 import dataclasses
+import functools
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 
 class SchemaError(ValueError):
-    """A document is not of the form that was expected."""
+    """A document does not have the expected form."""
 
 
 def dump(document: Any) -> str:
@@ -31,11 +33,11 @@ def dump(document: Any) -> str:
 def load(kind: type[T], text: str) -> T:
     """Read a document of this kind from JSON. Raises SchemaError."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise SchemaError(f"this is not JSON: {error}") from None
+        raise SchemaError(f"not valid JSON: {error}") from None
     if isinstance(value, dict) and not isinstance(value.get("schema", VERSION), int):
-        raise SchemaError("the number of the schema is missing")
+        raise SchemaError("the schema number is not a number")
     result: T = _convert(kind, value, kind.__name__)
     return result
 
@@ -44,6 +46,10 @@ def from_dict(kind: type[T], value: Mapping[str, Any]) -> T:
     """Read a document of this kind from the values of JSON. Raises SchemaError."""
     result: T = _convert(kind, dict(value), kind.__name__)
     return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
 
 
 def _convert(kind: Any, value: Any, place: str) -> Any:  # noqa: PLR0911, PLR0912 - a case for each kind of type
@@ -71,8 +77,9 @@ def _convert(kind: Any, value: Any, place: str) -> Any:  # noqa: PLR0911, PLR091
         return _convert_enum(kind, value, place)
     elif kind is Any:
         return value
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
     elif isinstance(kind, type) and type(value) is kind:
         return value
     raise SchemaError(f"{place} has an unexpected value")
@@ -88,17 +95,22 @@ def _convert_enum(kind: type[Enum], value: Any, place: str) -> Enum:
 def _convert_dataclass(kind: Any, value: Any, place: str) -> Any:
     if not isinstance(value, dict):
         raise SchemaError(f"{place} has an unexpected value")
-    hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}
+    hints = _field_types(kind)
     try:
         return kind(
-            **{key: _convert(hints[key], item, f"{place}.{key}") for key, item in value.items() if key in known}
+            **{key: _convert(hints[key], item, f"{place}.{key}") for key, item in value.items() if key in hints}
         )
     except TypeError:
         raise SchemaError(f"{place} lacks a value") from None
 
 
-# -- redisctl.json: what a deploy tells redisctl about the instance
+@functools.cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+
+
+# -- redisctl.json: the description of the instance, which a deploy writes
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class Config:
     backup: BackupConfig = field(default_factory=BackupConfig)
 
 
-# -- redisctl state: everything that a deploy needs to know about an instance
+# -- redisctl state: the report about an instance
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the Compose project. ``masquerade`` says whether it leads out of the host."""
+    """A network of the Compose project. ``masquerade`` says whether containers on it reach the outside."""
 
     internal: bool
     masquerade: bool
@@ -270,7 +282,7 @@ class InstanceState:
     configured_appendonly: str = ""
     stored: StoredData = field(default_factory=StoredData)
     published: tuple[tuple[str, int], ...] = ()
-    # The project and the image of a container with the instance's name that another project made.
+    # Project and image of a container with the instance's name that another project created.
     foreign_container: str = ""
     data_dir: str = ""
     other_instances: tuple[OtherInstance, ...] = ()

@@ -1,7 +1,8 @@
-"""Backups on a schedule: the unit that takes one, and the timer that starts it."""
+"""The systemd units of scheduled backups: a service that takes a backup, and the timer that starts it."""
 
 import math
 
+from redisctl import paths
 from redoubt.filesystem import AbsentPath, DesiredFile
 from redoubt.host_files import redisctl_path, template
 from redoubt.settings.model import Settings
@@ -9,38 +10,38 @@ from redoubt.sizes import MIB
 
 
 def timer(settings: Settings) -> str:
-    """The name of the unit that knows when."""
-    return f"{settings.redis_name}-backup.timer"
+    """Return the name of the timer."""
+    return paths.backup_timer(settings.redis_name)
 
 
 def job(settings: Settings) -> str:
-    """The name of the unit that takes a backup."""
-    return f"{settings.redis_name}-backup.service"
+    """Return the name of the service that takes a backup."""
+    return paths.backup_service(settings.redis_name)
 
 
 def packages(settings: Settings) -> list[str]:
-    """What brings copies off the host: restic, and SSH where it goes by that; nothing without a repository."""
+    """Return the packages that copy backups off the host: restic, and SSH for an SFTP repository."""
     if not settings.redis_backup_restic_repository:
         return []
     return ["restic", *(["openssh-client"] if settings.redis_backup_restic_repository.startswith("sftp:") else [])]
 
 
 def files(settings: Settings) -> list[DesiredFile | AbsentPath]:
-    """The two units; none of them without a calendar."""
-    paths = [f"/etc/systemd/system/{unit}" for unit in (job(settings), timer(settings))]
+    """Return the two units; absent without a schedule."""
+    units = [f"{paths.SYSTEMD_UNITS}/{unit}" for unit in (job(settings), timer(settings))]
     if not settings.redis_backup_schedule:
-        return [AbsentPath(path) for path in paths]
+        return [AbsentPath(path) for path in units]
     texts = [
         template("backup.service.j2", s=settings, program=redisctl_path(settings), seconds=backup_timeout(settings)),
         template("backup.timer.j2", s=settings),
     ]
-    return [DesiredFile(path, text, mode=0o644, uid=0, gid=0) for path, text in zip(paths, texts, strict=True)]
+    return [DesiredFile(path, text, mode=0o644, uid=0, gid=0) for path, text in zip(units, texts, strict=True)]
 
 
 def backup_timeout(settings: Settings) -> int:
-    """Seconds after which a backup is ended, as one that hangs.
+    """Return the seconds after which systemd stops a hung backup.
 
-    An hour, and a second for each MiB of a snapshot and a log of writes twice as long as it, each as big as maxmemory:
-    a line of 10 Mbit/s carries 1.2 MiB/s, and every disk writes more.
+    One hour plus 3 x redis_maxmemory at 1 MiB/s: an RDB snapshot of that size and an AOF of twice that size. A link of
+    10 Mbit/s carries 1.2 MiB/s, and disks are faster.
     """
     return 3600 + 3 * math.ceil(settings.redis_maxmemory / MIB)

@@ -1,7 +1,7 @@
-"""Where certificates come from: files that are given, or the CA whose key is kept beside the passwords.
+"""Certificates from files of the user, or from the CA whose key is in the secret store.
 
-The CA is one document of the secrets' source, and each instance's certificate with its key another. What is missing or
-due is issued by a deploy; what is there stays the same until then.
+The CA is one document of the store, and each instance's certificate with its key another. A deploy issues a certificate
+that is missing or due for renewal; until then it stays the same.
 """
 
 import re
@@ -18,45 +18,45 @@ from redoubt.certificates import Authority, CertificateError, Identity
 from redoubt.secret_backends import CommandSource, FileSource, SecretsError
 from redoubt.settings.model import Settings
 
-# In the place of a host's name and of an instance's.
+# The CA's document: instead of a host's name, and instead of an instance's name.
 _CA = ("ca", "redoubt.ca")
 
 _CLIENT_FILES = ("client.crt", "client.key", "ca.crt")
-# Hosts of one inventory have one CA, and are worked on at the same time.
-_issuing = RLock()
+# The hosts of an inventory share one CA, and pyinfra works on them concurrently.
+_issue_lock = RLock()
 
 _Source = FileSource | CommandSource
 
 
 def location(settings: Settings, host_name: str) -> str:
-    """Where the certificate of an instance is, in words."""
+    """Return where the certificate of an instance is, for messages."""
     return str(settings.redis_tls_cert if settings.redis_tls_source == "files" else _source(settings, host_name))
 
 
 def authority_location(settings: Settings) -> str:
-    """Where the CA is, in words."""
+    """Return where the CA is, for messages."""
     return str(secret_backends.backend_for(settings, *_CA))
 
 
 def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
-    """What stands against the certificate of an instance, or against the CA, before anything is changed, in words."""
+    """Return why the certificate of an instance or its CA cannot be used. Changes nothing."""
     if settings.redis_tls == "off":
         return []
     try:
         if settings.redis_tls_source == "files":
-            found = certificates.problems(
-                _given(settings),
+            errors = certificates.problems(
+                _from_files(settings),
                 settings.redis_tls_names,
                 now,
-                shown_by_clients=settings.redis_tls_auth_clients == "yes",
+                used_as_client=settings.redis_tls_auth_clients == "yes",
             )
-            return [f"{settings.redis_tls_cert}: {one}" for one in found or _refused(settings)]
+            return [f"{settings.redis_tls_cert}: {error}" for error in errors or _openssl_errors(settings)]
         authority = _authority(settings)
-        if authority and (ends := Identity(authority.certificate, "", "").expires) <= now:
+        if authority and (expiry := Identity(authority.certificate, "", "").expires) <= now:
             return [
-                f"{authority_location(settings)}: the CA ended at {ends:%Y-%m-%d}. Move it away, and remove "
-                f"{settings.root}/config/tls.conf on the host: a deploy then makes another, whose ca.crt every client "
-                "needs"
+                f"{authority_location(settings)}: the CA expired on {expiry:%Y-%m-%d}. Move it away, and remove "
+                f"{settings.root}/config/tls.conf on the host: the next deploy creates another CA, whose ca.crt every "
+                "client needs"
             ]
         _read_identity(_source(settings, host_name))
     except (OSError, SecretsError, CertificateError) as error:
@@ -65,8 +65,9 @@ def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
 
 
 def ca_problem(settings: Settings, host_name: str) -> str:
-    """Why a deploy would issue the instance's certificate by another CA than before, in words; nothing while the source
-    holds both, or needs neither. Raises SecretsError.
+    """Return why a deploy would issue the instance's certificate with another CA than before; empty if it would not.
+
+    Raises SecretsError.
     """
     if not issues(settings):
         return ""
@@ -79,19 +80,19 @@ def ca_problem(settings: Settings, host_name: str) -> str:
 
 
 def issues(settings: Settings) -> bool:
-    """Whether the CA of the store issues the certificate of an instance."""
+    """Say whether the CA of the store issues the certificate of an instance."""
     return settings.redis_tls != "off" and settings.redis_tls_source == "ca"
 
 
 def load_or_create(settings: Settings, host_name: str, now: datetime) -> Identity | None:
-    """The certificate of an instance; None without TLS. What is missing or due is issued and stored.
+    """Return the certificate of an instance, None without TLS. Issues and stores one that is missing or due.
 
-    Changes nothing on a host. Raises SecretsError and OSError when the source or the files cannot be used.
+    Changes nothing on a host. Raises SecretsError or OSError if the store or the files cannot be used.
     """
     if settings.redis_tls == "off":
         return None
     if settings.redis_tls_source == "files":
-        return _given(settings)
+        return _from_files(settings)
     authority = load_or_create_authority(settings, now)
     source = _source(settings, host_name)
     names = certificates.names(settings, host_name)
@@ -105,7 +106,7 @@ def load_or_create(settings: Settings, host_name: str, now: datetime) -> Identit
 
 
 def load_or_create_authority(settings: Settings, now: datetime) -> Authority:
-    """The CA, made when there is none. Raises SecretsError."""
+    """Return the CA; create it if there is none. Raises SecretsError."""
     source = secret_backends.backend_for(settings, *_CA)
     with source.locked():
         authority = _authority(settings)
@@ -116,39 +117,44 @@ def load_or_create_authority(settings: Settings, now: datetime) -> Authority:
 
 
 def load(settings: Settings, host_name: str) -> Identity | None:
-    """The certificate as a deploy left it; None without TLS. Raises SecretsError when there is none yet."""
+    """Return the stored certificate, None without TLS. Raises SecretsError if there is none."""
     if settings.redis_tls == "off":
         return None
     if settings.redis_tls_source == "files":
-        return _given(settings)
+        return _from_files(settings)
     source = _source(settings, host_name)
     stored = _read_identity(source)
     if stored is None:
-        raise SecretsError(f"{source}: holds nothing yet; deploy {settings.redis_name} to {host_name} first")
+        raise SecretsError(f"{source} is empty: deploy {settings.redis_name} to {host_name} first")
     return stored
 
 
 def check_client(settings: Settings, name: object, directory: object) -> None:
-    """Whether a certificate can be issued for a client of this name. Raises ValueError in words."""
+    """Check that a certificate can be issued for a client of this name. Raises ValueError."""
     if not issues(settings):
-        raise ValueError("there is no CA of Redoubt's: that takes redis_tls, and redis_tls_source = 'ca'")
+        raise ValueError("only Redoubt's CA issues client certificates: set redis_tls, and redis_tls_source = 'ca'")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise ValueError("redis_certificate_for names the client, such as web: letters, digits, '.', '_' and '-'")
+        raise ValueError(
+            f"redis_certificate_for = {name!r} is not a name for a client, such as web: use letters, digits, '.', '_' "
+            "and '-'"
+        )
     if not isinstance(directory, str) or not directory:
-        raise ValueError("redis_certificate_to names the directory for its files on this machine, such as ./web")
+        raise ValueError(
+            "redis_certificate_to is missing: set the directory for the files on this machine, such as ./web"
+        )
     if Path(directory).exists() and not Path(directory).is_dir():
-        raise ValueError(f"redis_certificate_to = {directory!r} is no directory")
+        raise ValueError(f"redis_certificate_to = {directory!r} is a file: name a directory")
 
 
 def client_is_due(settings: Settings, name: str, directory: str, now: datetime) -> str:
-    """Why a client's certificate in a directory is to be issued, in words; nothing while it is good."""
+    """Return why a client's certificate must be issued into a directory; empty if the present one is good."""
     try:
-        found = Identity(*(Path(directory, file).read_text(errors="replace") for file in _CLIENT_FILES))
-        found.check()
-        if name != found.common_name:
-            return f"it is that of {found.common_name}"
+        present = Identity(*(Path(directory, file).read_text(errors="replace") for file in _CLIENT_FILES))
+        present.check()
+        if name != present.common_name:
+            return f"it is the certificate of {present.common_name}"
         authority = _authority(settings)
-        return certificates.why_due(found, authority, (), now) if authority else "there is no CA yet"
+        return certificates.why_due(present, authority, (), now) if authority else "there is no CA yet"
     except FileNotFoundError as missing:
         return f"{missing.filename} is missing"
     except CertificateError as error:
@@ -156,8 +162,8 @@ def client_is_due(settings: Settings, name: str, directory: str, now: datetime) 
 
 
 def issue_client(settings: Settings, name: str, directory: str, now: datetime) -> None:
-    """Issue a certificate for a client into a directory on this machine, unless another did meanwhile."""
-    with _issuing:
+    """Issue a certificate for a client into a directory on this machine, unless the present one is good."""
+    with _issue_lock:
         if not client_is_due(settings, name, directory, now):
             return
         issued = certificates.issue(load_or_create_authority(settings, now), name, (), now, settings.redis_tls_days)
@@ -166,24 +172,24 @@ def issue_client(settings: Settings, name: str, directory: str, now: datetime) -
             FileSource(Path(directory, file)).write(text)
 
 
-def _refused(settings: Settings) -> list[str]:
-    """What OpenSSL itself has against files that are given: a key that is too short, a CA that is no root.
+def _openssl_errors(settings: Settings) -> list[str]:
+    """Return why OpenSSL refuses the files, such as a key that is too short or a CA that is no root.
 
-    A server that has the certificate and a client that has the CA speak to each other in memory.
+    A server with the certificate and a client with the CA make a connection in memory.
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False  # names are judged apart
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client.check_hostname = False  # certificates.problems checks the names
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     try:
         server.load_cert_chain(str(settings.redis_tls_cert), settings.redis_tls_key)
         client.load_verify_locations(settings.redis_tls_ca)
-        ends = (client.wrap_bio(down, up), server.wrap_bio(up, down, server_side=True))
-        for end in ends * 2:
+        peers = (client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True))
+        for peer in peers * 2:
             with suppress(ssl.SSLWantReadError):
-                end.do_handshake()
+                peer.do_handshake()
     except ssl.SSLError as error:
-        said = getattr(error, "verify_message", error.reason)
-        return [f"OpenSSL does not take it, with this key and this CA: {said}"]
+        reason = getattr(error, "verify_message", error.reason)
+        return [f"OpenSSL refuses it with this key and this CA: {reason}"]
     return []
 
 
@@ -191,22 +197,22 @@ def _source(settings: Settings, host_name: str) -> _Source:
     return secret_backends.backend_for(settings, host_name, f"{settings.redis_name}.tls")
 
 
-def _given(settings: Settings) -> Identity:
+def _from_files(settings: Settings) -> Identity:
     paths = (settings.redis_tls_cert, settings.redis_tls_key, settings.redis_tls_ca)
-    # What is no text, as DER, is said to be no PEM.
+    # A file that is no text, such as DER, is reported as no PEM later.
     certificate, key, ca = (f"{Path(path or '').read_text(errors='replace').strip()}\n" for path in paths)
     return Identity(certificate, key, ca)
 
 
 def _authority(settings: Settings) -> Authority | None:
     source = secret_backends.backend_for(settings, *_CA)
-    found = _read(source, "certificate", "key")
-    return Authority(*found) if found else None
+    values = _read(source, "certificate", "key")
+    return Authority(*values) if values else None
 
 
 def _read_identity(source: _Source) -> Identity | None:
-    found = _read(source, "certificate", "key", "ca")
-    return Identity(*found) if found else None
+    values = _read(source, "certificate", "key", "ca")
+    return Identity(*values) if values else None
 
 
 def _read(source: _Source, *names: str) -> list[str] | None:
@@ -216,11 +222,13 @@ def _read(source: _Source, *names: str) -> list[str] | None:
     try:
         document = yaml.safe_load(text)
         values = [str(document[name]) for name in names]
-        # Whatever is no certificate, or no key of it, is said here, with its place.
+        # Reported here, where the location is known.
         Identity(values[0], values[1], "").check()
     except (yaml.YAMLError, KeyError, TypeError, CertificateError):
-        # The parser's own message would quote the text.
-        raise SecretsError(f"{source}: no document of a certificate and its key; restore it from your copy") from None
+        # The parser's message would quote the text.
+        raise SecretsError(
+            f"{source}: not a document of a certificate and its key; restore it from your backup"
+        ) from None
     return values
 
 

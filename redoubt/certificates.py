@@ -1,6 +1,6 @@
-"""TLS: the certificate of an instance, the small CA that issues it, and what stands against one that is given. Pure.
+"""Certificates of instances, the small CA that issues them, and checks of certificates from files. Pure.
 
-Keys and certificates are text in PEM. What is a key is never shown by repr.
+Keys and certificates are text in PEM. repr never shows a key.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from redoubt.settings.model import Settings
 from redoubt.settings.types import HOST_NAME
 
-# What clients trust has to be carried to each of them: it lasts.
+# Long, because an operator copies the CA's certificate to every client.
 AUTHORITY_DAYS = 3650
-# Clocks of clients are allowed to be behind by so much.
+# How far the clock of a client may be behind.
 _SKEW = timedelta(hours=1)
-# An issued certificate is replaced by the first deploy in the last third of its life, as ACME clients do.
+# The first deploy in the last third of a certificate's life renews it, as ACME clients do.
 RENEWAL = 1 / 3
 
 _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 
 
 class CertificateError(ValueError):
-    """Text that is no certificate or key, or a pair that does not belong together. The message says which and why."""
+    """A certificate or key that is no PEM, or a pair that does not match. The message says which and why."""
 
 
 @dataclass(frozen=True)
 class Authority:
-    """The CA: its certificate, and the key by which it issues others."""
+    """The CA: its certificate, and the key with which it issues others."""
 
     certificate: str
     key: str = field(repr=False)
@@ -45,7 +45,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate with what leads from it to the CA, its key, and the CAs that both sides trust."""
+    """A certificate with the intermediate ones, its key, and the CAs that clients and server trust."""
 
     certificate: str
     key: str = field(repr=False)
@@ -53,52 +53,53 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """Tells one identity from another: Redis is told of a new one by the names of its files."""
+        """Return a short hash of the identity. The names of its files contain it, so that Redis loads a new one."""
         return hashlib.sha256("\0".join((self.certificate, self.key, self.ca)).encode()).hexdigest()[:12]
 
     @cached_property
     def chain(self) -> list[x509.Certificate]:
-        """The certificate and those above it. Raises CertificateError."""
+        """The certificate and the intermediate ones. Raises CertificateError."""
         return _certificates(self.certificate, "certificate")
 
     def check(self) -> None:
-        """Raises CertificateError where the key cannot be read, or is another's."""
+        """Check that the key can be read and belongs to the certificate. Raises CertificateError."""
         if _private_key(self.key).public_key() != self.chain[0].public_key():
-            raise CertificateError("the key is not that of the certificate")
+            raise CertificateError("the key belongs to another certificate")
 
     @property
     def expires(self) -> datetime:
-        """When the first of them ends: clients refuse it from then on."""
-        return min(one.not_valid_after_utc for one in self.chain)
+        """Return when the first certificate of the chain expires; clients refuse it from then on."""
+        return min(certificate.not_valid_after_utc for certificate in self.chain)
 
     @property
     def common_name(self) -> str:
-        """Whose certificate it is, in its own words."""
-        return " ".join(str(one.value) for one in self.chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+        """Return the common name of the certificate's subject."""
+        attributes = self.chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return " ".join(str(attribute.value) for attribute in attributes)
 
     @property
     def names(self) -> set[str]:
-        """The names and addresses for which it stands."""
+        """Return the names and addresses (SAN) that the certificate is valid for."""
         try:
-            found = self.chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            sans = self.chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             return set()
-        return {*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))}
+        return {*sans.get_values_for_type(x509.DNSName), *map(str, sans.get_values_for_type(x509.IPAddress))}
 
 
 def names(settings: Settings, host_name: str) -> tuple[str, ...]:
-    """The names and addresses by which clients reach an instance: on its host, in its network, and from outside."""
-    own = (address for address in settings.redis_bind if not ipaddress.ip_address(address).is_unspecified)
+    """Return the names and addresses that clients use: on the host, on the network of containers, and from outside."""
+    published = (address for address in settings.redis_bind if not ipaddress.ip_address(address).is_unspecified)
     inventory = [host_name] if re.fullmatch(HOST_NAME, host_name) else []
     local = ("localhost", "127.0.0.1", "::1", settings.redis_name)
-    return tuple(dict.fromkeys((*inventory, *own, *settings.redis_tls_names, *local)))
+    return tuple(dict.fromkeys((*inventory, *published, *settings.redis_tls_names, *local)))
 
 
 def new_authority(now: datetime) -> Authority:
-    """A CA that can issue certificates and no other CAs."""
+    """Create a CA that can issue certificates but no other CAs."""
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    # Two CAs of one name would be told apart by no client's error.
+    # A name of its own, so that the error of a client shows which CA it is.
     name = _name(f"Redoubt CA {identifier.digest.hex()[:8]}")
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -113,13 +114,13 @@ def new_authority(now: datetime) -> Authority:
 
 
 def issue(authority: Authority, common_name: str, sans: Iterable[str], now: datetime, days: int) -> Identity:
-    """A server's certificate for names and addresses, or, without any, a client's; with a new key.
+    """Issue a certificate with a new key: a server's for ``sans`` (names and addresses), a client's without any.
 
-    A server shows it as a client as well: its health check does. It ends with the CA at the latest.
+    A server's is valid for clients as well, because the health check uses it. It never outlives the CA.
     """
     (issuer,) = _certificates(authority.certificate, "certificate of the CA")
     signer = serialization.load_pem_private_key(authority.key.encode(), password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey), "made by new_authority"
+    assert isinstance(signer, ec.EllipticCurvePrivateKey), "new_authority creates this kind"
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = [_alternative(name) for name in sans]
     builder = (
@@ -142,67 +143,68 @@ def issue(authority: Authority, common_name: str, sans: Iterable[str], now: date
     return Identity(_pem(builder.sign(signer, hashes.SHA256())), _key_pem(key), authority.certificate)
 
 
-def why_due(identity: Identity, authority: Authority, wanted: Sequence[str], now: datetime) -> str:
-    """Why an issued certificate is to be replaced by a new one, in words; nothing while it is not."""
+def why_due(identity: Identity, authority: Authority, names: Sequence[str], now: datetime) -> str:
+    """Return why an issued certificate must be replaced; empty if it need not be."""
     if identity.ca != authority.certificate:
         return "another CA issued it"
-    if missing := [name for name in wanted if name not in identity.names]:
-        return f"it does not stand for {', '.join(missing)}"
+    if missing := [name for name in names if name not in identity.names]:
+        return f"it is not valid for {', '.join(missing)}"
     leaf = identity.chain[0]
-    left = leaf.not_valid_after_utc - now
-    if left < RENEWAL * (leaf.not_valid_after_utc - leaf.not_valid_before_utc):
-        return f"it ends at {_day(leaf.not_valid_after_utc)}"
+    remaining = leaf.not_valid_after_utc - now
+    if remaining < RENEWAL * (leaf.not_valid_after_utc - leaf.not_valid_before_utc):
+        return f"it expires on {_minute(leaf.not_valid_after_utc)}"
     return ""
 
 
-def problems(identity: Identity, wanted: Iterable[str], now: datetime, *, shown_by_clients: bool) -> list[str]:
-    """Everything that stands against a certificate that is given, in words.
+def problems(identity: Identity, names: Iterable[str], now: datetime, *, used_as_client: bool) -> list[str]:
+    """Return every reason why a certificate from files cannot be used.
 
-    ``wanted`` are names that clients use; ``shown_by_clients`` says that the health check has to show it as a client.
+    ``names`` are those that clients use. ``used_as_client`` says that the health check needs it as its own certificate.
     """
-    found = []
     try:
-        leaf, *above = identity.chain
+        leaf, *intermediates = identity.chain
         trusted = _certificates(identity.ca, "CA")
         _private_key(identity.key)
     except CertificateError as error:
         return [str(error)]
+    errors = []
     try:
         identity.check()
     except CertificateError as error:
-        found.append(str(error))
-    for one in (leaf, *above, *trusted):
-        if one.not_valid_after_utc <= now:
-            found.append(f"{_subject(one)} ended at {_day(one.not_valid_after_utc)}")
-        elif one.not_valid_before_utc > now:
-            found.append(f"{_subject(one)} is valid from {_day(one.not_valid_before_utc)} on")
+        errors.append(str(error))
+    for certificate in (leaf, *intermediates, *trusted):
+        if certificate.not_valid_after_utc <= now:
+            errors.append(f"{_subject(certificate)} expired on {_minute(certificate.not_valid_after_utc)}")
+        elif certificate.not_valid_before_utc > now:
+            errors.append(f"{_subject(certificate)} is not valid before {_minute(certificate.not_valid_before_utc)}")
     if not identity.names:
-        found.append("the certificate has no names (SAN), and clients refuse it: they do not read its CN any more")
-    elif missing := [name for name in wanted if not _stands_for(identity.names, name)]:
-        found.append(f"the certificate does not stand for {', '.join(missing)} (redis_tls_names)")
-    if not _leads_to(leaf, above, trusted):
-        found.append("the CA did not issue the certificate, nor do those in its file lead to it")
-    if not _is_fit_for(_SERVER, leaf):
-        found.append("the certificate is not for servers (extended key usage), and clients refuse it")
-    if shown_by_clients and not _is_fit_for(_CLIENT, leaf):
-        found.append(
-            "the certificate is for servers alone (extended key usage), and with redis_tls_auth_clients = 'yes' the "
-            "health check has to show it as a client"
+        errors.append("the certificate has no names (SAN). Clients refuse it: they no longer read the common name")
+    elif missing := [name for name in names if not _covers(identity.names, name)]:
+        errors.append(f"the certificate is not valid for {', '.join(missing)} (redis_tls_names)")
+    if not _leads_to(leaf, intermediates, trusted):
+        errors.append("the CA issued neither the certificate nor an intermediate one in its file that leads to it")
+    if not _is_valid_for(_SERVER, leaf):
+        errors.append("the certificate is not valid for servers (extended key usage), and clients refuse it")
+    if used_as_client and not _is_valid_for(_CLIENT, leaf):
+        errors.append(
+            "the certificate is valid only for servers (extended key usage), but with redis_tls_auth_clients = 'yes' "
+            "the health check uses it as its client certificate"
         )
-    return found
+    return errors
 
 
-def _stands_for(sans: set[str], name: str) -> bool:
-    """Whether a certificate's names cover one, in either case; ``*.example.com`` stands for one label."""
-    name, lower = name.lower(), {one.lower() for one in sans}
+def _covers(sans: set[str], name: str) -> bool:
+    """Say whether a certificate's names cover a name, in any case; ``*.example.com`` covers one label."""
+    name, lower = name.lower(), {san.lower() for san in sans}
     return name in lower or f"*.{name.partition('.')[2]}" in lower
 
 
-def _leads_to(leaf: x509.Certificate, above: list[x509.Certificate], trusted: list[x509.Certificate]) -> bool:
+def _leads_to(leaf: x509.Certificate, intermediates: list[x509.Certificate], trusted: list[x509.Certificate]) -> bool:
     if any(_issued(leaf, ca) for ca in trusted):
         return True
     return any(
-        _issued(leaf, one) and _leads_to(one, [other for other in above if other is not one], trusted) for one in above
+        _issued(leaf, issuer) and _leads_to(issuer, [other for other in intermediates if other is not issuer], trusted)
+        for issuer in intermediates
     )
 
 
@@ -214,7 +216,7 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _is_fit_for(purpose: x509.ObjectIdentifier, certificate: x509.Certificate) -> bool:
+def _is_valid_for(purpose: x509.ObjectIdentifier, certificate: x509.Certificate) -> bool:
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
@@ -223,9 +225,11 @@ def _is_fit_for(purpose: x509.ObjectIdentifier, certificate: x509.Certificate) -
 
 
 def _certificates(pem: str, what: str) -> list[x509.Certificate]:
-    # Certificates are shown by --diff, and the CA's is everybody's to read.
+    # --diff shows certificates, and every user of the host can read the CA's.
     if "PRIVATE KEY-----" in pem:
-        raise CertificateError(f"the file of the {what} holds a key, and others would read it: store that apart")
+        raise CertificateError(
+            f"the file of the {what} contains a key, which others could read: put it in its own file"
+        )
     try:
         return x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
@@ -237,7 +241,7 @@ def _private_key(pem: str) -> PrivateKeyTypes:
         return serialization.load_pem_private_key(pem.encode(), password=None)
     except TypeError:
         raise CertificateError(
-            "the key needs a passphrase, which nobody could type at a start: store it without"
+            "the key has a passphrase, which nobody can type when Redis starts: store it without one"
         ) from None
     except ValueError:
         raise CertificateError("the key is not text in PEM (-----BEGIN PRIVATE KEY-----)") from None
@@ -265,16 +269,16 @@ def _alternative(name: str) -> x509.GeneralName:
 
 
 def _name(common_name: str) -> x509.Name:
-    # The longest that X.509 allows.
+    # X.509 allows 64 characters.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
 
 
 def _subject(certificate: x509.Certificate) -> str:
-    return f"the certificate of {certificate.subject.rfc4514_string() or 'nobody'}"
+    return f"the certificate of {certificate.subject.rfc4514_string() or 'an unnamed subject'}"
 
 
-def _day(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def _minute(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _pem(certificate: x509.Certificate) -> str:

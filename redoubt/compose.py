@@ -1,7 +1,8 @@
-"""The Compose file of an instance, and what of it a running container is changed in."""
+"""Renders the Compose file of an instance, and the parts of it that a running container can change."""
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 import yaml
@@ -10,44 +11,50 @@ from redoubt import kernel_tuning, redis_conf
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
 from redoubt.host_files import mounts, secret_paths, template
-from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 
 def compose_file(settings: Settings, *, selinux: bool) -> DesiredFile:
-    """The Compose project. It names secrets by file, so it can be shown to anyone."""
+    """Return the Compose file. It names secrets only by their files, so anyone may read it."""
     text = _compose(settings, selinux=selinux, definition=config_fingerprint(settings))
     return DesiredFile(f"{settings.root}/compose.yml", text, mode=0o644, uid=0, gid=0)
 
 
 def config_fingerprint(settings: Settings) -> str:
-    """What tells a container of these settings from others that a running one cannot be changed into, as a digest.
+    """Return a digest of everything in a container that cannot change while it runs. It is a label of the container.
 
-    It is a label of the container: Compose's own hash differs for limits as well, which the engine changes live.
+    Compose's own hash also covers limits, which Docker changes live.
     """
     fixed = settings.with_live_defaults()
-    # As they are understood: a comment, or a directive that a running Redis takes, makes no other container.
-    project = yaml.safe_load(_compose(fixed, selinux=False, definition=""))
+    # Parsed, because a comment or a directive that can change live must not recreate the container.
+    project = _parse(_compose(fixed, selinux=False, definition=""))
     texts = (
-        json.dumps(project, sort_keys=True),
+        project,
         json.dumps([redis_conf.read_at_start(fixed), redis_conf.includes(fixed)], sort_keys=True),
-        # The names that commands get are secret, and their file has a date; which ones have others is a setting.
+        # Only which commands are renamed: the new names are secret, and their file has a modification time.
         " ".join((*fixed.redis_disabled_commands, "", *fixed.redis_renamed_commands)),
-        # Redis makes the socket when it starts, and it has the directory's group from then on.
+        # Redis creates the socket when it starts, with the group of its directory.
         str(fixed.redis_unix_socket_gid if fixed.redis_unix_socket else ""),
     )
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+# A deploy asks for the fingerprint several times, and a YAML parser in Python is slow.
+@cache
+def _parse(project: str) -> str:
+    return json.dumps(yaml.safe_load(project), sort_keys=True)
+
+
 def live_settings(settings: Settings) -> str:
-    """What in Redis's service a running container is changed in without another one, as JSON. It is a label of it."""
+    """Return the parts of Redis's service that Docker can change live, as JSON. They are a label of the container."""
     parts = {**ContainerLimits.of(settings).compose(), "stop_grace_period": f"{settings.stop_grace_period}s"}
     return json.dumps(parts)
 
 
-def override_file(settings: Settings, parts: str) -> str:
-    """A Compose file to lay over the project's, by which Redis's container is as it was made (its
-    ``live_settings``)."""
-    service = {**json.loads(parts), "labels": {"redoubt.live": parts}}
+def override_file(settings: Settings, created_with: str) -> str:
+    """Return a Compose override with the ``live_settings`` that Redis's container was created with."""
+    service = {**json.loads(created_with), "labels": {"redoubt.live": created_with}}
     return json.dumps({"services": {settings.redis_name: service}}) + "\n"
 
 
@@ -72,7 +79,7 @@ def _compose(settings: Settings, *, selinux: bool, definition: str) -> str:
 
 
 def _app_service(settings: Settings, service: dict[str, Any]) -> dict[str, Any]:
-    """A user's service with what makes it wait for Redis and reach it."""
+    """Return an application's service that waits for Redis and is on its network."""
     depends = service.get("depends_on", {})
     if isinstance(depends, list):
         depends = {name: {"condition": "service_started"} for name in depends}

@@ -1,8 +1,8 @@
-"""One change of an instance at a time: the lock of a deploy on the host, and the record that it leaves there.
+"""The lock of a deploy on the host, so that only one changes an instance at a time, and the record that it leaves.
 
-A deploy runs one command on each host from before its first look to its end (files/hold-lock.sh). The command holds the
-lock and hears how the deploy is coming on; when it hears nothing more, since the deploy ended, was killed or lost its
-connection, it lets go and keeps what it heard last. So nothing has to be undone after a deploy that was broken off.
+A deploy runs one command on each host from start to end (files/deploy-lock.sh). The command holds the lock and receives
+the deploy's record as a heartbeat. When the heartbeat stops, because the deploy ended, was killed or lost its
+connection, the command stores the last record and releases the lock. An interrupted deploy leaves no stale lock.
 """
 
 import getpass
@@ -16,23 +16,23 @@ from uuid import uuid4
 
 from redisctl import paths
 
-# Seconds between signs of life, and seconds without one after which a deploy is over. One whose network is gone ends by
-# itself after 25 s (redoubt.ssh_transport); whoever runs it again then need not wait long for the lock.
+# Seconds between heartbeats, and without one until the lock is released. A deploy that loses its network ends after
+# 25 s (redoubt.ssh_transport), so the lock is free soon after.
 HEARTBEAT, LOCK_TIMEOUT = 5, 30
 
-# Deploys that the host remembers: some hundred bytes each.
+# Deploys in the history of a host: some hundred bytes each.
 MAX_RECORDS = 500
 
-# Longer than what Python keeps back before it writes to a command of this machine (io.DEFAULT_BUFFER_SIZE).
-_WIDTH = 8200
+# Longer than Python's buffer for a command on this machine (io.DEFAULT_BUFFER_SIZE), so that a line is written at once.
+_LINE_WIDTH = 8200
 
 
 @dataclass
 class Record:
-    """What a deploy leaves on the host: who did what when, and what came of it. Nothing in it is secret.
+    """The record of a deploy in the history of a host. Nothing in it is secret.
 
-    ``settings`` is the digest of the instance's settings, ``changed`` names operations, ``failed`` the
-    one that did. ``ended`` is empty until the deploy has come to its end.
+    ``settings`` is the digest of the instance's settings, ``changed`` the names of the operations that changed the
+    host, ``failed`` the name of the operation that failed. ``ended`` is empty until the deploy ends.
     """
 
     verb: str
@@ -47,21 +47,21 @@ class Record:
 
     @property
     def holder(self) -> str:
-        """Who holds the lock, for others to read."""
+        """Return who holds the lock, as JSON for the lock file."""
         return json.dumps({"who": self.who, "verb": self.verb, "since": self.started})
 
     def line(self) -> str:
-        """All of it, on one line."""
+        """Return the record as one line of JSON."""
         return json.dumps(asdict(self))
 
 
 def pad_line(line: str) -> str:
-    """A line that a command of this machine gets at once. Over SSH all do."""
-    return f"{line:<{_WIDTH}}"
+    """Pad a line so that a command on this machine gets it at once. SSH needs no padding."""
+    return f"{line:<{_LINE_WIDTH}}"
 
 
 def operator() -> str:
-    """The person at this machine, as far as it knows: user@machine."""
+    """Return who deploys, as user@machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -71,13 +71,13 @@ def operator() -> str:
 
 
 def now() -> str:
-    """The time, as records have it."""
+    """Return the current time in the format of a record."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class LockState:
-    """What a host says of its lock. ``state`` is ours, free, held, or denied to those who are not root."""
+    """The lock of a host. ``state`` is ours, free, held, or denied without root."""
 
     state: str
     pid: str = ""
@@ -85,7 +85,7 @@ class LockState:
 
 
 def parse(output: Iterable[str]) -> LockState:
-    """Read what files/lock-state.sh prints. Raises ValueError."""
+    """Parse the output of files/lock-state.sh. Raises ValueError."""
     state, *lock = output
     if state != "held":
         return LockState(state)
@@ -93,24 +93,32 @@ def parse(output: Iterable[str]) -> LockState:
     return LockState(state, pid, json.loads(holder))
 
 
-def problem(name: str, answer: LockState | None) -> str:
-    """Why an instance cannot be changed now, for the operator; empty when it can, or when others say why not."""
-    if answer is None:
-        return "the host did not answer as expected; the lines above say more"
-    if answer.state in ("ours", "denied"):
+def problem(name: str, lock: LockState | None) -> str:
+    """Return why an instance cannot be changed now; empty if this deploy holds its lock.
+
+    Also empty without root, which the inspection of the host reports.
+    """
+    if lock is None:
+        return "the host did not answer as expected; see the lines above"
+    if lock.state in ("ours", "denied"):
         return ""
-    if answer.state == "free":
-        return f"{paths.lock_file(name)} cannot be locked, and nobody else holds it: is /run full or read-only?"
-    told = answer.holder
+    if lock.state == "free":
+        return f"{paths.lock_file(name)} cannot be locked although it is free: check that /run is writable and has room"
+    holder = lock.holder
+    if not holder:
+        return (
+            f"a step of a deploy that has ended still changes {name}: wait until it finishes. If it hangs, release the "
+            f"lock with 'kill {lock.pid or '<pid of its holder>'}' on the host"
+        )
     return (
-        f"{told.get('who', 'somebody')} is changing {name} ({told.get('verb', 'a deploy')}) since "
-        f"{told.get('since', 'some time')}: wait until that ends. It is over {LOCK_TIMEOUT} s after it was last heard "
-        f"of; where it hangs, kill {answer.pid or 'what has the lock'} on the host lets go of the lock"
+        f"{holder.get('who', 'another deploy')} is changing {name} ({holder.get('verb', 'deploy')}) since "
+        f"{holder.get('since', 'an unknown time')}: wait until that ends. The lock is released {LOCK_TIMEOUT} s after "
+        f"the last heartbeat; if it hangs, release it with 'kill {lock.pid or '<pid of its holder>'}' on the host"
     )
 
 
 class StreamingLines(list[str]):
-    """Lines that are made while they are read. pyinfra takes a list for standard input and goes through it."""
+    """Lines for standard input that are produced while they are sent. pyinfra accepts only a list, and iterates it."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""Who reaches the published port from outside: a table of nftables of the instance's own, and the unit that loads it.
+"""The firewall before the published port: an nftables table of the instance, and the unit that loads it.
 
-Docker forwards what comes to a published port past the chains in which ufw and its like have their rules. This table
-looks at a packet before Docker translates its address, and before the engine's own proxy, in a place that neither the
-engine nor a firewall clears.
+Docker forwards packets for a published port past the chains of ufw and similar firewalls. This table sees a packet
+before Docker translates its address and before docker-proxy, and neither Docker nor a firewall flushes it.
 """
 
 import ipaddress
@@ -14,22 +13,22 @@ from redoubt.settings.model import Settings
 
 
 def table(settings: Settings) -> str:
-    """The name of the table. nftables knows no hyphens in names without quotes."""
+    """Return the name of the table. nftables allows no hyphens in names without quotes."""
     return f"redoubt_{settings.redis_name.replace('-', '_')}"
 
 
 def unit(settings: Settings) -> str:
-    """The name of the unit that loads the table at boot, before the engine starts."""
+    """Return the name of the unit that loads the table at boot, before Docker starts."""
     return f"{settings.redis_name}-network.service"
 
 
 def is_filtered(settings: Settings) -> bool:
-    """Whether somebody outside is kept from the published port."""
+    """Say whether the settings restrict who may connect to the published port."""
     return bool(settings.redis_bind and settings.redis_allow_from)
 
 
 def files(settings: Settings) -> list[DesiredFile | AbsentPath]:
-    """The table and its unit; none of them where nobody is kept out."""
+    """Return the table and its unit; their removal if nothing is restricted."""
     rules, service = f"{settings.root}/network.nft", f"/etc/systemd/system/{unit(settings)}"
     if not is_filtered(settings):
         return [AbsentPath(rules), AbsentPath(service)]
@@ -44,12 +43,12 @@ def files(settings: Settings) -> list[DesiredFile | AbsentPath]:
 
 
 def refused(allowed: Iterable[str]) -> Iterable[str]:
-    """What nftables says of the sources that may not come, a rule for each family of addresses."""
+    """Yield an nftables expression for each address family that matches the refused sources."""
     networks = [ipaddress.ip_network(network) for network in allowed]
-    # One that lies in another would be a conflict to older versions of nftables.
-    v4 = ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv6Network))
-    for family, version, own in (("ip", 4, [str(one) for one in v4]), ("ip6", 6, [str(one) for one in v6])):
-        if own in (["0.0.0.0/0"], ["::/0"]):
+    # Older versions of nftables refuse overlapping networks.
+    v4 = ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv6Network))
+    for family, version, sources in (("ip", 4, [*map(str, v4)]), ("ip6", 6, [*map(str, v6)])):
+        if sources in (["0.0.0.0/0"], ["::/0"]):
             continue
-        yield f"{family} saddr != {{ {', '.join(own)} }}" if own else f"meta nfproto ipv{version}"
+        yield f"{family} saddr != {{ {', '.join(sources)} }}" if sources else f"meta nfproto ipv{version}"

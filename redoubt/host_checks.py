@@ -1,7 +1,4 @@
-"""What must be true of a host before anything on it is changed.
-
-``problems`` compares the ``HostFacts`` of ``redoubt.facts.host`` with the settings. Pure.
-"""
+"""Checks a host before a deploy changes anything: pure comparisons of its facts with the settings."""
 
 import ipaddress
 import re
@@ -13,31 +10,31 @@ from redoubt import versions
 from redoubt.docker import SUPPORTED, docker_source
 from redoubt.facts.host import Build, HostFacts, Listener, Version
 from redoubt.instance_conflicts import overlap
-from redoubt.settings.model import DEFAULT_IMAGES, DataLoss, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.sections.instance import DEFAULT_IMAGES, DataLoss
 from redoubt.settings.types import TITLES, Engine
 from redoubt.sizes import MIB, format_size
 from redoubt.versions import Verdict
 
-# The oldest engine with start_interval, by which a deploy knows within a second that Redis is healthy
-# (Engine API 1.44), and the oldest Compose that passes it on with deploy limits as run here.
+# Docker has start_interval since API 1.44: with it a deploy sees within a second that Redis is healthy. Compose passes
+# it on, together with deploy limits, since 2.24.
 MIN_DOCKER: Version = (25, 0)
 MIN_COMPOSE: Version = (2, 24)
 
-
-# Systems whose packages a deploy knows.
+# Systems whose Docker packages a deploy knows.
 INSTALLABLE = ("debian", "ubuntu")
 
-# Data, one AOF rewrite and one RDB snapshot beside it, each up to the size of maxmemory.
+# Data, one AOF rewrite and one RDB snapshot, each up to the size of maxmemory.
 DISK_FACTOR = 3
 
-# The newest format of snapshots that Redis and Valkey have in common, that of Redis 7.2.
+# The newest RDB format that both Redis and Valkey read: that of Redis 7.2.
 LAST_COMMON_FORMAT = 11
 
 
 def problems(settings: Settings, facts: HostFacts, invalid: Collection[str] = ()) -> list[str]:
-    """Everything about the host that stands against a deploy, in words; empty when nothing does.
+    """Return all blockers of a deploy to this host.
 
-    ``invalid`` names settings that are known to be bad by themselves: what depends on them is left out.
+    ``invalid`` names settings that have an error of their own: the checks that read them are left out.
     """
     if facts.uid != 0:
         return [
@@ -63,25 +60,26 @@ def problems(settings: Settings, facts: HostFacts, invalid: Collection[str] = ()
 
 
 def check_version(settings: Settings, build: Build) -> Verdict:
-    """What stands against the server in the image, or is to be said of it. A setting allows what is vulnerable."""
+    """Return the blocker or the warning about the server in the image."""
     image = f"redis_image = {settings.redis_image!r}"
     if build.engine != settings.redis_engine:
         return Verdict(other_engine(settings, build.engine))
     verdict = versions.judge(build)
     if verdict.problem and settings.redis_allow_vulnerable_version:
         return Verdict(
-            warning=f"{image}: {verdict.problem}. Deployed all the same, as redis_allow_vulnerable_version = True says"
+            warning=f"{image}: {verdict.problem}. It is deployed because redis_allow_vulnerable_version = True"
         )
     if verdict.problem:
-        return Verdict(f"{image}: {verdict.problem}. redis_allow_vulnerable_version = True deploys it all the same")
+        return Verdict(f"{image}: {verdict.problem}. redis_allow_vulnerable_version = True deploys it anyway")
     return Verdict(warning=f"{image}: {verdict.warning}") if verdict.warning else verdict
 
 
 def other_engine(settings: Settings, engine: Engine) -> str:
-    """What to say of an image with another engine than the settings name."""
+    """Return the message for an image with another engine than the settings name."""
     return (
-        f"redis_image = {settings.redis_image!r} holds {TITLES[engine]}, and redis_engine = {settings.redis_engine!r}: "
-        f"set redis_engine = {engine!r}, or name another image ({DEFAULT_IMAGES[settings.redis_engine]})"
+        f"redis_image = {settings.redis_image!r} contains {TITLES[engine]}, but redis_engine = "
+        f"{settings.redis_engine!r}: set redis_engine = {engine!r}, or use another image such as "
+        f"{DEFAULT_IMAGES[settings.redis_engine]}"
     )
 
 
@@ -103,25 +101,25 @@ def _docker(settings: Settings, facts: HostFacts) -> list[str]:
         compose = f" with Compose {_dotted(facts.compose)}" if facts.compose else ""
         return [
             f"Docker {_dotted(facts.docker)}{compose} is too old: {_dotted(MIN_DOCKER)} and {_dotted(MIN_COMPOSE)} "
-            "are needed. Upgrade them on the host, or remove them and a deploy installs newer ones"
+            "are needed. Upgrade them on the host, or remove them, and the deploy installs newer ones"
         ]
     if facts.compose is None and source == "present":
-        where = {
+        package = {
             "docker-ce": "docker-compose-plugin from Docker's repository",
             "docker.io": "docker-compose (Debian 13) or docker-compose-v2 (Ubuntu)",
-        }.get(facts.docker_package, "Compose v2 from where the engine came from")
-        return [f"Docker {_dotted(facts.docker)} has no Compose v2: install {where}"]
+        }.get(facts.docker_package, "Compose v2 from where Docker came from")
+        return [f"Docker {_dotted(facts.docker)} has no Compose v2: install {package}"]
     return []
 
 
 def _installation(source: str, facts: HostFacts) -> list[str]:
     if source == "none":
-        return ["there is no container engine, and redis_docker_source = 'none' forbids to install one"]
+        return ["Docker is not installed, and redis_docker_source = 'none' forbids the deploy to install it"]
     if facts.system_id[0] not in INSTALLABLE:
-        return [f"there is no container engine, and a deploy cannot install one on {facts.system}: do it first"]
+        return [f"Docker is not installed, and a deploy cannot install it on {facts.system}: install it first"]
     if source == "distribution" and not SUPPORTED.get(facts.system_id, True):
         return [
-            f"{facts.system} has no package of Compose v2: redis_docker_source = 'distribution' cannot work there; "
+            f"{facts.system} has no package of Compose v2, so redis_docker_source = 'distribution' does not work: "
             "use 'docker'"
         ]
     return []
@@ -131,8 +129,8 @@ def _kernel(settings: Settings, facts: HostFacts) -> list[str]:
     if not settings.redis_host_tuning or not facts.container:
         return []
     return [
-        f"this host is a container ({facts.container}) and its kernel is not its own: set redis_host_tuning = False, "
-        "and tune the machine below it as docs/operations.md says"
+        f"this host is a container ({facts.container}), which cannot set up the kernel: set redis_host_tuning = False, "
+        "and set up the machine that it runs on as docs/operations.md says"
     ]
 
 
@@ -147,56 +145,59 @@ def _memory(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _disk(settings: Settings, facts: HostFacts) -> list[str]:
-    need = DISK_FACTOR * settings.redis_maxmemory
-    room = facts.disk_free + facts.instance.stored.size
-    if room >= need:
+    needed = DISK_FACTOR * settings.redis_maxmemory
+    available = facts.disk_free + facts.instance.stored.size
+    if available >= needed:
         return []
     return [
-        f"{settings.root} has room for {room // MIB} MiB, and {need // MIB} MiB are needed: data, an AOF rewrite and a "
-        f"snapshot beside it ({DISK_FACTOR} x redis_maxmemory). Free some, set redis_root "
-        "to a bigger disk, or lower redis_maxmemory"
+        f"{settings.root} has room for {available // MIB} MiB, and {needed // MIB} MiB are needed for the data, an AOF "
+        f"rewrite and an RDB snapshot ({DISK_FACTOR} x redis_maxmemory): free some space, set redis_root to a bigger "
+        "disk, or lower redis_maxmemory"
     ]
 
 
 def check_secret_store(path: object, stored: int, root: str, facts: HostFacts) -> list[str]:
-    """Whether the passwords on this machine are older than the host's. ``stored`` is their generation, 0 for none."""
+    """Return a blocker if this machine's passwords are older than the host's.
+
+    ``stored`` is the generation of this machine's, 0 if there are none.
+    """
     if stored >= facts.instance.generation:
         return []
-    why = "is older than the passwords on the host: they were changed from another machine" if stored else "is missing"
+    reason = "is older than the passwords on the host, which another machine changed" if stored else "is missing"
     return [
-        f"{path} {why}, and a deploy would shut out every client. Copy it from the machine that deployed last. If "
-        f"it is lost, remove {root}/secrets/server/generation on the host: a deploy then makes what is missing anew"
+        f"{path} {reason}: a deploy would shut out every client. Copy it from the machine that deployed last. If it is "
+        f"lost, remove {root}/{paths.SERVER_SECRETS}/generation on the host, and a deploy creates missing passwords"
     ]
 
 
 def check_repository_password(path: object, stored: str, settings: Settings, facts: HostFacts) -> list[str]:
-    """What to say where a deploy would put another password in place of the one that opens the copies of backups."""
+    """Return a blocker if a deploy would replace the password of the backup repository on the host."""
     if stored or not settings.redis_backup_restic_repository or not facts.instance.repository_password:
         return []
-    there = f"{settings.root}/secrets/repository/password"
+    present = f"{settings.root}/{paths.REPOSITORY_SECRETS}/password"
     return [
-        f"{path} has no password of the repository of backups, and {there} on the host is one: a deploy would replace "
-        "it by another, which opens nothing there. Add it to that document as the line 'repository: <password>', or, "
-        "where nothing in the repository is of worth, move the file away"
+        f"{path} has no password for the backup repository, but {present} on the host has one: a deploy would replace "
+        "it with a password that does not open the repository. Add it to the document as the line 'repository: "
+        "<password>', or move the file away if the repository's backups are not needed"
     ]
 
 
-def check_ca(why: str, root: str, facts: HostFacts) -> list[str]:
-    """What to say where the host has a certificate of a CA that this machine does not know; ``why`` says so."""
-    if not why or facts.instance.certificate_source != "ca":
+def check_ca(problem: str, root: str, facts: HostFacts) -> list[str]:
+    """Return a blocker if the host has a certificate of a CA that this machine lacks, which ``problem`` describes."""
+    if not problem or facts.instance.certificate_source != "ca":
         return []
     return [
-        f"{why}, and a deploy might give Redis a certificate of another CA, which no client trusts. Copy "
-        "certificate and CA from the machine that deployed last. If they are lost, remove "
-        f"{root}/config/tls.conf on the host: a deploy then makes what is missing, and where that is the CA, every "
-        "client needs the new ca.crt"
+        f"{problem}, and a deploy might give Redis a certificate of another CA, which no client trusts. Copy the "
+        "certificate and the CA from the machine that deployed last. If they are lost, remove "
+        f"{root}/config/tls.conf on the host: the deploy then creates what is missing. After a new CA, every client "
+        "needs the new ca.crt"
     ]
 
 
 def _addresses(settings: Settings, facts: HostFacts) -> list[str]:
-    strange = [address for address in settings.redis_bind if not _is_local_address(address, facts.addresses)]
+    foreign = [address for address in settings.redis_bind if not _is_local_address(address, facts.addresses)]
     own = ", ".join(sorted(facts.addresses))
-    return [f"redis_bind: {address} is no address of this host; it has {own}" for address in strange]
+    return [f"redis_bind: {address} is not an address of this host, which has {own}" for address in foreign]
 
 
 def _root(settings: Settings, facts: HostFacts) -> list[str]:
@@ -211,99 +212,100 @@ def _root(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "aof", "rdb"]:
-    """What the running Redis must write before another configuration replaces it, lest that one starts without data.
+    """Return the form in which the running Redis must write its data, so that it starts with it next time.
 
-    With the AOF on, Redis reads nothing else, however old or empty; with it off, it reads the snapshot, which a
-    stop writes only where there are save points.
+    With the AOF on, Redis reads nothing but the AOF, even if it is old or empty. With the AOF off it reads the RDB
+    snapshot, which a stop writes only if there are save points.
     """
-    now = facts.persistence
-    if now.appendonly is None:
+    present = facts.persistence
+    if present.appendonly is None:
         return ""
     if settings.redis_appendonly:
-        return "aof" if now.appendonly == "no" else ""
-    return "rdb" if now.appendonly == "yes" or now.save == "" else ""
+        return "aof" if present.appendonly == "no" else ""
+    return "rdb" if present.appendonly == "yes" or present.save == "" else ""
 
 
 def _data(settings: Settings, facts: HostFacts) -> list[str]:
-    """Whether a Redis that is down, or knows other passwords, would start with its data: it cannot be asked to."""
-    now = facts.persistence
-    if now.appendonly is not None:
+    """Return a blocker if Redis does not answer and would start without its data: it cannot switch its persistence."""
+    present = facts.persistence
+    if present.appendonly is not None:
         return []
-    if settings.redis_appendonly and now.rdb and (not now.aof or now.configured == "no"):
+    live = f"{settings.root}/{paths.LIVE}"
+    if settings.redis_appendonly and present.rdb and (not present.aof or present.configured == "no"):
         return [
-            f"{settings.redis_name} cannot be asked, and with redis_appendonly = True it would start without the data "
-            f"in {settings.root}/data/dump.rdb. Deploy with redis_appendonly = False first, then with True"
+            f"{settings.redis_name} does not answer, and with redis_appendonly = True it would start without the data "
+            f"in {live}/dump.rdb: deploy with redis_appendonly = False first, then with True"
         ]
-    if not settings.redis_appendonly and now.aof and now.configured == "yes":
+    if not settings.redis_appendonly and present.aof and present.configured == "yes":
         return [
-            f"{settings.redis_name} cannot be asked, and with redis_appendonly = False it would start without the data "
-            f"in {settings.root}/data/appendonlydir. Deploy with redis_appendonly = True first, then with False"
+            f"{settings.redis_name} does not answer, and with redis_appendonly = False it would start without the data "
+            f"in {live}/appendonlydir: deploy with redis_appendonly = True first, then with False"
         ]
     return []
 
 
 def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
-    """Changes that may cost data, but for those that are allowed."""
-    found: list[tuple[DataLoss, str]] = []
-    now, policy = facts.persistence, settings.redis_maxmemory_policy
-    # A Redis that is full holds a little more than its limit: that is no change.
-    lowered = now.maxmemory == 0 or (now.maxmemory or 0) > settings.redis_maxmemory
-    if now.used_memory is not None and lowered and now.used_memory > settings.redis_maxmemory:
-        follows = "refuse every write" if policy == "noeviction" else f"evict keys by {policy} until it does"
-        found.append(
+    """Return a blocker for each change that may lose data, unless the settings allow it."""
+    losses: list[tuple[DataLoss, str]] = []
+    present, policy = facts.persistence, settings.redis_maxmemory_policy
+    # A full Redis uses a little more than its limit. Only a lower limit evicts.
+    is_lowered = present.maxmemory == 0 or (present.maxmemory or 0) > settings.redis_maxmemory
+    if present.used_memory is not None and is_lowered and present.used_memory > settings.redis_maxmemory:
+        effect = "refuse every write" if policy == "noeviction" else f"evict keys by {policy} until they fit"
+        losses.append(
             (
                 "eviction",
-                f"redis_maxmemory = {format_size(settings.redis_maxmemory)}, but {settings.redis_name} holds "
-                f"{now.used_memory / MIB:.1f} MiB: it would {follows}",
+                f"redis_maxmemory = {format_size(settings.redis_maxmemory)}, but {settings.redis_name} uses "
+                f"{present.used_memory / MIB:.1f} MiB: it would {effect}",
             )
         )
     before = facts.instance.deployed_settings.get("redis_maxmemory_policy", policy)
     if _evicts(policy) > _evicts(before):
-        which = "any key, queues and jobs as well" if _evicts(policy) == 2 else "keys with a TTL"
-        found.append(
+        which = "any key, also queues and jobs" if _evicts(policy) == 2 else "keys with a TTL"
+        losses.append(
             (
                 "policy",
                 f"redis_maxmemory_policy = {policy!r} evicts {which}; {settings.redis_name} runs with {before!r}",
             )
         )
     if facts.instance.deployed_settings.get("redis_appendonly") and not settings.redis_appendonly:
-        found.append(
+        losses.append(
             (
                 "persistence",
-                f"redis_appendonly = False: {settings.redis_name} would keep what it last wrote as a snapshot "
-                f"(redis_save = {settings.redis_save!r}), and a crash loses what came after",
+                f"redis_appendonly = False: {settings.redis_name} would only write RDB snapshots (redis_save = "
+                f"{settings.redis_save!r}), and a crash loses all changes since the last one",
             )
         )
     return [
-        f"{why}. If it is to be so: --data redis_allow_data_loss={loss}"
-        for loss, why in found
+        f"{reason}. To allow it: --data redis_allow_data_loss={loss}"
+        for loss, reason in losses
         if loss not in settings.redis_allow_data_loss
     ]
 
 
 def _evicts(policy: str) -> int:
-    """How much a policy may take: nothing, what has a TTL, or everything."""
+    """Return what a policy may evict: 0 for nothing, 1 for keys with a TTL, 2 for every key."""
     return {"noeviction": 0, "volatile": 1, "allkeys": 2}[policy.partition("-")[0]]
 
 
 def _format(settings: Settings, facts: HostFacts) -> list[str]:
-    """Whether the other engine wrote the data, in a format that this one does not read: it would not start.
+    """Return a blocker if the other engine wrote the data in a format that this one does not read.
 
-    Valkey began as Redis 7.2, whose format is 11, and calls 12 to 79 foreign; from 9.0 on it writes its own, which no
-    Redis reads (src/rdb.h of both).
+    Valkey began as Redis 7.2, with format 11, and refuses formats 12 to 79. From 9.0 on it writes formats of its own,
+    which no Redis reads (src/rdb.h of both).
     """
-    for found in sorted(facts.persistence.formats):
-        number = int(re.sub(r"\D", "", found) or 0)
-        if settings.redis_engine == "valkey" and found.startswith("REDIS") and number > LAST_COMMON_FORMAT:
-            wrote = "Redis 7.4 or newer"
-        elif settings.redis_engine == "redis" and found.startswith("VALKEY"):
-            wrote = "Valkey 9.0 or newer"
+    for rdb_format in sorted(facts.persistence.formats):
+        number = int(re.sub(r"\D", "", rdb_format) or 0)
+        if settings.redis_engine == "valkey" and rdb_format.startswith("REDIS") and number > LAST_COMMON_FORMAT:
+            writer = "Redis 7.4 or newer"
+        elif settings.redis_engine == "redis" and rdb_format.startswith("VALKEY"):
+            writer = "Valkey 9.0 or newer"
         else:
             continue
         return [
-            f"redis_engine = {settings.redis_engine!r}, but the data in {settings.root}/data was written by {wrote} "
-            f"({found}), and {TITLES[settings.redis_engine]} does not read it: deploy a new instance beside it "
-            "(redis_name, redis_port) and let the applications fill that one, or move the data away"
+            f"redis_engine = {settings.redis_engine!r}, but {writer} wrote the data in {settings.root}/{paths.LIVE} "
+            f"({rdb_format}), and {TITLES[settings.redis_engine]} does not read it: deploy a second instance "
+            "(redis_name, redis_port) for the applications to fill, or move the data away"
         ]
     return []
 
@@ -312,14 +314,14 @@ def _schedule(settings: Settings, facts: HostFacts) -> list[str]:
     if not facts.schedule_refused:
         return []
     return [
-        f"redis_backup_schedule = {settings.redis_backup_schedule!r}: this host's systemd says: "
-        f"{facts.schedule_refused} (systemd-analyze calendar tries one)"
+        f"redis_backup_schedule = {settings.redis_backup_schedule!r}: this host's systemd reports: "
+        f"{facts.schedule_refused}. Try schedules with 'systemd-analyze calendar'"
     ]
 
 
 def _is_local_address(address: str, addresses: frozenset[str]) -> bool:
     parsed = ipaddress.ip_address(address)
-    # All of 127.0.0.0/8 is the host, whatever it lists; :: needs some IPv6.
+    # All of 127.0.0.0/8 is the host, even if it is not listed. :: needs an IPv6 address.
     if parsed.version == 4 and (parsed.is_loopback or parsed.is_unspecified):
         return True
     if parsed.is_unspecified:
@@ -328,9 +330,9 @@ def _is_local_address(address: str, addresses: frozenset[str]) -> bool:
 
 
 def _ports(settings: Settings, facts: HostFacts) -> list[str]:
-    taken = [
+    blockers = [
         f"{address}:{port.published} is in use by {other.process or 'another process'}: "
-        f"stop that, or choose another {'redis_tls_port' if index else 'redis_port'} or "
+        f"stop it, or set another {'redis_tls_port' if index else 'redis_port'} or "
         f"redis_bind{_leaked_port_hint(other)}"
         for index, port in enumerate(settings.ports)
         for address in settings.redis_bind
@@ -339,8 +341,8 @@ def _ports(settings: Settings, facts: HostFacts) -> list[str]:
         and (other.address, other.port) not in facts.published
         and overlap(address, other.address)
     ]
-    # One process may listen on 0.0.0.0 and on [::] and is named once.
-    return list(dict.fromkeys(taken))
+    # A process that listens on 0.0.0.0 and on [::] is reported once.
+    return list(dict.fromkeys(blockers))
 
 
 def _leaked_port_hint(other: Listener) -> str:
@@ -348,8 +350,8 @@ def _leaked_port_hint(other: Listener) -> str:
         return ""
     # https://github.com/moby/moby/issues/20486
     return (
-        "; where docker ps shows no container with it, the engine holds it for one that is gone, as it may after a "
-        "power cut: systemctl restart docker on the host, which stops and starts all containers"
+        ". If 'docker ps' shows no container with this port, Docker has not released it, as after a power cut: run "
+        "'systemctl restart docker' on the host, which restarts all containers"
     )
 
 
@@ -357,8 +359,8 @@ def _name(settings: Settings, facts: HostFacts) -> list[str]:
     if not facts.instance.foreign_container:
         return []
     return [
-        f"there is a container {settings.redis_name} that Redoubt did not make: remove or rename it, "
-        "or choose another redis_name"
+        f"there is a container {settings.redis_name} that Redoubt did not create: remove or rename it, "
+        "or set another redis_name"
     ]
 
 

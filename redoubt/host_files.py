@@ -1,7 +1,8 @@
-"""The files of an instance: settings and secrets in, text out."""
+"""Renders the files of an instance from its settings and secrets."""
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,37 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from redisctl import paths, schema
 from redoubt import acl, redis_conf, redisctl_bundle
 from redoubt.certificates import Identity
-from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, pack
+from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, DesiredProgram
 from redoubt.secret_store import Secrets
-from redoubt.settings.model import REDIS_UID, Settings
-from redoubt.settings.types import REPOSITORY_FILES
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_UID, REPOSITORY_FILES
 from redoubt.sizes import format_size
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# Directories below the root, and where the container sees them. Configuration is read-only for Redis:
-# a taken-over server cannot change how it starts next time.
+# Directories below the root, and where the container sees them. Configuration is read-only, so that a compromised Redis
+# cannot change how it starts next time.
 MOUNTS = (
     ("config", redis_conf.CONFIG_DIR, "ro"),
     (paths.LIVE, redis_conf.DATA_DIR, "rw"),
-    # A taken-over Redis changes no backup: redisctl takes them, from outside.
+    # redisctl writes backups on the host. A compromised Redis cannot change them.
     ("backups", "/backups", "ro"),
     ("logs", "/var/log/redis", "rw"),
-    # A directory and not files: what is mounted by itself stays as it was when the container started.
+    # The directory, because a file mount shows the old file after a change.
     ("secrets/server", redis_conf.SECRETS_DIR, "ro"),
 )
 
-
-# Where redisctl notes which repository it has copied to, beside what it reaches that with.
+# The file in which redisctl records the repository that it has copied to, next to its credentials.
 REPOSITORY_NOTE = "known"
 
 
 def directories(settings: Settings) -> list[DesiredDirectory]:
     """Return the instance's directories.
 
-    ROOT/data is root's; Redis owns ROOT/data/live, which its container sees as /data. So nothing that Redis writes lies
-    next to the files of a restore or an upgrade, and all of them are on the file system of the data.
+    Root owns ROOT/data. Redis owns ROOT/data/live, which its container sees as /data: it cannot reach the files of a
+    restore or an upgrade, which are on the same file system.
     """
-    # Files in it get its group.
+    # Files in a setgid directory get its group.
     socket = DesiredDirectory(f"{settings.root}/{paths.SOCKET}", mode=0o2750, gid=settings.redis_unix_socket_gid)
     repository = DesiredDirectory(repository_directory(settings), mode=0o700, uid=0, gid=0)
     modes = {paths.LIVE: 0o700}
@@ -57,77 +57,76 @@ def directories(settings: Settings) -> list[DesiredDirectory]:
 
 
 def mounts(settings: Settings) -> tuple[tuple[str, str, str], ...]:
-    """Directories below the root, where the container sees them, and whether it may write there."""
+    """Return directories below the root with their path in the container, and ro or rw."""
     return (*MOUNTS, *([("socket", redis_conf.SOCKET_DIR, "rw")] if settings.redis_unix_socket else []))
 
 
 def secret_files(settings: Settings, secrets: Secrets) -> list[DesiredFile | AbsentPath]:
-    """Every user's password in a file of its own, and the file that names commands; none of a user who is no more."""
+    """Return a file for each user's password and for the command names. Files of removed users are absent paths."""
     paths = secret_paths(settings)
     contents = {user.name: f"{secrets.passwords[user.name]}\n" for user in acl.users(settings)}
     contents["commands.conf"] = redis_conf.command_names(settings, secrets.commands)
     contents["generation"] = f"{secrets.generation}\n"
     files = [DesiredFile(paths[name], content, mode=0o400, secret=True) for name, content in contents.items()]
-    # Those of the server were beside the others once.
-    former = {f"{settings.root}/secrets/{name}" for name in ("default", "commands.conf", *secrets.passwords)}
+    possible = {f"{settings.root}/secrets/{name}" for name in ("default", "commands.conf", *secrets.passwords)}
     return [
         *files,
-        *(AbsentPath(path) for path in sorted(former - set(paths.values()))),
+        *(AbsentPath(path) for path in sorted(possible - set(paths.values()))),
         *repository_files(settings, secrets.repository),
     ]
 
 
 def repository_files(settings: Settings, password: str) -> list[DesiredFile | AbsentPath]:
-    """What restic reaches the copies off the host with, for root alone; none where there is no repository.
+    """Return the files with which restic reaches the backup repository, for root alone; absent without a repository.
 
-    The password is generated; all else comes from files on this machine.
+    The password is generated. Everything else comes from files on this machine.
     """
     directory, is_used = repository_directory(settings), bool(settings.redis_backup_restic_repository)
     contents = {str(name): Path(path).read_text() for name, path in settings.redis_backup_repository_files.items()}
     if is_used:
         contents["password"] = password
-    former = {"password", *(name for names in REPOSITORY_FILES.values() for name in names)} - set(contents)
-    # What redisctl notes there goes with the directory.
-    gone = [f"{directory}/{name}" for name in sorted(former)]
-    gone += [] if is_used else [f"{directory}/{REPOSITORY_NOTE}", directory]
+    unused = {"password", *(name for names in REPOSITORY_FILES.values() for name in names)} - set(contents)
+    absent = [f"{directory}/{name}" for name in sorted(unused)]
+    # The directory comes last: it must be empty.
+    absent += [] if is_used else [f"{directory}/{REPOSITORY_NOTE}", directory]
     files = (
         DesiredFile(f"{directory}/{name}", f"{text.rstrip()}\n", mode=0o400, uid=0, gid=0, secret=True)
         for name, text in contents.items()
     )
-    return [*files, *map(AbsentPath, gone)]
+    return [*files, *map(AbsentPath, absent)]
 
 
 def repository_directory(settings: Settings) -> str:
-    """Where the password and the credentials of the repository of backups are on the host."""
+    """Return the directory of the backup repository's password and credentials on the host."""
     return f"{settings.root}/secrets/repository"
 
 
 def secret_paths(settings: Settings) -> dict[str, str]:
-    """Where each secret is on the host, by name. The container of Redis sees those of the server and no others."""
+    """Return the path of each secret on the host, by name. The container of Redis sees only those of the server."""
     server = ("health", "commands.conf", "generation")
     names = [*(user.name for user in acl.users(settings) if user.name not in server), *server]
     return {name: f"{settings.root}/secrets/{'server/' if name in server else ''}{name}" for name in names}
 
 
 def acl_file(settings: Settings, secrets: Secrets) -> DesiredFile:
-    """The users of Redis. It holds hashes; they are kept from other users of the host all the same."""
+    """Return the ACL file. It has only password hashes, but other users of the host must not read these either."""
     content = acl.acl_file(settings, secrets.valid())
     return DesiredFile(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True)
 
 
 def certificate_files(settings: Settings, identity: Identity) -> list[DesiredDirectory | DesiredFile]:
-    """The certificate with its key and CA, under names of their own.
+    """Return the certificate with its key and CA. Their names have the certificate's digest.
 
-    The certificate that runs stays beside a new one until Redis has taken that over.
+    So a new certificate does not overwrite the running one before Redis has loaded it.
     """
-    wanted = redis_conf.certificate(settings, identity.digest)
-    here = f"{settings.root}/config"
+    directives = redis_conf.certificate(settings, identity.digest)
+    config = f"{settings.root}/config"
     certificate, key, ca = (
-        f"{here}{wanted[name].removeprefix(redis_conf.CONFIG_DIR)}"
+        f"{config}{directives[name].removeprefix(redis_conf.CONFIG_DIR)}"
         for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
     )
     return [
-        DesiredDirectory(f"{here}/tls"),
+        DesiredDirectory(f"{config}/tls"),
         DesiredFile(certificate, identity.certificate),
         DesiredFile(key, identity.key, mode=0o400, secret=True),
         DesiredFile(ca, identity.ca),
@@ -135,24 +134,24 @@ def certificate_files(settings: Settings, identity: Identity) -> list[DesiredDir
 
 
 def certificate_config(settings: Settings, identity: Identity) -> list[DesiredFile]:
-    """What names the certificate to Redis when it starts and to the health check, and its CA for clients."""
-    wanted = redis_conf.certificate(settings, identity.digest)
-    conf = template("tls.conf.j2", s=settings, directives=wanted, expires=int(identity.expires.timestamp()))
+    """Return tls.conf, which names the certificate for the next start and the health check, and the CA for clients."""
+    directives = redis_conf.certificate(settings, identity.digest)
+    text = template("tls.conf.j2", s=settings, directives=directives, expires=int(identity.expires.timestamp()))
     return [
-        DesiredFile(f"{settings.root}/config/tls.conf", conf),
+        DesiredFile(f"{settings.root}/config/tls.conf", text),
         DesiredFile(settings.ca_file, identity.ca, mode=0o644, uid=0, gid=0),
     ]
 
 
 def previous_certificates(settings: Settings, identity: Identity | None, present: Iterable[str]) -> list[AbsentPath]:
-    """What is left of former certificates on the host, of what is ``present`` there by its paths; files come first."""
+    """Return the paths of previous certificates among those ``present`` on the host, files before directories."""
     files = [*certificate_files(settings, identity), *certificate_config(settings, identity)] if identity else []
-    wanted = {entry.path for entry in files}
-    return [AbsentPath(path) for path in sorted(set(present) - wanted, reverse=True)]
+    desired = {entry.path for entry in files}
+    return [AbsentPath(path) for path in sorted(set(present) - desired, reverse=True)]
 
 
 def config_files(settings: Settings) -> list[DesiredFile]:
-    """redis.conf and the health check."""
+    """Return redis.conf and the health check."""
     check = (PROJECT / "files" / "healthcheck.sh").read_text()
     return [
         DesiredFile(f"{settings.root}/config/redis.conf", _redis_conf(settings)),
@@ -173,7 +172,7 @@ def redisctl_program(settings: Settings) -> list[DesiredFile]:
     """Return redisctl and the command that runs it."""
     program = f"{settings.root}/{paths.PROGRAM}"
     return [
-        DesiredFile(program, pack(redisctl_bundle.archive()), mode=0o755, uid=0, gid=0, packed=True),
+        DesiredProgram(program, mode=0o755, uid=0, gid=0, program=redisctl_bundle.archive()),
         DesiredFile(redisctl_path(settings), f'#!/bin/sh\nexec {program} "$@"\n', mode=0o755, uid=0, gid=0),
     ]
 
@@ -213,13 +212,19 @@ def redisctl_path(settings: Settings) -> str:
 
 
 def logrotate_file(settings: Settings) -> DesiredFile:
-    """Rotation of Redis's log file."""
+    """Return the configuration that rotates Redis's log file."""
     text = template("logrotate.j2", s=settings, uid=REDIS_UID)
     return DesiredFile(f"/etc/logrotate.d/{settings.redis_name}", text, mode=0o644, uid=0, gid=0)
 
 
 def template(name: str, **values: Any) -> str:
-    """A file of templates/ with its values."""
+    """Render a file of templates/."""
+    return _environment().get_template(name).render(**values)
+
+
+# One environment compiles each template once, however many hosts a deploy has.
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(PROJECT / "templates"),
         undefined=StrictUndefined,
@@ -231,9 +236,9 @@ def template(name: str, **values: Any) -> str:
     environment.filters["quoted"] = _quoted
     environment.filters["size"] = format_size
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False)
-    return environment.get_template(name).render(**values)
+    return environment
 
 
 def _quoted(value: str) -> str:
-    """A value of redis.conf: an empty one in quotes; several words are several arguments and stay as they are."""
+    """Return a value for redis.conf. Only an empty one needs quotes: several words are several arguments."""
     return value or '""'

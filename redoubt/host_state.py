@@ -42,15 +42,16 @@ class HostState:
     _acl: str = field(default="", repr=False)
 
     def forget(self) -> None:
-        """The host is about to change: what was seen of it is out of date."""
+        """Discard the inspections, because the host is about to change."""
         self._paths = None
         self._instance = None
 
     def path_states(self, host: Host, entries: Sequence[Entry]) -> Mapping[str, PathState]:
         """Return what these paths are on the host; those that do not exist are left out."""
-        wanted = {_key(entry) for entry in entries}
-        if self._paths is None or not wanted <= self._asked:
-            together = [*entries, *(entry for entry in self.entries if _key(entry) not in wanted)]
+        if self._paths is None or not set(map(_key, entries)) <= self._asked:
+            # By path: a rotation asks about other contents for a path of the deploy, and one digest is compared.
+            requested = {entry.path for entry in entries}
+            together = [*entries, *(entry for entry in self.entries if entry.path not in requested)]
             self._paths = _inspect_paths(host, together)
             self._asked = frozenset(map(_key, together))
         return self._paths

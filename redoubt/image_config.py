@@ -1,7 +1,7 @@
-"""What an image is, told without running it: the one in an archive of ``docker save``, and which server is in it.
+"""Identifies an image and its server without running it, also in an archive of ``docker save``.
 
-An engine names an image by the digest of its configuration or of its manifest, depending on its image store.
-What both agree on is inside the configuration: when the image was made, and the digests of its layers.
+Docker identifies an image by the digest of its configuration or of its manifest, depending on its image store. The
+configuration itself is the same in both: when the image was created, and the digests of its layers.
 """
 
 import json
@@ -14,65 +14,65 @@ from typing import Any
 from redoubt.facts.host import Build
 from redoubt.settings.types import Engine
 
-# Says which package, or which release of upstream's, the server was built from: redis-server=5:8.0.2-3+deb13u3, or
-# redis=8.0.2. The common org.opencontainers.image.version says neither: a distribution's number is upstream's, patched
-# or not, and an image that does not set it has that of its base (Ubuntu's is 24.04).
+# Names the package or the upstream release of the server: redis-server=5:8.0.2-3+deb13u3, or redis=8.0.2. The common
+# org.opencontainers.image.version does not: a distribution patches releases under their old number, and an image that
+# does not set the label inherits that of its base (24.04 for Ubuntu).
 PACKAGE_LABEL = "redoubt.package"
 
-# The official images, whose tags are releases of upstream's.
+# The official images. Their tags are upstream releases.
 _OFFICIAL: Mapping[str, Engine] = {"redis": "redis", "valkey/valkey": "valkey"}
-# What they and those built on them say of themselves.
+# Set by them, and inherited by images built on them.
 _VERSION_VARIABLES: Mapping[str, Engine] = {"REDIS_VERSION": "redis", "VALKEY_VERSION": "valkey"}
 
 
 class ArchiveError(ValueError):
-    """An archive that cannot be used; the message names the file and why."""
+    """An archive cannot be used. The message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes an image the same image in every engine."""
+    """What identifies an image with every image store."""
 
     created: str
     layers: tuple[str, ...]
 
 
 def in_archive(path: str, reference: str) -> Identity:
-    """The identity of an image in an archive of ``docker save``. Raises ArchiveError."""
+    """Return the identity of an image in an archive of ``docker save``. Raises ArchiveError."""
     return of_config(config_in_archive(path, reference))
 
 
 def config_in_archive(path: str, reference: str) -> dict[str, Any]:
-    """The configuration of an image in an archive of ``docker save``. Raises ArchiveError."""
+    """Return the configuration of an image in an archive of ``docker save``. Raises ArchiveError."""
     try:
         with tarfile.open(path) as archive:
             manifest = json.load(_member(archive, "manifest.json"))
             for image in manifest:
                 if any(_same(reference, tag) for tag in image["RepoTags"] or ()):
                     config: dict[str, Any] = json.load(_member(archive, image["Config"]))
-                    # What every image has; so others are found out here.
+                    # Raises KeyError if it is not the configuration of an image.
                     of_config(config)
                     return config
     except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise ArchiveError(f"{path}: not an archive of docker save ({error})") from error
+        raise ArchiveError(f"{path} is not an archive of docker save ({error})") from error
     tags = ", ".join(tag for image in manifest for tag in image["RepoTags"] or ()) or "none"
-    raise ArchiveError(f"{path}: holds no image {reference}; it holds: {tags}. Set redis_image to one of them")
+    raise ArchiveError(f"{path} does not contain {reference}, but {tags}: set redis_image to an image in the archive")
 
 
 def of_config(config: dict[str, Any]) -> Identity:
-    """The identity in an image configuration as archives hold it."""
+    """Return the identity in an image configuration of an archive."""
     return Identity(config["created"], tuple(config["rootfs"]["diff_ids"]))
 
 
 def of_inspect(inspected: dict[str, Any]) -> Identity:
-    """The identity in what ``docker image inspect`` prints."""
+    """Return the identity in the output of ``docker image inspect``."""
     return Identity(inspected["Created"], tuple(inspected["RootFS"]["Layers"]))
 
 
 def build_in(config: Mapping[str, Any]) -> Build | None:
-    """The server in an image by the labels and variables that the image was given; None when they do not tell.
+    """Return the server in an image by the image's labels and variables; None if they do not name it.
 
-    ``config`` is the part of that name of an image's configuration, ``Config`` in what ``docker image inspect`` prints.
+    ``config`` is the part ``config`` of an image configuration, ``Config`` in the output of ``docker image inspect``.
     """
     name, _, version = (config.get("Labels") or {}).get(PACKAGE_LABEL, "").partition("=")
     engine = _engine(name.removesuffix("-server"))
@@ -86,31 +86,31 @@ def build_in(config: Mapping[str, Any]) -> Build | None:
 
 
 def build_named(reference: str) -> Build | None:
-    """The server that the tag of an official image promises; None for others, and for a tag that is no whole version.
+    """Return the server that the tag of an official image names; None if the tag is not a full version.
 
-    A name of somebody's own promises nothing: the package in it may be patched under an old number.
+    None for other images as well: their package may be patched under an old number.
     """
     name, tag = _split(reference)
     match = re.match(r"\d+\.\d+\.\d+(?=-|$)", tag)
     return Build(_OFFICIAL[name], match[0]) if match and name in _OFFICIAL else None
 
 
-def build_that_runs(config: Mapping[str, Any], said: str) -> Build | None:
-    """The server by its own word (``redis-server --version``), or as labelled where it does not say otherwise.
+def build_that_runs(config: Mapping[str, Any], output: str) -> Build | None:
+    """Return the server by the output of ``redis-server --version``, with the package of the label if both agree.
 
-    A label that was copied or inherited from another image names another version. None when it says nothing.
+    A label that was copied or inherited from another image names another version. None if the server does not answer.
     """
-    match = re.search(r"\b(Redis|Valkey) server v=(\S+)", said)
+    match = re.search(r"\b(Redis|Valkey) server v=(\S+)", output)
     if match is None:
         return None
-    own = Build("redis" if match[1] == "Redis" else "valkey", match[2])
+    running = Build("redis" if match[1] == "Redis" else "valkey", match[2])
     labelled = build_in(config)
-    same = labelled and (labelled.engine, labelled.numbers) == (own.engine, own.numbers)
-    return labelled if same else own
+    agree = labelled and (labelled.engine, labelled.numbers) == (running.engine, running.numbers)
+    return labelled if agree else running
 
 
 def engine_named(reference: str) -> Engine | None:
-    """The engine of an official image, whatever its tag; None for others."""
+    """Return the engine of an official image with any tag; None for other images."""
     return _OFFICIAL.get(_split(reference)[0])
 
 
@@ -119,7 +119,7 @@ def _engine(name: str) -> Engine | None:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """Name and tag, without a digest and what Docker adds by itself."""
+    """Return name and tag, without a digest and without the prefixes that Docker adds."""
     path, slash, last = _short(reference.partition("@")[0]).rpartition("/")
     name, _, tag = last.partition(":")
     return f"{path}{slash}{name}", tag
@@ -137,5 +137,5 @@ def _same(reference: str, tag: str) -> bool:
 
 
 def _short(reference: str) -> str:
-    """A reference without the parts that Docker adds by itself."""
+    """Return a reference without the prefixes that Docker adds."""
     return reference.removeprefix("docker.io/").removeprefix("library/")

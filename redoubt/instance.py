@@ -1,4 +1,4 @@
-"""One Redis instance on one host: everything that the tasks need to know of it."""
+"""One Redis instance on one host, with everything that the tasks need."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from redoubt.settings.model import Settings
 
 @dataclass(frozen=True)
 class Instance:
-    """Valid settings, the instance's secrets, and what the host looked like before the deploy.
+    """Valid settings, the instance's secrets, and the facts of the host before the deploy.
 
-    ``version_checked`` says that the version in the image was known, and found fit, before the host had the image.
-    Without TLS there is no ``identity``.
+    ``version_checked`` says that the image's name or archive showed its version, which is allowed. ``identity`` is None
+    without TLS.
     """
 
     settings: Settings
@@ -26,5 +26,5 @@ class Instance:
 
     @property
     def acl(self) -> DesiredFile:
-        """Its ACL file."""
+        """The ACL file."""
         return host_files.acl_file(self.settings, self.secrets)

@@ -1,4 +1,4 @@
-"""Several instances on one host, of a deploy or there already: they must not meet, and must fit. Pure."""
+"""Checks that instances on one host do not collide and fit into its memory, deployed or not. Pure."""
 
 import ipaddress
 from collections import defaultdict
@@ -10,7 +10,7 @@ from redoubt.facts.host import Neighbour
 from redoubt.settings.model import Settings
 from redoubt.sizes import MIB, format_size
 
-# Settings by which instances meet.
+# Settings by which instances can collide.
 _READS = frozenset(
     {"redis_name", "redis_root", "redis_port", "redis_tls_port", "redis_tls", "redis_bind", "redis_maxmemory"}
     | {"redis_container_memory"}
@@ -19,10 +19,9 @@ _READS = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """An instance of the inventory, with the host that it goes to: which machine, its RAM, and who is there.
+    """An instance of the inventory and its host: the machine, its RAM in bytes, and other instances there.
 
-    ``invalid`` names settings that are known to be bad by themselves: an instance with one that matters here is left
-    out.
+    ``invalid`` names settings that have an error of their own. If one of them matters here, the instance is left out.
     """
 
     settings: Settings
@@ -32,9 +31,9 @@ class Entry:
     invalid: frozenset[str] = frozenset()
 
 
-def overlap(wanted: str, taken: str) -> bool:
-    """Whether a socket on ``taken`` keeps one from ``wanted``. A listener on :: takes IPv4 as well."""
-    ours, theirs = ipaddress.ip_address(wanted), ipaddress.ip_address(taken)
+def overlap(desired: str, used: str) -> bool:
+    """Say whether a socket on ``used`` prevents one on ``desired``. A listener on :: also uses IPv4."""
+    ours, theirs = ipaddress.ip_address(desired), ipaddress.ip_address(used)
     if ours == theirs:
         return True
     if theirs.is_unspecified:
@@ -43,71 +42,72 @@ def overlap(wanted: str, taken: str) -> bool:
 
 
 def problems(entries: Mapping[str, Entry]) -> dict[str, list[str]]:
-    """What stands against instances beside each other, by the names of the inventory's hosts, in words."""
+    """Return the blockers between instances, by the host names of the inventory."""
     by_machine: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
     for name, entry in entries.items():
         if not entry.invalid & _READS:
             by_machine[entry.machine][name] = entry
-    found: dict[str, list[str]] = {name: [] for name in entries}
-    for together in by_machine.values():
-        names = {entry.settings.redis_name for entry in together.values()}
-        for name, entry in together.items():
-            others = [(other, one.settings) for other, one in together.items() if other != name]
-            there = [one for one in entry.neighbours if one.name not in names]
-            found[name] += [
+    blockers: dict[str, list[str]] = {name: [] for name in entries}
+    for on_machine in by_machine.values():
+        names = {entry.settings.redis_name for entry in on_machine.values()}
+        for name, entry in on_machine.items():
+            others = [(other_name, other.settings) for other_name, other in on_machine.items() if other_name != name]
+            present = [neighbour for neighbour in entry.neighbours if neighbour.name not in names]
+            blockers[name] += [
                 *_conflicts_in_inventory(entry, others),
-                *_conflicts_on_host(entry, there),
-                *_memory_overcommit(entry, together, there),
+                *_conflicts_on_host(entry, present),
+                *_memory_overcommit(entry, on_machine, present),
             ]
-    return found
+    return blockers
 
 
 def _conflicts_in_inventory(entry: Entry, others: Iterable[tuple[str, Settings]]) -> Iterable[str]:
-    mine = entry.settings
-    for other, theirs in others:
-        where = f"{other} of this inventory, on the same machine,"
-        if mine.redis_name == theirs.redis_name:
-            yield f"redis_name = {mine.redis_name!r}: {where} has it as well; give each a name of its own"
+    settings = entry.settings
+    for name, other in others:
+        owner = f"{name} of this inventory, on the same machine,"
+        if settings.redis_name == other.redis_name:
+            yield f"redis_name = {settings.redis_name!r}: {owner} has the same name; give each its own"
             continue
-        if _nested(mine.root, theirs.root):
-            yield f"redis_root = {mine.root!r}: {where} has {theirs.root!r}; give each a directory of its own"
-        theirs_published = {(address, port.published) for address in theirs.redis_bind for port in theirs.ports}
-        for address, port in _shared_ports(mine, theirs_published):
-            yield f"{address}:{port}: {where} publishes it as well; choose another redis_port or redis_bind"
+        if _nested(settings.root, other.root):
+            yield f"redis_root = {settings.root!r}: {owner} has {other.root!r}; give each its own directory"
+        published = {(address, port.published) for address in other.redis_bind for port in other.ports}
+        for address, port in _shared_ports(settings, published):
+            yield f"{address}:{port}: {owner} publishes it, too; set another redis_port or redis_bind"
 
 
-def _conflicts_on_host(entry: Entry, there: Iterable[Neighbour]) -> Iterable[str]:
-    for one in there:
-        if _nested(entry.settings.root, one.root):
-            yield f"redis_root = {entry.settings.root!r}: {one.name} on this host has {one.root!r}; choose another"
-        for address, port in _shared_ports(entry.settings, one.published):
+def _conflicts_on_host(entry: Entry, present: Iterable[Neighbour]) -> Iterable[str]:
+    settings = entry.settings
+    for neighbour in present:
+        if _nested(settings.root, neighbour.root):
+            yield f"redis_root = {settings.root!r}: {neighbour.name} on this host has {neighbour.root!r}; set another"
+        for address, port in _shared_ports(settings, neighbour.published):
             yield (
-                f"{address}:{port} is {one.name}'s on this host, whether it runs or not: choose another redis_port or "
-                "redis_bind"
+                f"{address}:{port} belongs to {neighbour.name} on this host, even if it does not run: set another "
+                "redis_port or redis_bind"
             )
 
 
-def _memory_overcommit(entry: Entry, together: Mapping[str, Entry], there: Iterable[Neighbour]) -> Iterable[str]:
-    takes = {one.settings.redis_name: one.settings.memory_limit for one in together.values()}
-    takes |= {one.name: one.memory for one in there}
-    # One that is too big by itself is told as such.
-    if len(takes) < 2 or sum(takes.values()) <= entry.memory or entry.settings.memory_limit > entry.memory:
+def _memory_overcommit(entry: Entry, on_machine: Mapping[str, Entry], present: Iterable[Neighbour]) -> Iterable[str]:
+    limits = {other.settings.redis_name: other.settings.memory_limit for other in on_machine.values()}
+    limits |= {neighbour.name: neighbour.memory for neighbour in present}
+    # host_checks reports an instance that is too big by itself.
+    if len(limits) < 2 or sum(limits.values()) <= entry.memory or entry.settings.memory_limit > entry.memory:
         return
-    each = ", ".join(f"{name} {format_size(size)}" for name, size in takes.items())
+    details = ", ".join(f"{name} {format_size(size)}" for name, size in limits.items())
     yield (
-        f"the instances on this host may use {format_size(sum(takes.values()))} together ({each}), and it has "
-        f"{entry.memory // MIB} MiB of RAM: lower redis_maxmemory of one, or take it elsewhere"
+        f"the instances on this host may use {format_size(sum(limits.values()))} together ({details}), but it has "
+        f"{entry.memory // MIB} MiB of RAM: lower redis_maxmemory of one, or move it to another host"
     )
 
 
-def _shared_ports(mine: Settings, theirs: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int]]:
-    taken = sorted(theirs)
-    for port in mine.ports:
-        for address in mine.redis_bind:
-            if any(port.published == number and overlap(address, other) for other, number in taken):
+def _shared_ports(settings: Settings, published: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int]]:
+    used = sorted(published)
+    for port in settings.ports:
+        for address in settings.redis_bind:
+            if any(port.published == number and overlap(address, other) for other, number in used):
                 yield address, port.published
 
 
-def _nested(one: str, other: str) -> bool:
-    first, second = PurePosixPath(one), PurePosixPath(other)
-    return first.is_relative_to(second) or second.is_relative_to(first)
+def _nested(first: str, second: str) -> bool:
+    one, other = PurePosixPath(first), PurePosixPath(second)
+    return one.is_relative_to(other) or other.is_relative_to(one)

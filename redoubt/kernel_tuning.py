@@ -1,6 +1,6 @@
-"""Host tuning: what Redis asks of the kernel, now and at the next boot.
+"""Host tuning: the kernel settings that Redis needs, now and after the next boot.
 
-The kernel is the host's, and so are these values: all instances on a host want the same ones.
+They apply to the whole host, so all instances on a host use the same values.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 @dataclass(frozen=True)
 class KernelSetting:
-    """A value of the kernel: the file that shows and takes it, what it should be, and why."""
+    """A kernel setting: the file that reads and sets it, its desired value, and the reason."""
 
     path: str
     value: str
@@ -21,7 +21,7 @@ class KernelSetting:
 
     @property
     def sysctl(self) -> str:
-        """The name by which sysctl.d knows it."""
+        """The name in sysctl.d."""
         return self.path.removeprefix("/proc/sys/").replace("/", ".")
 
 
@@ -29,43 +29,42 @@ SYSCTLS = (
     KernelSetting(
         "/proc/sys/vm/overcommit_memory",
         "1",
-        "A save forks Redis, and the child could in theory copy all of its memory. With 0 the kernel may refuse the\n"
-        "fork on a host that is more than half full, and then nothing is saved any more. Redis warns of it at start.",
+        "Redis forks to save, and in theory the child may copy all of its memory. With 0 the kernel may refuse the\n"
+        "fork if more than half of the memory is used, and saves fail. Redis warns about it at startup.",
     ),
     KernelSetting(
         "/proc/sys/vm/swappiness",
         "1",
-        "As little swapping as there can be with swap on. Redis's container has no swap at all, but the rest of the\n"
-        "host should not be swapped out either for the sake of files that a backup reads once. The default is 60.",
+        "The least swapping with swap on. Redis's container has no swap at all, but the kernel should not swap out\n"
+        "other programs to cache files that a backup reads once. The default is 60.",
     ),
     KernelSetting(
         "/proc/sys/net/core/somaxconn",
         "65535",
-        "The most that any listener gets of the backlog that it asks for. A ceiling costs nothing by itself, so it is\n"
-        "that of redis_tcp_backlog. Compose sets the same in Redis's own network where the backlog needs it.",
+        "The kernel limits the backlog of every listener to this value. It costs nothing by itself, so it is the\n"
+        "maximum of redis_tcp_backlog. Compose sets the same value in Redis's own network if the backlog needs it.",
     ),
 )
 
-# Redis at start: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled". With huge pages a write after a fork
-# copies 2 MiB instead of 4 KiB.
+# Redis recommends this value at startup. With huge pages, a write after a fork copies 2 MiB instead of 4 KiB.
 HUGE_PAGES = KernelSetting(
-    THP, "madvise", "Transparent huge pages make a save copy far more memory, and clients wait for it."
+    THP, "madvise", "With transparent huge pages a save copies far more memory, and clients wait for it."
 )
 
 KERNEL_SETTINGS = (*SYSCTLS, HUGE_PAGES)
 
 SYSCTL_FILE = "/etc/sysctl.d/99-redoubt.conf"
-# Early by its name: of several lines for one path systemd-tmpfiles keeps the first; of sysctl.d the last one wins.
+# Named to sort early: systemd-tmpfiles uses the first of several lines for a path, sysctl.d the last.
 TMPFILES_FILE = "/etc/tmpfiles.d/00-redoubt.conf"
 
-# What a new network namespace starts with (kernel 5.4 and later): Redis's own listens in one.
+# Default of a new network namespace (kernel 5.4 and later). Redis listens in one.
 DEFAULT_SOMAXCONN = 4096
 
-_HEADER = "# What Redis asks of the kernel, written by Redoubt. A deploy overwrites changes made here.\n"
+_HEADER = "# Kernel settings for Redis, written by Redoubt. A deploy overwrites changes in this file.\n"
 
 
 def files() -> list[DesiredFile]:
-    """The files by which systemd sets the kernel up at boot: one of sysctl.d, one of tmpfiles.d."""
+    """Return the files from which systemd sets these values at boot: one in sysctl.d, one in tmpfiles.d."""
     sysctls = "".join(f"\n{_comment(setting)}{setting.sysctl} = {setting.value}\n" for setting in SYSCTLS)
     pages = f"\n{_comment(HUGE_PAGES)}w {HUGE_PAGES.path} - - - - {HUGE_PAGES.value}\n"
     return [
@@ -75,18 +74,18 @@ def files() -> list[DesiredFile]:
 
 
 def differences(kernel: Mapping[str, str]) -> list[tuple[KernelSetting, str]]:
-    """The settings that stand otherwise, with what they say; ``kernel`` maps paths to what is read there.
+    """Return the settings that differ, with their current value; ``kernel`` maps paths to the text of the file.
 
-    What the kernel does not have is left out: one built without huge pages needs nothing.
+    Settings that the kernel does not have are skipped: one without huge pages needs none.
     """
-    found = [(setting, chosen(kernel[setting.path])) for setting in KERNEL_SETTINGS if setting.path in kernel]
-    return [(setting, now) for setting, now in found if now != setting.value]
+    current = [(setting, selected(kernel[setting.path])) for setting in KERNEL_SETTINGS if setting.path in kernel]
+    return [(setting, value) for setting, value in current if value != setting.value]
 
 
-def chosen(text: str) -> str:
-    """A value as the kernel shows it: of a list, the one in brackets."""
-    _, opened, rest = text.partition("[")
-    return rest.partition("]")[0] if opened else text.strip()
+def selected(text: str) -> str:
+    """Return the value in the text of a kernel file; of a list of choices, the one in brackets."""
+    _, bracket, rest = text.partition("[")
+    return rest.partition("]")[0] if bracket else text.strip()
 
 
 def _comment(setting: KernelSetting) -> str:

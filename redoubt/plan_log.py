@@ -1,18 +1,18 @@
-"""What a plan says of hosts, for a program that reads it: lines of JSON in a file, where the environment names one."""
+"""Notes of a plan for programs: lines of JSON in a file that the environment names."""
 
 import json
 import os
 from typing import Literal
 
-# Names the file, for the pyinfra command that makes the plan.
-FILE = "REDOUBT_PLANNED"
+# The variable that names the file for the pyinfra command.
+FILE = "REDOUBT_PLAN_LOG"
 
-# A host that is to be looked at; one that was and is fit for a deploy; why something would change on it.
+# A host of the run; a host that is ready for a deploy; a reason for a change on a host.
 Event = Literal["named", "ready", "differs"]
 
 
-def note(host: str, event: Event, why: str = "") -> None:
-    """Add a line to the file; nothing where none is asked for."""
+def note(host: str, event: Event, reason: str = "") -> None:
+    """Add a line to the file, if the environment names one."""
     if path := os.environ.get(FILE):
         with open(path, "a") as file:
-            file.write(json.dumps({"host": host, "event": event, "why": why}) + "\n")
+            file.write(json.dumps({"host": host, "event": event, "reason": reason}) + "\n")

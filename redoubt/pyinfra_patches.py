@@ -1,11 +1,14 @@
-"""What the ``pyinfra`` command line lacks, put in place by the project's ``config.py``.
+"""Fixes for the ``pyinfra`` command line, installed by the project's ``config.py``.
 
-pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError; it ends with exit code 0
-when the inventory is misspelt, when --limit matches nothing and when it is interrupted, and with a traceback when
-it wants to ask and nobody is there. ``config.py`` runs before the inventory is loaded, so the gaps are closed from
-there. Three private names are wrapped (``make_inventory``, ``_get_inventory_pattern_matches`` and ``_do_confirm`` in
-``pyinfra_cli.cli``), which is why ``config.py`` pins the version; ``tests/lifecycle/test_command_line.py`` runs the
-real commands.
+pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError. It exits with code 0 if the
+inventory is misspelt, if --limit matches nothing and if it is interrupted, and with a traceback if it has to ask where
+there is no terminal. ``config.py`` runs before pyinfra loads the inventory, so it can fix all of this.
+
+Patches rather than an entry point of our own on pyinfra's API: ``pyinfra inventory deploy.py`` must work as written, so
+the command is pyinfra's in any case, and a second one would be a second behaviour to document and test. The patches
+wrap three private names (``make_inventory``, ``_get_inventory_pattern_matches`` and ``_do_confirm`` in
+``pyinfra_cli.cli``). Therefore ``config.py`` pins the series of pyinfra, and ``tests/lifecycle/test_command_line.py``
+runs the real commands.
 """
 
 import atexit
@@ -35,49 +38,49 @@ DEFAULT_INVENTORY = "hosts.py"
 
 
 @dataclass
-class Called:
-    """What pyinfra was called to do: the name of its job, and whether it only plans."""
+class Command:
+    """The pyinfra command that runs: the name of its deploy file, and whether it is a dry run."""
 
     verb: str = ""
     dry: bool = False
 
 
-called = Called()
+command = Command()
 
-# Called when all operations have run, while the hosts are still connected.
+# Called after the last operation, while the hosts are still connected.
 before_disconnect: list[Callable[[], None]] = []
 
 
 def install() -> None:
-    """Wrap the running pyinfra command. Call it once, from ``config.py``."""
+    """Patch the running pyinfra command. ``config.py`` calls this once."""
     if context := click.get_current_context(silent=True):
-        called.verb = Path(next(iter(context.params.get("operations") or ()), "")).stem
-        called.dry = bool(context.params.get("dry"))
+        command.verb = Path(next(iter(context.params.get("operations") or ()), "")).stem
+        command.dry = bool(context.params.get("dry"))
     _map_directory_to_inventory()
     _refuse_empty_selections()
-    _tell_before_disconnecting()
-    _ask_only_a_person()
-    _end_in_words()
+    _call_before_disconnect()
+    _refuse_questions_without_terminal()
+    _report_end()
 
 
 def _map_directory_to_inventory() -> None:
     make_inventory = pyinfra_cli.cli.make_inventory
 
-    def from_directory(inventory: str, **kwargs: Any) -> Any:
+    def make_inventory_with_hosts(inventory: str, **kwargs: Any) -> Any:
         path = Path(inventory)
         if path.is_dir():
             inventory = str(path / DEFAULT_INVENTORY)
         if (path.suffix == ".py" or "/" in inventory) and not Path(inventory).exists() and "@" not in inventory:
             raise CliError(f"there is no inventory {inventory}")
-        made = make_inventory(inventory, **kwargs)
-        if not len(made):
+        hosts = make_inventory(inventory, **kwargs)
+        if not len(hosts):
             raise CliError(_no_hosts(inventory))
-        if any(one.connector_cls is SSHConnector and not one.data.get("ssh_known_hosts_file") for one in made):
-            # As ssh does by itself: pyinfra fails to note a host's key where the directory is missing.
+        if any(host.connector_cls is SSHConnector and not host.data.get("ssh_known_hosts_file") for host in hosts):
+            # ssh creates the directory itself; pyinfra cannot store a host's key without it.
             Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
-        return made
+        return hosts
 
-    pyinfra_cli.cli.make_inventory = from_directory
+    pyinfra_cli.cli.make_inventory = make_inventory_with_hosts
 
 
 def _no_hosts(inventory: str) -> str:
@@ -89,17 +92,17 @@ def _no_hosts(inventory: str) -> str:
 
 
 def _refuse_empty_selections() -> None:
-    matches = pyinfra_cli.cli._get_inventory_pattern_matches
+    find_matches = pyinfra_cli.cli._get_inventory_pattern_matches
 
-    def every_pattern_matches(inventory: Any, patterns: Any, option_name: str) -> list[Host]:
+    def find_matches_of_each(inventory: Any, patterns: Any, option_name: str) -> list[Host]:
         for pattern in patterns:
-            if not matches(inventory, [pattern], option_name):
+            if not find_matches(inventory, [pattern], option_name):
                 names = ", ".join(sorted(host.name for host in inventory))
                 raise CliError(f"{option_name} {pattern} matches no host or group; the hosts are: {names}")
-        found: list[Host] = matches(inventory, patterns, option_name)
-        return found
+        hosts: list[Host] = find_matches(inventory, patterns, option_name)
+        return hosts
 
-    pyinfra_cli.cli._get_inventory_pattern_matches = every_pattern_matches
+    pyinfra_cli.cli._get_inventory_pattern_matches = find_matches_of_each
 
     state = ctx_state.get()
     init = state.init
@@ -107,82 +110,84 @@ def _refuse_empty_selections() -> None:
     def init_with_hosts(inventory: Any, config: Any, initial_limit: Any = None) -> None:
         if initial_limit is not None and not initial_limit:
             raise CliError("--limit and --exclude together leave no host")
-        for one in inventory if initial_limit is None else initial_limit:
-            plan_log.note(one.name, "named")
+        for host in inventory if initial_limit is None else initial_limit:
+            plan_log.note(host.name, "named")
         init(inventory, config, initial_limit=initial_limit)
-        state.add_callback_handler(_Progress())
+        state.add_callback_handler(_FailureReport())
 
     state.init = init_with_hosts
 
 
-def _tell_before_disconnecting() -> None:
+def _call_before_disconnect() -> None:
     state = ctx_state.get()
     set_stage = state.set_stage
 
-    def set_stage_in_order(stage: StateStage) -> None:
+    def set_stage_after_callbacks(stage: StateStage) -> None:
         if stage == StateStage.Disconnect:
-            for tell in before_disconnect:
-                tell()
+            for callback in before_disconnect:
+                callback()
         set_stage(stage)
 
-    state.set_stage = set_stage_in_order
+    state.set_stage = set_stage_after_callbacks
 
 
-def _ask_only_a_person() -> None:
+def _refuse_questions_without_terminal() -> None:
     confirm = pyinfra_cli.cli._do_confirm
 
-    def answer(message: str) -> bool | None:
+    def ask(message: str) -> bool | None:
         try:
-            confirmed: bool = confirm(message)
+            answer: bool = confirm(message)
         except EOFError:
-            # Told by what is returned: of an exception the thread prints where it came from.
+            # Returned, not raised: gevent prints the traceback of an exception in a thread.
             return None
-        return confirmed
+        return answer
 
-    def confirm_or_say(message: str) -> bool:
-        # Beside all else: hosts have to hear of a deploy while a person thinks about it.
-        confirmed: bool | None = gevent.get_hub().threadpool.apply(answer, (message,))
-        if confirmed is None:
-            raise CliError("nobody is there to answer: add -y to change the hosts, or --dry to look only")
-        return confirmed
+    def ask_in_thread(message: str) -> bool:
+        # A thread, so that the lock's heartbeats continue while a person thinks.
+        answer: bool | None = gevent.get_hub().threadpool.apply(ask, (message,))
+        if answer is None:
+            raise CliError("no terminal to ask for confirmation: add -y to change the hosts, or --dry for a dry run")
+        return answer
 
-    pyinfra_cli.cli._do_confirm = confirm_or_say
+    pyinfra_cli.cli._do_confirm = ask_in_thread
 
 
-class _Progress(BaseStateCallback):
-    """Says what a failure leaves behind."""
+class _FailureReport(BaseStateCallback):
+    """Reports what a failed deploy changed on a host, and what to do."""
 
     @staticmethod
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
         operations = [data.operation_meta for data in state.ops[host].values()]
-        done = sum(operation.is_complete() and operation.did_change() for operation in operations)
-        what = f"operations before it that changed the host: {done}" if done else "nothing was changed before it"
+        changes = sum(operation.is_complete() and operation.did_change() for operation in operations)
+        before = (
+            f"operations before it that changed the host: {changes}" if changes else "nothing was changed before it"
+        )
         client = getattr(host.connector, "client", None)
         if client is not None and not client.get_transport().is_active():
-            logger.error(f"{host.print_prefix}the connection to the host is lost; what it was doing may go on there")
+            logger.error(f"{host.print_prefix}the connection to the host is lost; its last command may still run there")
         logger.error(
-            f"{host.print_prefix}the deploy stopped here: {what}. "
-            "Mend the cause and run the same command again; what is done needs no undoing"
+            f"{host.print_prefix}the deploy stopped here: {before}. Fix the cause and run the same command again: it "
+            "continues from here"
         )
 
 
-def _end_in_words() -> None:
-    started = time.monotonic()
+def _report_end() -> None:
+    start = time.monotonic()
 
-    def report() -> None:
-        seconds = time.monotonic() - started
-        # None are seen of hosts on this machine, and of those whose data has no transport of ours.
-        sent = f"{ssh_transport.commands_sent} SSH commands, " if ssh_transport.commands_sent else ""
-        echo(f"--> {sent}{seconds:.1f} s", err=True)
+    def report_cost() -> None:
+        seconds = time.monotonic() - start
+        # The local connector sends none, and an inventory may not use our transport.
+        commands = f"{ssh_transport.commands_sent} SSH commands, " if ssh_transport.commands_sent else ""
+        echo(f"--> {commands}{seconds:.1f} s", err=True)
 
-    def interrupted(signum: int, frame: FrameType | None) -> None:
+    def report_interruption(signum: int, frame: FrameType | None) -> None:
         echo("--> interrupted: hosts may be changed in part; run the same command again to finish", err=True)
-        report()
-        # sys.exit would wait for what the hosts are doing, or end in gevent's loop with a traceback.
+        report_cost()
+        # sys.exit would wait for the commands on the hosts, or end in gevent's loop with a traceback.
         os._exit(128 + signum)
 
-    atexit.register(report)
-    signal.signal(signal.SIGINT, interrupted)
-    signal.signal(signal.SIGTERM, interrupted)
+    atexit.register(report_cost)
+    signal.signal(signal.SIGINT, report_interruption)
+    signal.signal(signal.SIGTERM, report_interruption)

@@ -1,10 +1,11 @@
-"""redis.conf as directives: what the settings mean to Redis, and what a running Redis should answer.
+"""The directives of redis.conf that follow from the settings, and how a running Redis differs from them.
 
-The file is rendered from ``directives`` by ``templates/redis.conf.j2``. ``runtime`` gives the same values as
-``CONFIG GET`` prints them, so that drift can be seen on the running server and not only in the file.
+``templates/redis.conf.j2`` renders the file from ``directives``. ``runtime`` returns the same values in the notation of
+``CONFIG GET``, so that a deploy also sees drift in the running server.
 """
 
-from redoubt.settings.model import SHUTDOWN_TIMEOUT, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.sections.container import SHUTDOWN_TIMEOUT
 
 # Paths inside the container.
 CONFIG_DIR = "/etc/redis"
@@ -15,25 +16,24 @@ SOCKET = f"{SOCKET_DIR}/redis.sock"
 TLS_DIR = f"{CONFIG_DIR}/tls"
 SECRETS_DIR = "/run/secrets"
 
-# By it root on the host reaches Redis whatever its ports speak. Who else does is decided by the directory, whose group
-# the socket inherits.
+# Lets root on the host reach Redis even with TLS only. The directory's group decides who else may use it.
 _SOCKET = {"unixsocket": SOCKET, "unixsocketperm": "770"}
 
-# What Redis reads when it starts and takes from nobody afterwards.
+# Directives that Redis reads only at startup.
 _AT_START = frozenset({"unixsocket", "unixsocketperm", "tcp-backlog", "databases", "dir", "logfile", "aclfile"})
 
 Sections = dict[str, dict[str, str]]
 
 
 def directives(settings: Settings) -> Sections:
-    """The directives of redis.conf with their values as Redis reports them, by section.
+    """Return the directives of redis.conf by section.
 
-    Sizes are in bytes and booleans are yes or no: the notation of CONFIG GET, which the file may use as well.
+    Values are in the notation of CONFIG GET, which the file accepts as well: sizes in bytes, booleans as yes or no.
     """
     s = settings
     return {
         "Network": {
-            # The container's own interfaces: who may reach them is decided by the published addresses.
+            # All interfaces of the container. The published addresses decide who can reach them.
             "bind": "* -::*",
             **_ports(s),
             **_SOCKET,
@@ -65,7 +65,7 @@ def directives(settings: Settings) -> Sections:
             "appendonly": _yes(s.redis_appendonly),
             "appendfsync": s.redis_appendfsync,
             **({"aof-timestamp-enabled": _yes(s.redis_aof_timestamps)} if s.server_version >= (7, 0) else {}),
-            # After a power cut the last write may be there in part: Redis starts without it, and says so in its log.
+            # A power cut may leave only a part of the last write. Redis starts without it and logs that.
             "aof-load-truncated": "yes",
             "aof-rewrite-incremental-fsync": _yes(s.redis_incremental_fsync),
             "auto-aof-rewrite-percentage": str(s.redis_auto_aof_rewrite_percentage),
@@ -91,40 +91,41 @@ def directives(settings: Settings) -> Sections:
 
 
 def read_at_start(settings: Settings) -> dict[str, str]:
-    """The directives for which Redis starts anew: it takes no others while it runs, or its container is made for them.
+    """Return the directives that need a restart: Redis or its container takes them only at startup.
 
-    Further ones as well: what Redis makes of those nobody here knows.
+    All further directives are among them, because Redoubt does not know which of them Redis can change live.
     """
     sections = directives(settings)
     further = sections.pop("Further directives")
-    all_ = {name: value for values in sections.values() for name, value in values.items()}
-    # Ports are published, and files are limited for the clients.
-    made_for = _AT_START | {"port", "tls-port", "maxclients"}
-    return {**{name: value for name, value in all_.items() if name in made_for}, **further}
+    managed = {name: value for values in sections.values() for name, value in values.items()}
+    # The container publishes the ports, and its limit of open files depends on maxclients.
+    at_start = _AT_START | {"port", "tls-port", "maxclients"}
+    return {**{name: value for name, value in managed.items() if name in at_start}, **further}
 
 
 def _at_sigterm(settings: Settings) -> dict[str, str]:
-    """With the log, which a stop flushes, a start reads no snapshot: writing one would be half of a restart's time."""
-    known = settings.server_version >= (7, 0)
-    return {"shutdown-on-sigterm": "nosave" if settings.redis_appendonly else "default"} if known else {}
+    """With the AOF, Redis writes no RDB snapshot when it stops: it would not read it, and it doubles the downtime."""
+    if settings.server_version < (7, 0):
+        return {}
+    return {"shutdown-on-sigterm": "nosave" if settings.redis_appendonly else "default"}
 
 
 def _ports(settings: Settings) -> dict[str, str]:
-    """0 turns one off. A server that was built without TLS does not know the other."""
+    """Return the ports; 0 turns one off. A build without TLS does not know tls-port."""
     inside = {port.tls: str(port.inside) for port in settings.ports}
     return {"port": inside.get(False, "0"), **({"tls-port": inside[True]} if True in inside else {})}
 
 
 def includes(settings: Settings) -> list[str]:
-    """Files that redis.conf includes: the command names, which are secret, what was detected, and the certificate."""
+    """Return the files that redis.conf includes: secret command names, active defragmentation, the certificate."""
     certificate = [f"{CONFIG_DIR}/tls.conf"] if settings.redis_tls != "off" else []
     return [f"{SECRETS_DIR}/commands.conf", f"{CONFIG_DIR}/activedefrag.conf", *certificate]
 
 
 def certificate(settings: Settings, digest: str) -> dict[str, str]:
-    """The directives of TLS that a running Redis takes over, and answers by CONFIG GET.
+    """Return the TLS directives, which a running Redis can change.
 
-    The names of files tell the identity: by them Redis says which one it has loaded.
+    ``digest`` identifies the certificate. It is part of the file names, so CONFIG GET shows which one Redis has loaded.
     """
     return {
         "tls-cert-file": f"{TLS_DIR}/server-{digest}.crt",
@@ -136,18 +137,18 @@ def certificate(settings: Settings, digest: str) -> dict[str, str]:
 
 
 def command_names(settings: Settings, renamed: dict[str, str]) -> str:
-    """The included file that disables and renames commands; ``renamed`` maps a command to its new name."""
+    """Return the included file that disables and renames commands; ``renamed`` maps a command to its new name."""
     lines = [f'rename-command {command} ""' for command in settings.redis_disabled_commands]
     lines += [f"rename-command {command} {renamed[command]}" for command in settings.redis_renamed_commands]
     return "".join(f"{line}\n" for line in lines)
 
 
 def managed_directives(settings: Settings) -> set[str]:
-    """Names of directives that have a setting of their own, which redis_extra_config must not repeat."""
-    own = {
+    """Return the directives that Redoubt sets itself, so redis_extra_config must not contain them."""
+    names = {
         name for section, values in directives(settings).items() if section != "Further directives" for name in values
     }
-    return own | {
+    return names | {
         *certificate(settings, ""),
         "tls-port",
         "include",
@@ -161,10 +162,9 @@ def managed_directives(settings: Settings) -> set[str]:
 
 
 def runtime(settings: Settings) -> dict[str, str]:
-    """What ``CONFIG GET`` should answer, for each directive whose answer is the value that was written.
+    """Return what ``CONFIG GET`` answers if Redis is up to date.
 
-    Left out are the file's further directives (their notation is the user's) and ``notify-keyspace-events``,
-    whose letters Redis reorders: that one is compared as a set by ``differences``.
+    Further directives are not part of it, because the user may write them in another notation.
     """
     return {
         name: value
@@ -175,24 +175,23 @@ def runtime(settings: Settings) -> dict[str, str]:
 
 
 def differences(settings: Settings, running: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Directives that run otherwise than the settings say: name to (running, wanted)."""
-    wanted = runtime(settings)
+    """Return the directives whose running value differs from the settings: name to (running, desired)."""
     return {
         name: (running.get(name, "(unknown)"), value)
-        for name, value in wanted.items()
+        for name, value in runtime(settings).items()
         if _canonical(name, running.get(name, "(unknown)")) != _canonical(name, value)
     }
 
 
 def is_live(directive: str) -> bool:
-    """Whether a running Redis takes another value of a directive that ``differences`` may name."""
+    """Say whether a running Redis can change a directive that ``differences`` may name."""
     return directive not in _AT_START
 
 
 def set_commands(settings: Settings, values: dict[str, str]) -> list[tuple[str, ...]]:
-    """Return the arguments of the CONFIG SET calls that give a running Redis these values.
+    """Return the arguments of the CONFIG SET calls that set these values.
 
-    One call, which takes all or none; below 7.0 one call for each directive.
+    One call sets all or nothing. Before 7.0 Redis accepts only one directive in a call.
     """
     pairs: list[tuple[str, ...]] = list(values.items())
     if settings.server_version >= (7, 0) and pairs:
@@ -202,7 +201,7 @@ def set_commands(settings: Settings, values: dict[str, str]) -> list[tuple[str, 
 
 def _canonical(name: str, value: str) -> str:
     if name == "notify-keyspace-events":
-        # CONFIG GET reorders the letters and prints A for the classes that it stands for.
+        # CONFIG GET reorders the letters.
         return "".join(sorted(set(value)))
     return value
 

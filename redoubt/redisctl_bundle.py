@@ -1,7 +1,7 @@
-"""redisctl as one file: this project's package and the libraries that it needs, run by a host's own Python.
+"""Builds redisctl as one file with its libraries, which the host's own Python runs.
 
-Made from what requirements.txt locks, as it is installed beside this project: neither a host nor a deploy fetches
-anything. The same sources make the same bytes, on every machine.
+The libraries come from the environment of this project, which requirements.txt locks: neither a host nor a deploy
+downloads anything. The same sources give the same bytes on every machine.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from redisctl.__main__ import DIGEST
 
 PACKAGE = Path(__file__).resolve().parent.parent / "redisctl"
 
-# Pure Python all of them. What rich has for source code and Markdown is not used, and left out with its libraries.
+# All are pure Python. Source code and Markdown in rich need further libraries and are not used.
 LIBRARIES = ("redis", "async-timeout", "click", "rich")
 
-# -I: neither the environment nor the working directory has a word in what root runs.
+# -I: neither the environment nor the working directory can change what root runs.
 _SHEBANG = b"#!/usr/bin/python3 -I\n"
 
 
@@ -29,9 +29,10 @@ def digest() -> str:
 
 @cache
 def archive() -> bytes:
-    """The file: a zip archive that Python runs. Not compressed, since that is different with each version of zlib.
+    """Return the file: a zip archive that Python runs.
 
-    Its comment, which is its end, is the digest of what it is made of: so it finds its own modules unpacked.
+    It is not compressed, because each version of zlib compresses differently. It ends with its comment, the digest of
+    its contents, by which it finds its unpacked modules.
     """
     sources = {"__main__.py": (PACKAGE / "__main__.py").read_bytes()}
     sources |= {f"redisctl/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in PACKAGE.rglob("*.py")}
@@ -39,12 +40,12 @@ def archive() -> bytes:
         for file in distribution(library).files or ():
             if file.suffix == ".py" and not file.is_absolute() and ".." not in file.parts:
                 sources[file.as_posix()] = Path(str(file.locate())).read_bytes()
-    made = io.BytesIO()
-    made.write(_SHEBANG)
+    buffer = io.BytesIO()
+    buffer.write(_SHEBANG)
     digest = hashlib.sha256()
-    with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as file_:
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as bundle:
         for name in sorted(sources):
-            file_.writestr(zipfile.ZipInfo(name), sources[name])
+            bundle.writestr(zipfile.ZipInfo(name), sources[name])
             digest.update(f"{name} {len(sources[name])}\n".encode() + sources[name])
-        file_.comment = digest.hexdigest().encode()
-    return made.getvalue()
+        bundle.comment = digest.hexdigest().encode()
+    return buffer.getvalue()

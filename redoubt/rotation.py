@@ -1,4 +1,4 @@
-"""Rotation of passwords: which users, for how long, and what an instance's secrets become. Pure."""
+"""Rotation of passwords: the options of its verbs, and the secrets of an instance after each step. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,56 +6,54 @@ from dataclasses import replace
 from redoubt import acl, secret_store
 from redoubt.instance import Instance
 
-# The longest that a command waits for clients to move, in seconds: a day. Longer ones are two commands.
+# The longest grace period, in seconds: a day. For a longer one, rotate and finish the rotation with two commands.
 MAX_GRACE = 86400
 
 
 def options(instance: Instance, users: object, grace: object) -> tuple[tuple[str, ...], int | None]:
-    """The users to rotate (all, when none are named) and the seconds of grace, if any. Raises ValueError in words."""
+    """Return the users to rotate (default: all) and the grace period in seconds, if any. Raises ValueError."""
     if not instance.facts.instance.data_dir:
-        raise ValueError(f"there is no {instance.settings.redis_name} on this host yet: deploy it first")
+        raise ValueError(f"{instance.settings.redis_name} is not deployed to this host: deploy it first")
     known = [user.name for user in acl.users(instance.settings)]
-    named = [name for name in str(users or "").replace(",", " ").split() if name]
-    if unknown := [name for name in named if name not in known]:
-        raise ValueError(f"redis_rotate_users: there is no user {unknown[0]}; there are {', '.join(known)}")
+    names = str(users or "").replace(",", " ").split()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"redis_rotate_users: there is no user {unknown[0]}; the users are {', '.join(known)}")
     if grace is None:
-        return tuple(named or known), None
+        return tuple(names or known), None
     if isinstance(grace, bool) or not isinstance(grace, int) or not 0 <= grace <= MAX_GRACE:
         raise ValueError(f"redis_rotate_grace = {grace!r} is not a number of seconds up to {MAX_GRACE}")
     if instance.settings.redis_app_services:
         raise ValueError(
             "redis_rotate_grace: services of redis_app_services read their passwords when they start. Rotate, deploy "
-            "(which starts them anew), and retire"
+            "(which restarts them), then finish the rotation"
         )
-    return tuple(named or known), grace
+    return tuple(names or known), grace
 
 
 def start(instance: Instance, users: Iterable[str]) -> Instance:
-    """With a second password for the users."""
+    """Return the instance with a second password for the users."""
     return replace(instance, secrets=secret_store.rotate(instance.secrets, users))
 
 
 def undo(instance: Instance, users: Iterable[str]) -> Instance:
-    """With the former passwords of the users as the present ones."""
+    """Return the instance with the previous passwords of the users as the current ones."""
     return replace(instance, secrets=secret_store.undo_rotation(instance.secrets, users))
 
 
 def finish(instance: Instance, users: Iterable[str]) -> Instance:
-    """Without the former passwords of the users."""
+    """Return the instance without the previous passwords of the users."""
     return replace(instance, secrets=secret_store.drop_previous(instance.secrets, users))
 
 
 def report(instance: Instance, host_name: str) -> list[str]:
-    """What an operator should know afterwards."""
+    """Return lines for the operator: which users have two passwords, and how to go on."""
     name = instance.settings.redis_name
-    place = secret_store.location(instance.settings, host_name)
-    two = sorted(instance.secrets.previous)
-    if not two:
-        return [f"{name}: every user has one password, the one in {place}"]
+    location = secret_store.location(instance.settings, host_name)
+    users = sorted(instance.secrets.previous)
+    if not users:
+        return [f"{name}: every user has one password, the one in {location}"]
     return [
-        f"{name}: two passwords let in {', '.join(two)}. The new ones are in {place} on this machine",
-        (
-            "  when every client has moved: day2/finish_rotation.py ends the former. day2/undo_rotation.py makes them "
-            "present again"
-        ),
+        f"{name}: two passwords work for {', '.join(users)}. The new ones are in {location} on this machine",
+        "  when every client has its new one: day2/finish_rotation.py drops the previous ones",
+        "  to keep the previous ones instead: day2/undo_rotation.py",
     ]

@@ -1,6 +1,6 @@
-"""Where the secrets of an instance are kept: a plain file, a file that SOPS encrypts, or whatever a command reaches.
+"""Backends of the secret store: a plain file, a file encrypted by SOPS, or a command of the user.
 
-A source gives and takes one text, the document of ``secret_store``; nothing else here knows what is in it.
+A backend reads and writes one text, a document of ``secret_store`` or ``certificate_store``.
 """
 
 import fcntl
@@ -15,18 +15,18 @@ from pathlib import Path
 
 from redoubt.settings.model import Settings
 
-# Vault behind a slow network answers within this; a person who types a passphrase may need it.
+# Seconds for a command: enough for a slow Vault, and for a person who types a passphrase.
 COMMAND_TIMEOUT = 60
 
 
 class SecretsError(ValueError):
-    """A store that cannot be used; the message names it and says what to do."""
+    """A store cannot be used. The message names it and says what to do."""
 
 
 def backend_for(settings: Settings, host_name: str, document: str = "") -> "FileSource | CommandSource":
-    """The source of one document of a host, by the host's name in the inventory; by default the instance's passwords.
+    """Return the backend for a document of a host; by default the document with the instance's passwords.
 
-    Other documents have a dot in their names, which no instance has.
+    ``host_name`` is the name in the inventory. Other documents have a dot in their names, which no instance has.
     """
     document = document or settings.redis_name
     if settings.redis_secrets_source == "command":
@@ -47,15 +47,15 @@ class FileSource:
         return str(self.path)
 
     def read(self) -> str | None:
-        """The text; None where there is none yet. Raises SecretsError when others can read it."""
+        """Return the text, None if there is no file. Raises SecretsError if other users can read it."""
         if not self.path.exists():
             return None
         if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
-            raise SecretsError(f"{self.path}: readable by others on this machine; run: chmod 600 {self.path}")
+            raise SecretsError(f"{self.path}: other users of this machine can read it; run: chmod 600 {self.path}")
         return self.path.read_text()
 
     def write(self, text: str) -> None:
-        """Replace the file, whole or not at all."""
+        """Replace the file atomically."""
         fd, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # 0600 from the start
         try:
             with os.fdopen(fd, "w") as file:
@@ -69,7 +69,10 @@ class FileSource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Two deploys at once must not make two sets of passwords. Makes the directories."""
+        """Hold the lock of the file's directory, so that two deploys do not generate two sets of passwords.
+
+        Creates the directories.
+        """
         for directory in (self.path.parent.parent, self.path.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.path.parent, os.O_RDONLY)
@@ -77,74 +80,74 @@ class FileSource:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
-            # Under pyinfra gevent closes the descriptor of a directory much later.
+            # gevent, which pyinfra uses, closes the descriptor of a directory much later.
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
 
 class SopsSource(FileSource):
-    """A file that the program ``sops`` (3.10 or newer) encrypts by the rules of its .sops.yaml: fit to be committed.
+    """A file that the program ``sops`` (3.10 or newer) encrypts by its .sops.yaml, so that it can be committed.
 
-    It is decrypted in memory only.
+    It is decrypted only in memory.
     """
 
     def read(self) -> str | None:
-        """The text, decrypted; None where there is none yet."""
+        """Return the decrypted text, None if there is no file."""
         if not self.path.exists():
             return None
         return self._sops("decrypt", str(self.path.resolve()))
 
     def write(self, text: str) -> None:
-        """Encrypt for the recipients that .sops.yaml names for this path."""
+        """Encrypt the text for the recipients in .sops.yaml, and replace the file atomically."""
         super().write(self._sops("encrypt", "--filename-override", str(self.path.resolve()), text=text))
 
     def _sops(self, verb: str, *arguments: str, text: str = "") -> str:
-        # It looks for .sops.yaml where it is started, and in the directories above.
+        # sops looks for .sops.yaml in its working directory and those above.
         command = ["sops", "--disable-version-check", verb, "--input-type", "yaml", "--output-type", "yaml", *arguments]
         return _run(self, command, text, self.path.parent)
 
 
 class CommandSource:
-    """A command of the user's, for Vault and its like.
+    """A command of the user, for Vault and similar stores.
 
-    ``COMMAND get HOST DOCUMENT`` prints the text, or nothing where there is none yet; ``COMMAND put HOST DOCUMENT``
-    reads it on standard input. Both end with 0, or say on standard error why not.
+    ``COMMAND get HOST DOCUMENT`` prints the text, or nothing if there is none; ``COMMAND put HOST DOCUMENT`` reads it
+    from standard input. Both exit with 0, or print the reason on standard error.
     """
 
     def __init__(self, command: Sequence[str], host_name: str, document: str) -> None:
         self._command = tuple(command)
-        self._what = (host_name, document)
+        self._arguments = (host_name, document)
 
     def __str__(self) -> str:
-        return f"{self._command[0]} for {' '.join(self._what)}"
+        return f"{self._command[0]} for {' '.join(self._arguments)}"
 
     def read(self) -> str | None:
-        """The text; None where there is none yet."""
-        return _run(self, [*self._command, "get", *self._what]) or None
+        """Return the text, None if there is none."""
+        return _run(self, [*self._command, "get", *self._arguments]) or None
 
     def write(self, text: str) -> None:
-        """Hand the text over."""
-        _run(self, [*self._command, "put", *self._what], text)
+        """Pass the text to the command."""
+        _run(self, [*self._command, "put", *self._arguments], text)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Whoever changes passwords at the same time is told apart by their generation alone."""
+        """Do nothing: only the generation of the document detects concurrent changes."""
         yield
 
 
 def _run(source: object, command: Sequence[str], text: str = "", directory: Path | None = None) -> str:
-    """What a program prints. Its complaint is shown, its output never: that may hold what is secret."""
+    """Return what a program prints. Messages contain its standard error, never its output, which may be secret."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, input=text, cwd=directory, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
         )
     except FileNotFoundError:
-        raise SecretsError(f"{source}: there is no program {command[0]} on this machine") from None
+        raise SecretsError(f"{source}: {command[0]} is not installed on this machine") from None
     except PermissionError:
-        raise SecretsError(f"{source}: {command[0]} cannot be run: is it executable?") from None
+        raise SecretsError(f"{source}: {command[0]} is not executable; run: chmod +x {command[0]}") from None
     except subprocess.TimeoutExpired:
-        raise SecretsError(f"{source}: {command[0]} did not end within {COMMAND_TIMEOUT} s") from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or "it does not say why"
-        raise SecretsError(f"{source}: {command[0]} failed with exit code {done.returncode}: {said}")
-    return done.stdout
+        raise SecretsError(f"{source}: {command[0]} did not finish within {COMMAND_TIMEOUT} s") from None
+    if result.returncode != 0:
+        reason = " ".join(result.stderr.split()) or "it printed no reason"
+        raise SecretsError(f"{source}: {command[0]} failed with exit code {result.returncode}: {reason}")
+    return result.stdout

@@ -1,11 +1,11 @@
-"""The passwords and command names of an instance, kept on the machine that deploys or where it can reach them.
+"""The passwords and command names of an instance, in a store that the machine that deploys can reach.
 
-One YAML document for each host and instance, in a source that the settings choose (``secret_backends``). What is
-missing is generated once and then stays the same on every deploy.
+One YAML document for each host and instance, in the backend that the settings choose (``secret_backends``). A deploy
+generates what is missing; then it stays the same.
 
-While passwords are rotated a user has two, the one before and the one to come, until the former is retired. Each
-change of passwords counts up a generation, which the host keeps as well: a store that is older than the host's is
-another machine's, or a copy from before, and must not put former passwords back.
+During a rotation a user has two passwords, the current and the previous one. Each change of passwords increases the
+generation, which the host stores as well. A store that is older than the host is another machine's or an old copy, and
+must not bring previous passwords back.
 """
 
 import re
@@ -21,22 +21,22 @@ from redoubt.settings.model import Settings
 
 _HEADER = """\
 # Passwords of the Redis users and the new names of renamed commands of one instance.
-# Made once, read by every deploy. Keep it: without it nobody but root on the host reaches Redis, and nobody at all
-# reads the copies of backups off the host.
+# Generated once, read by every deploy. Back it up: without it only root on the host can reach Redis, and no one can
+# read the off-host copies of its backups.
 """
-# 128 bits in base64; what Redoubt generates has 256.
+# 128 bits in base64. Generated passwords have 256 bits.
 MIN_PASSWORD_LENGTH = 22
-# Words and monotony of what somebody meant to replace. What is generated has neither: 43 letters out of 64.
+# Placeholders contain such words or few different characters; generated passwords do not.
 _PLACEHOLDER = re.compile(r"(?i)change.?me|replace.?me|placeholder|password|example")
 MIN_PASSWORD_LETTERS = 10
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """Passwords by user and new names by command. Never shown by repr.
+    """Passwords by user and new names by command. repr never shows them.
 
-    ``previous`` are the passwords from before a rotation, valid until they are retired; ``generation`` counts changes.
-    ``repository`` is the password of the copies off the host, empty where there never were any: no rotation changes it.
+    ``previous`` are passwords from before a rotation, valid until it is finished; ``generation`` counts changes.
+    ``repository`` is the password of the off-host copies, empty if there never were any. No rotation changes it.
     """
 
     passwords: dict[str, str] = field(repr=False)
@@ -46,11 +46,11 @@ class Secrets:
     repository: str = field(default="", repr=False)
 
     def renamed_command(self, command: str) -> str:
-        """The name under which a command is called on this instance."""
+        """Return the name of a command on this instance."""
         return self.commands.get(command.upper(), command.upper())
 
     def valid(self) -> dict[str, tuple[str, ...]]:
-        """The passwords that let each user in: one, or two while they are rotated."""
+        """Return the valid passwords of each user: one, or two during a rotation."""
         return {
             user: tuple(dict.fromkeys((password, self.previous.get(user, password))))
             for user, password in self.passwords.items()
@@ -58,15 +58,15 @@ class Secrets:
 
 
 def location(settings: Settings, host_name: str) -> str:
-    """Where the secrets of an instance are, in words: the path of a file, or what a command is asked for."""
+    """Return where the secrets of an instance are, for messages: a path, or a command with its arguments."""
     return str(secret_backends.backend_for(settings, host_name))
 
 
 def load_or_create(settings: Settings, host_name: str) -> Secrets:
-    """The secrets of an instance; those that are missing are generated and stored.
+    """Return the secrets of an instance. Generates and stores those that are missing.
 
-    Changes nothing on a host. Raises SecretsError when the source cannot be used, or holds a password that is too
-    short to keep or stands for one.
+    Changes nothing on a host. Raises SecretsError if the store cannot be used, or contains a password that is too short
+    or a placeholder.
     """
     source = secret_backends.backend_for(settings, host_name)
     with source.locked():
@@ -78,12 +78,12 @@ def load_or_create(settings: Settings, host_name: str) -> Secrets:
 
 
 def check(settings: Settings, host_name: str) -> Secrets:
-    """What is stored; nothing, of generation 0, where nothing is. Raises SecretsError where ``ensure`` would."""
+    """Return the stored secrets; empty ones of generation 0 if there is no store. Raises SecretsError."""
     return _read(secret_backends.backend_for(settings, host_name)) or Secrets({}, {}, generation=0)
 
 
 def rotate(secrets_: Secrets, users: Iterable[str]) -> Secrets:
-    """With a new password for each of these users, beside the one that it has. Who has two already keeps them."""
+    """Return secrets with a second password for these users. A user who has two already keeps them."""
     chosen = [user for user in users if user not in secrets_.previous]
     return _next(
         secrets_,
@@ -93,7 +93,7 @@ def rotate(secrets_: Secrets, users: Iterable[str]) -> Secrets:
 
 
 def undo_rotation(secrets_: Secrets, users: Iterable[str]) -> Secrets:
-    """With the former password of these users as the present one again; the other stays valid until it is retired."""
+    """Return secrets with the current and the previous password of these users exchanged. Both stay valid."""
     chosen = [user for user in users if user in secrets_.previous]
     return _next(
         secrets_,
@@ -103,9 +103,9 @@ def undo_rotation(secrets_: Secrets, users: Iterable[str]) -> Secrets:
 
 
 def drop_previous(secrets_: Secrets, users: Iterable[str]) -> Secrets:
-    """Without the former password of these users."""
-    chosen = set(users)
-    previous = {user: password for user, password in secrets_.previous.items() if user not in chosen}
+    """Return secrets without the previous password of these users."""
+    finished = set(users)
+    previous = {user: password for user, password in secrets_.previous.items() if user not in finished}
     return _next(secrets_, passwords=secrets_.passwords, previous=previous)
 
 
@@ -115,30 +115,30 @@ def _next(before: Secrets, passwords: dict[str, str], previous: dict[str, str]) 
 
 
 def update(settings: Settings, host_name: str, before: Secrets, after: Secrets) -> None:
-    """Store the passwords of ``after``, which were made from ``before``.
+    """Store the passwords of ``after``, which were derived from ``before``.
 
-    Raises SecretsError when somebody else changed the store in between.
+    Raises SecretsError if another command changed the store in between.
     """
     source = secret_backends.backend_for(settings, host_name)
     with source.locked():
         stored = _read(source)
         if stored is None or stored.generation != before.generation:
-            raise SecretsError(f"{source}: somebody else changed passwords just now; run the same command again")
-        changed = replace(stored, passwords=after.passwords, previous=after.previous, generation=after.generation)
-        _write(source, changed)
+            raise SecretsError(f"{source}: another command has just changed the passwords; run the same command again")
+        document = replace(stored, passwords=after.passwords, previous=after.previous, generation=after.generation)
+        _write(source, document)
 
 
 def load(settings: Settings, host_name: str) -> Secrets:
-    """The stored secrets of an instance. Raises SecretsError when there are none yet."""
+    """Return the stored secrets of an instance. Raises SecretsError if there are none."""
     source = secret_backends.backend_for(settings, host_name)
     stored = _read(source)
     if stored is None:
-        raise SecretsError(f"{source}: holds nothing yet; deploy {settings.redis_name} to {host_name} first")
+        raise SecretsError(f"{source} is empty: deploy {settings.redis_name} to {host_name} first")
     return _for(settings, stored)
 
 
 def _for(settings: Settings, stored: Secrets) -> Secrets:
-    """Without the names of commands that are renamed no more; the file keeps them, in case they are again."""
+    """Return the secrets without names of commands that are no longer renamed. The store keeps them for later."""
     renamed = {command: name for command, name in stored.commands.items() if command in settings.redis_renamed_commands}
     return replace(stored, commands=renamed)
 
@@ -156,13 +156,13 @@ def _complete(stored: Secrets, settings: Settings) -> Secrets:
                 lambda command: f"{command.lower()}-{secrets.token_hex(16)}",
             ),
         },
-        # Kept when there is no repository any more: without it nobody reads what is in the former.
+        # Kept when the settings name no repository any more: the copies in the previous one need it.
         repository=stored.repository or (secrets.token_urlsafe(32) if settings.redis_backup_restic_repository else ""),
     )
 
 
-def _missing(names: Iterable[str], present: dict[str, str], make: Callable[[str], str]) -> dict[str, str]:
-    return {name: make(name) for name in names if name not in present}
+def _missing(names: Iterable[str], present: dict[str, str], generate: Callable[[str], str]) -> dict[str, str]:
+    return {name: generate(name) for name in names if name not in present}
 
 
 def _read(source: secret_backends.FileSource | secret_backends.CommandSource) -> Secrets | None:
@@ -179,35 +179,36 @@ def _read(source: secret_backends.FileSource | secret_backends.CommandSource) ->
             document.get("repository", ""),
         )
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        # The parser's own message would quote the text.
+        # The parser's message would quote the text.
         raise SecretsError(
-            f"{source}: not a document of passwords and commands; restore it from your copy. Removing it makes new "
-            "passwords, which every client then needs"
+            f"{source}: not a document of passwords and commands; restore it from your backup. If you remove it, the "
+            "next deploy generates new passwords, which every client needs"
         ) from None
     for user, password in (*stored.passwords.items(), *stored.previous.items()):
         if weakness := password_problem(password):
             raise SecretsError(
-                f"{source}: the password of {user} {weakness}. Remove its line and a deploy makes a new one"
+                f"{source}: the password of {user} {weakness}. Remove its line: the next deploy generates a new one"
             )
     if stored.repository != "" and (weakness := password_problem(stored.repository)):
         raise SecretsError(
-            f"{source}: the password of the repository of backups {weakness}. Restore its line from your copy: without "
-            "it nobody reads the backups there"
+            f"{source}: the password of the backup repository {weakness}. Restore its line from your backup: the "
+            "copies there cannot be read without it"
         )
     for command, name in stored.commands.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{16,}", name):
             raise SecretsError(
-                f"{source}: the new name of {command} is too short or no name; remove its line for another"
+                f"{source}: the new name of {command} is shorter than 16 characters or invalid. Remove its line: "
+                "the next deploy generates a new one"
             )
     return stored
 
 
 def password_problem(password: object) -> str:
-    """Why a password is refused, without showing it; nothing when it is fit."""
+    """Return why a password is refused, without showing it; empty if it is accepted."""
     if not isinstance(password, str) or len(password) < MIN_PASSWORD_LENGTH or re.search(r"\s", password):
-        return f"is too short or holds spaces; it needs {MIN_PASSWORD_LENGTH} characters"
+        return f"is too short or contains spaces; it needs {MIN_PASSWORD_LENGTH} characters"
     if _PLACEHOLDER.search(password) or len(set(password)) < MIN_PASSWORD_LETTERS:
-        return "stands for one that was never put in"
+        return "is a placeholder"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The SSH transport of a deploy: without Nagle's delay, not waiting for the dead, and counted."""
+"""The SSH transport of a deploy: no Nagle delay, detection of dead connections, and a count of commands."""
 
 import socket
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from typing import Any
 
 import paramiko
 
-# SSH commands and file transfers sent by this process, over all hosts.
+# SSH commands and file transfers that this process sent, to all hosts.
 commands_sent = 0
 
 
-# A host that is silent for 10 s is asked whether it lives; 25 s after its last word the deploy ends. Without this
-# a deploy whose network is gone waits for as long as the operator does. By name: not every system has each of them.
+# A silent host is probed after 10 s, and the connection ends 25 s after its last packet. Without this a deploy whose
+# network is down hangs. By name, because not every system has each option.
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
@@ -23,10 +23,10 @@ class _Transport(paramiko.Transport):
 
 
 def transport(sock: socket.socket, **kwargs: Any) -> paramiko.Transport:
-    """A paramiko transport for ``ssh_paramiko_connect_kwargs``.
+    """Return a paramiko transport for ``ssh_paramiko_connect_kwargs``.
 
-    paramiko leaves Nagle's algorithm on, which costs every command about 40 ms on a fast link. A proxy's
-    socket (ProxyJump, ProxyCommand) has no such option and is used as it is.
+    paramiko leaves Nagle's algorithm on, which delays every command by about 40 ms on a fast link. The socket of a
+    proxy (ProxyJump, ProxyCommand) has no such options and is used as it is.
     """
     setsockopt: Callable[[int, int, int], None] | None = getattr(sock, "setsockopt", None)
     if setsockopt is not None:

@@ -1,8 +1,8 @@
-"""Which versions of Redis and Valkey are safe to run: a table of fixes, and the judgement that follows from it.
+"""Which versions of Redis and Valkey are safe: a table of security fixes, and the check of a build against it.
 
-Upstream's own releases are judged by their number. A distribution keeps upstream's number and patches under it, so
-its builds are judged by the version of their package instead: Debian's 8.0.2-3+deb13u3 has what no release of the
-branch 8.0 has. docs/versions.md says how to keep the table current.
+Upstream's releases are checked by their number. A distribution patches its packages without changing upstream's number,
+so they are checked by the version of the package: Debian's 8.0.2-3+deb13u3 has fixes that no release of the branch 8.0
+has. docs/versions.md says how to update the table.
 """
 
 import re
@@ -14,15 +14,15 @@ from debian.debian_support import Version
 from redoubt.facts.host import Build, Numbers
 from redoubt.settings.types import TITLES, Engine
 
-# The day on which the sources were read: later releases are not in the table.
+# The day on which the sources were read. The table does not have later releases.
 AS_OF = "2026-11-23"
 
 
 @dataclass(frozen=True)
 class Fix:
-    """What was fixed on a day, and the first release of each branch that has it.
+    """A security fix, and the first release of each branch that has it.
 
-    A branch without a release here did not have the defect, or began after it.
+    A branch without a release here never had the defect, or began after the fix.
     """
 
     engine: Engine
@@ -33,8 +33,8 @@ class Fix:
 
 
 @dataclass(frozen=True)
-class Dead:
-    """A branch that upstream ended: what its last release lacks will not come."""
+class EndOfLife:
+    """A branch that upstream no longer maintains, and the fixes that its last release lacks."""
 
     engine: Engine
     branch: str
@@ -46,7 +46,7 @@ class Dead:
 
 @dataclass(frozen=True)
 class Update:
-    """A security update of a distribution's package, and what it fixes."""
+    """A security update of a distribution's package, and the defects that it fixes."""
 
     date: str
     names: str
@@ -55,9 +55,9 @@ class Update:
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution's package: ``pattern`` tells its versions from others', the last update is the lowest safe one.
+    """A distribution's package. ``pattern`` matches its versions, and its last update is the lowest safe version.
 
-    ``lacks`` is what upstream has fixed and the newest package has not.
+    ``lacks`` are fixes of upstream that the newest package does not have.
     """
 
     name: str
@@ -77,7 +77,7 @@ _DEBIAN = "https://security-tracker.debian.org/tracker/source-package/{}"
 _LUA_2024 = "CVE-2024-31449 CVE-2024-31228"
 _LUA_2025 = "CVE-2025-49844 CVE-2025-46817 CVE-2025-46818 CVE-2025-46819"
 
-# Defects of modules (search, JSON, Bloom) are left out: no module is loaded but those that redis_extra_config names.
+# Without defects of modules (search, JSON, Bloom): Redis loads a module only if redis_extra_config names it.
 FIXES: tuple[Fix, ...] = (
     Fix("redis", "2023-10-18", "CVE-2023-45145", "6.2.14 7.0.14 7.2.2", _NOTES),
     Fix("redis", "2024-01-09", "CVE-2023-41056", "7.0.15 7.2.4", _NOTES),
@@ -96,12 +96,12 @@ FIXES: tuple[Fix, ...] = (
     ),
     Fix("redis", "2025-10-03", _LUA_2025, "6.2.20 7.2.11 7.4.6 8.0.4 8.2.2", _NOTES),
     Fix("redis", "2025-11-02", "CVE-2025-62507", "8.2.3", _NOTES),
-    # No release of 6.2 on that day; whether a later one has it is not known.
+    # 6.2 had no release on that day, and it is unknown whether a later one has the fix.
     Fix("redis", "2026-02-22", "CVE-2025-67733", "7.2.13 7.4.8 8.0.6 8.2.5 8.4.2 8.6.1", _NOTES),
     Fix("redis", "2026-05-05", "CVE-2026-25243 CVE-2026-23631", "6.2.22 7.2.14 7.4.9 8.2.6 8.4.3 8.6.3 8.8.0", _NOTES),
     Fix("redis", "2026-05-05", "CVE-2026-23479", "7.2.14 7.4.9 8.2.6 8.4.3 8.6.3 8.8.0", _NOTES),
     Fix("redis", "2026-07-23", "CVE-2026-66373", "6.2.23 7.2.15 7.4.10 8.2.8 8.4.5 8.6.5 8.8.1", _NOTES),
-    # With CVE-2026-62356 and others without a number; not every one of them is in every branch.
+    # Also fixes CVE-2026-62356 and defects without a number. Not every branch had all of them.
     Fix(
         "redis",
         "2026-08-17",
@@ -109,11 +109,11 @@ FIXES: tuple[Fix, ...] = (
         "6.2.24 7.2.16 7.4.11 8.2.9 8.4.6 8.6.6 8.8.2 8.10.1",
         "https://github.com/docker-library/official-images/pull/22078",
     ),
-    # Rights are checked again when a transaction runs; crashes.
+    # A transaction checks rights again when it runs; crashes.
     Fix("redis", "2026-09-17", "redis#15673", "8.4.7 8.6.7 8.8.3 8.10.2", "https://github.com/redis/redis/pull/15801"),
     Fix("redis", "2026-09-17", "redis#15722", "8.2.10", "https://github.com/redis/redis/pull/15800"),
-    # CVE-2026-92925 (messages between the nodes of a cluster, which Redoubt does not run) is known to be fixed in
-    # 8.10.0 and in Debian's packages of 2026-09-24; of the other branches nobody says whether they have it.
+    # CVE-2026-92925 (messages between cluster nodes; Redoubt runs no cluster) is fixed in 8.10.0 and in Debian's
+    # packages of 2026-09-24. Whether other branches have the fix is unknown.
     Fix("valkey", "2024-10-02", f"{_LUA_2024} CVE-2024-31227", "7.2.7 8.0.1", _VALKEY.format("8.0.1")),
     Fix("valkey", "2025-01-06", "CVE-2024-46981 CVE-2024-51741", "7.2.8 8.0.2", _VALKEY.format("8.0.2")),
     Fix("valkey", "2025-10-03", _LUA_2025, "7.2.11 8.0.6 8.1.4", _VALKEY.format("8.1.4")),
@@ -146,9 +146,9 @@ FIXES: tuple[Fix, ...] = (
     Fix("valkey", "2026-11-18", "CVE-2026-130822", "7.2.16 8.0.13 8.1.12 9.0.8 9.1.4", _VALKEY.format("9.1.4")),
 )
 
-# What they lack is what Debian has had to patch since.
-DEAD: tuple[Dead, ...] = (
-    Dead(
+# Debian has patched the defects that they have.
+END_OF_LIFE: tuple[EndOfLife, ...] = (
+    EndOfLife(
         "redis",
         "7.0",
         "7.0.15",
@@ -157,13 +157,13 @@ DEAD: tuple[Dead, ...] = (
         f"CVE-2025-48367 {_LUA_2025} CVE-2025-67733 CVE-2026-25243 CVE-2026-23631 CVE-2026-66373 CVE-2026-81934",
         _DEBIAN.format("redis"),
     ),
-    Dead(
+    EndOfLife(
         "redis",
         "8.0",
         "8.0.6",
         "2026-02-22",
         "CVE-2026-25243 CVE-2026-23631 CVE-2026-23479 CVE-2026-66373 CVE-2026-81934",
-        # Its end; what it lacks is in Debian's changelog.
+        # Says that the branch ended. Debian's changelog has the missing fixes.
         "https://github.com/docker-library/official-images/pull/21400",
     ),
 )
@@ -202,7 +202,7 @@ PACKAGES: tuple[Package, ...] = (
         _DEBIAN.format("redis"),
         lacks="CVE-2026-92925 (in a cluster only)",
     ),
-    # Other packages of unstable are upstream's releases without patches, and judged as these.
+    # Other packages of unstable are upstream's releases without patches, so they are checked like releases.
     Package(
         "redis-server",
         "Debian unstable (sid)",
@@ -217,8 +217,8 @@ PACKAGES: tuple[Package, ...] = (
         ),
         _DEBIAN.format("redis"),
     ),
-    # Behind 8.1.12, and the newest that this distribution has: accepted with a warning. Neither defect that it lacks a
-    # fix for is within reach as Redoubt sets Valkey up: one needs a cluster, the other maxmemory-clients.
+    # Older than 8.1.12, but the newest package of this distribution, so it is accepted with a warning. Neither defect
+    # can be reached with Redoubt's configuration: one needs a cluster, the other maxmemory-clients.
     Package(
         "valkey-server",
         "Debian 13 (trixie)",
@@ -241,45 +241,45 @@ PACKAGES: tuple[Package, ...] = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be said of a build: a ``problem`` stands against running it, a ``warning`` does not."""
+    """The result of a check: a ``problem`` is a blocker, a ``warning`` is not."""
 
     problem: str = ""
     warning: str = ""
 
 
 def judge(build: Build) -> Verdict:
-    """Whether a build has the fixes that are to be had in its branch or distribution, by the table."""
+    """Check whether a build has the fixes that its branch or its distribution offers, by the table."""
     for package in PACKAGES:
         if build.package == package.name and re.search(package.pattern, build.version):
             return _judge_package(build, package)
-    # An unknown distribution's package, too: who says that it was patched?
+    # Also a package of an unknown distribution, because its patches are unknown.
     return _judge_release(build)
 
 
 def lowest_safe(engine: Engine) -> dict[Numbers, Numbers]:
-    """The lowest safe release of each branch that lives."""
-    dead = {_numbers(row.branch) for row in DEAD if row.engine == engine}
-    found: dict[Numbers, Numbers] = {}
+    """Return the lowest safe release of each maintained branch."""
+    ended = {_numbers(row.branch) for row in END_OF_LIFE if row.engine == engine}
+    lowest: dict[Numbers, Numbers] = {}
     for fix in FIXES:
         for release in _releases(fix) if fix.engine == engine else ():
-            found[release[:2]] = max(release, found.get(release[:2], release))
-    return {branch: release for branch, release in sorted(found.items()) if branch not in dead}
+            lowest[release[:2]] = max(release, lowest.get(release[:2], release))
+    return {branch: release for branch, release in sorted(lowest.items()) if branch not in ended}
 
 
 def _judge_package(build: Build, package: Package) -> Verdict:
-    # Comparisons of versions are dpkg's: 1~deb12u10 is above 1~deb12u9 and below 1.
+    # Compares like dpkg: 1~deb12u10 is above 1~deb12u9 and below 1.
     version = Version(build.version)
     missing = [update for update in package.updates if version < Version(update.version)]
     if missing:
         newest = missing[-1]
         return Verdict(
             f"{build} of {package.distribution} lacks {_names(update.names for update in missing)}; "
-            f"{newest.version} of {newest.date} has them: build the image from the security suite's package"
+            f"{newest.version} of {newest.date} fixes them: build the image from the package of the security suite"
         )
     if package.lacks:
         return Verdict(
-            warning=f"{build} is the newest known of {package.distribution} and lacks {package.lacks}, which newer "
-            f"releases of {TITLES[build.engine]} fix"
+            warning=f"{build} is the newest known package of {package.distribution} and lacks {package.lacks}, which "
+            f"newer releases of {TITLES[build.engine]} fix"
         )
     return Verdict()
 
@@ -287,25 +287,25 @@ def _judge_package(build: Build, package: Package) -> Verdict:
 def _judge_release(build: Build) -> Verdict:
     title = TITLES[build.engine]
     if not build.numbers:
-        return Verdict(f"{build} is no release, and nobody knows what it lacks")
+        return Verdict(f"{build} is not a release, so its missing fixes are unknown: use a release")
     branch = build.numbers[:2]
     safe = lowest_safe(build.engine)
     missing = [fix for fix in FIXES if fix.engine == build.engine and any(_lacks(build, r) for r in _releases(fix))]
-    dead = next((row for row in DEAD if (row.engine, _numbers(row.branch)) == (build.engine, branch)), None)
-    newer = f"use a branch that is: {', '.join(_dotted(release) for release in safe.values() if release[:2] > branch)}"
-    if dead is not None:
-        names = _names([*(fix.names for fix in missing), dead.lacks])
+    ended = next((row for row in END_OF_LIFE if (row.engine, _numbers(row.branch)) == (build.engine, branch)), None)
+    newer = f"use {', '.join(_dotted(release) for release in safe.values() if release[:2] > branch)} or above"
+    if ended is not None:
+        names = _names([*(fix.names for fix in missing), ended.lacks])
         return Verdict(
-            f"{build} lacks {names}, and its branch {dead.branch} is no longer mended (last release {dead.last}, "
-            f"{dead.date}): {newer} or above"
+            f"{build} lacks {names}, and its branch {ended.branch} is no longer maintained (last release {ended.last}, "
+            f"{ended.date}): {newer}"
         )
     if branch not in safe:
         if branch > max(safe):
             return Verdict(
-                warning=f"{build} is newer than the table of safe versions ({AS_OF}), which does not know the branch "
-                f"{_dotted(branch)}: look for its advisories yourself"
+                warning=f"{build} is newer than the table of safe versions ({AS_OF}), which does not have the branch "
+                f"{_dotted(branch)}: check its security advisories yourself"
             )
-        return Verdict(f"{title} {_dotted(branch)} is no branch that is mended: {newer} or above")
+        return Verdict(f"{title} {_dotted(branch)} is not a maintained branch: {newer}")
     if missing:
         return Verdict(
             f"{build} lacks {_names(fix.names for fix in missing)}: use {_dotted(safe[branch])} or above "

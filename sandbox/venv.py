@@ -23,6 +23,9 @@ def make() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - whatever `python3` is on this machine gets here
         raise SandboxError(f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}")
     with_pip = importlib.util.find_spec("ensurepip") is not None
+    if VENV.is_symlink():
+        # venv.create would empty the directory that the link leads to, and then fail.
+        raise SandboxError(f"{VENV} is a link, and what it leads to would be emptied: remove the link, then try again")
     environment = dict(os.environ)
     say("venv", f"making {VENV} with Python {sys.version.split()[0]}")
     venv.create(VENV, clear=True, with_pip=with_pip, symlinks=True)
@@ -48,5 +51,6 @@ if __name__ == "__main__":
     try:
         make()
     except SandboxError as error:
+        # Refuses a link, so the directory behind one stays.
         shutil.rmtree(VENV, ignore_errors=True)
         sys.exit(f"error: {error}")

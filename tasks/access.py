@@ -8,10 +8,10 @@ from redoubt.operations.users import acl_file, apply_users
 
 @deploy("Access")
 def access(instance: Instance) -> None:
-    """Write the ACL file, which holds the passwords' SHA-256, and give the running Redis its users.
+    """Write the ACL file and set the users of the running Redis.
 
-    Before the passwords themselves: Redis is asked with the one that it knows, and clients find none that it does not.
+    This runs before the password files are written, so that a client never reads a password that Redis does not accept.
     """
     settings, acl = instance.settings, instance.acl
     acl_file(name="Write the ACL file", settings=settings, acl=acl)
-    apply_users(name="Give the running Redis its users", settings=settings, acl=acl)
+    apply_users(name="Set the users of the running Redis", settings=settings, acl=acl)

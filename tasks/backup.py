@@ -1,4 +1,4 @@
-"""Backup: when the host takes backups by itself, and what brings their copies elsewhere."""
+"""Backup: the schedule of backups, and the packages that copy them off the host."""
 
 from pyinfra.api import deploy
 
@@ -11,12 +11,12 @@ from redoubt.operations.packages import install_packages
 
 @deploy("Backup")
 def backup(instance: Instance) -> None:
-    """Have systemd take backups by the calendar of the settings; nothing of it where that is empty."""
+    """Have systemd take backups by redis_backup_schedule, or remove its units if that is empty."""
     settings = instance.settings
     if names := backup_units.packages(settings):
-        install_packages(name="Install what copies backups elsewhere", names=names)
+        install_packages(name="Install what copies backups off the host", names=names)
     if settings.redis_backup_schedule:
-        files(name="Write when backups are taken", entries=backup_units.files(settings))
-        backup_timer(name="Have backups taken", settings=settings)
+        files(name="Write the units that take backups", entries=backup_units.files(settings))
+        backup_timer(name="Schedule backups", settings=settings)
     elif instance.facts.has_unit(backup_units.timer(settings)):
-        remove_backup_timer(name="Have no backups taken", settings=settings)
+        remove_backup_timer(name="Remove the backup schedule", settings=settings)

@@ -19,36 +19,39 @@ from redoubt.facts.instance import DeployLock
 from redoubt.facts.script import script
 from redoubt.settings.model import Settings
 
+# Seconds for the hosts to write their last record before the connections are closed.
+_RELEASE_TIMEOUT = 10
 
-def hold(wanted: Mapping[Host, Settings]) -> dict[Host, str]:
-    """Lock these instances until this command ends. Returns what is in the way, by host; then nothing was changed.
 
-    A plan (``--dry``) changes nothing, locks nothing and waits for nobody.
+def hold(instances: Mapping[Host, Settings]) -> dict[Host, str]:
+    """Lock these instances until this command ends, and return the blockers by host.
+
+    A dry run locks nothing: it changes nothing, and need not wait for others.
     """
-    if pyinfra_patches.called.dry:
+    if pyinfra_patches.command.dry:
         return {}
     state.add_callback_handler(_Recorder())
     pyinfra_patches.before_disconnect.append(_release_all)
-    found = dict(Pool().imap_unordered(lambda one: (one, _hold(one, wanted[one])), wanted))
-    return {one: problem for one, problem in found.items() if problem}
+    blockers = dict(Pool().imap_unordered(lambda host: (host, _hold(host, instances[host])), instances))
+    return {host: blocker for host, blocker in blockers.items() if blocker}
 
 
-def _hold(one: Host, settings: Settings) -> str:
+def _hold(host: Host, settings: Settings) -> str:
     name = settings.redis_name
-    with ctx_host.use(one):
-        arguments, _ = pop_global_arguments(state, one, {})
+    with ctx_host.use(host):
+        arguments, _ = pop_global_arguments(state, host, {})
         if arguments.get("_sudo"):
-            # Who is asked for a password has to be, before a command that nobody reads from.
-            one.get_fact(DeployLock, instance=name, run="")
+            # Have pyinfra ask for a sudo password now: the lock's command runs where nobody can answer.
+            host.get_fact(DeployLock, instance=name, run="")
         record = Record(
-            pyinfra_patches.called.verb,
+            pyinfra_patches.command.verb,
             settings.digest,
             settings.redis_image,
             deploy_lock.operator(),
             deploy_lock.now(),
         )
-        holding = _held[one] = _HeldLock(one, record)
-        host_state.of(one).run = record.run
+        held_lock = _held_locks[host] = _HeldLock(host, record)
+        host_state.of(host).run = record.run
         command = script(
             "deploy-lock.sh",
             LOCK=paths.lock_file(name),
@@ -59,34 +62,34 @@ def _hold(one: Host, settings: Settings) -> str:
             MAX_RECORDS=str(deploy_lock.MAX_RECORDS),
         )
         connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
-        holding.begin(StringCommand(command), connector)
-        answer: deploy_lock.LockState | None = one.get_fact(DeployLock, instance=name, run=record.run)
-    return deploy_lock.problem(name, answer)
+        held_lock.start(StringCommand(command), connector)
+        lock_state: deploy_lock.LockState | None = host.get_fact(DeployLock, instance=name, run=record.run)
+    return deploy_lock.problem(name, lock_state)
 
 
 class _HeldLock:
     """The lock of one host, and the record that grows with the operations there."""
 
-    def __init__(self, held: Host, record: Record) -> None:
-        self.held = held
+    def __init__(self, host: Host, record: Record) -> None:
+        self.host = host
         self.record = record
         self._lines: Queue[str | None] = Queue()
-        self._said = ""
+        self._sent = ""
         self._command: gevent.Greenlet | None = None
 
-    def begin(self, command: StringCommand, arguments: Mapping[str, object]) -> None:
-        """Run the command that holds it, beside all else that the deploy does there."""
+    def start(self, command: StringCommand, arguments: Mapping[str, object]) -> None:
+        """Start the command that holds the lock; it runs until the record ends."""
         self._command = gevent.spawn(self._run, command, arguments)
 
     def _run(self, command: StringCommand, arguments: Mapping[str, object]) -> None:
-        own = {"_stdin": deploy_lock.StreamingLines(self._told()), "_timeout": None, "_get_pty": False}
+        own = {"_stdin": deploy_lock.StreamingLines(self._stdin_lines()), "_timeout": None, "_get_pty": False}
         try:
-            self.held.run_shell_command(command, **{**arguments, **own})
+            self.host.run_shell_command(command, **{**arguments, **own})
         except (OSError, EOFError, SSHException) as error:
-            # The operation that needs the connection tells of it.
-            logger.debug(f"{self.held.print_prefix}the lock: {error}")
+            # The operation that needs the connection reports it.
+            logger.debug(f"{self.host.print_prefix}the lock: {error}")
 
-    def _told(self) -> Iterator[str]:
+    def _stdin_lines(self) -> Iterator[str]:
         while True:
             try:
                 line = self._lines.get(timeout=deploy_lock.HEARTBEAT)
@@ -94,22 +97,25 @@ class _HeldLock:
                 line = ""
             if line is None:
                 return
-            yield line if isinstance(self.held.connector, SSHConnector) else deploy_lock.pad_line(line)
+            yield line if isinstance(self.host.connector, SSHConnector) else deploy_lock.pad_line(line)
 
     def send_record(self) -> None:
-        """Tell the host what was changed until now, where it does not know that."""
+        """Send the names of the operations that changed the host, if the host does not have them yet."""
         self.record.changed = [
             _name(op_hash)
-            for op_hash, one in state.ops[self.held].items()
-            if one.operation_meta.is_complete() and one.operation_meta.did_change()
+            for op_hash, operation in state.ops[self.host].items()
+            if operation.operation_meta.is_complete() and operation.operation_meta.did_change()
         ]
         line = self.record.line()
-        if line != self._said:
-            self._said = line
+        if line != self._sent:
+            self._sent = line
             self._lines.put(line)
 
     def release(self, failed: str = "") -> gevent.Greenlet | None:
-        """The deploy is at its end on this host, well or at an operation that ``failed``. What to wait for."""
+        """End the record and release the lock. Returns the greenlet that is done when the host has both.
+
+        ``failed`` is the name of the operation that failed, empty if none did.
+        """
         if not self.record.ended:
             self.record.ended = deploy_lock.now()
             self.record.failed = failed
@@ -118,7 +124,7 @@ class _HeldLock:
         return self._command
 
 
-_held: dict[Host, _HeldLock] = {}
+_held_locks: dict[Host, _HeldLock] = {}
 
 
 def _name(op_hash: str) -> str:
@@ -126,21 +132,22 @@ def _name(op_hash: str) -> str:
 
 
 def _release_all() -> None:
-    """Every record is written before the connections are closed."""
-    gevent.joinall([command for one in _held.values() if (command := one.release())], timeout=10)
+    """Release all locks, and wait until every host has its record."""
+    commands = [command for held_lock in _held_locks.values() if (command := held_lock.release())]
+    gevent.joinall(commands, timeout=_RELEASE_TIMEOUT)
 
 
 class _Recorder(BaseStateCallback):
-    """Has each host's record grow with the operations there."""
+    """Sends each host's record as the operations proceed there."""
 
     @staticmethod
     def operation_host_start(state: State, host: Host, op_hash: str) -> None:
-        if host in _held:
-            _held[host].send_record()
+        if host in _held_locks:
+            _held_locks[host].send_record()
 
     @staticmethod
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
-        if host in _held:
-            _held[host].release(failed=_name(op_hash))
+        if host in _held_locks:
+            _held_locks[host].release(failed=_name(op_hash))

@@ -1,4 +1,4 @@
-"""Directories: config, data, backups, logs and secrets below the root, owned 999:999 by number."""
+"""Directories: config, data, backups, logs and secrets below the root, with their owners by number."""
 
 from pyinfra.api import deploy
 
@@ -9,5 +9,5 @@ from redoubt.operations.files import files
 
 @deploy("Directories")
 def directories(instance: Instance) -> None:
-    """Make the instance's directories, and mend their owners and modes."""
-    files(name="Make the directories", entries=host_files.directories(instance.settings))
+    """Create the instance's directories, and repair their owners and modes."""
+    files(name="Create the directories", entries=host_files.directories(instance.settings))

@@ -25,12 +25,12 @@ def docker(instance: Instance) -> None:
 
 
 def _docker_repository(instance: Instance) -> None:
-    install_packages(name="Install what fetches Docker's key", names=("ca-certificates", "curl"))
+    install_packages(name="Install what downloads Docker's key", names=("ca-certificates", "curl"))
     files(
-        name="Make the directory of apt's keys",
+        name="Create the directory of apt's keys",
         entries=[DesiredDirectory("/etc/apt/keyrings", mode=0o755, uid=0, gid=0)],
     )
     pyinfra_files.download(
-        name="Fetch the key of Docker's repository", src=docker_key_url(instance.facts), dest=DOCKER_KEY, mode="644"
+        name="Download the key of Docker's repository", src=docker_key_url(instance.facts), dest=DOCKER_KEY, mode="644"
     )
     files(name="Add Docker's repository", entries=[docker_repository(instance.facts)])

@@ -1,4 +1,4 @@
-"""Instance: stopping, starting and removing it. Day-2 verbs, in day2/: they work where a deploy would not."""
+"""Instance: stops, starts and removes it. Day-2 verbs, in day2/, which also work if a deploy is refused."""
 
 from gevent.lock import RLock
 from gevent.pool import Pool
@@ -12,7 +12,7 @@ from redoubt.operations.instance import remove_instance, start_instance, stop_in
 from redoubt.settings.load import SettingsError, load
 from redoubt.settings.model import Settings
 from tasks import deploy_lock
-from tasks.summary import at_the_end
+from tasks.summary import print_at_end
 
 _checked: dict[str, Settings] = {}
 _lock = RLock()
@@ -37,7 +37,7 @@ def remove() -> None:
     confirmation = str(host.data.get("redis_remove_data") or "")
     remove_instance(name="Remove the instance", settings=settings, confirmation=confirmation)
     store = secret_store.location(settings, host.name)
-    at_the_end(host.name, [f"its passwords stay in {store}: the data and the backups that were kept need them"])
+    print_at_end(host.name, [f"its passwords stay in {store}: the data and the backups that were kept need them"])
 
 
 def _settings() -> Settings:
@@ -72,7 +72,7 @@ def _inspect(each: Host, settings: Settings) -> tuple[Host, str]:
     with ctx_host.use(each):
         facts = host_state.of(each).inspect(each, settings, sizes=True)
     if facts is None:
-        return each, "the host did not answer as expected; the lines above say more"
+        return each, "the host did not answer as expected; see the lines above"
     if facts.uid != 0:
         return each, f"this runs as uid {facts.uid} on the host and needs root: set _sudo = True or use --sudo"
     return each, ""

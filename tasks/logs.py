@@ -10,7 +10,7 @@ from redoubt.operations.packages import install_packages
 
 @deploy("Logs")
 def logs(instance: Instance) -> None:
-    """Install logrotate where it is missing, and tell it about the log file."""
+    """Install logrotate if it is missing, and configure it for the log file."""
     if not instance.facts.has_logrotate:
         install_packages(name="Install logrotate", names=["logrotate"])
     files(name="Rotate the log file", entries=[host_files.logrotate_file(instance.settings)])

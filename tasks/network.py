@@ -1,4 +1,4 @@
-"""Network: who reaches the published port from outside."""
+"""Network: which networks may connect to the published port."""
 
 from pyinfra.api import deploy
 
@@ -11,13 +11,13 @@ from redoubt.operations.packages import install_packages
 
 @deploy("Network")
 def network(instance: Instance) -> None:
-    """Keep all but the named networks from the port, now and at every boot; mostly nothing."""
+    """Load the instance's firewall now and at every boot, or remove it if the settings name no networks."""
     settings = instance.settings
     if not firewall.is_filtered(settings) and not instance.facts.has_unit(firewall.unit(settings)):
         return
     if firewall.is_filtered(settings):
         install_packages(name="Install nftables", names=["nftables"])
-        files(name="Write who reaches the port", entries=firewall.files(settings))
-        load_firewall(name="Keep others from the port", settings=settings)
+        files(name="Write the firewall", entries=firewall.files(settings))
+        load_firewall(name="Load the firewall", settings=settings)
     else:
-        remove_firewall(name="Let everybody reach the port", settings=settings)
+        remove_firewall(name="Remove the firewall", settings=settings)

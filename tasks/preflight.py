@@ -1,4 +1,4 @@
-"""Preflight: read the settings of every host, look at every host, and refuse before anything is changed."""
+"""Preflight: read the settings of all hosts, inspect all hosts, and report all blockers before anything changes."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,13 +37,13 @@ _lock = RLock()
 
 
 def preflight_all(*, deploys: bool = True, locks: bool = True) -> Instance:
-    """The instance to deploy to the current host: valid settings, its secrets, and facts that stand for it.
+    """Return the instance of the current host: valid settings, its secrets and its facts.
 
-    A day-2 verb ``deploys`` nothing: certificates that are due wait for the next deploy. One that changes no host
-    ``locks`` none.
+    A day-2 verb does not ``deploy``: due certificates wait for the next deploy. One that changes no host does not
+    ``lock`` any.
 
-    The first host to come here checks all, so that the problems of all hosts are reported together and none
-    is changed when one cannot be deployed. Makes missing passwords on this machine. Raises PyinfraError.
+    The first host that comes here checks all hosts, so that the problems of all are reported together and none changes
+    if one cannot be deployed. Creates missing passwords on this machine. Raises PyinfraError.
     """
     with _lock:
         if not _checked:
@@ -54,138 +54,143 @@ def preflight_all(*, deploys: bool = True, locks: bool = True) -> Instance:
 
 @dataclass
 class _HostPlan:
-    """What is known of a host before anybody looks at it. ``version_checked``: the version in its image is."""
+    """What this machine knows about a host before the inspection.
+
+    ``version_checked`` says that the version in the image is known and allowed. ``stored_secrets`` are the passwords on
+    this machine, None if they cannot be read. ``ca_problem`` is why a deploy would issue the certificate by another CA,
+    empty if it would not.
+    """
 
     settings: Settings
     invalid: frozenset[str] = frozenset()
     problems: list[str] = field(default_factory=list)
     warning: str = ""
     version_checked: bool = False
-    # Its passwords on this machine; None where they cannot be read.
     stored_secrets: Secrets | None = None
-    # Why a deploy would issue its certificate by another CA, in words; nothing where it would not.
     ca_problem: str = ""
 
 
 def now() -> datetime:
-    """By which certificates are judged."""
+    """Return the time with which the expiry of certificates is compared."""
     return datetime.now(UTC)
 
 
 def _check_all(*, deploys: bool, locks: bool) -> None:
-    hosts = {one.name: one for one in inventory.get_active_hosts()}
-    checked = {name: _check(one) for name, one in hosts.items()}
-    if locks and not any(one.problems for one in checked.values()):
-        # Before the first look: what is seen is what is changed.
-        held = deploy_lock.hold({hosts[name]: one.settings for name, one in checked.items()})
-        for locked, problem in held.items():
-            checked[locked.name].problems.append(problem)
-        _refuse(checked)
-    probed = dict(Pool().imap_unordered(lambda one: (one.name, _inspect(one, checked[one.name])), hosts.values()))
-    for name, facts_ in probed.items():
-        one = checked[name]
-        if facts_ is None:
-            one.problems.append("the host did not answer as expected; the lines above say more")
-        else:
-            one.problems += host_checks.problems(one.settings, facts_, one.invalid)
-            if one.stored_secrets is not None:
-                path = secret_store.location(one.settings, name)
-                one.problems += host_checks.check_secret_store(
-                    path, one.stored_secrets.generation, one.settings.root, facts_
-                )
-                one.problems += host_checks.check_repository_password(
-                    path, one.stored_secrets.repository, one.settings, facts_
-                )
-            one.problems += host_checks.check_ca(one.ca_problem, one.settings.root, facts_)
+    hosts = {each.name: each for each in inventory.get_active_hosts()}
+    plans = {name: _check_settings(each) for name, each in hosts.items()}
+    if locks and not any(plan.problems for plan in plans.values()):
+        # Lock before the inspection, so that nothing changes between the inspection and the deploy.
+        blockers = deploy_lock.hold({hosts[name]: plan.settings for name, plan in plans.items()})
+        for locked_host, blocker in blockers.items():
+            plans[locked_host.name].problems.append(blocker)
+        _refuse(plans)
+    facts = dict(Pool().imap_unordered(lambda each: (each.name, _inspect(each, plans[each.name])), hosts.values()))
+    for name, host_facts in facts.items():
+        plans[name].problems += _host_problems(name, plans[name], host_facts)
     entries = {
         name: instance_conflicts.Entry(
-            checked[name].settings, facts_.machine, facts_.memory, facts_.neighbours, checked[name].invalid
+            plans[name].settings, host_facts.machine, host_facts.memory, host_facts.neighbours, plans[name].invalid
         )
-        for name, facts_ in probed.items()
-        if facts_
+        for name, host_facts in facts.items()
+        if host_facts
     }
-    for name, found in instance_conflicts.problems(entries).items():
-        checked[name].problems += found
-    _refuse(checked)
+    for name, problems in instance_conflicts.problems(entries).items():
+        plans[name].problems += problems
+    _refuse(plans)
 
     try:
-        secrets = {name: secret_store.load_or_create(one.settings, name) for name, one in checked.items()}
-        identities = {name: _identity(one, name, deploys=deploys) for name, one in checked.items()}
+        secrets = {name: secret_store.load_or_create(plan.settings, name) for name, plan in plans.items()}
+        identities = {name: _identity(plan, name, deploys=deploys) for name, plan in plans.items()}
     except (OSError, SecretsError) as error:
-        raise PyinfraError(f"nothing was changed on any host; secrets cannot be kept here: {error}") from error
-    for name, one in checked.items():
-        if one.warning:
-            logger.warning(f"{hosts[name].print_prefix}{one.warning}")
+        raise PyinfraError(f"Nothing was changed on any host. The secrets cannot be stored: {error}") from error
+    for name, plan in plans.items():
+        if plan.warning:
+            logger.warning(f"{hosts[name].print_prefix}{plan.warning}")
     instances = {
-        name: Instance(checked[name].settings, secrets[name], facts_, checked[name].version_checked, identities[name])
-        for name, facts_ in probed.items()
-        if facts_
+        name: Instance(plans[name].settings, secrets[name], host_facts, plans[name].version_checked, identities[name])
+        for name, host_facts in facts.items()
+        if host_facts
     }
     for name, instance in instances.items():
         host_state.of(hosts[name]).entries = all_files.of(instance)
     _checked.update(instances)
 
 
-def _identity(one: _HostPlan, name: str, *, deploys: bool) -> Identity | None:
-    """The certificate; only a deploy issues another, for it alone brings that to the host."""
-    if deploys or not certificate_store.issues(one.settings):
-        return certificate_store.load_or_create(one.settings, name, now())
-    return None if one.ca_problem else certificate_store.load(one.settings, name)
+def _host_problems(name: str, plan: _HostPlan, facts: HostFacts | None) -> list[str]:
+    if facts is None:
+        return ["the host did not answer as expected; see the lines above"]
+    problems = host_checks.problems(plan.settings, facts, plan.invalid)
+    if plan.stored_secrets is not None:
+        path, stored = secret_store.location(plan.settings, name), plan.stored_secrets
+        problems += host_checks.check_secret_store(path, stored.generation, plan.settings.root, facts)
+        problems += host_checks.check_repository_password(path, stored.repository, plan.settings, facts)
+    return problems + host_checks.check_ca(plan.ca_problem, plan.settings.root, facts)
 
 
-def _check(one: Host) -> _HostPlan:
+def _identity(plan: _HostPlan, name: str, *, deploys: bool) -> Identity | None:
+    """Return the certificate. Only a deploy issues a new one, because only a deploy writes it to the host."""
+    if deploys or not certificate_store.issues(plan.settings):
+        return certificate_store.load_or_create(plan.settings, name, now())
+    return None if plan.ca_problem else certificate_store.load(plan.settings, name)
+
+
+def _check_settings(each: Host) -> _HostPlan:
+    """Check everything about a host that needs no connection."""
     try:
-        checked = _HostPlan(load(one.data.dict()))
+        plan = _HostPlan(load(each.data.dict()))
     except SettingsError as error:
-        checked = _HostPlan(error.valid_part, error.invalid, list(error.problems))
+        plan = _HostPlan(error.valid_part, error.invalid, list(error.problems))
     try:
-        _judge(checked)
+        _check_version(plan)
     except image_config.ArchiveError as error:
-        checked.problems.append(str(error))
+        plan.problems.append(str(error))
     try:
-        checked.stored_secrets = secret_store.check(checked.settings, one.name)
+        plan.stored_secrets = secret_store.check(plan.settings, each.name)
     except SecretsError as error:
-        checked.problems.append(str(error))
-    # What is said of these already is not said again.
-    if not any(name in problem for problem in checked.problems for name in ("redis_tls", "redis_secrets")):
-        found = certificate_store.check(checked.settings, one.name, now())
-        checked.problems += found
-        checked.ca_problem = "" if found else certificate_store.ca_problem(checked.settings, one.name)
-    return checked
+        plan.problems.append(str(error))
+    # The certificate depends on these settings: report each problem once.
+    if not any(name in problem for problem in plan.problems for name in ("redis_tls", "redis_secrets")):
+        problems = certificate_store.check(plan.settings, each.name, now())
+        plan.problems += problems
+        plan.ca_problem = "" if problems else certificate_store.ca_problem(plan.settings, each.name)
+    return plan
 
 
-def _judge(checked: _HostPlan) -> None:
-    """Judge the version in the image as far as this machine knows it. Raises ArchiveError."""
-    settings = checked.settings
-    if checked.invalid & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
+def _check_version(plan: _HostPlan) -> None:
+    """Check the version in the image, if its name or its archive shows it. Raises ArchiveError."""
+    settings = plan.settings
+    if plan.invalid & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
         return
     build = image_config.build_named(settings.redis_image)
-    if settings.redis_image_archive and not checked.problems:
+    if settings.redis_image_archive and not plan.problems:
         config = image_config.config_in_archive(settings.redis_image_archive, settings.redis_image)
         build = image_config.build_in(config.get("config") or {}) or build
     if build is not None:
         verdict = host_checks.check_version(settings, build)
-        checked.problems += [verdict.problem] if verdict.problem else []
-        checked.warning = verdict.warning
-        # Beside a digest the tag is a remark that no engine reads.
-        checked.version_checked = "@" not in settings.redis_image
+        plan.problems += [verdict.problem] if verdict.problem else []
+        plan.warning = verdict.warning
+        # Docker ignores a tag next to a digest.
+        plan.version_checked = "@" not in settings.redis_image
         return
     engine = image_config.engine_named(settings.redis_image)
     if engine not in (None, settings.redis_engine):
-        checked.problems.append(host_checks.other_engine(settings, engine))
+        plan.problems.append(host_checks.other_engine(settings, engine))
 
 
-def _inspect(one: Host, checked: _HostPlan) -> HostFacts | None:
+def _inspect(each: Host, plan: _HostPlan) -> HostFacts | None:
     """Inspect a host; finish an interrupted transaction first, unless this is a dry run."""
-    settings, known = checked.settings, host_state.of(one)
-    stored = checked.stored_secrets
+    settings, state = plan.settings, host_state.of(each)
+    stored = plan.stored_secrets
     acl = host_files.acl_file(settings, stored).content if stored and _has_passwords(settings, stored) else ""
-    with ctx_host.use(one):
-        facts = known.inspect(one, settings, acl)
-        if facts and facts.instance.interrupted and known.run:
-            logger.info(f"{one.print_prefix}{facts.instance.interrupted.operation} was interrupted: finishing it first")
-            if recover_instance(one, settings):
-                facts = known.inspect(one, settings, acl)
+    with ctx_host.use(each):
+        facts = state.inspect(each, settings, acl)
+        if facts and facts.instance.interrupted and state.run:
+            logger.info(
+                f"{each.print_prefix}{facts.instance.interrupted.operation} was interrupted: finishing it first"
+            )
+            # If that fails, the deploy may still repair the instance: it starts from what is there now.
+            recover_instance(each, settings)
+            facts = state.inspect(each, settings, acl)
         return facts
 
 
@@ -194,10 +199,10 @@ def _has_passwords(settings: Settings, stored: Secrets) -> bool:
     return {user.name for user in users(settings)} <= set(stored.passwords)
 
 
-def _refuse(checked: dict[str, _HostPlan]) -> None:
-    if not any(one.problems for one in checked.values()):
+def _refuse(plans: dict[str, _HostPlan]) -> None:
+    if not any(plan.problems for plan in plans.values()):
         return
-    lines = ["nothing was changed on any host; mend this first:"]
-    for name, one in checked.items():
-        lines += [f"  {name}: {problem}" for problem in one.problems]
+    lines = ["Nothing was changed on any host. Fix these problems first:"]
+    for name, plan in plans.items():
+        lines += [f"  {name}: {problem}" for problem in plan.problems]
     raise PyinfraError("\n".join(lines))

@@ -42,8 +42,8 @@ def record(instance: Instance) -> None:
 def run_verb() -> None:
     """Run a verb of redisctl on the host and print what it reports; a day-2 verb, in day2/.
 
-    ``redis_run`` in the host's data is its command line. Nothing else is inspected, so that it works where a deploy
-    would not.
+    ``redis_run`` in the host's data is its command line. It also works if a deploy is refused, because nothing else is
+    inspected.
     """
     try:
         settings = load(host.data.dict())

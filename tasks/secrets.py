@@ -1,4 +1,4 @@
-"""Secrets: passwords and command names, as files that uid 999 alone can read."""
+"""Secrets: passwords and command names, in files that only uid 999 and root can read."""
 
 from pyinfra.api import deploy
 
@@ -9,5 +9,5 @@ from redoubt.operations.files import files
 
 @deploy("Secrets")
 def secrets(instance: Instance) -> None:
-    """Put the secrets on the host. Their contents appear in no log and no diff."""
+    """Write the secrets to the host. Their contents appear in no log and no diff."""
     files(name="Write the secrets", entries=host_files.secret_files(instance.settings, instance.secrets))

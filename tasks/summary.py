@@ -9,7 +9,7 @@ from redoubt.instance import Instance
 
 
 def summary(instance: Instance) -> None:
-    """Print the instance's URLs, without passwords, when the host was deployed without an error."""
+    """Print the instance's URLs, without passwords, if the deploy of the host succeeds."""
     settings = instance.settings
     lines = [
         f"{settings.redis_name} is up. For applications:",
@@ -18,23 +18,23 @@ def summary(instance: Instance) -> None:
             for user in acl.users(settings)
             if user.name not in acl.OPERATING
         ),
-        *([f"  on the host itself: {settings.unix_socket} as well"] if settings.redis_unix_socket else []),
+        *([f"  on the host itself also {settings.unix_socket}"] if settings.redis_unix_socket else []),
         f"  PASSWORD is in {secret_store.location(settings, host.name)} on this machine",
     ]
     if instance.identity:
-        ends = f"{instance.identity.expires:%Y-%m-%d}"
-        lines.append(f"  the CA is {settings.ca_file} on the host; the certificate ends on {ends}")
+        expiry = f"{instance.identity.expires:%Y-%m-%d}"
+        lines.append(f"  the CA is {settings.ca_file} on the host; the certificate expires on {expiry}")
     if instance.secrets.previous:
         lines += rotation.report(instance, host.name)
-    at_the_end(host.name, lines)
+    print_at_end(host.name, lines)
 
 
-def at_the_end(name: str, lines: list[str]) -> None:
-    """Print lines about a host when everything went well there."""
-    state.add_callback_handler(_AtTheEnd(name, lines))
+def print_at_end(name: str, lines: list[str]) -> None:
+    """Print lines about a host when the command ends without an error there."""
+    state.add_callback_handler(_EndMessage(name, lines))
 
 
-class _AtTheEnd(BaseStateCallback):
+class _EndMessage(BaseStateCallback):
     def __init__(self, name: str, lines: list[str]) -> None:
         self.name = name
         self.lines = lines

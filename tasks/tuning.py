@@ -1,4 +1,4 @@
-"""Tuning: the host's kernel, set up for Redis now and at every boot."""
+"""Tuning: sets up the host's kernel for Redis, now and at every boot."""
 
 from pyinfra.api import deploy
 
@@ -13,5 +13,5 @@ def tuning(instance: Instance) -> None:
     """Set the kernel up for Redis, unless the settings leave it alone."""
     if not instance.settings.redis_host_tuning:
         return
-    files(name="Write what the kernel is set to at boot", entries=kernel_tuning.files())
+    files(name="Write the kernel's settings for the next boot", entries=kernel_tuning.files())
     kernel_settings(name="Set the kernel up for Redis", kernel=instance.facts.kernel)

@@ -1,7 +1,7 @@
-"""Which hosts the tests in tests/host look at, and what they may do there.
+"""Options of the tests: which hosts tests/host checks, and what the tests may do there.
 
-By default the disposable hosts; --inventory names others, and --hosts names them by testinfra's specifications.
-Tests that write to Redis or stop it are left out of any inventory but the disposable one until they are asked for.
+The default is the disposable hosts. --inventory chooses other hosts, and --hosts does by testinfra's specifications.
+Elsewhere, tests that write to Redis or stop it run only with --writes and --disrupts.
 """
 
 import argparse
@@ -20,22 +20,23 @@ from tests.host.hosts import Fleet, connect
 
 HOST_TESTS = Path(__file__).parent / "host"
 LIFECYCLE_TESTS = Path(__file__).parent / "lifecycle"
+APP_TESTS = Path(__file__).parent / "apps"
 SMOKE_TESTS = Path(__file__).parent / "smoke"
 MARKS = {
-    "writes": "writes to Redis or the host, under names of its own, and cleans up",
+    "writes": "writes to Redis or the host, under its own names, and cleans up",
     "disrupts": "stops, kills or freezes Redis for a moment",
 }
-# Marks of tests that would prove nothing about some hosts, and which hosts these are.
+# Marks of tests that would prove nothing about some hosts: a text, and whether a host is one of them.
 UNPROVABLE: dict[str, tuple[str, Callable[[Target], bool]]] = {
     "kernel": (
-        "the kernel's settings (redis_host_tuning = False: nobody set them)",
+        "the kernel's settings (redis_host_tuning = False: the deploy does not set them)",
         lambda target: not target.settings.redis_host_tuning,
     ),
     "outside": (
-        "reachability from outside (this machine has no way there but SSH)",
+        "access from outside (this machine reaches the host only through SSH)",
         lambda target: target.outside is None,
     ),
-    "tls": ("what encryption promises (redis_tls = 'off')", lambda target: target.settings.redis_tls == "off"),
+    "tls": ("encryption (redis_tls = 'off')", lambda target: target.settings.redis_tls == "off"),
 }
 
 
@@ -48,28 +49,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--inventory",
         default=inventory.DEFAULT_INVENTORY,
-        help="pyinfra inventory whose hosts are tested (default: the disposable hosts)",
+        help="pyinfra inventory of the hosts to test (default: the disposable hosts)",
     )
-    for mark, meaning in MARKS.items():
+    for mark, description in MARKS.items():
         group.addoption(
             f"--{mark}",
             action=argparse.BooleanOptionalAction,
             default=None,
-            help=f"include what {meaning} (default: on disposable hosts only)",
+            help=f"include each test that {description} (default: on disposable hosts only)",
         )
-    group.addoption("--audit-page", metavar="FILE", help="write the security report to a page that a person can read")
+    group.addoption("--audit-page", metavar="FILE", help="write the security report as an HTML page")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Before pytest chooses a directory for temporary files: those of its own choice stay, with stores of secrets."""
-    for mark, meaning in MARKS.items():
-        config.addinivalue_line("markers", f"{mark}: {meaning}; --{mark} includes it")
-    for mark, (what, _) in UNPROVABLE.items():
-        config.addinivalue_line("markers", f"{mark}: {what}: left out there")
+    """Register marks, and choose a temporary directory that is removed: pytest keeps its own, with secret stores."""
+    for mark, description in MARKS.items():
+        config.addinivalue_line("markers", f"{mark}: {description}; --{mark} includes it")
+    for mark, (text, _) in UNPROVABLE.items():
+        config.addinivalue_line("markers", f"{mark}: about {text}, where it is left out")
     controls = ", ".join(CONTROLS)
+    config.addinivalue_line("markers", "core: one test for each main promise of a deploy; make test runs them")
     config.addinivalue_line("markers", f"security(control): proves a control of the security report: {controls}")
-    # A run that is called off removes its hosts, as after Ctrl-C.
+    # A terminated run removes its hosts, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.option.basetemp is None:
         config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="redoubt-tests-"))
@@ -78,13 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Before the header is printed, and not for --help or --markers."""
+    """Connect to the hosts before the header is printed, but only if tests/host is among the chosen tests."""
     config = session.config
-    # Others must run without any host.
     if not any(path.is_relative_to(HOST_TESTS) or HOST_TESTS.is_relative_to(path) for path in _chosen_paths(config)):
         return
     try:
-        _bridge(config)
+        _connect(config)
     except inventory.BridgeError as error:
         raise pytest.UsageError(str(error)) from None
     if config.option.audit_page:
@@ -95,18 +96,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A smoke run reboots what it deploys to, and takes its time: only who names it gets it."""
-    asked_for = any(path.is_relative_to(SMOKE_TESTS) for path in _chosen_paths(config))
-    return True if collection_path == SMOKE_TESTS and not asked_for else None
+    """Collect tests/smoke only if it is named: it takes long and reboots its hosts."""
+    is_named = any(path.is_relative_to(SMOKE_TESTS) for path in _chosen_paths(config))
+    return True if collection_path == SMOKE_TESTS and not is_named else None
 
 
 def _chosen_paths(config: pytest.Config) -> list[Path]:
-    """The files and directories that were named, or stand in the configuration."""
+    """Return the files and directories of the command line, or of the configuration."""
     return [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
 
 
-def _bridge(config: pytest.Config) -> None:
-    """Find out whom to look at, and make testinfra look there. Raises BridgeError."""
+def _connect(config: pytest.Config) -> None:
+    """Connect to the chosen hosts and pass them to testinfra. Raises BridgeError."""
     specs = config.option.hosts.split(",") if config.option.hosts else []
     given = Path(config.option.ssh_config).absolute() if config.option.ssh_config else None
     config.stash[FLEET] = connect(config.option.inventory, specs, given)
@@ -120,33 +121,31 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return []
     lines = [f"redoubt: {', '.join(target.entry.name for target in fleet.targets.values())} ({fleet.inventory})"]
     if not inventory.is_disposable(fleet.inventory):
-        lines.append(
-            "left out: tests/lifecycle, which makes and breaks disposable hosts (without --inventory: included)"
-        )
-    return lines + _said_left_out(config, fleet)
+        lines.append("left out: tests/lifecycle and tests/apps, which start disposable hosts (run without --inventory)")
+    return lines + _left_out_lines(config, fleet)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """At the end again: -q shows no header, and a number of tests that were deselected says nothing."""
+    """Repeat at the end what was left out: -q shows no header, and pytest only counts deselected tests."""
     fleet = config.stash.get(FLEET, None)
-    # A smoke run has a fleet, and leaves it to others to look at it.
+    # A smoke run has a fleet, but its host suite is another process.
     if fleet is not None and config.option.hosts:
-        for line in _said_left_out(config, fleet):
+        for line in _left_out_lines(config, fleet):
             terminalreporter.write_line(line)
 
 
-def _said_left_out(config: pytest.Config, fleet: Fleet) -> list[str]:
-    """What is left out on which hosts, in words."""
+def _left_out_lines(config: pytest.Config, fleet: Fleet) -> list[str]:
+    """Return what is left out on which hosts."""
     lines = []
-    for what, is_unprovable in UNPROVABLE.values():
+    for text, is_unprovable in UNPROVABLE.values():
         names = [target.entry.name for target in fleet.targets.values() if is_unprovable(target)]
-        lines += [f"left out on {', '.join(names)}: {what}"] if names else []
+        lines += [f"left out on {', '.join(names)}: {text}"] if names else []
     left_out = {
         mark: [target.entry.name for target in fleet.targets.values() if _left_out(config, target, [mark])]
         for mark in MARKS
     }
     lines += [
-        f"left out on {', '.join(names)}: what {MARKS[mark]} (--{mark} includes it)"
+        f"left out on {', '.join(names)}: each test that {MARKS[mark]} (--{mark} includes it)"
         for mark, names in left_out.items()
         if names
     ]
@@ -160,28 +159,32 @@ def _left_out(config: pytest.Config, target: Target, marks: list[str]) -> list[s
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was not asked for; stop Redis only after everything else has been looked at."""
+    """Leave out tests that may not run on their host, and run tests that stop Redis last."""
     fleet = config.stash.get(FLEET, None)
     if fleet is None:
         return
-    out = [item for item in items if _why_left_out(config, item)]
+    left_out = [item for item in items if _why_left_out(config, item)]
     if not inventory.is_disposable(fleet.inventory):
-        # Whoever looks at hosts of their own did not ask for others to be made on this machine.
-        out += [item for item in items if item.path.is_relative_to(LIFECYCLE_TESTS)]
-    config.hook.pytest_deselected(items=out)
-    kept = [item for item in items if item not in out]
-    mine = [item for item in kept if item.path.is_relative_to(HOST_TESTS)]
-    mine.sort(key=lambda item: max((list(MARKS).index(mark) + 1 for mark in _marks(item)), default=0))
-    in_order = iter(mine)
-    items[:] = [next(in_order) if item.path.is_relative_to(HOST_TESTS) else item for item in kept]
+        # A check of one's own hosts must not start disposable hosts on this machine.
+        left_out += [item for item in items if {LIFECYCLE_TESTS, APP_TESTS} & set(item.path.parents)]
+    config.hook.pytest_deselected(items=left_out)
+    selected = [item for item in items if item not in left_out]
+    host_tests = [item for item in selected if item.path.is_relative_to(HOST_TESTS)]
+    host_tests.sort(key=lambda item: max((list(MARKS).index(mark) + 1 for mark in _marks(item)), default=0))
+    in_order = iter(host_tests)
+    items[:] = [next(in_order) if item.path.is_relative_to(HOST_TESTS) else item for item in selected]
 
 
 def _why_left_out(config: pytest.Config, item: pytest.Item) -> list[str]:
-    """Why a test is not for its host: it was not asked for, or would say nothing of it, passed or failed."""
+    """Return why a test may not run on its host, or would prove nothing there; empty if it runs."""
     target = config.stash[FLEET].target_of(item)
     if target is None:
         return []
-    unprovable = [what for mark, (what, is_so) in UNPROVABLE.items() if item.get_closest_marker(mark) and is_so(target)]
+    unprovable = [
+        text
+        for mark, (text, is_unprovable) in UNPROVABLE.items()
+        if item.get_closest_marker(mark) and is_unprovable(target)
+    ]
     return unprovable + [f"--{mark} includes it" for mark in _left_out(config, target, _marks(item))]
 
 
@@ -191,14 +194,14 @@ def _marks(item: pytest.Item) -> list[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows what was compared: it must not show a secret, wherever that came from."""
+    """Remove secrets from the report: a failed comparison shows its values."""
     report = yield
     fleet = item.config.stash.get(FLEET, None)
-    hidden = [secret for target in fleet.targets.values() for secret in target.hidden()] if fleet else []
-    report.sections = [(title, inventory.scrubbed(text, hidden)) for title, text in report.sections]
+    secrets = [secret for target in fleet.targets.values() for secret in target.hidden()] if fleet else []
+    report.sections = [(title, inventory.scrubbed(text, secrets)) for title, text in report.sections]
     text = str(report.longrepr) if report.longrepr else ""
-    if inventory.scrubbed(text, hidden) != text:
-        report.longrepr = inventory.scrubbed(text, hidden)
+    if inventory.scrubbed(text, secrets) != text:
+        report.longrepr = inventory.scrubbed(text, secrets)
     return report
 
 

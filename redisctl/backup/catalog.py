@@ -1,8 +1,8 @@
-"""Backups on this host's disk: a directory each, with what it holds told in ``backup.json``.
+"""Backups on this host's disk: one directory each, described by ``backup.json``.
 
-``<root>/backups/20261124T030000Z/`` has the snapshot (``dump.rdb``), the log of writes where it is on
-(``appendonlydir/``), ``backup.json`` with their checksums, ``samples.json`` with some keys as they were, and
-``verified.json`` once it was loaded. It is made under a name with a dot and renamed when it is whole.
+``<root>/backups/20261124T030000Z/`` contains the RDB snapshot (``dump.rdb``), the AOF if it is on (``appendonlydir/``),
+``backup.json`` with their checksums, ``samples.json`` with some keys as they were, and ``verified.json`` after it was
+verified. It is created under a hidden name, and renamed when it is complete.
 """
 
 import json
@@ -16,19 +16,17 @@ from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, checksum, fsync_directory, own, write_json
 
 FORMAT = 1
-
-
 METADATA, SAMPLES, VERIFIED = "backup.json", "samples.json", "verified.json"
 NAME = re.compile(r"\d{8}T\d{6}Z")
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a backup says of itself.
+    """The contents of ``backup.json``.
 
-    ``taken_at`` is the moment whose data it holds, in seconds since the epoch; ``databases`` are keys and keys with a
-    TTL by database; ``memory`` is what Redis used for them in bytes; ``write_pause`` is how long writes had to wait, in
-    seconds; ``settings`` is a digest of the instance's settings; ``files`` are sizes and SHA-256 by name.
+    ``taken_at`` is the time of the data, in seconds since 1970. ``databases`` are keys and keys with a TTL by database.
+    ``memory`` is what Redis used for them, in bytes. ``write_pause`` is how long writes waited, in seconds.
+    ``settings`` is the digest of the instance's settings. ``files`` are sizes and SHA-256 by name.
     """
 
     id: str
@@ -46,23 +44,23 @@ class Metadata:
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
+        """Return the size of its files in bytes."""
         return sum(file["size"] for file in self.files.values())
 
     @property
     def keys(self) -> int:
-        """Keys in all databases."""
+        """Return the number of keys in all databases."""
         return sum(database["keys"] for database in self.databases.values())
 
     @property
     def has_aof(self) -> bool:
-        """Whether it holds the log of writes beside the snapshot."""
+        """Say whether it contains the AOF in addition to the RDB snapshot."""
         return any(name != RDB_FILE for name in self.files)
 
 
 @dataclass(frozen=True)
 class BackupSet:
-    """A backup and where it is. ``verified`` is what its verification said, empty before."""
+    """A backup and its directory. ``verified`` is the result of its verification, empty before one."""
 
     path: Path
     metadata: Metadata
@@ -70,33 +68,33 @@ class BackupSet:
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """Return its name."""
         return self.metadata.id
 
     @property
     def is_verified(self) -> bool:
-        """Whether it was loaded and found to be what it says."""
+        """Say whether it was loaded and has the expected contents."""
         return self.verified.get("verdict") == "ok"
 
     @property
     def is_bad(self) -> bool:
-        """Whether it was looked at, and found not to be what it says."""
+        """Say whether a verification found it bad."""
         return bool(self.verified) and not self.is_verified
 
 
-def backup_id(moment: float) -> str:
-    """The name of a backup of this moment."""
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+def backup_id(at: float) -> str:
+    """Return the name of a backup of this time."""
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y%m%dT%H%M%SZ")
 
 
 def list_backups(backups: Path) -> list[BackupSet]:
-    """All whole backups in a directory, the newest first. What cannot be read is left out, see ``unreadable``."""
-    return [one for one in map(_try_open, _candidates(backups)) if isinstance(one, BackupSet)]
+    """Return the complete backups in a directory, newest first. ``list_unreadable`` has the others."""
+    return [backup for backup in map(_try_open, _candidates(backups)) if isinstance(backup, BackupSet)]
 
 
 def list_unreadable(backups: Path) -> list[str]:
-    """What looks like a backup and is none, in words."""
-    return [one for one in map(_try_open, _candidates(backups)) if isinstance(one, str)]
+    """Say of each directory that looks like a backup why it cannot be read."""
+    return [problem for problem in map(_try_open, _candidates(backups)) if isinstance(problem, str)]
 
 
 def _candidates(backups: Path) -> list[Path]:
@@ -114,65 +112,70 @@ def _try_open(path: Path) -> "BackupSet | str":
 
 
 def open_backup(path: Path) -> BackupSet:
-    """The backup in a directory. Raises Failure where there is none."""
+    """Return the backup in a directory. Raises Failure if there is none."""
     try:
-        told = json.loads((path / METADATA).read_text())
-        if told.get("format") != FORMAT:
-            raise Failure(f"{path}: a format of backups ({told.get('format')}) that this redisctl does not know")
-        backup = Metadata(**told)
+        values = json.loads((path / METADATA).read_text())
+        if values.get("format") != FORMAT:
+            raise Failure(f"{path}: this redisctl does not know backup format {values.get('format')}")
+        metadata = Metadata(**values)
     except FileNotFoundError:
-        raise Failure(f"{path}: no backup of redisctl's, {METADATA} is missing") from None
+        raise Failure(f"{path} is not a backup of redisctl: {METADATA} is missing") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise Failure(f"{path}/{METADATA} cannot be read: {error}") from None
     try:
         verified = json.loads((path / VERIFIED).read_text())
     except (OSError, ValueError):
         verified = {}
-    return BackupSet(path, backup, verified)
+    return BackupSet(path, metadata, verified)
 
 
 def find_backup(backups: Path, name: str) -> BackupSet:
-    """A listed backup by its name, ``latest``, or the beginning of a name. Raises Failure.
+    """Return a backup by its name, the beginning of its name, ``latest`` or ``newest``. Raises Failure.
 
-    The latest is the newest that was verified, and the newest of all only where none was.
+    The latest is the newest verified backup, or the newest of all if none is verified.
     """
     every = list_backups(backups)
-    latest = ([one for one in every if one.is_verified] or every)[:1]
-    chosen = latest if name == "latest" else [one for one in every if one.id.startswith(name)]
-    if len(chosen) == 1:
-        return chosen[0]
-    there = f"there are {', '.join(one.id for one in every[:5])}" if every else "there is none yet: redisctl backup"
-    if not chosen:
-        raise Failure(f"no backup {name!r}; {there}")
-    raise Failure(f"{name!r} begins the names of {len(chosen)} backups; {there}")
+    if name == "latest":
+        matches = ([backup for backup in every if backup.is_verified] or every)[:1]
+    elif name == "newest":
+        matches = every[:1]
+    else:
+        matches = [backup for backup in every if backup.id.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    names = ", ".join(backup.id for backup in every[:5])
+    present = f"there are {names}" if every else "there is none yet: redisctl backup"
+    if not matches:
+        raise Failure(f"no backup {name!r}; {present}")
+    raise Failure(f"{len(matches)} backups begin with {name!r}; {present}")
 
 
-def find_damage(archive: BackupSet) -> list[str]:
-    """How the files differ from what the backup says of them, in words; empty when they do not."""
-    found = []
-    for name, told in archive.metadata.files.items():
-        path = archive.path / name
+def find_damage(backup: BackupSet) -> list[str]:
+    """Say how the files differ from the metadata; empty if they do not."""
+    problems = []
+    for name, expected in backup.metadata.files.items():
+        path = backup.path / name
         try:
             size = path.stat().st_size
-            if size != told["size"]:
-                found.append(f"{name} has {size} bytes, not {told['size']}")
-            elif checksum(path) != told["sha256"]:
-                found.append(f"{name} is not what was written: its checksum differs")
+            if size != expected["size"]:
+                problems.append(f"{name} has {size} bytes, not {expected['size']}")
+            elif checksum(path) != expected["sha256"]:
+                problems.append(f"{name} was changed: its checksum differs")
         except OSError as error:
-            found.append(f"{name}: {error.strerror}")
-    own = {METADATA, SAMPLES, VERIFIED, *archive.metadata.files}
-    there = {str(path.relative_to(archive.path)) for path in archive.path.rglob("*") if not path.is_dir()}
-    return [*found, *(f"{name} does not belong to it" for name in sorted(there - own))]
+            problems.append(f"{name}: {error.strerror}")
+    expected_names = {METADATA, SAMPLES, VERIFIED, *backup.metadata.files}
+    present = {str(path.relative_to(backup.path)) for path in backup.path.rglob("*") if not path.is_dir()}
+    return [*problems, *(f"{name} does not belong to it" for name in sorted(present - expected_names))]
 
 
-def finish(partial: Path, backup: Metadata) -> BackupSet:
-    """Make a directory that holds all files of a backup a listed one."""
-    write_json(partial / METADATA, asdict(backup))
+def finish(partial: Path, metadata: Metadata) -> BackupSet:
+    """Turn a directory with all files of a backup into a listed backup. Raises OSError."""
+    write_json(partial / METADATA, asdict(metadata))
     for path in (partial, *partial.rglob("*")):
         own(path)
         if path.is_dir():
             fsync_directory(path)
-    path = partial.with_name(backup.id)
+    path = partial.with_name(metadata.id)
     partial.rename(path)
     fsync_directory(path.parent)
-    return BackupSet(path, backup)
+    return BackupSet(path, metadata)

@@ -1,8 +1,8 @@
-"""Taking a backup: the snapshot and the log of writes of one moment, while clients write.
+"""Creates backups: RDB snapshot, AOF and key counts of one point in time, while clients write.
 
-Writes wait for some milliseconds. Meanwhile Redis forks the process that saves, the log has all that was acknowledged,
-its files are opened and measured, and keys are counted and sampled. All of it is of the same moment, exactly. What is
-copied afterwards, from open files and up to their measured length, cannot be taken away by a rewrite.
+Writes wait for some milliseconds. During this pause Redis forks the process that saves, the AOF contains everything
+acknowledged, and redisctl opens and measures the AOF files and counts and samples keys. It copies the open files
+afterwards, up to the measured length. An AOF rewrite cannot take them away.
 """
 
 import os
@@ -22,28 +22,30 @@ from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet, Metadata
 from redisctl.core import aof_manifest
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, checksum, copy, write_json
+from redisctl.core.files import RDB_FILE, checksum, copy, open_inside, write_json
 from redisctl.core.fingerprint import fingerprints
 from redisctl.core.formatting import size
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
 
-# Seconds that writes wait at most, whatever becomes of this process; and for all of them to be in the log.
+# Seconds that writes wait at most, even if this process is killed; and for all of them to be in the AOF.
 WRITE_PAUSE = 1.0
 AOF_FLUSH_TIMEOUT = 0.3
-# Keys that are remembered, to be compared when the backup was loaded.
+# Keys that are sampled, to be compared when the backup is verified.
 SAMPLE_SIZE = 100
 ATTEMPTS = 5
-# Seconds for a save or a rewrite of the log that is under way, and for the save of the backup.
+# Seconds for a save or an AOF rewrite in progress, and for the save of the backup.
 SAVE_TIMEOUT = 3600
 _POLL = 0.1
-# Room that is left to others, in bytes.
+# Bytes to leave free on the disk.
 DISK_MARGIN = 64 * 1024**2
+# A manifest names a handful of files.
+_MAX_MANIFEST = 1024**2
 
 
 @dataclass
 class FrozenState:
-    """What was seen and opened while writes waited."""
+    """What was read and opened during the write pause. ``aof`` are open files and their measured lengths by name."""
 
     at: float
     write_pause: float
@@ -55,74 +57,73 @@ class FrozenState:
 
 
 def create_backup(instance: Instance) -> BackupSet:
-    """Take a backup, under the instance's lock. Raises Failure and leaves nothing half-written.
+    """Create a backup under the instance's lock. Raises Failure and leaves nothing incomplete.
 
-    On the host it makes a directory in ``backups``; Redis saves its snapshot as it does by itself.
+    It creates a directory in ``backups`` and has Redis save its RDB snapshot.
     """
     partial = instance.backups / ".taken.partial"
     try:
         with instance.connect(decode_responses=False) as redis, ExitStack() as files:
             _ensure_disk_space(instance, redis)
             partial.mkdir(mode=0o700)
-            moment = _freeze(instance, redis, files)
-            while (instance.backups / catalog.backup_id(moment.at)).exists():
-                moment.at += 1
-            backup = _copy_files(instance, redis, moment, partial)
-        return catalog.finish(partial, backup)
+            state = _freeze(instance, redis, files)
+            while (instance.backups / catalog.backup_id(state.at)).exists():
+                state.at += 1
+            metadata = _copy_files(instance, redis, state, partial)
+        return catalog.finish(partial, metadata)
     except OSError as error:
         raise Failure(f"{error.filename or instance.backups}: {error.strerror}") from None
     except RedisError as error:
-        raise Failure(f"Redis says: {error_text(error)}") from None
+        raise Failure(f"Redis answers: {error_text(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _ensure_disk_space(instance: Instance, redis: Redis) -> None:
-    """Raise Failure where the disk would not hold the snapshot that Redis makes, and the copies."""
-    info = redis.info("memory")
-    # A snapshot is smaller than the data is in memory.
-    snapshot = info["used_memory"]
-    log = redis.info("persistence").get("aof_current_size", 0)
-    wanted = {instance.live: snapshot, instance.backups: snapshot + log}
+    """Raise Failure if a disk has no room for the RDB snapshot that Redis writes, or for the copies."""
+    # An RDB snapshot is smaller than the data in memory.
+    rdb = redis.info("memory")["used_memory"]
+    aof = redis.info("persistence").get("aof_current_size", 0)
     disks: dict[int, tuple[Path, int]] = {}
-    for path, count in wanted.items():
+    for path, needed in ((instance.live, rdb), (instance.backups, rdb + aof)):
         disk = path.stat().st_dev
-        disks[disk] = (path, disks.get(disk, (path, 0))[1] + count)
-    for path, count in disks.values():
-        room = os.statvfs(path)
-        free = room.f_bavail * room.f_frsize
-        if free < count + DISK_MARGIN:
+        disks[disk] = (path, disks.get(disk, (path, 0))[1] + needed)
+    for path, needed in disks.values():
+        space = os.statvfs(path)
+        free = space.f_bavail * space.f_frsize
+        if free < needed + DISK_MARGIN:
             raise Failure(
-                f"{path}: {size(free)} free, and a backup takes up to {size(count + DISK_MARGIN)}: free some, or keep "
-                "fewer backups"
+                f"{path}: {size(free)} free, and a backup takes up to {size(needed + DISK_MARGIN)}: free some space, "
+                "or keep fewer backups"
             )
 
 
 def _freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenState:
-    """Hold writes for a moment and see everything in it. Raises Failure where that does not succeed."""
+    """Pause writes and capture the state of one point in time. Raises Failure."""
     for _ in range(ATTEMPTS):
         _wait_for_children(redis)
-        moment = _try_freeze(instance, redis, files)
-        if moment:
-            return moment
+        state = _try_freeze(instance, redis, files)
+        if state:
+            return state
         time.sleep(1)
     raise Failure(
-        f"in {ATTEMPTS} attempts Redis did not begin to save, with all writes in its log, before writes had waited "
-        f"for {WRITE_PAUSE} s: the disk is slow or busy, or Redis saves or rewrites its log all the time"
+        f"in {ATTEMPTS} attempts Redis did not begin to save, with all writes in its AOF, within {WRITE_PAUSE} s: the "
+        "disk is slow or busy, or Redis saves or rewrites its AOF all the time. Try again at a quieter time"
     )
 
 
 def _wait_for_children(redis: Redis) -> None:
+    """Wait until Redis neither saves nor rewrites its AOF. Raises Failure."""
     deadline = time.monotonic() + SAVE_TIMEOUT
     while True:
         info = redis.info("persistence")
         if info.get("loading"):
-            raise Failure("Redis is loading its data: there is nothing to back up yet")
+            raise Failure("Redis is loading its data: try again when redisctl health reports that it serves")
         busy = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
         if not any(info.get(name) for name in busy):
             return
         if time.monotonic() > deadline:
-            raise Failure(f"a save or a rewrite of the log has run for {SAVE_TIMEOUT / 3600:.0f} h")
+            raise Failure(f"a save or an AOF rewrite has run for {SAVE_TIMEOUT / 3600:.0f} h: is the disk slow?")
         time.sleep(_POLL)
 
 
@@ -138,22 +139,22 @@ def _try_freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenSta
         try:
             redis.execute_command("BGSAVE")
         except RedisError as error:
-            # Redis began to save, or to rewrite, by itself.
+            # Redis has begun a save or a rewrite by itself.
             if "progress" in str(error) or "child" in str(error):
                 return None
             raise
-        at = time.time()
-        moment = FrozenState(at, 0.0, redis.info("all"), saves, _sample_keys(redis))
+        state = FrozenState(time.time(), 0.0, redis.info("all"), saves, _sample_keys(redis))
         if config.get("appendonly") == "yes":
-            # While it saves it begins no rewrite.
-            directory = instance.live / config["appenddirname"]
-            moment.manifest = (directory / f"{config['appendfilename']}.manifest").read_text()
-            for part in aof_manifest.parse(moment.manifest):
-                file = files.enter_context((directory / part.name).open("rb"))
-                moment.aof[part.name] = (file, os.fstat(file.fileno()).st_size)
-        moment.write_pause = time.monotonic() - start
-    # After that Redis lets writers go on by itself.
-    return moment if moment.write_pause < WRITE_PAUSE * 0.9 else None
+            # Redis begins no rewrite while it saves.
+            directory, manifest = config["appenddirname"], f"{config['appendfilename']}.manifest"
+            with open_inside(instance.live, directory, manifest) as file:
+                state.manifest = file.read(_MAX_MANIFEST).decode(errors="replace")
+            for part in aof_manifest.parse(state.manifest):
+                file = files.enter_context(open_inside(instance.live, directory, part.name))
+                state.aof[part.name] = (file, os.fstat(file.fileno()).st_size)
+        state.write_pause = time.monotonic() - start
+    # After WRITE_PAUSE Redis has resumed writes by itself.
+    return state if state.write_pause < WRITE_PAUSE * 0.9 else None
 
 
 @contextmanager
@@ -171,7 +172,7 @@ def _config(instance: Instance, redis: Redis, pattern: str) -> dict[str, str]:
 
 
 def _sample_keys(redis: Redis) -> list[dict[str, Any]]:
-    """Some keys of the first database, as they are."""
+    """Return the fingerprints of some keys of the first database."""
     databases = keyspace(redis.info("keyspace"))
     if "db0" not in databases:
         return []
@@ -179,55 +180,57 @@ def _sample_keys(redis: Redis) -> list[dict[str, Any]]:
         for _ in range(SAMPLE_SIZE):
             pipeline.randomkey()
         keys = sorted({key for key in pipeline.execute() if key})
-    found = zip(keys, fingerprints(redis, keys), strict=True)
-    return [{"key": key.decode("latin-1"), **vars(value)} for key, value in found if value.is_there]
+    samples = zip(keys, fingerprints(redis, keys), strict=True)
+    return [{"key": key.decode("latin-1"), **vars(value)} for key, value in samples if value.is_there]
 
 
-def _copy_files(instance: Instance, redis: Redis, moment: FrozenState, partial: Path) -> Metadata:
-    info = moment.info
-    files = {RDB_FILE: _copy_rdb(instance, redis, moment, partial)}
-    if moment.aof:
+def _copy_files(instance: Instance, redis: Redis, state: FrozenState, partial: Path) -> Metadata:
+    info = state.info
+    files = {RDB_FILE: _copy_rdb(instance, redis, state, partial)}
+    if state.aof:
         (partial / aof_manifest.DIRECTORY).mkdir(mode=0o700)
-        for name, (file, length) in moment.aof.items():
-            place = f"{aof_manifest.DIRECTORY}/{name}"
-            files[place] = copy(file, length, partial / place)
+        for name, (file, length) in state.aof.items():
+            relative = f"{aof_manifest.DIRECTORY}/{name}"
+            files[relative] = copy(file, length, partial / relative)
         manifest = partial / aof_manifest.DIRECTORY / aof_manifest.MANIFEST
-        manifest.write_text(aof_manifest.to_text(aof_manifest.parse(moment.manifest)))
+        manifest.write_text(aof_manifest.to_text(aof_manifest.parse(state.manifest)))
         files[f"{aof_manifest.DIRECTORY}/{aof_manifest.MANIFEST}"] = {
             "size": manifest.stat().st_size,
             "sha256": checksum(manifest),
         }
-    write_json(partial / catalog.SAMPLES, moment.samples)
-    valkey = "valkey_version" in info
+    write_json(partial / catalog.SAMPLES, state.samples)
+    is_valkey = "valkey_version" in info
     return Metadata(
-        id=catalog.backup_id(moment.at),
+        id=catalog.backup_id(state.at),
         instance=instance.name,
         host=socket.gethostname(),
-        taken_at=moment.at,
-        engine="valkey" if valkey else "redis",
-        version=str(info["valkey_version" if valkey else "redis_version"]),
+        taken_at=state.at,
+        engine="valkey" if is_valkey else "redis",
+        version=str(info["valkey_version" if is_valkey else "redis_version"]),
         settings=instance.settings,
         databases={
             name: {"keys": database["keys"], "expires": database["expires"]}
             for name, database in keyspace(info).items()
         },
         memory=info["used_memory"],
-        write_pause=round(moment.write_pause, 4),
+        write_pause=round(state.write_pause, 4),
         files=files,
     )
 
 
-def _copy_rdb(instance: Instance, redis: Redis, moment: FrozenState, partial: Path) -> dict[str, Any]:
-    """Copy the snapshot of the moment, once Redis has written it."""
+def _copy_rdb(instance: Instance, redis: Redis, state: FrozenState, partial: Path) -> dict[str, Any]:
+    """Wait until Redis has written the RDB snapshot of the frozen state, and copy it. Raises Failure."""
     deadline = time.monotonic() + SAVE_TIMEOUT
     while (info := redis.info("persistence"))["rdb_bgsave_in_progress"]:
         if time.monotonic() > deadline:
-            raise Failure(f"Redis saved for {SAVE_TIMEOUT / 3600:.0f} h")
+            raise Failure(f"Redis has been saving for {SAVE_TIMEOUT / 3600:.0f} h: is the disk slow?")
         time.sleep(_POLL)
     if info["rdb_last_bgsave_status"] != "ok":
-        raise Failure("Redis could not save: disk full, or data/ not owned by 999? logs/redis.log says")
+        raise Failure(
+            f"Redis could not save: is the disk full, or {instance.live} not owned by 999? tail {instance.log}"
+        )
     name = _config(instance, redis, "dbfilename")["dbfilename"]
-    with (instance.live / name).open("rb") as file:
-        if redis.info("persistence").get("rdb_saves", 0) != moment.saves + 1:
-            raise Failure("Redis saved once more before the snapshot was copied: try again")
+    with open_inside(instance.live, name) as file:
+        if redis.info("persistence").get("rdb_saves", 0) != state.saves + 1:
+            raise Failure("Redis saved once more before the RDB snapshot was copied: try again")
         return copy(file, None, partial / RDB_FILE)

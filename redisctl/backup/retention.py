@@ -1,4 +1,4 @@
-"""Which backups stay, and the removal of the others."""
+"""Decides which backups to keep, and removes the others."""
 
 import shutil
 import time
@@ -8,47 +8,43 @@ from datetime import datetime, timezone
 from redisctl.backup import catalog
 from redisctl.core.instance import Instance
 
-# What makes two moments the same hour, day, week or month, in UTC.
+# Two times with the same text are in the same hour, day, week or month, in UTC.
 _PERIODS = {"hourly": "%Y-%m-%d %H", "daily": "%Y-%m-%d", "weekly": "%G-%V", "monthly": "%Y-%m"}
-
-
-# Seconds. What somebody just took by hand, before a change, is not for the next one to remove.
+# Seconds. Backups that a person has just created before a change must not be pruned by the next one.
 RECENT = 3600
 
 
-def backups_to_keep(moments: Iterable[float], keep: Mapping[str, int], now: float) -> set[float]:
-    """The moments (seconds since the epoch) of the backups to keep: the newest, and of each kind as many as ``keep``.
+def backups_to_keep(times: Iterable[float], keep: Mapping[str, int], now: float) -> set[float]:
+    """Return the times (seconds since 1970) of the backups to keep.
 
-    Those of the last hour stay all.
-
-    The newest of an hour stays for that hour, for as many hours as have a backup; days, weeks and months likewise. A
-    backup that is wanted for several counts for each of them.
+    These are the newest backup, all of the last hour, and by period the newest backup of each of the last ``keep``
+    hours, days, weeks and months that have one. A backup can count for several periods.
     """
-    newest_first = sorted(moments, reverse=True)
-    stays = {*newest_first[:1], *(moment for moment in newest_first if moment > now - RECENT)}
-    for kind, form in _PERIODS.items():
+    newest_first = sorted(times, reverse=True)
+    kept = {*newest_first[:1], *(at for at in newest_first if at > now - RECENT)}
+    for period, text in _PERIODS.items():
         newest: dict[str, float] = {}
-        for moment in newest_first:
-            newest.setdefault(datetime.fromtimestamp(moment, timezone.utc).strftime(form), moment)
-        stays |= set(list(newest.values())[: keep.get(kind, 0)])
-    return stays
+        for at in newest_first:
+            newest.setdefault(datetime.fromtimestamp(at, timezone.utc).strftime(text), at)
+        kept |= set(list(newest.values())[: keep.get(period, 0)])
+    return kept
 
 
 def prune(instance: Instance) -> list[str]:
-    """Remove backups that retention does not keep; never the newest that was verified. Their names.
+    """Remove backups that the retention does not keep, never the newest verified one. Returns their names.
 
-    Bad ones take nobody's place, and are kept by the same rules: another version may load what this one does not.
+    Bad backups do not take the place of good ones. The same rules keep them: another version may load them.
     """
     every = catalog.list_backups(instance.backups)
-    stays: set[float] = set()
+    kept: set[float] = set()
     for is_bad in (False, True):
-        moments = [one.metadata.taken_at for one in every if one.is_bad == is_bad]
-        stays |= backups_to_keep(moments, instance.backup.keep, time.time())
-    newest_good = next((one.metadata.taken_at for one in every if one.is_verified), None)
-    gone = [one for one in every if one.metadata.taken_at not in {*stays, newest_good}]
-    for one in gone:
-        # Out of the list at once, whatever happens meanwhile.
-        leaving = one.path.with_name(f".{one.id}.partial")
-        one.path.rename(leaving)
-        shutil.rmtree(leaving)
-    return [one.id for one in gone]
+        times = [backup.metadata.taken_at for backup in every if backup.is_bad == is_bad]
+        kept |= backups_to_keep(times, instance.backup.keep, time.time())
+    newest_verified = next((backup.metadata.taken_at for backup in every if backup.is_verified), None)
+    pruned = [backup for backup in every if backup.metadata.taken_at not in {*kept, newest_verified}]
+    for backup in pruned:
+        # It leaves the list at once, even if the removal is interrupted.
+        partial = backup.path.with_name(f".{backup.id}.partial")
+        backup.path.rename(partial)
+        shutil.rmtree(partial)
+    return [backup.id for backup in pruned]

@@ -1,4 +1,4 @@
-"""Verifying a backup: it is loaded in a scratch Redis, and what is there is compared with what it says of itself."""
+"""Verifies backups: loads them in a scratch Redis and compares the contents with the metadata."""
 
 import json
 import time
@@ -22,89 +22,89 @@ from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis
 OK, FAILED = "ok", "failed"
 
 
-def verify_backup(instance: Instance, one: BackupSet) -> BackupSet:
-    """Check a backup's files and load each of its parts, and note the verdict in it. Raises Failure where it is bad.
+def verify_backup(instance: Instance, backup: BackupSet) -> BackupSet:
+    """Check a backup's files, load each of its parts, and record the verdict. Raises Failure if it is bad.
 
-    Where it could not be tried, for want of memory or of an image, nothing is noted and Failure says why.
+    If it cannot be loaded for lack of memory or of an image, nothing is recorded and Failure says why.
     """
     start = time.monotonic()
     counts: dict[str, int] = {}
-    problems = _problems(instance, one, counts)
-    told = {
+    problems = _problems(instance, backup, counts)
+    result = {
         "verdict": FAILED if problems else OK,
         "at": time.time(),
         "took": round(time.monotonic() - start, 1),
         "problems": problems,
         **counts,
     }
-    write_json(one.path / catalog.VERIFIED, told)
+    write_json(backup.path / catalog.VERIFIED, result)
     if problems:
-        raise Failure(f"backup {one.id} is bad: {'; '.join(problems)}")
-    return catalog.open_backup(one.path)
+        raise Failure(f"backup {backup.id} is bad: {'; '.join(problems)}")
+    return catalog.open_backup(backup.path)
 
 
-def verify_with_image(instance: Instance, one: BackupSet, image: str) -> None:
-    """The same with another image, of which nothing is noted: a backup that it does not read is a good one still.
+def verify_with_image(instance: Instance, backup: BackupSet, image: str) -> None:
+    """Verify a backup with another image and record nothing: a backup that this image cannot read is still good.
 
-    Raises Failure, with what that image's server says.
+    Raises Failure with what the image's server reports.
     """
-    problems = _problems(replace(instance, image_override=image), one, {})
+    problems = _problems(replace(instance, image_override=image), backup, {})
     if problems:
-        raise Failure(f"{image} does not read backup {one.id}: {'; '.join(problems)}")
+        raise Failure(f"{image} does not read backup {backup.id}: {'; '.join(problems)}")
 
 
-def _problems(instance: Instance, one: BackupSet, counts: dict[str, int]) -> list[str]:
-    found = catalog.find_damage(one)
-    if not found:
-        for name, path in loadable_parts(one).items():
-            found += [f"{name}: {problem}" for problem in _load(instance, one, path, counts)]
-    return found
+def _problems(instance: Instance, backup: BackupSet, counts: dict[str, int]) -> list[str]:
+    problems = catalog.find_damage(backup)
+    if not problems:
+        for name, path in loadable_parts(backup).items():
+            problems += [f"{name}: {problem}" for problem in _load(instance, backup, path, counts)]
+    return problems
 
 
-def loadable_parts(one: BackupSet) -> dict[str, Path]:
-    """What of a backup can be loaded by itself: the snapshot, and the log of writes where there is one."""
-    log = {"the log of writes": one.path / aof_manifest.DIRECTORY} if one.metadata.has_aof else {}
-    return {"the snapshot": one.path / RDB_FILE, **log}
+def loadable_parts(backup: BackupSet) -> dict[str, Path]:
+    """Return the parts of a backup that can be loaded separately: the RDB snapshot, and the AOF if it has one."""
+    aof = {"the AOF": backup.path / aof_manifest.DIRECTORY} if backup.metadata.has_aof else {}
+    return {"the RDB snapshot": backup.path / RDB_FILE, **aof}
 
 
-def scratch_source(one: BackupSet, path: Path) -> Source:
-    """A part of a backup, to be loaded."""
-    highest = max((int(name.removeprefix("db")) for name in one.metadata.databases), default=0)
-    return Source(path, one.metadata.memory, max(16, highest + 1))
+def scratch_source(backup: BackupSet, path: Path) -> Source:
+    """Return a part of a backup as a source for a scratch Redis."""
+    highest = max((int(name.removeprefix("db")) for name in backup.metadata.databases), default=0)
+    return Source(path, backup.metadata.memory, max(16, highest + 1))
 
 
-def _load(instance: Instance, one: BackupSet, path: Path, counts: dict[str, int]) -> list[str]:
-    """Load a part and say what is wrong with it; count sessions and jobs where that was not done yet."""
+def _load(instance: Instance, backup: BackupSet, path: Path, counts: dict[str, int]) -> list[str]:
+    """Load a part and say what is wrong with it. Counts sessions and jobs unless ``counts`` has them already."""
     try:
-        with loaded_redis(instance, scratch_source(one, path)) as redis:
+        with loaded_redis(instance, scratch_source(backup, path)) as redis:
             if not counts:
                 counts |= {"sessions": count_keys(redis, instance.session_keys), "jobs": count_keys(redis, "rq:job:*")}
-            return compare(redis, one)
+            return compare(redis, backup)
     except NotLoadable as error:
         return [str(error)]
     except RedisError as error:
-        return [f"Redis says: {error_text(error)}"]
+        return [f"Redis answers: {error_text(error)}"]
 
 
-def compare(redis: Redis, one: BackupSet) -> list[str]:
-    """How what was loaded differs from what the backup says."""
-    there = {
+def compare(redis: Redis, backup: BackupSet) -> list[str]:
+    """Say how the loaded data differs from the metadata of its backup."""
+    loaded = {
         name: {"keys": database["keys"], "expires": database["expires"]}
         for name, database in keyspace(redis.info("keyspace")).items()
     }
+    expected = backup.metadata.databases
     problems = [
-        f"{name} has {_describe(there.get(name))}, the backup says {_describe(one.metadata.databases.get(name))}"
-        for name in sorted({*there, *one.metadata.databases})
-        if there.get(name) != one.metadata.databases.get(name)
+        f"{name} has {_describe(loaded.get(name))}, the backup should have {_describe(expected.get(name))}"
+        for name in sorted({*loaded, *expected})
+        if loaded.get(name) != expected.get(name)
     ]
-    samples = json.loads((one.path / catalog.SAMPLES).read_text())
-    wanted = [Fingerprint(**{name: one for name, one in sample.items() if name != "key"}) for sample in samples]
-    found = fingerprints(redis, [sample["key"].encode("latin-1") for sample in samples])
-    # A key whose time is over is counted, and not shown.
+    samples = json.loads((backup.path / catalog.SAMPLES).read_text())
+    before = [Fingerprint(**{name: value for name, value in sample.items() if name != "key"}) for sample in samples]
+    after = fingerprints(redis, [sample["key"].encode("latin-1") for sample in samples])
+    # An expired key is counted, but cannot be read.
     now = time.time() * 1000
     differing = sum(
-        want != have and (have.is_there or not 0 < want.expires_at <= now)
-        for want, have in zip(wanted, found, strict=True)
+        old != new and (new.is_there or not 0 < old.expires_at <= now) for old, new in zip(before, after, strict=True)
     )
     return [*problems, *([f"{differing} of {len(samples)} sampled keys differ"] if differing else [])]
 
@@ -114,5 +114,5 @@ def _describe(database: dict[str, int] | None) -> str:
 
 
 def count_keys(redis: Redis, pattern: str) -> int:
-    """Keys of a pattern. Nobody else is there: none comes twice while nothing is written."""
+    """Count the keys of a pattern. Exact, because nothing writes: SCAN reports no key twice then."""
     return sum(len(keys) for keys in keys_like(redis, pattern))

@@ -157,8 +157,7 @@ def verify(instance: Instance, name: str, image: str, as_json: bool) -> None:
     touched. What another image makes of it says nothing about the backup, and is not kept.
     """
     with locked(instance, "backup verify"):
-        every = catalog.list_backups(instance.backups)
-        one = every[0] if name == "newest" and every else catalog.find_backup(instance.backups, name)
+        one = catalog.find_backup(instance.backups, name)
         start = time.monotonic()
         if image:
             verify_with_image(instance, one, image)

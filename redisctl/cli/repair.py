@@ -1,4 +1,4 @@
-"""The verb for data files that Redis does not load."""
+"""The command that repairs data files that Redis does not load."""
 
 import sys
 import time
@@ -9,89 +9,80 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from redisctl.cli.common import as_json, console, exclusive, print_json, with_instance
+from redisctl.cli.common import as_json, console, discard_unsaved_option, exclusive, print_json, with_instance
 from redisctl.core import aof_manifest
 from redisctl.core.formatting import took
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal
 from redisctl.data import layout
-from redisctl.data.repair import (
-    AOF,
-    RDB,
-    Report,
-    as_dict,
-    describe_findings,
-    describe_losses,
-    describe_remaining,
-    examine,
-    is_serving,
-    next_step,
-    put_in_place,
-)
+from redisctl.data.repair import AOF, RDB, Report, examine, is_serving, put_in_place
+from redisctl.data.repair_report import as_dict, describe_findings, describe_losses, describe_remaining, next_step
 from redisctl.data.swap import redis_stopped
 from redisctl.monitor.health import EXIT_CODES, OK, WARNING
 
 
 @click.command()
-@click.option(
-    "--yes", is_flag=True, help="Do it. Without this a copy is repaired and loaded aside, nothing is changed."
-)
-@click.option("--source", "choice", type=click.Choice([AOF, RDB]), help="Of what. Default: what loses less.")
-@click.option("--names", is_flag=True, help="Name the keys that would be lost. A session's key is its cookie.")
+@click.option("--yes", is_flag=True, help="Do it. Without this only a copy is repaired and test loaded.")
+@click.option("--source", "choice", type=click.Choice([AOF, RDB]), help="What to use. Default: what loses less.")
+@click.option("--names", is_flag=True, help="Show the keys that would be lost. The key of a session is its cookie.")
+@discard_unsaved_option
 @as_json
 @with_instance
-def repair(instance: Instance, *, yes: bool, choice: str | None, names: bool, as_json: bool) -> None:
-    """Say what is wrong with data files that Redis does not load, and mend them.
+def repair(
+    instance: Instance, *, yes: bool, choice: str | None, names: bool, discard_unsaved: bool, as_json: bool
+) -> None:
+    """Report what is wrong with data files that Redis does not load, and repair them.
 
-    It works on a copy, with Redis's own checkers. It says which file is damaged and where, what would be cut off, and
-    what a Redis that loads the rest has, before anything is changed. A log of writes is cut at the first damage. A
-    damaged snapshot cannot be mended: then the one beside the log is taken where that is whole.
+    Repair works on a copy, with Redis's own checkers. Before anything changes, it reports which file is damaged and
+    where, what would be cut off, and what a Redis that has loaded the rest contains. An AOF is cut at the first damage.
+    An RDB snapshot cannot be repaired; the one next to the AOF can replace the AOF.
 
-    With --yes Redis stops, or the engine that starts it again and again, and starts with the repaired copy. The present
-    files stay in data/previous/.
+    With --yes Redis stops, and starts with the repaired copy. The current files stay in data/previous/.
 
     \b
-    redisctl repair                        # look; changes nothing
+    redisctl repair                        # examines; changes nothing
     redisctl repair --yes
-    redisctl repair --source rdb           # not the log, but dump.rdb beside it
+    redisctl repair --source rdb           # uses dump.rdb instead of the AOF
 
-    Exit codes: 0 nothing is damaged, or it is repaired; 1 damage, and nothing was done; 3 it could not be told.
+    Exit codes: 0 nothing is damaged, or it is repaired; 1 damage, and nothing was changed; 3 it could not find out.
     """
     with exclusive(instance, "repair"):
         if is_serving(instance) and not _has_orphaned_aof(instance):
-            _say_that_it_serves(instance, as_json=as_json)
+            _print_serving(instance, as_json=as_json)
             return
         began = time.monotonic()
-        with _stopped_for_repair(instance, yes=yes) as stopped, examine(instance, choice or "") as report:
+        with (
+            _stopped_for_repair(instance, yes=yes, discard_unsaved=discard_unsaved) as stopped,
+            examine(instance, choice or "") as report,
+        ):
             repaired = yes and report.loaded_data is not None and not report.is_whole
             if not as_json:
                 _print(report, names=names)
             if stopped and repaired:
                 put_in_place(instance, report, stopped)
-    _say_what_became(instance, report, repaired=repaired, names=names, as_json=as_json, took_=time.monotonic() - began)
+    _print_result(instance, report, repaired=repaired, names=names, as_json=as_json, seconds=time.monotonic() - began)
     sys.exit(EXIT_CODES[OK if repaired or report.is_whole else WARNING])
 
 
 def _has_orphaned_aof(instance: Instance) -> bool:
-    """Whether Redis serves without a log that lies beside its own."""
-    log, manifest = layout.current_aof(instance)
+    """Say whether Redis started empty next to an AOF that it ignores."""
+    aof, manifest = layout.current_aof(instance)
     if not layout.aof_enabled(instance) or not manifest.exists():
         return False
-    return bool(
-        aof_manifest.orphaned_parts(manifest.read_text(errors="replace"), [path.name for path in log.iterdir()])
-    )
+    text, names = manifest.read_text(errors="replace"), [path.name for path in aof.iterdir()]
+    return bool(aof_manifest.orphaned_parts(text, names))
 
 
 @contextmanager
-def _stopped_for_repair(instance: Instance, *, yes: bool) -> Iterator[Journal | None]:
+def _stopped_for_repair(instance: Instance, *, yes: bool, discard_unsaved: bool) -> Iterator[Journal | None]:
     if not yes:
         yield None
         return
-    with redis_stopped(instance, "the repair") as record:
+    with redis_stopped(instance, "the repair", discard_unsaved=discard_unsaved) as record:
         yield record
 
 
-def _say_that_it_serves(instance: Instance, *, as_json: bool) -> None:
+def _print_serving(instance: Instance, *, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, "serves": True, "repaired": False})
     else:
@@ -100,29 +91,25 @@ def _say_that_it_serves(instance: Instance, *, as_json: bool) -> None:
 
 def _print(report: Report, *, names: bool) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
-    for look in (
-        describe_findings(report),
-        describe_losses(report),
-        describe_remaining(report, time.time()),
-    ):
-        for name, said in look:
-            table.add_row(name, escape(said))
+    for rows in (describe_findings(report), describe_losses(report), describe_remaining(report, time.time())):
+        for label, text in rows:
+            table.add_row(label, escape(text))
     console().print(table)
     if names:
         for name in report.lost.as_dict(names=True)["names"]:
             click.echo(name)
 
 
-def _say_what_became(
-    instance: Instance, report: Report, *, repaired: bool, names: bool, as_json: bool, took_: float
+def _print_result(
+    instance: Instance, report: Report, *, repaired: bool, names: bool, as_json: bool, seconds: float
 ) -> None:
     if as_json:
-        told = as_dict(report, names=names)
-        print_json({"instance": instance.name, "serves": False, "repaired": repaired, **told})
+        values = as_dict(report, names=names)
+        print_json({"instance": instance.name, "serves": False, "repaired": repaired, **values})
     elif repaired:
         click.echo(
-            f"repaired: Redis serves again, after {took(took_)}. The damaged files are in "
-            f"{instance.previous}; redisctl restore --discard-previous removes them"
+            f"repaired: Redis serves again, after {took(seconds)}. The damaged files are in {instance.previous}: "
+            "redisctl restore --discard-previous removes them"
         )
     else:
         click.echo(next_step(report))

@@ -1,4 +1,4 @@
-"""The verb restore."""
+"""The command that restores data, undoes a restore, and removes previous data."""
 
 import click
 
@@ -6,19 +6,18 @@ from redisctl.cli.common import as_json, discard_unsaved_option, exclusive, prin
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
-from redisctl.data import swap
 from redisctl.data.layout import previous_data_dirs
 from redisctl.data.point_in_time import parse_time
 from redisctl.data.restore import as_dict, find_candidate, prepared, put_in_place
-from redisctl.data.swap import undo_swap
+from redisctl.data.swap import Swapped, discard_previous, undo_swap
 
 
 @click.command()
 @click.argument("name", default="")
-@click.option("--to", metavar="TIME", help="Go back to a moment in the log of writes: '2026-11-24 16:20:05'.")
-@click.option("--yes", is_flag=True, help="Do it. Without this it is loaded aside, and nothing is changed.")
-@click.option("--undo", is_flag=True, help="Put back what the last restore replaced.")
-@click.option("--discard-previous", is_flag=True, help="Remove what restores replaced, to have its room.")
+@click.option("--to", metavar="TIME", help="Restore a point in time from the AOF: '2026-11-24 16:20:05'.")
+@click.option("--yes", is_flag=True, help="Do it. Without this the data is only test loaded.")
+@click.option("--undo", is_flag=True, help="Bring back the data that the last restore replaced.")
+@click.option("--discard-previous", "discard", is_flag=True, help="Remove the data that restores replaced.")
 @discard_unsaved_option
 @as_json
 @with_instance
@@ -29,74 +28,92 @@ def restore(
     to: str | None,
     yes: bool,
     undo: bool,
-    discard_previous: bool,
+    discard: bool,
     discard_unsaved: bool,
     as_json: bool,
 ) -> None:
-    """Bring data back: from a backup, from files of another Redis, or from a moment in the log of writes.
+    """Restore data from a backup, from files of another Redis, or from a point in time.
 
-    NAME is that of redisctl backup list, its beginning, or latest; or a path: of a backup that was copied here, of a
-    dump.rdb, or of an appendonlydir.
+    NAME is a name from 'redisctl backup list', the beginning of one, or latest. It can also be a path: of a copied
+    backup, of a dump.rdb, or of an appendonlydir.
 
     \b
-    redisctl restore latest                        # says what would be there, changes nothing
+    redisctl restore latest                        # test loads it; changes nothing
     redisctl restore latest --yes
-    redisctl restore /root/dump.rdb --yes          # of another Redis
-    redisctl restore --to '2026-11-24 16:20:05'    # what was there at the end of that second
-    redisctl restore --undo --yes                  # it was the wrong one
+    redisctl restore /root/dump.rdb --yes          # from another Redis
+    redisctl restore --to '2026-11-24 16:20:05'    # everything until the end of that second
+    redisctl restore --undo --yes                  # brings the data from before back
 
-    It is checked and loaded in a scratch Redis first. Then Redis stops, the new data takes the place of the present one
-    and Redis starts. The present data stays in data/previous/, and comes back by itself where Redis is not healthy with
-    the new. How long Redis did not serve is said at the end.
+    The data is checked and loaded in a second Redis first. Then Redis stops, the current data becomes the previous data
+    in data/previous/, and Redis starts with the restored data. If it is not healthy, the previous data comes back. At
+    the end restore reports how long Redis was down.
     """
-    if sum(map(bool, (name or to, undo, discard_previous))) != 1:
-        raise click.UsageError("say one of: a name or --to, --undo, --discard-previous")
+    if sum(map(bool, (name or to, undo, discard))) != 1:
+        raise click.UsageError("give one of: a name or --to, --undo, --discard-previous")
     with exclusive(instance, "restore"):
-        if discard_previous or undo:
-            told = _previous(instance, undo, yes, discard_unsaved=discard_unsaved)
+        if undo:
+            result = _undo(instance, yes=yes, discard_unsaved=discard_unsaved)
+        elif discard:
+            result = _discard(instance, yes=yes)
         else:
-            told = _restore(instance, name, to, yes, discard_unsaved=discard_unsaved)
+            result = _restore(instance, name, to, yes=yes, discard_unsaved=discard_unsaved)
     if as_json:
-        print_json({"instance": instance.name, **told})
+        print_json({"instance": instance.name, **result})
         return
-    if told.get("warning"):
-        click.echo(told["warning"])
-    click.echo(told["words"])
-    if told.get("dry_run"):
-        click.echo("nothing was changed: --yes does it")
+    if result.get("warning"):
+        click.echo(result["warning"])
+    click.echo(result["message"])
+    if result["dry_run"]:
+        click.echo("nothing was changed; --yes does it")
 
 
-def _restore(instance: Instance, name: str, to: str | None, yes: bool, *, discard_unsaved: bool) -> dict[str, object]:
-    chosen = find_candidate(instance, name, parse_time(to) if to else None)
-    with prepared(instance, chosen) as told:
-        seen = f"{told.keys} keys, {size(told.memory)} of memory"
+def _restore(instance: Instance, name: str, to: str | None, *, yes: bool, discard_unsaved: bool) -> dict[str, object]:
+    candidate = find_candidate(instance, name, parse_time(to) if to else None)
+    with prepared(instance, candidate) as data:
+        contents = f"{data.keys} keys, {size(data.memory)} of memory"
         if not yes:
-            words = f"{chosen.name}: loaded aside, {seen}. Redis would stop, and start with it"
-            if chosen.created_now:
-                words += ". That backup was made now, of the present data, and stays"
-            return {"words": words, "dry_run": True, **as_dict(told)}
-        swapped = put_in_place(instance, told, f"the restore of {chosen.name}", discard_unsaved=discard_unsaved)
-        return {
-            "words": f"{chosen.name} is restored: {seen}. Redis did not serve for {took(swapped.downtime)}. What it "
-            f"replaced is in {instance.previous}: --undo puts it back, --discard-previous removes it",
-            "dry_run": False,
-            "down": round(swapped.downtime, 2),
-            "warning": swapped.warning,
-            **as_dict(told),
-        }
+            message = f"{candidate.name} was test loaded: {contents}. --yes restarts Redis with this data"
+            if candidate.created_now:
+                message += ". This backup of the current data was created for it, and stays"
+            return {"message": message, "dry_run": True, **as_dict(data)}
+        swapped = put_in_place(instance, data, f"the restore of {candidate.name}", discard_unsaved=discard_unsaved)
+    message = (
+        f"{candidate.name} is restored: {contents}. Redis was down for {took(swapped.downtime)}. The previous data is "
+        f"in {instance.previous}/{swapped.previous}: --undo brings it back, --discard-previous removes it"
+    )
+    return {"message": message, **_as_dict(swapped), **as_dict(data)}
 
 
-def _previous(instance: Instance, undo: bool, yes: bool, *, discard_unsaved: bool) -> dict[str, object]:
-    there = [path.name for path in previous_data_dirs(instance)]
-    if not there:
-        raise Failure("there is no former data: nothing was replaced, or it was removed by --discard-previous")
+def _undo(instance: Instance, *, yes: bool, discard_unsaved: bool) -> dict[str, object]:
+    names = _previous(instance)
     if not yes:
-        what = (
-            f"put back what was replaced at {there[0]}" if undo else f"remove what was replaced at {', '.join(there)}"
-        )
-        return {"words": f"would {what}", "dry_run": True, "previous": there}
-    if undo:
-        moment, down = undo_swap(instance, discard_unsaved=discard_unsaved)
-        words = f"what was replaced at {moment} is back. Redis did not serve for {took(down)}"
-        return {"words": words, "dry_run": False, "down": round(down, 2)}
-    return {"words": f"removed what was replaced at {', '.join(swap.discard_previous(instance))}", "dry_run": False}
+        message = f"would bring back the data that was replaced at {names[0]}"
+        return {"message": message, "dry_run": True, "previous": names}
+    name, swapped = undo_swap(instance, discard_unsaved=discard_unsaved)
+    message = f"the data that was replaced at {name} is back. Redis was down for {took(swapped.downtime)}"
+    return {"message": message, **_as_dict(swapped)}
+
+
+def _discard(instance: Instance, *, yes: bool) -> dict[str, object]:
+    names = _previous(instance)
+    if not yes:
+        message = f"would remove the data that was replaced at {', '.join(names)}"
+        return {"message": message, "dry_run": True, "previous": names}
+    discard_previous(instance)
+    return {"message": f"removed the data that was replaced at {', '.join(names)}", "dry_run": False}
+
+
+def _previous(instance: Instance) -> list[str]:
+    names = [path.name for path in previous_data_dirs(instance)]
+    if not names:
+        raise Failure("there is no previous data: nothing was replaced, or --discard-previous removed it")
+    return names
+
+
+def _as_dict(swapped: Swapped) -> dict[str, object]:
+    return {
+        "dry_run": False,
+        "downtime": round(swapped.downtime, 2),
+        "previous": swapped.previous,
+        "warning": swapped.warning,
+    }

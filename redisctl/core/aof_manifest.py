@@ -1,7 +1,7 @@
-"""The log of writes as Redis keeps it since version 7: a base, what was written since, and a manifest that names both.
+"""The AOF as Redis keeps it since version 7: a base file, increments, and a manifest that names them.
 
-Pure. A line of a manifest is ``file NAME seq NUMBER type LETTER``: b is the base, i is written since, h is history,
-which Redis is about to remove.
+A line of a manifest is ``file NAME seq NUMBER type LETTER``: b is the base, i an increment, h history, which Redis
+removes soon.
 """
 
 import re
@@ -15,15 +15,17 @@ from redisctl.core.errors import Failure
 DIRECTORY = "appendonlydir"
 MANIFEST = "appendonly.aof.manifest"
 BASE, INCREMENT = "b", "i"
+# How the problem begins that a repair can solve although Redis serves.
+STARTED_EMPTY = "Redis started empty"
 
 
 class ManifestError(ValueError):
-    """A manifest that is none."""
+    """A manifest is damaged."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the log."""
+    """One file of an AOF."""
 
     name: str
     seq: int
@@ -34,7 +36,7 @@ class Part:
 
 
 def parse(text: str) -> list[Part]:
-    """The parts that hold data, in the order in which Redis loads them. Raises ManifestError."""
+    """Return the parts that hold data, in the order in which Redis loads them. Raises ManifestError."""
     parts = []
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
@@ -44,7 +46,7 @@ def parse(text: str) -> list[Part]:
         fields = dict(zip(words[::2], words[1::2], strict=False))
         name, seq, kind = fields.get("file", ""), fields.get("seq", ""), fields.get("type", "")
         if not re.fullmatch(r"[^/\s]+", name) or not seq.isdigit() or kind not in ("b", "i", "h"):
-            raise ManifestError(f"{line!r} is no line of a manifest")
+            raise ManifestError(f"{line!r} is not a line of a manifest")
         parts.append(Part(name, int(seq), kind))
     parts = [part for part in parts if part.type != "h"]
     if not parts or sum(part.type == BASE for part in parts) > 1:
@@ -53,9 +55,9 @@ def parse(text: str) -> list[Part]:
 
 
 def from_file_names(names: Iterable[str]) -> list[Part] | None:
-    """The parts of a log by the names of its files alone, where these leave no doubt: one base, and what follows it.
+    """Return the parts of an AOF by the names of its files, None if they are ambiguous.
 
-    None where they do not: two bases, or a number that is missing among the increments.
+    They are unambiguous if there is one base and the numbers of the increments have no gap.
     """
     parts = [part for part in map(_by_name, names) if part]
     bases = [part for part in parts if part.type == BASE]
@@ -66,14 +68,14 @@ def from_file_names(names: Iterable[str]) -> list[Part] | None:
 
 
 def _by_name(name: str) -> Part | None:
-    found = re.fullmatch(r".+\.(\d+)\.(base\.(?:rdb|aof)|incr\.aof)", name)
-    return Part(name, int(found[1]), BASE if found[2].startswith("base") else INCREMENT) if found else None
+    match = re.fullmatch(r".+\.(\d+)\.(base\.(?:rdb|aof)|incr\.aof)", name)
+    return Part(name, int(match[1]), BASE if match[2].startswith("base") else INCREMENT) if match else None
 
 
 def orphaned_parts(text: str | None, names: Iterable[str]) -> list[Part]:
-    """A whole log that lies beside one whose manifest does not name it: Redis began anew without its manifest.
+    """Return a complete AOF that the manifest does not name: Redis started empty because the manifest was missing.
 
-    A base alone is none: a rewrite that was killed leaves it.
+    A base alone does not count: a rewrite that was killed leaves one.
     """
     try:
         known = {part.name for part in parse(text or "")}
@@ -84,42 +86,42 @@ def orphaned_parts(text: str | None, names: Iterable[str]) -> list[Part]:
 
 
 def find_problem(text: str | None, names: Iterable[str]) -> str:
-    """What is wrong with a log by its manifest (None where there is none) and the names of its files; empty if nothing.
+    """Say how an AOF's manifest (None if it is missing) and file names differ; empty if they match.
 
-    Without a manifest Redis takes the log for a new one, and starts empty.
+    Without a manifest Redis ignores the other files and starts empty.
     """
-    there = list(names)
+    present = list(names)
     if text is None:
-        parts = [name for name in there if _by_name(name)]
-        return f"the manifest is missing beside {', '.join(sorted(parts))}: a start would begin empty" if parts else ""
+        parts = [name for name in present if _by_name(name)]
+        return f"the manifest of {', '.join(sorted(parts))} is missing: Redis would start empty" if parts else ""
     try:
-        missing = [part.name for part in parse(text) if part.name not in there]
+        missing = [part.name for part in parse(text) if part.name not in present]
     except ManifestError as error:
         return str(error)
     if missing:
         return f"missing: {', '.join(missing)}"
-    beside = orphaned_parts(text, there)
-    if beside:
-        return f"Redis began anew beside a log that it does not know: {', '.join(part.name for part in beside)}"
+    orphans = orphaned_parts(text, present)
+    if orphans:
+        return f"{STARTED_EMPTY} next to an AOF that it ignores: {', '.join(part.name for part in orphans)}"
     return ""
 
 
 def to_text(parts: Iterable[Part]) -> str:
-    """The manifest of these parts."""
+    """Return the manifest of these parts."""
     return "".join(f"{part}\n" for part in parts)
 
 
 def from_rdb() -> tuple[Part, str]:
-    """The base that a snapshot becomes, and the manifest of a log with nothing since."""
+    """Return the base that an RDB snapshot becomes, and the manifest of an AOF of this base alone."""
     base = Part("appendonly.aof.1.base.rdb", 1, BASE)
     return base, to_text([base])
 
 
-def read_manifest(log: Path) -> list[Part]:
-    """The parts of a log of writes. Raises Failure."""
+def read_manifest(aof: Path) -> list[Part]:
+    """Return the parts of the AOF in a directory. Raises Failure."""
     try:
-        return parse((log / MANIFEST).read_text())
+        return parse((aof / MANIFEST).read_text())
     except FileNotFoundError:
-        raise Failure(f"{log} has no {MANIFEST}: not a log of writes as Redis keeps it since version 7") from None
+        raise Failure(f"{aof} has no {MANIFEST}: it is not an AOF of Redis 7 or newer") from None
     except (OSError, ValueError) as error:
-        raise Failure(f"{log / MANIFEST}: {error}") from None
+        raise Failure(f"{aof / MANIFEST}: {error}") from None

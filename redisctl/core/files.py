@@ -1,5 +1,6 @@
-"""Files on disk: copied with their checksum, written whole, given to Redis."""
+"""Files: copied with their checksum, written atomically, read without following links, and given to Redis."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,65 +12,66 @@ from typing import Any, BinaryIO
 from redisctl.core.errors import Failure
 
 RDB_FILE = "dump.rdb"
-
-
-# Whom the files belong to: Redis, in containers that load them and see them read-only.
+# Owner of data and backups: the redis user of the containers that load them.
 REDIS_UID = REDIS_GID = 999
 CHUNK = 1024**2
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    taken = hashlib.sha256()
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in chunks(file):
-            taken.update(chunk)
-    return taken.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def chunks(file: BinaryIO, length: int | None = None) -> Iterator[bytes]:
-    """A file's bytes, up to ``length``. It does not push what Redis needs out of the page cache."""
-    left = length
-    while left is None or left > 0:
-        chunk = file.read(CHUNK if left is None else min(CHUNK, left))
+    """Yield a file's bytes, at most ``length``, and keep them out of the page cache, which Redis needs."""
+    remaining = length
+    while remaining is None or remaining > 0:
+        chunk = file.read(CHUNK if remaining is None else min(CHUNK, remaining))
         if not chunk:
             break
-        if left is not None:
-            left -= len(chunk)
+        if remaining is not None:
+            remaining -= len(chunk)
         yield chunk
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def copy(source: BinaryIO, length: int | None, target: Path) -> dict[str, Any]:
-    """Copy the beginning of an open file, down to the disk, and say its size and checksum. Raises OSError, Failure."""
-    taken = hashlib.sha256()
+    """Copy an open file, or its first ``length`` bytes, to the disk. Returns size and checksum.
+
+    Raises OSError, and Failure if the file is shorter.
+    """
+    digest = hashlib.sha256()
     size = 0
     with target.open("xb") as file:
         for chunk in chunks(source, length):
             file.write(chunk)
-            taken.update(chunk)
+            digest.update(chunk)
             size += len(chunk)
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if length is not None and size != length:
-        raise Failure(f"{target.name} ended after {size} of {length} bytes: somebody changed Redis's data files")
-    return {"size": size, "sha256": taken.hexdigest()}
+        raise Failure(f"{target.name} ended after {size} of {length} bytes: something changed Redis's data files")
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def write_json(path: Path, value: Any, *, uid: int = REDIS_UID, gid: int = REDIS_GID) -> None:
-    """Write a small JSON file whole or not at all, readable by its owner alone. Raises OSError."""
+    """Write a small JSON file atomically, readable by its owner alone. Raises OSError."""
     write_file(path, json.dumps(value, indent=2) + "\n", mode=0o400, uid=uid, gid=gid)
 
 
 def own(path: Path) -> None:
-    """Give a file or directory of a backup its owner and mode."""
+    """Set the owner and the mode of a file or directory of a backup."""
     path.chmod(0o700 if path.is_dir() else 0o400)
     os.chown(path, REDIS_UID, REDIS_GID)
 
 
 def fsync_directory(path: Path) -> None:
-    """Have the disk know the names in a directory."""
+    """Bring the names in a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -109,8 +111,38 @@ def _read(path: Path, offset: int, limit: int) -> bytes:
         os.close(descriptor)
 
 
+def open_inside(directory: Path, *names: str) -> BinaryIO:
+    """Open a regular file below a directory in which Redis can write. Follows no link and waits for no FIFO.
+
+    ``names`` lead from the directory to the file. Raises OSError.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    path = directory
+    try:
+        for depth, name in enumerate(names, 1):
+            path /= name
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            inner = _open_at(name, flags | (os.O_DIRECTORY if depth < len(names) else 0), descriptor, path)
+            os.close(descriptor)
+            descriptor = inner
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return open(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def _open_at(name: str, flags: int, directory: int, path: Path) -> int:
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        reason = "a symbolic link, which is not followed" if error.errno == errno.ELOOP else error.strerror
+        raise OSError(error.errno, reason, str(path)) from None
+
+
 def write_file(path: Path, text: str, *, mode: int, uid: int, gid: int) -> None:
-    """Write a small file whole or not at all, with its owner and mode, down to the disk. Raises OSError."""
+    """Write a small file atomically to the disk, with its owner and mode. Raises OSError."""
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -125,6 +157,6 @@ def write_file(path: Path, text: str, *, mode: int, uid: int, gid: int) -> None:
 
 
 def make_owned_directory(path: Path) -> None:
-    """Make a directory that Redis owns. Raises OSError."""
+    """Create a directory that belongs to Redis. Raises OSError."""
     path.mkdir(mode=0o700)
     os.chown(path, REDIS_UID, REDIS_GID)

@@ -4,9 +4,11 @@ Everything that stops Redis or replaces its data is one kind of transaction. Its
 same file system, in a directory that only root can write.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,6 +28,8 @@ class Stage(str, Enum):
 
     # Docker loses the means to start Redis by itself. Nothing else has changed.
     PREPARED = "prepared"
+    # Redis is told to exit. Its data and configuration are the old ones.
+    STOPPING = "stopping"
     # Redis is down, and its stop was checked. Data and configuration are the old ones.
     STOPPED = "stopped"
     # The old data becomes the previous data.
@@ -84,6 +88,13 @@ def advance(instance: Instance, journal: Journal, stage: Stage, **values: Any) -
     return _write(instance, dataclasses.replace(journal, stage=stage, **values))
 
 
+def try_advance(instance: Instance, journal: Journal, stage: Stage) -> Journal:
+    """Record a stage of a rollback, which must not fail because a full disk has no room for the journal."""
+    with contextlib.suppress(Failure):
+        return advance(instance, journal, stage)
+    return dataclasses.replace(journal, stage=stage)
+
+
 def end(instance: Instance) -> None:
     """Remove the journal: the transaction has finished."""
     (instance.root / paths.JOURNAL).unlink(missing_ok=True)
@@ -94,14 +105,19 @@ def read(instance: Instance) -> Journal | None:
     """Return the journal; None if no transaction is under way. Raises Failure if it cannot be read."""
     path = instance.root / paths.JOURNAL
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with open(descriptor, encoding="utf-8") as file:
-        try:
-            return schema.load(Journal, file.read(_MAX_SIZE))
-        except (ValueError, OSError) as error:
-            raise Failure(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Failure(f"{path} cannot be read: it is not a regular file")
+        return schema.load(Journal, os.read(descriptor, _MAX_SIZE).decode())
+    except (ValueError, OSError) as error:
+        raise Failure(f"{path} cannot be read: {error}") from None
+    finally:
+        os.close(descriptor)
 
 
 def ensure_none(instance: Instance) -> None:
@@ -116,7 +132,7 @@ def ensure_none(instance: Instance) -> None:
 def _write(instance: Instance, journal: Journal) -> Journal:
     path: Path = instance.root / paths.JOURNAL
     try:
-        write_json(path, json.loads(schema.dump(journal)))
+        write_json(path, json.loads(schema.dump(journal)), uid=os.geteuid(), gid=os.getegid())
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}") from None
     return journal

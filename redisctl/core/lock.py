@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import IO
 
 from redisctl import paths
@@ -32,7 +33,10 @@ _MAX_SIZE = 64 * 1024
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock: id of the deploy (empty for a verb), process, operator, verb, and since when (epoch)."""
+    """Who holds the lock: id of the deploy (empty for a verb), process, operator, verb, and since when (epoch).
+
+    Without ``verb`` it is a step of a deploy whose heartbeat has ended.
+    """
 
     run: str
     pid: int
@@ -41,8 +45,10 @@ class Holder:
     since: float
 
     def __str__(self) -> str:
+        if not self.verb:
+            return f"a step of a deploy that has ended is still at work (process {self.pid})"
         what = f"{self.who} is changing it" if self.who else "redisctl is at work"
-        return f"{what} ({self.verb or 'a deploy'}, process {self.pid}, for {ago(time.time() - self.since)})"
+        return f"{what} ({self.verb}, process {self.pid}, for {ago(time.time() - self.since)})"
 
 
 # The label of containers that redisctl starts next to the instance; its value is the instance's name.
@@ -140,7 +146,10 @@ def _write(file: IO[str], verb: str) -> None:
 
 def _read(file: IO[str]) -> Holder:
     file.seek(0)
-    run, pid, text = (*file.read(_MAX_SIZE).split("\n"), "", "", "")[:3]
+    content = file.read(_MAX_SIZE)
+    if not content:
+        return Holder("", _locking_process(file), "", "", time.time())
+    run, pid, text = (*content.split("\n"), "", "", "")[:3]
     try:
         values = json.loads(text or "{}")
         since = values.get("since", time.time())
@@ -149,6 +158,17 @@ def _read(file: IO[str]) -> Holder:
         return Holder(run, int(pid or 0), str(values.get("who", "")), str(values.get("verb", "")), float(since))
     except (ValueError, AttributeError, TypeError):
         return Holder(run, 0, "", "", time.time())
+
+
+def _locking_process(file: IO[str]) -> int:
+    """Return a process that holds the lock, by the kernel's list; 0 if it is not visible from here."""
+    inode = os.fstat(file.fileno()).st_ino
+    # 1: FLOCK ADVISORY READ 4711 00:1a:1234 0 EOF
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+            return int(words[4])
+    return 0
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -1,28 +1,40 @@
 """Stops and starts the Redis container of an instance, and checks both.
 
-A stop has three steps: Docker loses the means to start Redis by itself, Redis gets SIGTERM, and the way it ended is
+A stop has three steps: Docker loses the means to start Redis by itself, Redis gets SIGTERM, and the way it exited is
 checked. Redis exits with 0 even if its last write to the AOF failed, so the check reads the log as well.
 """
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from redisctl import paths
 from redisctl.core import docker, process
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_end
+from redisctl.core.files import RDB_FILE, read_end
 from redisctl.core.instance import Instance, error_text
 
 # Seconds until a Redis that has loaded its data must pass its health check, and until it must have loaded.
 HEALTHY_TIMEOUT = 60
 LOADING_TIMEOUT = 4 * 3600
 _POLL = 0.2
+# Seconds after SIGTERM. Redis answers no client while it saves; before that it waits up to 10 s for its replicas
+# (shutdown-timeout). If it answers later than that, it has refused to exit.
+_REFUSED_AFTER = 15
+
+# Seconds in which a container that crashes again and again must be in a state that Docker can update.
+_UPDATE_TIMEOUT = 20
+# Docker's longest pause between two restarts is a minute. A Redis that has run for longer may have data to save.
+_CRASH_LOOP_SECONDS = 60
 
 # What Redis and Valkey log when the last write of a stop fails (src/server.c, prepareForShutdown and
 # finishShutdown; src/aof.c, flushAppendOnlyFile).
@@ -75,7 +87,13 @@ def set_restart_policy(instance: Instance, policy: str) -> None:
     inspected = docker.container(instance.name)
     if not inspected or not policy or inspected["HostConfig"]["RestartPolicy"]["Name"] == policy:
         return
-    process.check(["docker", "update", "--restart", policy, instance.name])
+    command = ["docker", "update", "--restart", policy, instance.name]
+    deadline = time.monotonic() + _UPDATE_TIMEOUT
+    # Docker refuses the moment at which a process has exited and its container is still counted as running.
+    while (result := process.run(command)).returncode != 0:
+        if "stopped container" not in result.stderr or time.monotonic() > deadline:
+            raise Failure(f"Docker does not change the restart policy of {instance.name}: {result.stderr.strip()}")
+        time.sleep(_POLL)
     # Docker writes the file, but leaves it to the kernel when it reaches the disk.
     process.run(["sync", "--file-system", inspected.get("HostsPath") or "/var/lib/docker"])
 
@@ -83,32 +101,41 @@ def set_restart_policy(instance: Instance, policy: str) -> None:
 def stop(instance: Instance, *, discard_unsaved: bool = False) -> Stopped:
     """Stop Redis, which saves what its configuration asks for, and check that it did.
 
-    ``hold_down`` comes first. Waits ``stop_grace`` seconds. With ``discard_unsaved`` a stop that lost writes is a
-    warning. Raises UncleanStop.
+    ``hold_down`` comes first. Waits ``stop_grace`` seconds. A Redis that cannot save keeps running. With
+    ``discard_unsaved`` it is killed then, and a stop that lost writes is a warning. Raises UncleanStop.
     """
     instance.refresh_container()
     state = instance.container.get("State", {})
-    if not state.get("Running") or state.get("Restarting"):
+    if not state.get("Running") or state.get("Restarting") or _is_crash_looping(instance):
         # A container that is restarting must not start between here and the move of its data.
-        process.run(["docker", "stop", instance.name])
+        process.run(["docker", "stop", instance.name], timeout=None)
         instance.refresh_container()
-        return Stopped(was_running=False, warning=_missing_when_down(instance))
+        return Stopped(was_running=False, warning=_missing_when_down(instance, state))
     if state.get("Paused"):
         process.check(["docker", "unpause", instance.name])
     problem = "" if discard_unsaved else _cannot_write(instance)
     if problem:
         raise UncleanStop(f"Redis was not stopped: {problem}", running=True)
-    log = instance.root / paths.LOGS / "redis.log"
-    before = _size(log)
+    log_size = _size(instance.log)
     saves = _saves_at_stop(instance)
     started = time.time()
-    process.check(["docker", "kill", "--signal", "TERM", instance.name])
-    problem = _wait_for_exit(instance, log, before, discard_unsaved=discard_unsaved)
+    # Not by 'docker kill': if Redis refuses to exit, Docker would never restart it after a crash.
+    os.kill(state["Pid"], signal.SIGTERM)
+    problem = _wait_for_exit(instance, log_size, discard_unsaved=discard_unsaved)
     if not problem and saves:
         problem = _unsaved(instance, started)
     if problem and not discard_unsaved:
         raise UncleanStop(f"Redis stopped, but {problem}", running=False)
-    return Stopped(was_running=True, warning=problem)
+    return Stopped(was_running=True, warning=f"Redis did not stop cleanly: {problem}" if problem else "")
+
+
+def _is_crash_looping(instance: Instance) -> bool:
+    """Say whether Docker has just restarted a Redis that crashed and does not serve yet: it has nothing to save."""
+    started = str(instance.container["State"].get("StartedAt", ""))[:19]
+    if not instance.container.get("RestartCount") or not started:
+        return False
+    since = time.time() - datetime.fromisoformat(f"{started}+00:00").timestamp()
+    return since < _CRASH_LOOP_SECONDS and not _answers(instance)
 
 
 def _cannot_write(instance: Instance) -> str:
@@ -119,15 +146,12 @@ def _cannot_write(instance: Instance) -> str:
     except (RedisError, Failure):
         return ""
     if persistence.get("aof_enabled") and persistence.get("aof_last_write_status") != "ok":
-        return (
-            "its last write to the AOF failed, so its newest writes are in memory alone. Is the disk full? Free some "
-            "space, or use --discard-unsaved to give these writes up"
-        )
+        return "its last write to the AOF failed, so its newest writes are only in memory. Is the disk full?"
     return ""
 
 
 def _saves_at_stop(instance: Instance) -> bool:
-    """Say whether the running Redis writes dump.rdb when it stops."""
+    """Say whether the running Redis writes dump.rdb when it stops, and needs it."""
     try:
         with instance.connect() as redis:
             config = instance.execute_renamed(redis, "CONFIG", "GET", "save")
@@ -137,39 +161,61 @@ def _saves_at_stop(instance: Instance) -> bool:
     return bool(config[1]) and not persistence.get("aof_enabled")
 
 
-def _wait_for_exit(instance: Instance, log: Path, before: int, *, discard_unsaved: bool) -> str:
-    deadline = time.monotonic() + instance.stop_grace
+def _wait_for_exit(instance: Instance, log_size: int, *, discard_unsaved: bool) -> str:
+    """Wait until Redis has exited. Returns what it may have lost. Raises UncleanStop if it keeps running."""
+    started = time.monotonic()
     while True:
         instance.refresh_container()
         state = instance.container.get("State", {})
-        said = read_end(log, before, _LOG_TAIL)
+        messages = read_end(instance.log, log_size, _LOG_TAIL)
         if not state.get("Running"):
-            break
-        if _CANNOT_EXIT in said and not discard_unsaved:
-            raise UncleanStop(
-                f"Redis still runs, because it cannot save its data: {_lost(said)}. Is the disk full? Free some space, "
-                "or use --discard-unsaved to give up what is not saved",
-                running=True,
-            )
-        if time.monotonic() > deadline or _CANNOT_EXIT in said:
+            return _lost_at_exit(state, messages)
+        waited = time.monotonic() - started
+        problem = ""
+        if _CANNOT_EXIT in messages:
+            problem = f"it cannot save its data ({_lost(messages)}). Is the disk full?"
+        elif waited > _REFUSED_AFTER and _answers(instance):
+            # A disk that is too full for the data may be too full for the log.
+            problem = f"it serves {_REFUSED_AFTER} s after SIGTERM, so it cannot save its data. Is the disk full?"
+        elif waited > instance.stop_grace:
+            problem = f"it did not exit within {instance.stop_grace} s. It exits when it has saved, and starts again."
+        if problem and not discard_unsaved:
+            raise UncleanStop(f"Redis still runs: {problem}", running=True)
+        if problem:
             process.check(["docker", "kill", instance.name])
             instance.refresh_container()
-            return f"it did not exit within {instance.stop_grace} s and was killed: its last writes may be missing"
+            return f"{problem} It was killed, and what it had not saved is lost"
         time.sleep(_POLL)
+
+
+def _answers(instance: Instance) -> bool:
+    """Say whether Redis has loaded its data and answers, if only with an error: a full disk makes PING one."""
+    try:
+        with instance.connect() as redis:
+            redis.ping()
+    except (RedisConnectionError, RedisTimeoutError, Failure):
+        return False
+    except RedisError:
+        pass
+    return True
+
+
+def _lost_at_exit(state: dict[str, Any], messages: str) -> str:
+    """Say what a Redis that exited may have lost; empty if it saved everything."""
     if state.get("OOMKilled"):
         return "the kernel killed it for lack of memory: its last writes may be missing"
     if state.get("ExitCode"):
         return f"it exited with {state['ExitCode']}: its last writes may be missing"
-    return _lost(said)
+    return _lost(messages)
 
 
-def _lost(said: str) -> str:
-    lines = [line for line in said.splitlines() if any(words in line for words in _LOST_WRITES)]
+def _lost(messages: str) -> str:
+    lines = [line for line in messages.splitlines() if any(text in line for text in _LOST_WRITES)]
     return f"redis.log reports: {lines[-1].strip()}" if lines else ""
 
 
 def _unsaved(instance: Instance, started: float) -> str:
-    rdb = instance.live / instance.config_value("dbfilename", "dump.rdb")
+    rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
     try:
         # File systems keep coarser times than the clock has.
         if rdb.lstat().st_mtime >= started - 2:
@@ -179,12 +225,17 @@ def _unsaved(instance: Instance, started: float) -> str:
     return f"it did not write {rdb}: what changed since its last save may be missing"
 
 
-def _missing_when_down(instance: Instance) -> str:
+def _missing_when_down(instance: Instance, state: dict[str, Any]) -> str:
+    """Say what the files of a Redis that was down already may lack; empty if it had exited cleanly."""
     if not instance.container:
         return ""
+    looping = state.get("Restarting") or state.get("Running")
+    if not looping and not state.get("ExitCode") and not state.get("OOMKilled"):
+        return ""
+    why = "crashed and was restarted again and again" if looping else f"had exited with {state.get('ExitCode')}"
     return (
-        f"Redis was not running. Its files stay as they are; what it had not written when it ended is missing from "
-        f"them (tail {instance.root}/{paths.LOGS}/redis.log)"
+        f"Redis was not running: it {why}. Its files are kept as they were; writes that it had not saved are not in "
+        f"them (tail {instance.log})"
     )
 
 
@@ -238,7 +289,7 @@ def _wait_until_loaded(instance: Instance) -> str:
         instance.refresh_container()
         state = instance.container.get("State", {})
         if state.get("Restarting") or not state.get("Running") or instance.container.get("RestartCount"):
-            return f"Redis does not stay up with it: tail {instance.root}/{paths.LOGS}/redis.log"
+            return f"Redis does not stay up with it: tail {instance.log}"
         try:
             with instance.connect() as redis:
                 redis.ping()

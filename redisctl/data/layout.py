@@ -1,66 +1,67 @@
-"""Data files laid out as the instance reads them."""
+"""Lays data files out as the instance's configuration reads them."""
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from redisctl import paths
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import read_manifest
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, make_owned_directory
+from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, make_owned_directory, open_inside
 from redisctl.core.instance import Instance
-
-# -- Laying data out as the instance reads it
 
 
 def aof_enabled(instance: Instance) -> bool:
-    """Whether the instance keeps a log of writes: then it reads nothing else when it starts."""
+    """Say whether the instance uses the AOF: then Redis reads nothing else when it starts."""
     return instance.config_value("appendonly", "no") == "yes"
 
 
-def stage_rdb(instance: Instance, rdb: Path, place: Path) -> None:
-    """Lay a snapshot out: with a log of writes as its base, else by itself.
+def stage_rdb(instance: Instance, rdb: Path, directory: Path) -> None:
+    """Stage an RDB snapshot: as the base of an AOF, or as dump.rdb if the AOF is off. Raises Failure.
 
-    A log whose directory holds a snapshot alone starts empty, so the snapshot has to be its base.
+    With the AOF on, Redis ignores a dump.rdb without an AOF and starts empty.
     """
     if not aof_enabled(instance):
-        _copy_in(rdb, place / instance.config_value("dbfilename", RDB_FILE))
+        _copy_in(instance, rdb, directory / instance.config_value("dbfilename", RDB_FILE))
         return
     base, manifest = aof_manifest.from_rdb()
-    log = _aof_dir(instance, place)
-    make_owned_directory(log)
-    _copy_in(rdb, log / base.name)
-    _write_file(log / _manifest_name(instance), manifest)
+    aof = _aof_dir(instance, directory)
+    make_owned_directory(aof)
+    _copy_in(instance, rdb, aof / base.name)
+    _write_file(aof / _manifest_name(instance), manifest)
 
 
-def stage_aof(instance: Instance, log: Path, place: Path) -> None:
-    """Lay a log of writes out, for an instance that keeps one."""
-    stage_aof_parts(instance, log, read_manifest(log), place)
+def stage_aof(instance: Instance, aof: Path, directory: Path) -> None:
+    """Stage an AOF, for an instance that uses the AOF. Raises Failure."""
+    stage_aof_parts(instance, aof, read_manifest(aof), directory)
 
 
-def stage_aof_parts(instance: Instance, log: Path, parts: list[aof_manifest.Part], place: Path) -> None:
-    """Lay out these parts of a log of writes, whatever its manifest says of them."""
-    target = _aof_dir(instance, place)
+def stage_aof_parts(instance: Instance, aof: Path, parts: list[aof_manifest.Part], directory: Path) -> None:
+    """Stage these parts of an AOF, even if its own manifest does not name them. Raises Failure."""
+    target = _aof_dir(instance, directory)
     make_owned_directory(target)
     for part in parts:
-        _copy_in(log / part.name, target / part.name)
-    write_manifest(instance, place, parts)
+        _copy_in(instance, aof / part.name, target / part.name)
+    write_manifest(instance, directory, parts)
 
 
-def write_manifest(instance: Instance, place: Path, parts: list[aof_manifest.Part]) -> None:
-    """Have the manifest of a log that was laid out name these parts."""
-    _write_file(_aof_dir(instance, place) / _manifest_name(instance), aof_manifest.to_text(parts))
+def write_manifest(instance: Instance, directory: Path, parts: list[aof_manifest.Part]) -> None:
+    """Write the manifest of a staged AOF: it names these parts."""
+    _write_file(_aof_dir(instance, directory) / _manifest_name(instance), aof_manifest.to_text(parts))
 
 
 def current_aof(instance: Instance) -> tuple[Path, Path]:
-    """The directory of the instance's own log of writes, and its manifest."""
-    log = _aof_dir(instance, instance.live)
-    return log, log / _manifest_name(instance)
+    """Return the directory of the instance's own AOF, and its manifest."""
+    aof = _aof_dir(instance, instance.live)
+    return aof, aof / _manifest_name(instance)
 
 
-def staged_data(instance: Instance, place: Path) -> Path:
-    """What was laid out, to be loaded aside: the snapshot, or the directory of the log."""
-    return _aof_dir(instance, place) if aof_enabled(instance) else place / instance.config_value("dbfilename", RDB_FILE)
+def staged_data(instance: Instance, directory: Path) -> Path:
+    """Return what to test load of staged data: the directory of the AOF, or the RDB snapshot."""
+    if aof_enabled(instance):
+        return _aof_dir(instance, directory)
+    return directory / instance.config_value("dbfilename", RDB_FILE)
 
 
 def upgrade_in_progress(instance: Instance) -> bool:
@@ -76,8 +77,8 @@ def previous_data_dirs(instance: Instance) -> list[Path]:
         return []
 
 
-def _aof_dir(instance: Instance, place: Path) -> Path:
-    return place / instance.config_value("appenddirname", aof_manifest.DIRECTORY)
+def _aof_dir(instance: Instance, directory: Path) -> Path:
+    return directory / instance.config_value("appenddirname", aof_manifest.DIRECTORY)
 
 
 def _manifest_name(instance: Instance) -> str:
@@ -90,9 +91,16 @@ def _write_file(path: Path, text: str) -> None:
     os.chown(path, REDIS_UID, REDIS_GID)
 
 
-def _copy_in(source: Path, target: Path) -> None:
+def open_data(instance: Instance, path: Path) -> BinaryIO:
+    """Open a data file. Redis is not trusted: a link in its directory is not followed. Raises OSError."""
+    if path.is_relative_to(instance.live):
+        return open_inside(instance.live, *path.relative_to(instance.live).parts)
+    return path.open("rb")
+
+
+def _copy_in(instance: Instance, source: Path, target: Path) -> None:
     try:
-        with source.open("rb") as file:
+        with open_data(instance, source) as file:
             copy(file, None, target)
     except OSError as error:
         raise Failure(f"{error.filename or target}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Restoring: what is to come is found, laid out, loaded aside and told; then it takes the place of what is there."""
+"""Restores: finds the data, stages it, test loads it, and makes it the live data."""
 
 import os
 import time
@@ -27,18 +27,18 @@ from redisctl.data import layout
 from redisctl.data.point_in_time import format_time, truncate_aof
 from redisctl.data.swap import Swapped, staging_dir, swap_data
 
-# Keys that are looked for once the new data serves, and the share of them that has to be there: clients remove some.
+# Keys that Redis must have once it serves the new data, and the share of them that is enough: clients delete some.
 SAMPLE_SIZE = 200
 MIN_FOUND_RATIO = 0.9
-# Seconds: what ends sooner is not looked for.
+# Seconds. A key that expires sooner may be gone by then.
 MIN_TTL = 300
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be restored: a listed backup, or files of somebody else's. ``to`` is a moment in its log.
+    """What to restore: a listed backup, or files from elsewhere. ``to`` is a time in its AOF.
 
-    ``created_now`` tells whether the backup was made just now, for its log.
+    ``created_now`` says that the backup was created just now, for its AOF.
     """
 
     path: Path
@@ -48,116 +48,118 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """In words."""
-        told = f"backup {self.backup.id}" if self.backup else str(self.path)
-        return f"{told}, as of {format_time(self.to)}" if self.to else told
+        """Return the name for messages."""
+        name = f"backup {self.backup.id}" if self.backup else str(self.path)
+        return f"{name}, as of {format_time(self.to)}" if self.to else name
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was laid out and loaded aside: its keys by database, the memory it takes in bytes, keys to look for."""
+    """Data that was staged and test loaded: keys by database, memory in bytes, and keys to look for afterwards."""
 
-    place: Path
+    directory: Path
     databases: dict[str, dict[str, int]]
     memory: int
     sample_keys: list[bytes]
 
     @property
     def keys(self) -> int:
-        """Keys in all databases, with those whose time is over by now."""
+        """Return the number of keys in all databases, including expired ones."""
         return sum(database["keys"] for database in self.databases.values())
 
 
 def find_candidate(instance: Instance, name: str, to: float | None) -> Candidate:
-    """What somebody means: a backup's name, ``latest``, or a path. Raises Failure.
+    """Find what to restore by a backup's name, ``latest``, or a path. Raises Failure.
 
-    With a moment and no name it is the first backup after that, and a new one of the present data when there is none.
+    With a time and no name it is the first backup after that time, or a new backup of the current data.
     """
     if "/" in name or (name and Path(name).exists()):
         return _foreign(Path(name), to)
     if name:
-        one = catalog.find_backup(instance.backups, name)
-        if to is not None and to > one.metadata.taken_at:
-            raise Failure(f"backup {one.id} ends before {format_time(to)}: leave its name out")
-        return Candidate(one.path, one, to)
+        backup = catalog.find_backup(instance.backups, name)
+        if to is not None and to > backup.metadata.taken_at:
+            raise Failure(f"backup {backup.id} ends before {format_time(to)}: leave its name out")
+        return Candidate(backup.path, backup, to)
     if to is None:
-        raise Failure("say what to restore: a name of redisctl backup list, latest, or the path of a dump.rdb")
+        raise Failure("say what to restore: a name from 'redisctl backup list', latest, or the path of a dump.rdb")
     if to > time.time():
-        raise Failure(f"{format_time(to)} is yet to come")
+        raise Failure(f"{format_time(to)} is in the future")
     if not layout.aof_enabled(instance):
-        # Before a backup is taken for nothing.
-        raise Failure("there is no log of writes to go back in: redis_appendonly is off")
+        # Checked before a backup is created in vain.
+        raise Failure("a point in time needs the AOF, and redis_appendonly is off: restore a backup")
     later = [
-        one for one in catalog.list_backups(instance.backups) if one.metadata.has_aof and one.metadata.taken_at >= to
+        backup
+        for backup in catalog.list_backups(instance.backups)
+        if backup.metadata.has_aof and backup.metadata.taken_at >= to
     ]
-    one = later[-1] if later else create.create_backup(instance)
-    if not one.metadata.has_aof:
-        raise Failure("there is no log of writes to go back in: redis_appendonly is off")
-    return Candidate(one.path, one, to, created_now=not later)
+    backup = later[-1] if later else create.create_backup(instance)
+    if not backup.metadata.has_aof:
+        raise Failure("a point in time needs the AOF, and Redis runs without it: deploy again, or restore a backup")
+    return Candidate(backup.path, backup, to, created_now=not later)
 
 
 def _foreign(path: Path, to: float | None) -> Candidate:
     if not path.exists():
         raise Failure(f"{path}: there is no such file")
     if (path / catalog.METADATA).exists():
-        one = catalog.open_backup(path)
-        return Candidate(path, one, to)
+        return Candidate(path, catalog.open_backup(path), to)
     if path.is_dir():
         inner = path / aof_manifest.DIRECTORY
         return Candidate(inner if inner.is_dir() else path, None, to)
     with path.open("rb") as file:
         magic = file.read(6)
     if magic[:5] != b"REDIS" and magic != b"VALKEY":
-        raise Failure(f"{path} is no snapshot of Redis: it begins with {magic!r}")
+        raise Failure(f"{path} is not an RDB snapshot: it begins with {magic!r}")
     if to is not None:
-        raise Failure("a snapshot is of one moment: --to needs a log of writes")
+        raise Failure(f"{path} is an RDB snapshot, and --to needs an AOF: leave --to out, or name a backup with an AOF")
     return Candidate(path, None, None)
 
 
 @contextmanager
-def prepared(instance: Instance, chosen: Candidate) -> Iterator[Prepared]:
-    """Lay the chosen data out on the disk of the instance's, load it aside, and compare it with what it says of itself.
+def prepared(instance: Instance, candidate: Candidate) -> Iterator[Prepared]:
+    """Stage a candidate on the disk of the data, test load it, and compare it with its metadata.
 
-    Raises Failure where it is damaged, does not load, or does not fit; nothing that serves is touched.
+    Raises Failure if it is damaged, does not load or does not fit. Does not touch the running Redis.
     """
-    one = chosen.backup
-    if one and (problems := catalog.find_damage(one)):
-        raise Failure(f"backup {one.id} is bad: {'; '.join(problems)}")
-    rdb, log = _files(chosen)
+    backup = candidate.backup
+    if backup and (problems := catalog.find_damage(backup)):
+        raise Failure(f"backup {backup.id} is bad: {'; '.join(problems)}")
+    rdb, aof = _files(candidate)
     if not rdb:
-        read_manifest(log)
-    ensure_disk_space(instance, rdb or log)
-    with staging_dir(instance) as place:
+        read_manifest(aof)
+    ensure_disk_space(instance, rdb or aof)
+    with staging_dir(instance) as directory:
         if rdb:
-            layout.stage_rdb(instance, rdb, place)
+            layout.stage_rdb(instance, rdb, directory)
         elif layout.aof_enabled(instance):
-            layout.stage_aof(instance, log, place)
-            if chosen.to is not None:
-                truncate_aof(instance, layout.staged_data(instance, place), chosen.to)
+            layout.stage_aof(instance, aof, directory)
+            if candidate.to is not None:
+                truncate_aof(instance, layout.staged_data(instance, directory), candidate.to)
         else:
-            raise Failure("this instance has redis_appendonly = False, and that is a log of writes: turn it on, deploy")
-        what = scratch_source(one, layout.staged_data(instance, place)) if one else unknown_source(instance, place)
-        with loaded_redis(instance, what) as redis:
-            if one and chosen.to is None and (problems := compare(redis, one)):
-                raise Failure(f"backup {one.id} is bad: {'; '.join(problems)}")
-            told = inspect_loaded(redis, place)
-        _ensure_fits_maxmemory(instance, told)
-        yield told
+            raise Failure(f"{aof} is an AOF, and redis_appendonly is off: turn it on and deploy, or restore a dump.rdb")
+        staged = layout.staged_data(instance, directory)
+        source = scratch_source(backup, staged) if backup else unknown_source(instance, directory)
+        with loaded_redis(instance, source) as redis:
+            if backup and candidate.to is None and (problems := compare(redis, backup)):
+                raise Failure(f"backup {backup.id} is bad: {'; '.join(problems)}")
+            data = inspect_loaded(redis, directory)
+        _ensure_fits_maxmemory(instance, data)
+        yield data
 
 
-def inspect_loaded(redis: Redis, place: Path) -> Prepared:
-    """What a scratch Redis has loaded of ``place``."""
-    return Prepared(place, _databases(redis), redis.info("memory")["used_memory"], _sample_keys(redis))
+def inspect_loaded(redis: Redis, directory: Path) -> Prepared:
+    """Describe what a scratch Redis has loaded from a staging directory."""
+    return Prepared(directory, _databases(redis), redis.info("memory")["used_memory"], _sample_keys(redis))
 
 
-def _files(chosen: Candidate) -> tuple[Path | None, Path]:
-    """The snapshot to take, or else the log."""
-    log = chosen.path / aof_manifest.DIRECTORY if chosen.backup else chosen.path
-    if chosen.to is not None:
-        return None, log
-    if chosen.backup:
-        return chosen.path / RDB_FILE, log
-    return (None, log) if chosen.path.is_dir() else (chosen.path, log)
+def _files(candidate: Candidate) -> tuple[Path | None, Path]:
+    """Return the RDB snapshot to restore; None, and the directory of the AOF, if it is the AOF."""
+    aof = candidate.path / aof_manifest.DIRECTORY if candidate.backup else candidate.path
+    if candidate.to is not None:
+        return None, aof
+    if candidate.backup:
+        return candidate.path / RDB_FILE, aof
+    return (None, aof) if candidate.path.is_dir() else (candidate.path, aof)
 
 
 def _size(path: Path) -> int:
@@ -166,44 +168,44 @@ def _size(path: Path) -> int:
 
 
 def ensure_disk_space(instance: Instance, path: Path) -> None:
-    """Raise Failure where the disk of the data does not hold a copy of a file, or of a directory's files."""
-    room = os.statvfs(instance.live)
-    free, wanted = room.f_bavail * room.f_frsize, _size(path) + create.DISK_MARGIN
-    if free < wanted:
-        raise Failure(f"{instance.live}: {size(free)} free, and this takes {size(wanted)}: free some")
+    """Raise Failure if the disk of the data has no room for a copy of a file, or of a directory's files."""
+    space = os.statvfs(instance.live)
+    free, needed = space.f_bavail * space.f_frsize, _size(path) + create.DISK_MARGIN
+    if free < needed:
+        raise Failure(f"{instance.data}: {size(free)} free, and this takes {size(needed)}: free some space")
 
 
-def unknown_source(instance: Instance, place: Path) -> Source:
-    """Nobody knows how much memory it takes: files are compressed, mostly to not less than a third."""
-    path = layout.staged_data(instance, place)
+def unknown_source(instance: Instance, directory: Path) -> Source:
+    """Return staged data as a source. Its memory is an estimate: files are rarely compressed to less than a third."""
+    path = layout.staged_data(instance, directory)
     return Source(path, 3 * _size(path))
 
 
 def _databases(redis: Redis) -> dict[str, dict[str, int]]:
-    found = keyspace(redis.info("keyspace"))
-    return {name: {"keys": told["keys"], "expires": told["expires"]} for name, told in found.items()}
+    databases = keyspace(redis.info("keyspace"))
+    return {name: {"keys": values["keys"], "expires": values["expires"]} for name, values in databases.items()}
 
 
 def _sample_keys(redis: Redis) -> list[bytes]:
-    """Some keys of the first database, of those that will be there for a while."""
+    """Return some keys of the first database that do not expire soon."""
     keys = sorted({key for key in ask(redis, [("RANDOMKEY",)] * SAMPLE_SIZE) if key})
     now = time.time() * 1000
-    ends = ask(redis, [("PEXPIRETIME", key) for key in keys])
-    return [key for key, end in zip(keys, ends, strict=True) if end == -1 or end > now + MIN_TTL * 1000]
+    expiries = ask(redis, [("PEXPIRETIME", key) for key in keys])
+    return [key for key, at in zip(keys, expiries, strict=True) if at == -1 or at > now + MIN_TTL * 1000]
 
 
-def _ensure_fits_maxmemory(instance: Instance, told: Prepared) -> None:
-    most = int(instance.config_value("maxmemory", "0"))
-    if most and told.memory > most:
+def _ensure_fits_maxmemory(instance: Instance, data: Prepared) -> None:
+    limit = int(instance.config_value("maxmemory", "0"))
+    if limit and data.memory > limit:
         raise Failure(
-            f"it takes {size(told.memory)} of memory, and redis_maxmemory is {size(most)}: Redis would evict at once. "
-            "Raise it and deploy, then restore"
+            f"the data takes {size(data.memory)} of memory, and redis_maxmemory is {size(limit)}: Redis would evict at "
+            "once. Raise it and deploy, then restore"
         )
 
 
 def put_in_place(
     instance: Instance,
-    told: Prepared,
+    data: Prepared,
     operation: str,
     *,
     discard_unsaved: bool = False,
@@ -212,14 +214,14 @@ def put_in_place(
     """Make the prepared data the live data, see ``swap_data``. Raises Failure."""
 
     def check(redis: Redis) -> list[str]:
-        there = sum(bool(found) for found in ask(redis, [("EXISTS", key) for key in told.sample_keys]))
-        if there < MIN_FOUND_RATIO * len(told.sample_keys):
-            return [f"of {len(told.sample_keys)} keys that should be there, {there} are"]
+        present = sum(map(bool, ask(redis, [("EXISTS", key) for key in data.sample_keys])))
+        if present < MIN_FOUND_RATIO * len(data.sample_keys):
+            return [f"Redis has only {present} of {len(data.sample_keys)} keys that it should have"]
         return []
 
-    return swap_data(instance, told.place, check, operation, discard_unsaved=discard_unsaved, stopped=stopped)
+    return swap_data(instance, data.directory, check, operation, discard_unsaved=discard_unsaved, stopped=stopped)
 
 
-def as_dict(told: Prepared) -> dict[str, Any]:
-    """For JSON."""
-    return {"keys": told.keys, "databases": told.databases, "memory": told.memory}
+def as_dict(data: Prepared) -> dict[str, Any]:
+    """Return the data for JSON."""
+    return {"keys": data.keys, "databases": data.databases, "memory": data.memory}

@@ -23,6 +23,9 @@ from redisctl.core.journal import Journal, Kind, Stage
 from redisctl.core.service import Check, UncleanStop
 from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
 
+# Before these stages, and after the last of them, the live data is the old data.
+_DATA_MOVES = (Stage.STASHING, Stage.INSTALLING, Stage.STARTING, Stage.ROLLING_BACK)
+
 
 @dataclass(frozen=True)
 class Swapped:
@@ -35,7 +38,7 @@ class Swapped:
 
 @contextmanager
 def staging_dir(instance: Instance) -> Iterator[Path]:
-    """Create a directory for new data, owned by Redis, on the file system of the data, and remove it at the end."""
+    """Give an empty directory for new data, owned by Redis, next to the live data. It is removed at the end."""
     path = instance.root / paths.STAGING / "new"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)
@@ -49,7 +52,7 @@ def staging_dir(instance: Instance) -> Iterator[Path]:
 
 
 @contextmanager
-def redis_stopped(instance: Instance, operation: str) -> Iterator[Journal]:
+def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool = False) -> Iterator[Journal]:
     """Keep Redis down while its files are examined. Afterwards it runs again if it ran before, whatever happened.
 
     Gives the journal of a transaction that ``swap_data`` can continue. Raises Failure.
@@ -57,18 +60,15 @@ def redis_stopped(instance: Instance, operation: str) -> Iterator[Journal]:
     journal.ensure_none(instance)
     instance.refresh_container()
     state = instance.container.get("State", {})
-    ran = bool(state.get("Running") or state.get("Restarting"))
+    was_running = bool(state.get("Running") or state.get("Restarting"))
+    policy = service.restart_policy(instance)
     with interruptible(operation):
-        policy = service.restart_policy(instance)
-        record = journal.begin(instance, operation, Kind.DATA, restart_policy=policy)
-        service.hold_down(instance)
-        _stop(instance, record, discard_unsaved=False)
-        record = journal.advance(instance, record, Stage.STOPPED)
+        record, _ = _stop(instance, operation, discard_unsaved=discard_unsaved)
         try:
             yield record
         finally:
             if journal.read(instance) is not None:
-                if ran:
+                if was_running:
                     service.start(instance, policy)
                 else:
                     service.set_restart_policy(instance, policy)
@@ -98,15 +98,11 @@ def swap_data(
     previous = unused_name(instance)
     began = time.monotonic()
     with interruptible(operation):
-        places = {"staged": str(staged.relative_to(instance.root)), "previous": f"{paths.PREVIOUS}/{previous}"}
+        directories = {"staged": str(staged.relative_to(instance.root)), "previous": f"{paths.PREVIOUS}/{previous}"}
         if stopped is None:
-            policy = service.restart_policy(instance)
-            record = journal.begin(instance, operation, Kind.DATA, restart_policy=policy, **places)
-            service.hold_down(instance)
-            warning = _stop(instance, record, discard_unsaved=discard_unsaved)
+            record, warning = _stop(instance, operation, discard_unsaved=discard_unsaved, **directories)
         else:
-            record, warning = stopped, ""
-        record = journal.advance(instance, record, Stage.STOPPED, **places)
+            record, warning = journal.advance(instance, stopped, Stage.STOPPED, **directories), ""
         problems = _install(instance, record, check)
         if problems:
             _roll_back(instance, record)
@@ -129,28 +125,41 @@ def interruptible(operation: str) -> Iterator[None]:
         ) from None
 
 
-def _stop(instance: Instance, record: Journal, *, discard_unsaved: bool) -> str:
+def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **directories: str) -> tuple[Journal, str]:
+    """Begin a transaction and stop Redis. Returns the journal, and what the old data may lack.
+
+    If Redis cannot save, the transaction ends, Redis runs with the old data, and Failure says what to do.
+    """
+    policy = service.restart_policy(instance)
+    # A person stopped the instance. It will run with the new data, as after 'redisctl start'.
+    running_policy = instance.restart if policy == "no" else policy
+    record = journal.begin(instance, operation, Kind.DATA, restart_policy=running_policy, **directories)
     try:
-        return service.stop(instance, discard_unsaved=discard_unsaved).warning
+        service.hold_down(instance)
+        record = journal.advance(instance, record, Stage.STOPPING)
+        stopped = service.stop(instance, discard_unsaved=discard_unsaved)
     except UncleanStop as error:
-        # Nothing has moved: Redis goes on with what it has.
         if error.running:
-            service.set_restart_policy(instance, record.restart_policy)
-            journal.end(instance)
-            raise Failure(f"{error}. Nothing has changed") from None
-        problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
+            outcome = "Nothing has changed"
+            service.set_restart_policy(instance, policy)
+        else:
+            problems = service.start_and_check(instance, lambda _: [], running_policy)
+            running = f"Redis does not start again: {'; '.join(problems)}" if problems else "Redis runs again as before"
+            outcome = f"Nothing was replaced, and {running}"
         journal.end(instance)
-        state = f"Redis does not start again: {'; '.join(problems)}" if problems else "Redis runs again as before"
         raise Failure(
-            f"{error}. Nothing was replaced, and {state}. --discard-unsaved replaces the data anyway"
+            f"{error}. {outcome}. Free some space and try again, or use --discard-unsaved: it replaces the data "
+            "although the newest writes cannot be saved"
         ) from None
     except Failure:
-        service.set_restart_policy(instance, record.restart_policy)
+        service.set_restart_policy(instance, policy)
         journal.end(instance)
         raise
+    return journal.advance(instance, record, Stage.STOPPED), stopped.warning
 
 
 def _install(instance: Instance, record: Journal, check: Check) -> list[str]:
+    """Swap the directories and start Redis. Returns what is wrong with it."""
     try:
         record = journal.advance(instance, record, Stage.STASHING)
         previous = instance.root / record.previous
@@ -167,16 +176,19 @@ def _install(instance: Instance, record: Journal, check: Check) -> list[str]:
 
 
 def _roll_back(instance: Instance, record: Journal) -> None:
-    record = journal.advance(instance, record, Stage.ROLLING_BACK)
+    record = journal.try_advance(instance, record, Stage.ROLLING_BACK)
     service.hold_down(instance)
-    # Its data is thrown away, so a stop that does not save is none of our business.
+    # The new data is thrown away, so it need not be saved.
     service.stop(instance, discard_unsaved=True)
-    put_back_files(instance, record)
+    record = put_back_files(instance, record)
     start_old(instance, record)
 
 
 def put_back_files(instance: Instance, record: Journal) -> Journal:
-    """Make the previous data the live data again, from whatever point. Needs no Docker; Redis must not run."""
+    """Make the previous data the live data again, from whatever point. Needs no Docker; Redis must not run.
+
+    It can be repeated: once the previous data has moved, there is nothing left to do.
+    """
     previous = instance.root / record.previous
     if record.previous and previous.is_dir():
         if instance.live.exists():
@@ -184,52 +196,55 @@ def put_back_files(instance: Instance, record: Journal) -> Journal:
             os.rename(instance.live, instance.root / record.staged)
         os.rename(previous, instance.live)
         _fsync(instance, previous.parent)
-    record = journal.advance(instance, record, Stage.RESTARTING_OLD)
-    shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
-    return record
+    return journal.try_advance(instance, record, Stage.RESTARTING_OLD)
 
 
 def start_old(instance: Instance, record: Journal) -> None:
     """Start Redis with the old data and end the transaction. Raises Failure if Redis is not healthy."""
     problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
     journal.end(instance)
+    shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
     if problems:
         raise Failure(f"{record.operation}: the old data is back, but {'; '.join(problems)}")
 
 
 def recover_files(instance: Instance, record: Journal) -> Journal:
-    """Put the old data back after an interruption, before Docker starts, if the transaction had moved it."""
-    if record.stage in (Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD):
-        return record
-    return put_back_files(instance, record)
+    """Put the old data back after an interruption, before Docker starts. Does nothing if nothing has moved."""
+    return put_back_files(instance, record) if record.stage in _DATA_MOVES else record
 
 
 def recover(instance: Instance, record: Journal) -> str:
-    """Put the old data back and start Redis with it. Returns what was done."""
-    if record.stage not in (Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD):
+    """Put the old data back and start Redis with it. Returns what was done. Raises Failure."""
+    warning = ""
+    if record.stage is Stage.STOPPING or record.stage in _DATA_MOVES:
         service.hold_down(instance)
-        service.stop(instance, discard_unsaved=True)
+        try:
+            # A Redis that was told to exit has to finish that. New data is thrown away and need not be saved.
+            stopped = service.stop(instance, discard_unsaved=record.stage is not Stage.STOPPING)
+            warning = stopped.warning if record.stage is Stage.STOPPING else ""
+        except UncleanStop as error:
+            warning = str(error)
     record = recover_files(instance, record)
     start_old(instance, record)
-    return f"{record.operation} was interrupted: the old data is back and Redis serves it"
+    message = f"{record.operation} was interrupted: the old data is back and Redis serves it"
+    return f"{message}. {warning}" if warning else message
 
 
 # -- Previous data
 
 
-def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str, float]:
+def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str, Swapped]:
     """Make the newest previous data the live data, and the live data the previous data.
 
-    Returns the name of the previous data and the downtime in seconds. Raises Failure if there is none.
+    Returns the name of the data that is live now, and how the swap went. Raises Failure if there is no previous data.
     """
     previous = previous_data_dirs(instance)
     if not previous:
         raise Failure("there is no previous data: nothing was replaced, or --discard-previous removed it")
     name = previous[0].name
-    operation = f"undo of what was replaced at {name}"
+    operation = f"the undo of what was replaced at {name}"
     # Staged like new data, so that an interruption puts it where it was.
-    result = swap_data(instance, previous[0], lambda _: [], operation, discard_unsaved=discard_unsaved)
-    return name, result.downtime
+    return name, swap_data(instance, previous[0], lambda _: [], operation, discard_unsaved=discard_unsaved)
 
 
 def discard_previous(instance: Instance) -> list[str]:

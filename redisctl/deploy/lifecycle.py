@@ -22,15 +22,18 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
     journal.ensure_none(instance)
     for unit in (paths.backup_timer(instance.name), paths.backup_service(instance.name)):
         _disable(unit)
+    policy = service.restart_policy(instance)
+    # Without a policy it stays down when Docker or the host restarts; a start puts the policy back.
+    service.hold_down(instance)
     if not docker.project_containers(instance.name, running_only=True):
         return Result()
     _stop_services(instance)
     try:
         stopped = service.stop(instance, discard_unsaved=discard_unsaved)
     except UncleanStop as error:
-        raise Failure(str(error)) from None
-    # With "no" it stays down when Docker or the host restarts; a start puts the policy back.
-    service.set_restart_policy(instance, "no")
+        if error.running:
+            service.set_restart_policy(instance, policy)
+        raise Failure(f"{error}. Free some space, or use --discard-unsaved to stop it anyway") from None
     remaining = docker.project_containers(instance.name, running_only=True)
     if remaining:
         process.check(["docker", "stop", *remaining], timeout=None)
@@ -57,8 +60,13 @@ def start(instance: Instance) -> Result:
 def remove(instance: Instance, *, data: bool) -> Result:
     """Take the instance off the host; with ``data`` its data and backups as well. Raises Failure.
 
-    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay.
+    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after
+    another interrupted transaction, because only its recovery knows where the data is.
     """
+    try:
+        journal.ensure_none(instance)
+    except Failure as error:
+        raise Failure(f"nothing was removed: {error}") from None
     for unit in paths.units(instance.name):
         _disable(unit)
     containers = docker.project_containers(instance.name)

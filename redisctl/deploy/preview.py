@@ -100,6 +100,11 @@ def mask_hashes(text: str) -> str:
     return re.sub(r"#[0-9a-fA-F]{64}", "(hash not shown)", text)
 
 
+def mask_secrets(text: str) -> str:
+    """Replace password hashes and the secret names of commands in what a server printed."""
+    return mask_hashes(mask_renamed_commands(text))
+
+
 def mask_renamed_commands(text: str) -> str:
     """Replace the secret names of commands: Redis quotes the line of redis.conf that it refuses."""
     return re.sub(r"(rename-command\s+\S+\s+)[^\s']*", r"\1(not shown)", text)
@@ -112,4 +117,4 @@ def _start(
     script = f"cat >/tmp/users.acl\n{_TRIAL}" if acl is not None else _TRIAL
     command = ["docker", "run", "--interactive", *_HARDENING, "--user", owner, *mounts, "--entrypoint", "/bin/sh"]
     result = process.run([*command, image, "-c", script, "trial", *arguments], timeout=_TIMEOUT, stdin=acl or "")
-    return None if result.returncode == 0 else mask_renamed_commands(result.stdout + result.stderr)
+    return None if result.returncode == 0 else mask_secrets(result.stdout + result.stderr)

@@ -211,4 +211,4 @@ def _diagnose(instance: Instance, compose: _Compose, output: str) -> str:
         compose.run("logs", "--tail", str(_LOG_LINES))[1],
         "\n".join(log),
     )
-    return preview.mask_renamed_commands("\n".join(part for part in parts if part))
+    return preview.mask_secrets("\n".join(part for part in parts if part))

@@ -19,6 +19,7 @@ from redisctl import paths
 from redisctl.core import docker, journal, lock, process
 from redisctl.core.errors import Failure
 from redisctl.core.files import read_small
+from redisctl.core.formatting import words
 from redisctl.core.instance import Instance
 from redisctl.deploy.service import override_is_for
 from redisctl.deploy.users import parse_users
@@ -212,24 +213,36 @@ def _redis(instance: Instance, request: StateRequest, own: dict[str, Any]) -> di
     if not own.get("State", {}).get("Running") or own["State"].get("Paused"):
         return {}
     try:
-        with instance.connect(socket_timeout=10) as redis:
+        with instance.connect(socket_timeout=10, encoding_errors="backslashreplace") as redis:
             config = instance.execute_renamed(redis, "CONFIG", "GET", "*")
             acl = redis.execute_command("ACL LIST")
             info = redis.info("server") | redis.info("memory")
+        return _answers(request, config, acl, info)
     except AuthenticationError:
         return {"passwords": ("admin",)}
     except (RedisError, Failure, OSError):
         return {}
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # A compromised Redis may answer anything.
+        return {}
+
+
+def _answers(request: StateRequest, config: Any, acl: Any, info: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers of Redis as text that is safe to print. Raises an exception if they are malformed."""
     pairs = dict(zip(config[::2], config[1::2], strict=False)) if isinstance(config, list) else dict(config)
     is_valkey = "valkey_version" in info
     return {
-        "config": {str(name): str(value) for name, value in pairs.items()},
-        "acl": tuple(_HASH.sub("#", line) for line in acl),
-        "passwords": _differing_passwords(request.acl, acl),
+        "config": {_printable(name): _printable(value) for name, value in pairs.items()},
+        "acl": tuple(_printable(_HASH.sub("#", line)) for line in acl),
+        "passwords": tuple(map(_printable, _differing_passwords(request.acl, acl))),
         "running_engine": "valkey" if is_valkey else "redis",
-        "running_version": str(info["valkey_version" if is_valkey else "redis_version"]),
+        "running_version": _printable(info["valkey_version" if is_valkey else "redis_version"]),
         "used_memory": int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0)),
     }
+
+
+def _printable(value: Any) -> str:
+    return words(str(value).encode(errors="backslashreplace"))
 
 
 def _differing_passwords(desired: str, acl: list[str]) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Facts: what a host answers, in one SSH command each."""
+"""Facts: each inspects a host with one SSH command."""

@@ -152,7 +152,7 @@ class HostFacts:
             aof=state.stored.aof,
             formats=frozenset(state.stored.formats),
             used_memory=state.used_memory if config else None,
-            maxmemory=int(config["maxmemory"]) if config else None,
+            maxmemory=_number(config.get("maxmemory", "")),
         )
 
     def runs_configured_image(self, name: str) -> bool:
@@ -168,15 +168,16 @@ class HostFacts:
         return state is not None and state.present
 
 
+def _number(text: str) -> int | None:
+    """Return a number that Redis reports; None if it is none. A compromised Redis may report anything."""
+    return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else None
+
+
 def _root_of(data_dir: str) -> str:
     """Return the root of an instance whose container has this directory as /data."""
-    if not data_dir:
-        return ""
-    return (
-        data_dir.removesuffix(f"/{paths.LIVE}")
-        if data_dir.endswith(paths.LIVE)
-        else str(PurePosixPath(data_dir).parent)
-    )
+    if data_dir.endswith(f"/{paths.LIVE}"):
+        return data_dir.removesuffix(f"/{paths.LIVE}")
+    return str(PurePosixPath(data_dir).parent) if data_dir else ""
 
 
 class HostProbe(FactBase[HostFacts]):

@@ -22,7 +22,8 @@ class HiddenStdin(str):
 class Paths(FactBase[dict[str, PathState]]):
     """Kind, mode, owner and digest of paths; those that do not exist are left out.
 
-    Digests of ``secret`` paths are not told but compared with those on standard input, in sha256sum's format.
+    The digests of ``secret`` paths stay on the host, which compares them with those on standard input, in sha256sum's
+    format.
     """
 
     @staticmethod
@@ -32,13 +33,13 @@ class Paths(FactBase[dict[str, PathState]]):
     def command(self, paths: Sequence[str], secret: Collection[str] = ()) -> str:
         names = " ".join(map(shlex.quote, paths))
         public = " ".join(shlex.quote(path) for path in paths if path not in secret)
-        # A digest of what is no regular file is refused on standard error, as is a path that is not there.
+        # sha256sum reports directories and missing paths on standard error.
         digests = f"sha256sum -- {public} 2>/dev/null; " if public else ""
-        compared = "sha256sum --check - 2>/dev/null; " if secret else ""
-        return pinned(f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; {digests}{compared}true")
+        comparison = "sha256sum --check - 2>/dev/null; " if secret else ""
+        return pinned(f"stat -c '%f %u %g %n' -- {names} 2>/dev/null; {digests}{comparison}true")
 
     def process(self, output: list[str]) -> dict[str, PathState]:
-        found: dict[str, PathState] = {}
+        states: dict[str, PathState] = {}
         digests: dict[str, str] = {}
         matching = set()
         for line in output:
@@ -50,15 +51,15 @@ class Paths(FactBase[dict[str, PathState]]):
                 digests[rest.strip()] = first
             else:
                 uid, gid, path = rest.split(" ", 2)
-                found[path] = PathState(int(first, 16), int(uid), int(gid))
+                states[path] = PathState(int(first, 16), int(uid), int(gid))
         return {
-            path: replace(there, digest=digests.get(path, ""), matches=path in matching)
-            for path, there in found.items()
+            path: replace(state, digest=digests.get(path, ""), matches=path in matching)
+            for path, state in states.items()
         }
 
 
 class FileText(FactBase[str]):
-    """The text of a file, for ``--diff``; empty when there is none."""
+    """The text of a file, for ``--diff``; empty if there is no file."""
 
     @staticmethod
     def default() -> str:

@@ -16,7 +16,8 @@ from redoubt import host_state, plan_log
 from redoubt.facts.paths import HiddenStdin
 from redoubt.facts.script import pinned
 from redoubt.filesystem import DesiredFile
-from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 OWNER = f"{REDIS_UID}:{REDIS_GID}"
 
@@ -41,7 +42,7 @@ def fail(reason: str) -> Commands:
 
 
 def note_change(reason: str) -> None:
-    """Report why the operation is about to change the host; what was seen of the host is out of date then."""
+    """Report why the operation changes the host, and discard the inspections of the host."""
     plan_log.note(host.name, "differs", reason)
     logger.info(f"{host.print_prefix}{reason}")
     if state.is_executing:
@@ -72,7 +73,12 @@ def _call(state: State, host: Host, settings: Settings, words: tuple[str, ...], 
     arguments, _ = pop_global_arguments(state, host, {})
     connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     stdin = HiddenStdin(f"{schema.dump(request)}\n") if request is not None else ""
-    _, output = host.run_shell_command(StringCommand(pinned(shlex.join(words_))), **{**connector, "_stdin": stdin})
+    _, output = host.run_shell_command(
+        StringCommand(pinned(shlex.join(words_))),
+        print_input=state.print_input,
+        print_output=state.print_output,
+        **{**connector, "_stdin": stdin},
+    )
     result = _result(output.stdout_lines, output.stderr_lines)
     for message in result.messages:
         logger.info(f"{host.print_prefix}{message}")

@@ -1,4 +1,4 @@
-"""The operation that makes files and directories as they should be."""
+"""The operations that write files and directories."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from pyinfra.api import operation
 
 from redoubt import host_state, redisctl_bundle
 from redoubt.facts.paths import FileText
-from redoubt.filesystem import DesiredFile, PathConflict, plan
+from redoubt.filesystem import DesiredFile, DesiredProgram, PathConflict, plan
 from redoubt.host_state import Entry
 from redoubt.operations.common import Commands, command, fail, note_change
 
@@ -50,8 +50,9 @@ def install_redisctl(entries: Sequence[DesiredFile]) -> Commands:
 
 
 def _show_diff(file: DesiredFile) -> None:
-    if file.secret or file.packed:
-        logger.info(f"{host.print_prefix}{file.path}: {'secret' if file.secret else 'a program'}, contents not shown")
+    is_program = isinstance(file, DesiredProgram)
+    if file.secret or is_program:
+        logger.info(f"{host.print_prefix}{file.path}: {'a program' if is_program else 'secret'}, contents not shown")
         return
     before = host.get_fact(FileText, path=file.path)
     for line in _diff(before, file.content, file.path):

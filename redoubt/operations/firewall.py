@@ -30,7 +30,7 @@ def load_firewall(settings: Settings) -> Commands:
 @operation()
 def remove_firewall(settings: Settings) -> Commands:
     """Remove the instance's nftables table, its unit and its file."""
-    note_change(f"{settings.redis_name}'s port: the settings name no network any more")
+    note_change(f"{settings.redis_name}'s port: redis_allow_from is empty or no port is published")
     yield command(f"systemctl disable --quiet --now {firewall.unit(settings)}")
     yield from files._inner(entries=firewall.files(settings))
     yield command("systemctl daemon-reload")

@@ -1,4 +1,4 @@
-"""The operation that sets the running kernel up."""
+"""The operation that sets up the running kernel."""
 
 import shlex
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from redoubt.operations.common import Commands, command, note_change
 
 @operation()
 def kernel_settings(kernel: Mapping[str, str]) -> Commands:
-    """Set the values of the running kernel that Redis asks for; ``kernel`` is what they are, by path.
+    """Set the running kernel's values for Redis; ``kernel`` are the present values by path.
 
-    Changes the whole host, at once and until the next boot: the files for the next one are another operation's.
+    Changes the whole host until the next boot. Another operation writes the files for the next boot.
     """
     differing = kernel_tuning.differences(kernel)
     if not differing:
-        host.noop("as wanted")
-    for setting, now in differing:
-        note_change(f"{setting.path} is {now}, should be {setting.value}")
+        host.noop("up to date")
+    for setting, present in differing:
+        note_change(f"{setting.path} is {present}, should be {setting.value}")
     for setting, _ in differing:
         yield command(f"printf '%s\\n' {shlex.quote(setting.value)} >{shlex.quote(setting.path)}")

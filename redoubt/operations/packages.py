@@ -9,15 +9,15 @@ from redoubt.facts.host import InstalledPackages
 from redoubt.facts.script import script
 from redoubt.operations.common import Commands, note_change
 
-# How long to wait for another apt: unattended upgrades of a fresh server take some minutes.
+# Seconds to wait for another apt: the unattended upgrade of a new server takes some minutes.
 APT_LOCK_SECONDS = 300
 
 
 @operation()
 def install_packages(names: Sequence[str]) -> Commands:
-    """Install Debian packages that are missing, from lists fetched just then. Those that are there stay as they are.
+    """Install missing Debian packages from current lists. Installed packages stay as they are.
 
-    pyinfra's own apt.packages fails where another apt is at work, as on a server that was just made.
+    pyinfra's own apt.packages fails if another apt runs, as on a new server.
     """
     installed: set[str] = host.get_fact(InstalledPackages, names=list(names))
     missing = sorted(set(names) - installed)

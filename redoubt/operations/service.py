@@ -12,7 +12,8 @@ from redoubt import compose, redis_conf, service_drift
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
 from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
-from redoubt.settings.model import Settings, changed_settings
+from redoubt.settings.changes import changed_settings
+from redoubt.settings.model import Settings
 
 
 @operation()

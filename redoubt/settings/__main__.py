@@ -1,4 +1,4 @@
-"""Writes the settings file and the table in the docs: python -m redoubt.settings"""
+"""Write inventory/group_data/all.py and docs/settings.md: python -m redoubt.settings"""
 
 from pathlib import Path
 

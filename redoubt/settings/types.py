@@ -10,8 +10,40 @@ from pydantic_core import PydanticCustomError
 
 from redoubt.sizes import parse_docker_size, parse_redis_size
 
+Engine = Literal["redis", "valkey"]
+
+TITLES: dict[Engine, str] = {"redis": "Redis", "valkey": "Valkey"}
+
+# uid and gid of the redis user in the official image (Debian variant). The directories on the host belong to these
+# numbers, whatever names the host has for them.
+REDIS_UID = REDIS_GID = 999
+
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 HOST_NAME = rf"{_LABEL}(\.{_LABEL})*"
+
+# Credentials that restic can use, by the start of the repository's address.
+REPOSITORY_FILES: Mapping[str, tuple[str, ...]] = {
+    "/": (),
+    "sftp:": ("ssh_key", "known_hosts"),
+    "s3:": ("aws_credentials", "ca_certificate"),
+    "gs:": ("google_credentials",),
+    "rest:": ("ca_certificate", "client_certificate"),
+}
+_REPOSITORY = (
+    r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]",
+    # The two forms of sftp: user@host:path, and a URL, which can have a port. ssh would read a user or host that begins
+    # with "-" as an option.
+    rf"sftp:([A-Za-z0-9_][A-Za-z0-9._-]*@)?{HOST_NAME}:[A-Za-z0-9._/~-]+",
+    rf"sftp://([A-Za-z0-9_][A-Za-z0-9._-]*@)?({HOST_NAME}|\[[0-9a-fA-F:.]+\])(:\d{{1,5}})?/[A-Za-z0-9._/~-]+",
+    r"(s3|gs|rest):[A-Za-z0-9][A-Za-z0-9._:/\[\]-]*",
+)
+
+# A user with one of these could give itself all other rights, read all keys or stop the server.
+_ADMINISTRATION = {
+    *("@all", "@admin", "@dangerous", "acl", "config", "module", "debug", "function", "keys", "monitor", "shutdown"),
+    *("replicaof", "slaveof", "failover", "cluster", "sync", "psync", "migrate", "restore", "restore-asking"),
+    *("flushall", "flushdb", "swapdb"),
+}
 
 
 def _not_bool(value: object) -> object:
@@ -22,7 +54,7 @@ def _not_bool(value: object) -> object:
 
 def _one_line(value: str) -> str:
     if "\n" in value or "\r" in value:
-        raise ValueError("a line break is not possible here")
+        raise ValueError("must not contain a line break")
     return value
 
 
@@ -36,14 +68,14 @@ def _address(value: object) -> str:
     try:
         return str(ipaddress.ip_address(str(value)))
     except ValueError:
-        raise ValueError(f"{value!r} is not an IP address, such as 127.0.0.1 or ::1") from None
+        raise ValueError(f"{value!r} is not an IP address, for example 127.0.0.1 or ::1") from None
 
 
 def _network(value: object) -> str:
     try:
         return str(ipaddress.ip_network(str(value)))
     except ValueError as error:
-        raise ValueError(f"{value!r} is not a network such as 10.0.0.0/24 or 10.0.0.7 ({error})") from None
+        raise ValueError(f"{value!r} is not a network, for example 10.0.0.0/24 or 10.0.0.7 ({error})") from None
 
 
 def _certificate_name(value: object) -> str:
@@ -53,99 +85,82 @@ def _certificate_name(value: object) -> str:
     except ValueError:
         pass
     if not re.fullmatch(rf"(\*\.)?{HOST_NAME}", text) or re.fullmatch(r"[\d.]+", text):
-        raise ValueError(f"{value!r} is neither a name such as redis-1.example.com nor an IP address")
+        raise ValueError(f"{value!r} is not a host name (for example redis-1.example.com) or an IP address")
     return text
 
 
 def check_save_points(value: str) -> str:
+    """Return save points with single spaces. Raises ValueError."""
     numbers = value.split()
-    if len(numbers) % 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
+    if len(numbers) % 2 or not all(number.isdigit() and int(number) > 0 for number in numbers):
         raise ValueError(
-            f"{value!r} is not a list of '<seconds> <changes>' pairs, such as '900 1 300 10' ('' turns it off)"
+            f"{value!r} is not a list of '<seconds> <changes>' pairs, for example '900 1 300 10' ('' turns it off)"
         )
     return " ".join(numbers)
 
 
 def check_keyspace_events(value: str) -> str:
+    """Check the classes of keyspace events. Raises ValueError."""
     unknown = set(value) - set("KEg$lshzxetdmnocrA")
     if unknown:
-        raise ValueError(f"{value!r} holds {''.join(sorted(unknown))!r}, which is no class of event")
+        raise ValueError(f"{value!r} contains {''.join(sorted(unknown))!r}, which is not a class of keyspace events")
     if value and not set(value) & set("KE"):
-        raise ValueError(f"{value!r} publishes nothing: it needs K (keyspace) or E (keyevent)")
+        raise ValueError(f"{value!r} publishes nothing: add K (keyspace) or E (keyevent)")
     return value
 
 
 def check_image(value: str) -> str:
+    """Check an image reference, which must have a version. Raises ValueError."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._:/-]*?(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?", value):
-        raise ValueError(f"{value!r} is not an image reference, such as docker.io/library/redis:8.10.2")
+        raise ValueError(f"{value!r} is not an image reference, for example docker.io/library/redis:8.10.2")
     name, _, digest = value.partition("@")
     tag = name.rpartition("/")[2].partition(":")[2]
     if not digest and tag in ("", "latest"):
-        raise ValueError(
-            f"{value!r} names no version: pin a tag or a digest, or the next deploy may bring another Redis"
-        )
+        raise ValueError(f"{value!r} has no version, so the next deploy could upgrade Redis: use a tag or a digest")
     return value
 
 
 def _schedule(value: str) -> str:
     if value and not re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9*:.,/~+_ -]*", value):
-        raise ValueError(f"{value!r} is not a calendar event of systemd, such as daily or '*-*-* 03:00:00' ('': off)")
+        raise ValueError(
+            f"{value!r} is not a calendar expression of systemd, for example daily or '*-*-* 03:00:00' ('' turns "
+            "backups off)"
+        )
     return value
-
-
-# What restic is given on the host to reach a repository, by the start of the repository's name: names of files.
-REPOSITORY_FILES: Mapping[str, tuple[str, ...]] = {
-    "/": (),
-    "sftp:": ("ssh_key", "known_hosts"),
-    "s3:": ("aws_credentials", "ca_certificate"),
-    "gs:": ("google_credentials",),
-    "rest:": ("ca_certificate", "client_certificate"),
-}
-_REPOSITORY = (
-    r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]",
-    # The two forms of sftp: user@host:path, and a URL, which can name a port. A name that begins with - is an option.
-    rf"sftp:([A-Za-z0-9_][A-Za-z0-9._-]*@)?{HOST_NAME}:[A-Za-z0-9._/~-]+",
-    rf"sftp://([A-Za-z0-9_][A-Za-z0-9._-]*@)?({HOST_NAME}|\[[0-9a-fA-F:.]+\])(:\d{{1,5}})?/[A-Za-z0-9._/~-]+",
-    r"(s3|gs|rest):[A-Za-z0-9][A-Za-z0-9._:/\[\]-]*",
-)
 
 
 def _repository(value: str) -> str:
     if re.search(r":[^@]*:[^@]*@", value):
-        # The value is not repeated: problems are shown and logged.
+        # "secret" keeps the value out of the message.
         raise PydanticCustomError(
             "secret",
-            "the address holds a password, which everybody on the host would see: leave it out, and give credentials "
-            "as files (redis_backup_repository_files)",
+            "the address contains a password, which every user of the host could see: remove it, and provide "
+            "credentials as files (redis_backup_repository_files)",
         )
     if value and not any(re.fullmatch(form, value) for form in _REPOSITORY):
         raise ValueError(
-            f"{value!r} is no repository that can be used: an absolute path, sftp:user@host:/path, "
-            "s3:https://host/bucket, gs:bucket:/path or rest:https://host/path (restic takes the credentials of "
-            "others from its environment alone)"
+            f"{value!r} is not a supported repository: use an absolute path, sftp:user@host:/path, "
+            "s3:https://host/bucket, gs:bucket:/path or rest:https://host/path (for all others restic reads the "
+            "credentials only from its environment)"
         )
     return value
 
 
 def check_acl_rules(value: str) -> str:
+    """Return ACL rules for commands with single spaces. Raises ValueError for rules that reach other users' data."""
     rules = value.split()
-    if wrong := [rule for rule in rules if not re.fullmatch(r"[+-](@[a-z]+|[a-z0-9_.-]+(\|[a-z0-9_-]+)?)", rule)]:
-        raise ValueError(f"{wrong[0]!r} is not a rule such as +get, -sort or +@hash (keys and channels stand apart)")
-    if wrong := [rule for rule in rules if rule[0] == "+" and rule[1:].partition("|")[0] in _ADMINISTRATION]:
-        raise ValueError(f"{wrong[0]!r} is a way to everybody's data or to more rights: that is for admin alone")
+    if invalid := [rule for rule in rules if not re.fullmatch(r"[+-](@[a-z]+|[a-z0-9_.-]+(\|[a-z0-9_-]+)?)", rule)]:
+        raise ValueError(
+            f"{invalid[0]!r} is not a command rule, for example +get, -sort or +@hash (keys and channels have "
+            "their own lists)"
+        )
+    if invalid := [rule for rule in rules if rule[0] == "+" and rule[1:].partition("|")[0] in _ADMINISTRATION]:
+        raise ValueError(f"{invalid[0]!r} gives access to all data or to more rights: only admin may have it")
     return " ".join(rules)
 
 
-# A user with one of these could give itself the rest, read all keys or stop the server.
-_ADMINISTRATION = {
-    *("@all", "@admin", "@dangerous", "acl", "config", "module", "debug", "function", "keys", "monitor", "shutdown"),
-    *("replicaof", "slaveof", "failover", "cluster", "sync", "psync", "migrate", "restore", "restore-asking"),
-    *("flushall", "flushdb", "swapdb"),
-}
-
-
 def split_words(value: object) -> object:
-    """A list, or its words as the command line gives them."""
+    """Split the words of a string, as the command line gives a list."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
@@ -170,12 +185,6 @@ Repository = Annotated[str, AfterValidator(_repository)]
 RepositoryFile = Literal[
     "ssh_key", "known_hosts", "aws_credentials", "google_credentials", "ca_certificate", "client_certificate"
 ]
-# One word of an ACL rule, which neither an ACL file nor redis-cli reads as something else.
+# One word of an ACL rule, without characters that an ACL file or redis-cli would interpret.
 Pattern = Annotated[str, Field(pattern=r"^[!#-&(-\[\]-~]+$")]
 UserName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
-
-
-Engine = Literal["redis", "valkey"]
-
-
-TITLES: dict[Engine, str] = {"redis": "Redis", "valkey": "Valkey"}

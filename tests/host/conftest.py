@@ -1,6 +1,6 @@
-"""What the host tests stand on: the host, what was promised for it, and clients of its Redis.
+"""Fixtures of the host suite: the host, its settings and secrets, and clients of its Redis.
 
-Every fixture asks once for a module; each question is one SSH command.
+A fixture of a module asks the host once, with one SSH command.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,74 +19,76 @@ from tests.host.proc import Kernel
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _junit(request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]) -> None:
-    """The security report's way into the file of --junitxml."""
+def _record_junit_property(
+    request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """Let the security report write properties to the file of --junitxml."""
     request.config.stash[audit.JUNIT] = record_testsuite_property
 
 
 @pytest.fixture(scope="module")
 def target(host: Host, request: pytest.FixtureRequest) -> Target:
-    """The host under test with its settings, secrets and connections."""
+    """Return the host under test with its settings, secrets and connections."""
     return request.config.stash[FLEET].targets[host.backend.get_pytest_id()]
 
 
 @pytest.fixture(scope="module")
 def settings(target: Target) -> Settings:
-    """What the inventory says of the host."""
+    """Return the host's settings from the inventory."""
     return target.settings
 
 
 @pytest.fixture(scope="module")
 def secrets(target: Target) -> Secrets:
-    """Passwords and command names, as this machine keeps them."""
+    """Return passwords and command names from the secret store of this machine."""
     return target.secrets
 
 
 @pytest.fixture(scope="module")
 def container(target: Target) -> dict[str, Any]:
-    """What the engine says of the Redis container."""
+    """Return the Redis container, as Docker inspects it."""
     return target.inspect()
 
 
 @pytest.fixture(scope="module")
 def kernel(target: Target) -> Kernel:
-    """What the host's kernel says of it."""
+    """Return what the host's kernel enforces on the container."""
     return kernel_of(target)
 
 
 def kernel_of(target: Target) -> Kernel:
-    """What the host's kernel says of the container now."""
+    """Return what the host's kernel enforces on the container now."""
     script = proc.SCRIPT % quoted(target.settings.redis_name)
-    return proc.read(target.host.check_output(script).splitlines())
+    return proc.parse(target.host.check_output(script).splitlines())
 
 
 @pytest.fixture(scope="module")
 def admin(target: Target) -> Redis:
-    """The user who looks after the instance."""
+    """Return a client of the admin user."""
     return target.admin
 
 
 @pytest.fixture(scope="module")
 def sessions(target: Target) -> Redis:
-    """The application's sessions."""
+    """Return a client of the sessions user."""
     return target.client("sessions")
 
 
 @pytest.fixture(scope="module")
 def queues(target: Target) -> Redis:
-    """RQ."""
+    """Return a client of the queues user."""
     return target.client("queues")
 
 
 @pytest.fixture(scope="module")
 def config(target: Target) -> dict[str, str]:
-    """The configuration that runs."""
+    """Return the running configuration, by CONFIG GET."""
     return target.config()
 
 
 @pytest.fixture
 def session_key(target: Target) -> Iterator[str]:
-    """A key for the sessions user that is gone afterwards."""
+    """Return a key for the sessions user; it is removed afterwards."""
     key = target.settings.session_keys.replace("*", target.mark)
     yield key
     target.admin.delete(key)
@@ -94,7 +96,7 @@ def session_key(target: Target) -> Iterator[str]:
 
 @pytest.fixture
 def queue_key(target: Target) -> Iterator[str]:
-    """A key for the queues user that is gone afterwards."""
+    """Return a key for the queues user; it is removed afterwards."""
     key = f"rq:{target.mark}"
     yield key
     target.admin.delete(key)
@@ -102,14 +104,14 @@ def queue_key(target: Target) -> Iterator[str]:
 
 @pytest.fixture
 def undenied(target: Target) -> Iterator[None]:
-    """Nothing that the test's clients do may be denied: an entry in ACL LOG is a client that half works."""
+    """Fail if Redis denied anything to the test's clients: an entry in ACL LOG is a client that half works."""
     yield
     assert target.denials() == {}
 
 
 @pytest.fixture(scope="module")
 def back_healthy(target: Target) -> Iterator[None]:
-    """For tests that stop Redis: the host is left as it was found, running and healthy."""
+    """Start Redis after tests that stop it, and wait until it is healthy."""
     yield
     target.hang_up()
     name = quoted(target.settings.redis_name)

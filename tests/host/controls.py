@@ -1,7 +1,7 @@
-"""The controls of the security report, and when one is proven.
+"""The controls of the security report, and when a control is proven.
 
-A control is proven on a host when tests of it ran there and all of them passed. Everything else is said as what it is:
-failed, left out, or not proven and why.
+A control is proven on a host if tests of it ran there and all of them passed. Otherwise it is failed, left out, or not
+proven with the reason.
 """
 
 from collections import Counter
@@ -14,32 +14,30 @@ import pytest
 
 @dataclass(frozen=True)
 class Control:
-    """What is promised to an auditor. ``lacks`` says what of it no test proves: with it, nothing counts as proven."""
+    """A promise to an auditor. ``lacks`` names a part that no test proves; with it the control is never proven."""
 
     promise: str
     lacks: str = ""
 
 
 CONTROLS = {
-    "authentication": Control("Nobody does anything in Redis without a user's name and a password that was generated."),
-    "least privilege": Control("Every user may do what its clients need, on its own keys and channels, and no more."),
+    "authentication": Control("Every client needs a user name and a generated password."),
+    "least privilege": Control(
+        "Every user may do what its clients need, on its own keys and channels, and nothing else."
+    ),
     "dangerous commands": Control(
-        "Commands that erase everything, run code or look inside are disabled; those that change or stop the server "
-        "have names that nobody can guess."
+        "Commands that erase everything, run code or inspect the server are disabled; commands that change or stop the "
+        "server have unguessable names."
     ),
-    "network": Control("Redis is reached where the settings say and nowhere else, and has no way out."),
-    "TLS": Control("What travels between hosts is encrypted, and clients can tell the server from another."),
+    "network": Control("Redis is reachable only where the settings say, and cannot open outgoing connections."),
+    "TLS": Control("Connections between hosts are encrypted, and clients can verify the server."),
     "container isolation": Control(
-        "A taken-over Redis is an ordinary user in a box: no privileges, nothing of the host in reach but its own "
-        "directories, and an end to what it can use up."
+        "A compromised Redis is an unprivileged process: it reaches only its own directories, and its resources are "
+        "limited."
     ),
-    "file permissions": Control(
-        "Nobody but Redis and root reads the data, the secrets or the settings, or changes them."
-    ),
-    "secrets exposure": Control("Passwords, their hashes and the new names of commands are seen nowhere but at home."),
-    "version": Control(
-        "What runs is the image that the settings pin, and no release older than the mends of published security holes."
-    ),
+    "file permissions": Control("Only Redis and root can read or change the data, the secrets and the settings."),
+    "secrets exposure": Control("Passwords, their hashes and the new command names appear only in their own files."),
+    "version": Control("Redis runs the pinned image, and no release that lacks published security fixes."),
 }
 
 FAILED, PROVEN, LEFT_OUT, NOT_PROVEN = "failed", "proven", "left out", "not proven"
@@ -47,7 +45,7 @@ FAILED, PROVEN, LEFT_OUT, NOT_PROVEN = "failed", "proven", "left out", "not prov
 
 @dataclass
 class Check:
-    """One test on one host, for one control. ``why`` is the reason it did not pass."""
+    """One test on one host for one control. ``reason`` says why it did not pass."""
 
     control: str
     host: str
@@ -55,40 +53,40 @@ class Check:
     name: str
     promise: str
     outcome: str = "not run"
-    why: str = ""
+    reason: str = ""
 
-    def hear(self, report: pytest.TestReport) -> None:
-        """Take in how the set-up, the call or the cleaning up ended; one failure is a failure."""
+    def add(self, report: pytest.TestReport) -> None:
+        """Add the result of the setup, the call or the teardown; one failure is a failure."""
         if report.failed:
-            self.outcome, self.why = "failed", f"{self.why}\n{report.longreprtext}".strip()
+            self.outcome, self.reason = "failed", f"{self.reason}\n{report.longreprtext}".strip()
         elif report.skipped:
-            # pytest's own form of a skip: file, line and reason.
+            # pytest reports a skip as file, line and reason.
             reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longreprtext
-            self.outcome, self.why = "skipped", reason
+            self.outcome, self.reason = "skipped", reason
         elif report.when == "call" and self.outcome == "not run":
             self.outcome = "passed"
 
     @property
-    def complaint(self) -> str:
-        """What failed, in pytest's few words: the lines that it marks with E."""
-        lines = [line[1:].strip() for line in self.why.splitlines() if line.startswith("E ")]
-        few = [line for line in lines if line and "Use -v" not in line][:3] or self.why.splitlines()[-1:]
-        return "\n".join(shorten(line, 200) for line in few)
+    def summary(self) -> str:
+        """The first lines that pytest marks with E."""
+        lines = [line[1:].strip() for line in self.reason.splitlines() if line.startswith("E ")]
+        first = [line for line in lines if line and "Use -v" not in line][:3] or self.reason.splitlines()[-1:]
+        return "\n".join(shorten(line, 200) for line in first)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A control on a host: the state, the same in a few words, and the reason where it is not proven."""
+    """A control on a host: its state, a short text, and the reason if it is not proven."""
 
     state: str
-    words: str
+    text: str
     reason: str = ""
 
 
 def verdict(control: Control, checks: Iterable[Check]) -> Verdict:
-    """What the checks of one control on one host amount to. Only what ran and passed proves anything."""
+    """Return the verdict of the checks of one control on one host. Only tests that ran and passed prove it."""
     counts = Counter(check.outcome for check in checks)
-    passed, failed, out = counts["passed"], counts["failed"], counts["left out"]
+    passed, failed, left_out = counts["passed"], counts["failed"], counts["left out"]
     missing = [f"{counts[kind]} {kind}" for kind in ("not selected", "not run", "skipped") if counts[kind]]
     if failed:
         return Verdict(FAILED, f"FAILED: {failed} of {_tests(failed + passed)}")
@@ -96,8 +94,8 @@ def verdict(control: Control, checks: Iterable[Check]) -> Verdict:
         reason = control.lacks or (f"of its tests, {', '.join(missing)}" if missing else "no test of it was collected")
         return Verdict(NOT_PROVEN, f"not proven{f' ({passed} passed)' if passed else ''}", reason)
     if not passed:
-        return Verdict(LEFT_OUT, f"left out: {_tests(out)}", "all of its tests are left out, see there")
-    return Verdict(PROVEN, f"proven by {_tests(passed)}{f', {out} left out' if out else ''}")
+        return Verdict(LEFT_OUT, f"left out: {_tests(left_out)}", "all of its tests are left out, see below")
+    return Verdict(PROVEN, f"proven by {_tests(passed)}{f', {left_out} left out' if left_out else ''}")
 
 
 def _tests(number: int) -> str:

@@ -1,7 +1,7 @@
-"""From a pyinfra inventory to testinfra hosts.
+"""Turns a pyinfra inventory into hosts for testinfra.
 
-testinfra knows no pyinfra inventory. pyinfra is asked for it in a process of its own (its command line patches
-the process it runs in), and the answer becomes an ssh_config and a list of host specifications.
+testinfra cannot read pyinfra inventories. A separate pyinfra process (its command line patches its process) prints the
+inventory, which becomes an ssh_config and a list of host specifications.
 """
 
 import json
@@ -23,16 +23,16 @@ LOCAL = "@local"
 
 
 class BridgeError(ValueError):
-    """Why the inventory cannot be tested, in the operator's words."""
+    """The inventory cannot be tested. The message is for the operator."""
 
 
 class NoHostsError(BridgeError):
-    """An inventory that is right and names no host."""
+    """A valid inventory without hosts."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A host of the inventory with its data. ``listed`` is False for one that only --hosts names."""
+    """A host of the inventory with its data. ``listed`` is False for a host that only --hosts names."""
 
     name: str
     data: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -40,39 +40,39 @@ class Entry:
 
     @property
     def alias(self) -> str:
-        """The name by which ssh and testinfra know it: no character that either reads as something else."""
+        """The host's name for ssh and testinfra, without characters that are special to them."""
         return re.sub(r"[^A-Za-z0-9._-]", "_", self.name) if self.listed else self.name
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this very machine."""
+        """Whether it is this machine."""
         return self.name == LOCAL
 
     @property
     def pytest_id(self) -> str:
-        """How testinfra names it in test ids."""
+        """testinfra's name for it in test ids."""
         return "local" if self.is_local else f"ssh://{self.alias}"
 
     @property
     def spec(self) -> str:
-        """What testinfra connects by."""
+        """testinfra's host specification."""
         base = "local://" if self.is_local else f"ssh://{self.alias}"
         return f"{base}?sudo=true" if self.data.get("_sudo") else base
 
 
 def is_disposable(inventory: str) -> bool:
-    """Whether this is the inventory of disposable hosts, which a test may change and stop."""
+    """Return whether this is the inventory of the disposable hosts, which tests may change and stop."""
     path = (PROJECT / inventory).resolve()
     return path in (PROJECT / DEFAULT_INVENTORY, PROJECT / DEFAULT_INVENTORY / "hosts.py")
 
 
 def read_inventory(inventory: str) -> list[Entry]:
-    """The hosts of an inventory. Raises BridgeError when it is misspelt, damaged or empty."""
+    """Return the hosts of an inventory. Raises BridgeError if it is missing, invalid or empty."""
     return [Entry(host["name"], host["data"]) for host in _debug_inventory(inventory)]
 
 
 def unlisted(names: Sequence[str], inventory: str) -> list[Entry]:
-    """Hosts that the inventory does not name, with the data that its group_data has for all hosts."""
+    """Return hosts that are not in the inventory, with the group data for all its hosts."""
     if not names:
         return []
     path = PROJECT / inventory
@@ -80,28 +80,28 @@ def unlisted(names: Sequence[str], inventory: str) -> list[Entry]:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "unlisted.py")
         file.write_text(f"unlisted = {list(names)!r}\n")
-        found = _debug_inventory(str(file), "--group-data", str(group_data))
-    return [Entry(host["name"], host["data"], listed=False) for host in found]
+        hosts = _debug_inventory(str(file), "--group-data", str(group_data))
+    return [Entry(host["name"], host["data"], listed=False) for host in hosts]
 
 
 def _debug_inventory(inventory: str, *options: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "pyinfra", inventory, *options, "debug-inventory", "--json"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
     )
-    if done.returncode != 0:
-        # pyinfra's own words without its progress; for a broken inventory file, all it said.
-        match = re.search(r"pyinfra error: (.+)", done.stderr)
-        why = match[1].strip() if match else f"pyinfra cannot read the inventory {inventory}:\n{done.stderr}"
-        raise NoHostsError(why) if "names no host" in why else BridgeError(why)
-    hosts: list[dict[str, Any]] = json.loads(done.stdout)
+    if result.returncode != 0:
+        # pyinfra's error without its progress messages; the whole output for an invalid inventory file.
+        match = re.search(r"pyinfra error: (.+)", result.stderr)
+        reason = match[1].strip() if match else f"pyinfra cannot read the inventory {inventory}:\n{result.stderr}"
+        raise NoHostsError(reason) if "names no host" in reason else BridgeError(reason)
+    hosts: list[dict[str, Any]] = json.loads(result.stdout)
     if not hosts:
         raise NoHostsError(f"{inventory} names no host")
     return hosts
 
 
 def name_in(spec: str) -> str:
-    """The host that a testinfra specification names. Raises BridgeError for one that is neither SSH nor local."""
+    """Return the host that a testinfra specification names. Raises BridgeError unless it is SSH or local."""
     host, options = parse_hostspec(spec)
     connection = options.get("connection", "ssh")
     if connection == "local":
@@ -115,24 +115,24 @@ def name_in(spec: str) -> str:
 
 
 def named(specs: Sequence[str], entries: Iterable[Entry]) -> tuple[list[tuple[str, Entry]], list[str]]:
-    """The specifications of --hosts with the inventory's entries that they name, and the names without one.
+    """Return the specifications of --hosts with their inventory entries, and the names without an entry.
 
-    A specification keeps its own user and port; what it does not say comes from the inventory.
+    User and port of a specification win over the inventory.
     """
     known = {LOCAL if entry.is_local else entry.alias: entry for entry in entries}
-    found = []
+    listed = []
     missing = []
     for spec in specs:
         entry = known.get(name_in(spec))
         if entry is None:
             missing.append(name_in(spec))
         else:
-            found.append((complete(spec, entry), entry))
-    return found, missing
+            listed.append((complete(spec, entry), entry))
+    return listed, missing
 
 
 def complete(spec: str, entry: Entry) -> str:
-    """A specification of --hosts with its connection, and with sudo where the inventory says so."""
+    """Return a specification of --hosts with its connection, and with sudo if the inventory says so."""
     full = spec if "://" in spec else f"ssh://{spec}"
     if "sudo=" in full or not entry.data.get("_sudo"):
         return full
@@ -140,10 +140,10 @@ def complete(spec: str, entry: Entry) -> str:
 
 
 def ssh_config(entries: Iterable[Entry], sockets: Path, given: Path | None = None) -> str:
-    """An ssh_config in which the entries are reached as the deploy reaches them, each over one connection.
+    """Return an ssh_config that reaches the hosts as a deploy does, with one shared connection for each.
 
-    testinfra asks for a shared connection but names no socket for it, and then opens one per command. ``given``
-    is the ssh_config of testinfra's own option.
+    testinfra asks for a shared connection without a socket, which would open a connection for each command. ``given``
+    is the value of testinfra's option --ssh-config.
     """
     remote = [entry for entry in entries if not entry.is_local]
     blocks = [_block(entry, sockets / str(number), given) for number, entry in enumerate(remote)]
@@ -162,7 +162,7 @@ Host *
 def _block(entry: Entry, socket: Path, given: Path | None) -> str:
     data = entry.data
     if data.get("ssh_password"):
-        raise BridgeError(f"{entry.name}: logs in with ssh_password; the tests need a key (ssh_key, or an agent)")
+        raise BridgeError(f"{entry.name}: the inventory has ssh_password; the tests need a key (ssh_key, or an agent)")
     hostname = data.get("ssh_hostname") or (entry.name if entry.name != entry.alias else None)
     lines = [f"Host {entry.alias}", f"  ControlPath {_quoted(socket)}"]
     if hostname:
@@ -177,13 +177,13 @@ def _block(entry: Entry, socket: Path, given: Path | None) -> str:
         lines.append("  IdentityAgent none")
     if data.get("ssh_known_hosts_file"):
         lines.append(f"  UserKnownHostsFile {_quoted(_path(data['ssh_known_hosts_file']))}")
-    # pyinfra's own default.
+    # pyinfra's default.
     lines.append(f"  StrictHostKeyChecking {data.get('ssh_strict_host_key_checking') or 'accept-new'}")
     if hostname:
-        # pyinfra looks the address up in the user's file, and not the name: so does ssh in its final pass.
+        # pyinfra looks up the address in the user's file, and not the name. In its final pass ssh does so, too.
         lines += ["", f"Match final originalhost {entry.alias}"]
-    users_own = given or _path(data.get("ssh_config_file") or "~/.ssh/config")
-    lines.append(f"  Include {_quoted(users_own)}")
+    user_config = given or _path(data.get("ssh_config_file") or "~/.ssh/config")
+    lines.append(f"  Include {_quoted(user_config)}")
     return "\n".join(lines) + "\n"
 
 
@@ -196,17 +196,17 @@ def _quoted(path: Path) -> str:
 
 
 def marks_left_out(marks: Iterable[str], *, disposable: bool, writes: bool | None, disrupts: bool | None) -> list[str]:
-    """Which of a test's marks keep it from a host: those it has that were not asked for.
+    """Return the marks because of which a test is left out on a host.
 
-    ``None`` is an option not given: a disposable host may be written to and stopped, any other may not.
+    ``None`` means that the option was not given: then only disposable hosts may be written to and stopped.
     """
-    chosen = {"writes": writes, "disrupts": disrupts}
-    allowed = {mark for mark, choice in chosen.items() if (disposable if choice is None else choice)}
-    return sorted(set(marks) & set(chosen) - allowed)
+    options = {"writes": writes, "disrupts": disrupts}
+    allowed = {mark for mark, option in options.items() if (disposable if option is None else option)}
+    return sorted(set(marks) & set(options) - allowed)
 
 
-def scrubbed(text: str, hidden: Iterable[str]) -> str:
-    """A text without the words that must not be seen."""
-    for word in hidden:
-        text = text.replace(word, "[secret]")
+def scrubbed(text: str, secrets: Iterable[str]) -> str:
+    """Return a text in which secrets are replaced."""
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
     return text

@@ -1,22 +1,22 @@
-"""What the kernel of a host enforces on a container, read from /proc and /sys/fs/cgroup: not from the engine.
+"""What the kernel enforces on a container, from /proc and /sys/fs/cgroup instead of Docker.
 
-The shell script is run once; what it prints is read here, by functions without a host.
+The host runs the shell script once; the functions here parse its output without a host.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Run on the host. The engine is asked for nothing but the first process.
+# Runs on the host. Docker only names the first process.
 SCRIPT = r"""
 pid=$(docker inspect --format '{{.State.Pid}}' %s) && [ "$pid" -gt 0 ] || exit 1
-for one in $pid $(cat /proc/$pid/task/$pid/children); do
-    echo "@@process $one"
-    cat /proc/$one/status
-    echo "Exe: $(readlink /proc/$one/exe)"
-    echo "Nofile: $(awk '/^Max open files/ { print $4, $5 }' /proc/$one/limits)"
+for id in $pid $(cat /proc/$pid/task/$pid/children); do
+    echo "@@process $id"
+    cat /proc/$id/status
+    echo "Exe: $(readlink /proc/$id/exe)"
+    echo "Nofile: $(awk '/^Max open files/ { print $4, $5 }' /proc/$id/limits)"
     for kind in ipc mnt net pid uts; do
-        [ "$(readlink /proc/$one/ns/$kind)" = "$(readlink /proc/1/ns/$kind)" ] && echo "Shared-$kind: yes"
+        [ "$(readlink /proc/$id/ns/$kind)" = "$(readlink /proc/1/ns/$kind)" ] && echo "Shared-$kind: yes"
     done
 done
 echo "@@mounts"
@@ -40,25 +40,25 @@ fi
 
 @dataclass(frozen=True)
 class Process:
-    """A process of the container: its status file, and what the script adds to it."""
+    """A process of the container: the fields of its status file and those that the script adds."""
 
     pid: int
     status: dict[str, str]
 
     @property
     def name(self) -> str:
-        """The kernel's name of the program."""
+        """The kernel's name of the program, such as redis-server."""
         return self.status["Name"]
 
     @property
     def shared_namespaces(self) -> set[str]:
-        """Namespaces that it shares with the host."""
+        """The namespaces that it shares with the host."""
         return {key.removeprefix("Shared-") for key in self.status if key.startswith("Shared-")}
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount as the container sees it. ``writable`` means that the mount lets writes through."""
+    """A mount of the container. ``writable`` says whether the mount permits writes."""
 
     point: str
     filesystem: str
@@ -67,7 +67,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Limits:
-    """The cgroup's limits, in one notation for versions 1 and 2. Bytes, cores, processes."""
+    """The cgroup's limits in bytes, cores and processes, for versions 1 and 2."""
 
     memory: int | None
     reservation: int | None
@@ -80,20 +80,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Everything the script prints."""
+    """The parsed output of the script."""
 
     processes: tuple[Process, ...]
     mounts: tuple[Mount, ...]
     limits: Limits
 
     def process(self, name: str) -> Process:
-        """The one process of this name."""
-        (found,) = (process for process in self.processes if process.name == name)
-        return found
+        """Return the only process with this name."""
+        (match,) = (process for process in self.processes if process.name == name)
+        return match
 
 
-def read(lines: Iterable[str]) -> Kernel:
-    """The script's output. Raises when something is missing: a kernel that does not say is no proof."""
+def parse(lines: Iterable[str]) -> Kernel:
+    """Parse the output of the script. Raises KeyError or ValueError if a value is missing."""
     processes: list[Process] = []
     mounts = []
     cgroup = {}
@@ -115,7 +115,7 @@ def read(lines: Iterable[str]) -> Kernel:
 
 
 def _mount(line: str) -> Mount:
-    """A line of mountinfo, as proc_pid_mountinfo(5) has it. A mount writes where it and its filesystem both do."""
+    """Parse a line of proc_pid_mountinfo(5). A mount is writable if it and its file system are."""
     own, _, rest = line.partition(" - ")
     fields = own.split()
     filesystem, _, super_options = rest.split(" ", 2)
@@ -135,12 +135,12 @@ def _limits(cgroup: dict[str, str]) -> Limits:
             pids=_number(cgroup["pids.max"]),
             version=2,
         )
-    memory, both = int(cgroup["memory.limit_in_bytes"]), int(cgroup["memory.memsw.limit_in_bytes"])
+    memory, memory_and_swap = int(cgroup["memory.limit_in_bytes"]), int(cgroup["memory.memsw.limit_in_bytes"])
     quota = cgroup["cpu.cfs_quota_us"]
     return Limits(
         memory=memory,
         reservation=int(cgroup["memory.soft_limit_in_bytes"]),
-        swap=both - memory,
+        swap=memory_and_swap - memory,
         cpus=None if int(quota) < 0 else int(quota) / int(cgroup["cpu.cfs_period_us"]),
         weight=int(cgroup["cpu.shares"]),
         pids=_number(cgroup["pids.max"]),
@@ -153,7 +153,7 @@ def _number(value: str) -> int | None:
 
 
 def weights(shares: int, version: int) -> set[int]:
-    """The values by which the kernel may hold CPU shares. cgroup version 2 has a scale of its own.
+    """Return the weights that CPU shares may have in the kernel. cgroup version 2 has another scale.
 
     runc mapped shares linearly until 1.3, and since then along a curve that keeps the default at the default
     (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).

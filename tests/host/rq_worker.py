@@ -1,7 +1,6 @@
-"""A worker of RQ for the tests, with its scheduler and a scheduler of cron jobs beside it, as an application has them.
+"""Runs an RQ worker for the tests, with its scheduler and a scheduler of cron jobs: python -m tests.host.rq_worker
 
-What it connects by comes as JSON on standard input: arguments and environments of processes are visible to others.
-Start it with ``python -m tests.host.rq_worker``.
+Reads its connection as JSON from standard input, because other users can see arguments and environments of processes.
 """
 
 import json
@@ -14,32 +13,32 @@ from rq import Queue, Worker, get_current_job
 from rq.cron import CronScheduler
 from rq.job import requeue_job
 
-# Seconds without a job after which the worker gives up; nothing waits that long.
-IDLE = 10
+# Seconds without a job after which the worker ends. No job waits that long.
+IDLE_TIMEOUT = 10
 
 
-def put_back(job_id: str) -> None:
-    """The work of a job: puts a failed one back into its queue."""
+def requeue(job_id: str) -> None:
+    """Requeue a failed job. This is itself the function of a job."""
     current = get_current_job()
     assert current is not None
     requeue_job(job_id, current.connection)
 
 
 def main() -> None:
-    """Work until so many jobs have run, each in a forked process."""
-    told = json.load(sys.stdin)
-    connection = Redis(**told["connect"])
-    name = told["name"]
+    """Run the given number of jobs, each in a forked process."""
+    request = json.load(sys.stdin)
+    connection = Redis(**request["connect"])
+    name = request["name"]
     cron = CronScheduler(connection, logging_level="WARNING", name=name)
     cron.register(operator.mul, name, args=(3, 3), interval=3600, name=name)
-    # A fork, as RQ's own processes are: a connection cannot be handed over in another way.
-    beside = get_context("fork").Process(target=cron.start, daemon=True)
-    beside.start()
+    # RQ forks its processes as well; a connection cannot be passed on in another way.
+    cron_process = get_context("fork").Process(target=cron.start, daemon=True)
+    cron_process.start()
     worker = Worker([Queue(name, connection=connection)], name=name, connection=connection)
-    worker.work(with_scheduler=True, max_jobs=told["runs"], max_idle_time=IDLE, logging_level="WARNING")
-    beside.terminate()
-    beside.join()
-    sys.exit(beside.exitcode)
+    worker.work(with_scheduler=True, max_jobs=request["runs"], max_idle_time=IDLE_TIMEOUT, logging_level="WARNING")
+    cron_process.terminate()
+    cron_process.join()
+    sys.exit(cron_process.exitcode)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Access: who gets in, and what each user may do.
+"""Access: who can log in, and what each user may do.
 
-ACL DRYRUN tells by a server's own rules whether a user may call a command, without calling it: so the tables can
-hold commands that must never run. What a client meets is tried with real calls where they are harmless.
+ACL DRYRUN checks by the server's own rules whether a user may call a command, without calling it. So the tables can
+list commands that must never run. Harmless commands are also called by real clients.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from redoubt.secret_store import Secrets
 from redoubt.settings.model import Settings
 from tests.host.host_under_test import Target, refusal
 
-# Placeholders for keys of others; {app} is the application's name in the settings.
+# A key of each user; {app} is the application's name in the settings.
 OWN = {"sessions": "{app}:session:x", "queues": "rq:job:x", "health": "redoubt:health:x"}
 
 ALLOWED = {
@@ -118,7 +118,7 @@ ALLOWED = {
     """,
 }
 
-# Nobody needs these; each is a way around the rest, or to all data at once.
+# No client needs these. Each one bypasses the other rules or reaches all data at once.
 FOR_NOBODY = """
     KEYS *
     MONITOR
@@ -144,7 +144,7 @@ FOR_NOBODY = """
     FAILOVER
 """
 
-# Of these the admin has some.
+# The admin may call some of these.
 FOR_USERS_ONLY_BY_NAME = """
     ACL WHOAMI
     ACL LIST
@@ -240,21 +240,21 @@ DENIED = {
 
 
 def _commands(text: str, user: str, settings: Settings) -> list[list[str]]:
-    """A table's commands, without those that the settings take from everybody."""
+    """Return the commands of a table, without those that the settings disable or rename."""
     own = OWN.get(user, "x").format(app=settings.redis_app_name)
     lines = (line.format(app=settings.redis_app_name, own=own).split() for line in text.split("\n") if line.strip())
-    gone = {*settings.redis_disabled_commands, *settings.redis_renamed_commands}
-    return [line for line in lines if line[0] not in gone]
+    unavailable = {*settings.redis_disabled_commands, *settings.redis_renamed_commands}
+    return [line for line in lines if line[0] not in unavailable]
 
 
 @pytest.fixture
 def intruder(target: Target) -> Callable[[str], Redis]:
-    """Clients that will be refused: not named as those are that nothing may be denied to."""
+    """Return clients that will be refused. Their name is not the one for which denials are counted."""
     return lambda user: target.client(user, client_name=None)
 
 
 def _dry_runs(admin: Redis, user: str, commands: list[list[str]]) -> dict[str, str]:
-    """What the server would say to each command of a user: OK, or why not. One round trip."""
+    """Return the server's verdict on each command of a user: OK or the reason. Takes one round trip."""
     pipeline = admin.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command("ACL", "DRYRUN", user, *command)
@@ -262,60 +262,60 @@ def _dry_runs(admin: Redis, user: str, commands: list[list[str]]) -> dict[str, s
     return {" ".join(command): str(answer) for command, answer in zip(commands, answers, strict=True)}
 
 
-# -- Who gets in
+# -- Logins
 
 
 @pytest.mark.security("authentication")
-def test_users_are_the_promised_ones(target: Target) -> None:
-    """One too many is a door; the default user is off unless the settings turn it on."""
+def test_users_are_those_of_the_settings(target: Target) -> None:
+    """No user is missing and none was added. The default user always exists."""
     assert set(target.admin.acl_users()) == {*target.users, "default"}
 
 
 @pytest.mark.security("authentication")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin", "default"])
 def test_every_user_needs_a_password(target: Target, user: str) -> None:
-    """And is on or off as the settings say."""
-    described: Any = target.admin.acl_getuser(user)
-    assert "nopass" not in described["flags"]
-    assert ("on" in described["flags"]) == (user in target.users)
-    assert bool(described["passwords"]) == (user in target.users)
+    """A user has a password and is on exactly if the settings have the user."""
+    rules: Any = target.admin.acl_getuser(user)
+    assert "nopass" not in rules["flags"]
+    assert ("on" in rules["flags"]) == (user in target.users)
+    assert bool(rules["passwords"]) == (user in target.users)
 
 
 @pytest.mark.security("authentication")
-def test_only_the_passwords_of_the_store_let_a_user_in(target: Target) -> None:
-    """One for each user, or the two of a rotation that is under way."""
-    described: dict[str, Any] = {name: target.admin.acl_getuser(name) for name in target.users}
+def test_only_passwords_of_the_store_are_valid(target: Target) -> None:
+    """Each user has one password, or two during a rotation."""
+    users: dict[str, Any] = {name: target.admin.acl_getuser(name) for name in target.users}
     hashes = {name: set(map(password_hash, valid)) for name, valid in target.secrets.valid().items()}
-    assert {name: set(of["passwords"]) for name, of in described.items()} == {name: hashes[name] for name in described}
+    assert {name: set(rules["passwords"]) for name, rules in users.items()} == {name: hashes[name] for name in users}
 
 
 @pytest.mark.security("authentication")
 @pytest.mark.parametrize("command", ["PING", "GET x", "INFO", "ACL WHOAMI", "CLIENT LIST"])
 def test_strangers_are_refused(target: Target, command: str) -> None:
-    """Without a login nothing works, PING neither."""
+    """Without a login no command works, not even PING."""
     assert refusal(target.client(None), *command.split()).startswith("AuthenticationError")
 
 
 @pytest.mark.security("authentication")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin"])
 def test_wrong_passwords_are_refused(target: Target, user: str) -> None:
-    """Another user's is wrong too."""
-    another = next(name for name in target.users if name != user)
-    for password in ("", "x" * 43, target.secrets.passwords[another]):
+    """The password of another user is wrong as well."""
+    other_user = next(name for name in target.users if name != user)
+    for password in ("", "x" * 43, target.secrets.passwords[other_user]):
         with pytest.raises(AuthenticationError):
             target.client(user, password=password).ping()
 
 
 @pytest.mark.security("authentication")
-def test_a_password_alone_is_refused(target: Target) -> None:
-    """Clients of old send no user name: that is the default user, who is off unless the settings turn it on."""
-    named = {name: target.secrets.passwords[name] for name in target.users if name != "default"}
-    assert [name for name, password in named.items() if not refusal(_default(target, password), "PING")] == []
+def test_password_without_user_name_is_refused(target: Target) -> None:
+    """A client that sends no user name logs in as the default user, which no other user's password opens."""
+    passwords = {name: target.secrets.passwords[name] for name in target.users if name != "default"}
+    assert [name for name, password in passwords.items() if not refusal(_default(target, password), "PING")] == []
 
 
 @pytest.mark.security("authentication")
-def test_default_user_gets_in_only_where_the_settings_say(target: Target, settings: Settings) -> None:
-    """With its own generated password."""
+def test_default_user_logs_in_only_if_enabled(target: Target, settings: Settings) -> None:
+    """It has a generated password of its own."""
     password = target.secrets.passwords.get("default", "x" * 43)
     assert (refusal(_default(target, password), "PING") == "") == settings.redis_enable_default_user
 
@@ -327,21 +327,21 @@ def _default(target: Target, password: str) -> Redis:
 @pytest.mark.security("authentication")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health", "admin"])
 def test_every_user_logs_in(target: Target, user: str) -> None:
-    """By both of the ways that clients know: HELLO (RESP3) and AUTH (RESP2)."""
+    """Clients log in with AUTH (RESP2) or HELLO (RESP3)."""
     assert [target.client(user, protocol=protocol).ping() for protocol in (2, 3)] == [True, True]
 
 
-# -- What each may do
+# -- Rights
 
 
 @pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", ALLOWED)
 def test_user_may_do_what_its_clients_need(admin: Redis, settings: Settings, user: str) -> None:
-    """Each command on the user's own keys and channels."""
+    """Each command works on the user's own keys and channels."""
     answers = _dry_runs(admin, user, _commands(ALLOWED[user], user, settings))
     refused = {command: why for command, why in answers.items() if why != "OK"}
     if settings.server_version < (7, 2):
-        # Not known to it, and clients go on without.
+        # Older servers do not know it, and clients work without it.
         refused.pop("CLIENT SETINFO lib-name x", None)
     assert refused == {}
 
@@ -349,35 +349,35 @@ def test_user_may_do_what_its_clients_need(admin: Redis, settings: Settings, use
 @pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", DENIED)
 def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -> None:
-    """Others' keys, others' channels, and every way around: scripts, functions, replication, dumps, modules."""
+    """Other keys, other channels, scripts, functions, replication, dumps and modules are denied."""
     answers = _dry_runs(admin, user, _commands(DENIED[user], user, settings))
     assert [command for command, why in answers.items() if why == "OK"] == []
-    # Wrong arguments would be refused too, and prove nothing.
+    # A refusal for wrong arguments would prove nothing.
     assert [command for command, why in answers.items() if "permissions" not in why] == []
 
 
 @pytest.mark.security("least privilege")
-def test_users_of_the_settings_reach_their_own_keys_and_no_others(target: Target, settings: Settings) -> None:
-    """Whatever their roles: not those of the users beside them, and no list of all keys' names."""
-    everybody = {user.name: user.keys + user.read for user in acl.users(settings) if user.name not in acl.OPERATING}
+def test_configured_users_reach_only_their_own_keys(target: Target, settings: Settings) -> None:
+    """With every role: a user reaches no key of another user, and lists no key names unless its rules say so."""
+    patterns = {user.name: user.keys + user.read for user in acl.users(settings) if user.name not in acl.OPERATING}
     for name, user in settings.redis_users.items():
-        others = {key for other, keys in everybody.items() if other != name for key in keys} - set(everybody[name])
+        others = {key for other, keys in patterns.items() if other != name for key in keys} - set(patterns[name])
         commands = [[verb, key.replace("*", "x")] for key in others for verb in ("GET", "DEL", "HGETALL", "TYPE")]
         listing = [["SCAN", "0"], ["RANDOMKEY"], ["KEYS", "*"]]
         listing = [command for command in listing if f"+{command[0].lower()}" not in user.rules.split()]
         answers = _dry_runs(target.admin, name, commands + listing)
         overlap = {command for command, why in answers.items() if why == "OK"}
-        assert overlap == {command for command in overlap if _covers(everybody[name], command)}
+        assert overlap == {command for command in overlap if _covers(patterns[name], command)}
 
 
 def _covers(patterns: tuple[str, ...], command: str) -> bool:
-    """Whether a user's own patterns cover what a command names: keys may be shared on purpose."""
+    """Return whether a user's own patterns cover the key of a command: settings may share keys on purpose."""
     return any(fnmatchcase(command.rpartition(" ")[2], pattern) for pattern in patterns)
 
 
 @pytest.mark.security("least privilege")
-def test_default_user_has_the_rights_of_both_applications_where_it_is_on(admin: Redis, settings: Settings) -> None:
-    """Off, it keeps all, and nobody can be it: an AOF is replayed with its rights, see tests/lifecycle."""
+def test_default_user_has_the_rights_of_applications(admin: Redis, settings: Settings) -> None:
+    """If it is off, it keeps all rights, because Redis replays an AOF with them. Then it cannot log in."""
     both = """
         GET {app}:session:x
         SET {app}:session:x v
@@ -405,20 +405,18 @@ def test_default_user_has_the_rights_of_both_applications_where_it_is_on(admin: 
         ("admin", "MONITOR"),
     ],
 )
-def test_a_client_meets_the_refusal(
-    intruder: Callable[[str], Redis], settings: Settings, user: str, command: str
-) -> None:
-    """For real: what the dry runs say is what happens."""
-    said = refusal(intruder(user), *command.format(app=settings.redis_app_name).split())
-    assert said.startswith("NoPermissionError")
+def test_real_client_is_refused(intruder: Callable[[str], Redis], settings: Settings, user: str, command: str) -> None:
+    """The real calls end as the dry runs say."""
+    error = refusal(intruder(user), *command.format(app=settings.redis_app_name).split())
+    assert error.startswith("NoPermissionError")
 
 
 @pytest.mark.security("least privilege")
 @pytest.mark.writes
-def test_a_script_has_no_more_rights_than_its_user(
+def test_script_has_no_more_rights_than_its_user(
     intruder: Callable[[str], Redis], target: Target, settings: Settings
 ) -> None:
-    """RQ loads and runs scripts: none of them reaches a session, by a key that it was not told either."""
+    """RQ loads and runs scripts. None of them reaches a session, even through a key that it does not declare."""
     queues = intruder("queues")
     for code in (
         f"return redis.call('GET', '{settings.redis_app_name}:session:x')",
@@ -432,15 +430,15 @@ def test_a_script_has_no_more_rights_than_its_user(
 
 @pytest.mark.security("least privilege")
 @pytest.mark.writes
-def test_a_subscriber_hears_only_its_own_channels(intruder: Callable[[str], Redis]) -> None:
-    """The sessions' subscriber does not hear the workers' commands, nor the other way round."""
+def test_subscriber_hears_only_its_own_channels(intruder: Callable[[str], Redis]) -> None:
+    """The sessions user cannot listen to the workers' commands, and the queues user cannot listen to sessions."""
     for user, channel in (("sessions", "rq:pubsub:x"), ("queues", "__keyevent@0__:expired")):
         with pytest.raises(RedisError, match="permissions"):
             _subscribe(intruder(user), channel)
 
 
 def _subscribe(client: Redis, channel: str) -> None:
-    """Subscribe, and wait for the answer."""
+    """Subscribe and wait for the answer."""
     with client.pubsub() as subscriber:
         subscriber.subscribe(channel)
         subscriber.get_message(timeout=1)
@@ -451,15 +449,15 @@ def _subscribe(client: Redis, channel: str) -> None:
 
 @pytest.mark.security("dangerous commands")
 def test_renamed_and_disabled_commands_are_unknown(target: Target, settings: Settings) -> None:
-    """To the admin too. The nonsense argument keeps each from doing anything, should the server know it after all."""
+    """Not even the admin has them. If the server knows one after all, the invalid argument keeps it from running."""
     commands = [*settings.redis_disabled_commands, *settings.redis_renamed_commands]
-    said = {command: refusal(target.admin, command, "redoubt-nonsense") for command in commands}
-    assert {command for command, why in said.items() if "unknown command" not in why} == set()
+    errors = {command: refusal(target.admin, command, "redoubt-nonsense") for command in commands}
+    assert {command for command, error in errors.items() if "unknown command" not in error} == set()
 
 
 @pytest.mark.security("dangerous commands")
 def test_renamed_commands_work_by_their_new_names(target: Target, settings: Settings, secrets: Secrets) -> None:
-    """For the admin. SHUTDOWN is asked about and not called."""
+    """The admin has them. SHUTDOWN is only checked, not called."""
     names = [[secrets.renamed_command(command)] for command in settings.redis_renamed_commands]
     arguments = {"CONFIG": ["GET", "maxmemory"]}
     commands = [
@@ -474,8 +472,8 @@ def test_renamed_commands_work_by_their_new_names(target: Target, settings: Sett
 
 @pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", ["sessions", "queues", "health"])
-def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, secrets: Secrets, user: str) -> None:
-    """Whoever learns a name still needs the rights."""
+def test_new_names_do_not_help_other_users(target: Target, settings: Settings, secrets: Secrets, user: str) -> None:
+    """A client that learns a name still needs the rights."""
     commands = [[secrets.renamed_command(command), "GET", "maxmemory"] for command in settings.redis_renamed_commands]
     allowed = [why for why in _dry_runs(target.admin, user, commands).values() if why == "OK"]
     assert len(allowed) == 0
@@ -483,6 +481,6 @@ def test_new_names_are_of_no_use_to_others(target: Target, settings: Settings, s
 
 @pytest.mark.security("dangerous commands")
 def test_new_names_cannot_be_guessed(settings: Settings, secrets: Secrets) -> None:
-    """Generated for this instance: not the old name with a suffix that is in a repository."""
+    """Each name has at least 16 characters that were generated for this instance."""
     lengths = {command: len(secrets.renamed_command(command)) for command in settings.redis_renamed_commands}
     assert {command for command, length in lengths.items() if length < len(command) + 16} == set()

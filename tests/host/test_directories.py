@@ -1,7 +1,7 @@
-"""The instance's files on the host: who owns them and who may read them.
+"""The instance's files on the host: who owns them and who can read them.
 
-Redis runs as uid 999 without any capability, so ownership by number is what lets it start at all; what others of
-the host may read is all that stands between them and the data.
+Redis runs as uid 999 without any capability, so it cannot even start unless the owners are right. Owners and modes are
+also what protects the data from other users of the host, and root's working data from Redis.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ ROOT = (0, 0)
 
 
 @dataclass(frozen=True)
-class Found:
-    """A path as the host has it."""
+class Attributes:
+    """The kind, owner and mode of a path on the host."""
 
     kind: str
     owner: tuple[int, int]
@@ -28,84 +28,91 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def tree(host: Host, settings: Settings) -> dict[str, Found]:
-    """Everything below the root, by path relative to it."""
+def tree(host: Host, settings: Settings) -> dict[str, Attributes]:
+    """Return the attributes of everything below the root, by path relative to it."""
     listing = host.check_output(f"find {quoted(settings.root)} -ignore_readdir_race -printf '%y %U %G %m %P\\n'")
-    found = {}
+    attributes = {}
     for line in listing.splitlines():
         kind, uid, gid, mode, path = line.split(" ", 4)
-        found[path] = Found(kind, (int(uid), int(gid)), int(mode, 8))
-    return found
+        attributes[path] = Attributes(kind, (int(uid), int(gid)), int(mode, 8))
+    return attributes
 
 
 @pytest.mark.parametrize(
     ("path", "owner", "mode"),
     [
-        # Entered by whoever runs 'docker compose' there; changed by root alone.
+        # Anybody may enter it to run 'docker compose'; only root may change it.
         ("", ROOT, 0o755),
         ("config", REDIS, 0o750),
-        ("data", REDIS, 0o750),
+        # Root's working data: previous and staged data, the journal.
+        ("data", ROOT, 0o700),
+        ("data/live", REDIS, 0o700),
         ("backups", REDIS, 0o750),
         ("logs", REDIS, 0o750),
         ("secrets", REDIS, 0o700),
     ],
 )
-def test_directories_belong_to_redis_by_number(
-    tree: dict[str, Found], path: str, owner: tuple[int, int], mode: int
+def test_directory_has_its_owner_and_mode(
+    tree: dict[str, Attributes], path: str, owner: tuple[int, int], mode: int
 ) -> None:
-    """The host may call uid 999 anything: the number is what the container has."""
-    assert tree[path] == Found("d", owner, mode)
+    """Owners are numbers, because the host may have another name for uid 999 than the container."""
+    assert tree[path] == Attributes("d", owner, mode)
 
 
 @pytest.mark.parametrize(
     ("path", "owner", "mode"),
     [
-        # Names secrets by file and holds none: readable, and written by root alone.
+        # Names the files of secrets and contains no secret.
         ("compose.yml", ROOT, 0o644),
-        # What root runs, and nobody else changes.
+        # Root runs it, so only root may change it.
         ("redisctl", ROOT, 0o755),
         ("redisctl.json", ROOT, 0o644),
         ("config/redis.conf", REDIS, 0o640),
         ("config/activedefrag.conf", REDIS, 0o640),
         ("config/healthcheck.sh", REDIS, 0o550),
-        # Holds the passwords' hashes.
+        # Contains password hashes.
         ("config/users.acl", REDIS, 0o400),
     ],
 )
-def test_files_are_readable_by_those_who_need_them(
-    tree: dict[str, Found], path: str, owner: tuple[int, int], mode: int
-) -> None:
-    """Configuration is for Redis and root; nobody else of the host reads it."""
-    assert tree[path] == Found("f", owner, mode)
+def test_file_has_its_owner_and_mode(tree: dict[str, Attributes], path: str, owner: tuple[int, int], mode: int) -> None:
+    """Only Redis and root can read the configuration."""
+    assert tree[path] == Attributes("f", owner, mode)
 
 
-def test_redis_owns_all_of_its_data_and_logs(tree: dict[str, Found]) -> None:
-    """A file of another owner in them is one that Redis cannot replace: a failed save, or no start."""
+def test_redis_owns_its_data_and_logs(tree: dict[str, Attributes]) -> None:
+    """Redis cannot replace a file of another owner: a save or its start would fail."""
     foreign = {
-        path: found.owner
-        for path, found in tree.items()
-        if path.startswith(("data/", "logs/")) and found.owner != REDIS
+        path: entry.owner
+        for path, entry in tree.items()
+        if path.startswith(("data/live/", "logs/")) and entry.owner != REDIS
     }
     assert not foreign
 
 
-def test_backups_are_kept_from_others_and_from_changes(tree: dict[str, Found]) -> None:
-    """Nothing rewrites one. What is being made has a dot before its name. That Redis cannot: test_service.py."""
-    own = {path: found for path, found in tree.items() if path.startswith("backups/") and path[8] != "."}
-    right = (Found("d", REDIS, 0o700), Found("f", REDIS, 0o400))
-    assert not {path: found for path, found in own.items() if found not in right}
+def test_root_owns_the_data_next_to_live(tree: dict[str, Attributes]) -> None:
+    """Root's working data lies in ROOT/data next to live/: Redis owns no directory or journal there."""
+    entries = {path: entry for path, entry in tree.items() if path.startswith("data/") and path.count("/") == 1}
+    assert entries.pop("data/live").owner == REDIS
+    assert not {path: entry for path, entry in entries.items() if entry.owner != ROOT or entry.mode & 0o077}
 
 
-def test_nobody_else_can_write_below_the_root(tree: dict[str, Found]) -> None:
-    """A writable file there is a way to Redis's configuration or data for any user of the host."""
-    writable = {path: oct(found.mode) for path, found in tree.items() if found.kind != "l" and found.mode & 0o022}
-    # Its group is the setting's: test_socket.py.
+def test_backups_are_private_and_read_only(tree: dict[str, Attributes]) -> None:
+    """Incomplete backups have a name with a dot and are not checked. Redis cannot write to backups: test_service.py."""
+    backups = {path: entry for path, entry in tree.items() if path.startswith("backups/") and path[8] != "."}
+    expected = (Attributes("d", REDIS, 0o700), Attributes("f", REDIS, 0o400))
+    assert not {path: entry for path, entry in backups.items() if entry not in expected}
+
+
+def test_no_other_user_can_write_below_the_root(tree: dict[str, Attributes]) -> None:
+    """A writable file would give any user of the host access to Redis's configuration or data."""
+    writable = {path: oct(entry.mode) for path, entry in tree.items() if entry.kind != "l" and entry.mode & 0o022}
+    # The settings choose its group: test_socket.py.
     writable.pop("socket/redis.sock", None)
     assert not writable
 
 
-def test_other_users_cannot_read_data(target: Target, settings: Settings) -> None:
-    """Asked as such a user, not by mode: a parent directory's mode decides as well."""
+def test_other_users_can_read_only_public_files(target: Target, settings: Settings) -> None:
+    """The test reads as such a user, because the modes of parent directories count as well."""
     nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
     readable = target.run(f"{nobody} find {quoted(settings.root)} -readable -type f").stdout.split()
     public = [settings.ca_file] if settings.redis_tls != "off" else []

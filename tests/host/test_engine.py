@@ -1,4 +1,4 @@
-"""The container engine: new enough, there after a reboot, and no door of its own."""
+"""Docker is new enough, starts at boot, and cannot be reached from the network or from Redis."""
 
 import json
 from typing import Any
@@ -6,25 +6,34 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.host.host_under_test import Target
+from redisctl import paths
+from redoubt.settings.model import Settings
+
+ACTIVE_UNITS = ("docker.service", "logrotate.timer")
+UNIT_PROPERTIES = ("Id", "LoadState", "UnitFileState", "ActiveState", "Before", "NeedDaemonReload")
+
+
+def _recovery_units(settings: Settings) -> tuple[str, str, str]:
+    name = settings.redis_name
+    return paths.recover_path(name), paths.recover_files_service(name), paths.recover_service(name)
 
 
 @pytest.fixture(scope="module")
-def units(host: Host) -> dict[str, dict[str, str]]:
-    """What systemd says of the units that a reboot needs."""
-    names = ["docker.service", "logrotate.timer"]
-    answer = host.check_output("systemctl show --property Id,UnitFileState,ActiveState " + " ".join(names))
+def units(host: Host, settings: Settings) -> dict[str, dict[str, str]]:
+    """Return systemd's state of the units that a boot needs."""
+    names = [*ACTIVE_UNITS, *_recovery_units(settings)]
+    answer = host.check_output(f"systemctl show --property {','.join(UNIT_PROPERTIES)} " + " ".join(names))
     blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in answer.split("\n\n"))
     return {block["Id"]: block for block in blocks}
 
 
 @pytest.fixture(scope="module")
 def versions(host: Host) -> dict[str, tuple[int, ...]]:
-    """Versions of the engine (the daemon's own answer) and of Compose."""
+    """Return the versions of the running Docker daemon and of Compose."""
     answer = host.check_output("docker version --format '{{json .Server.Version}}' && docker compose version --short")
-    engine, compose = answer.splitlines()
+    docker, compose = answer.splitlines()
     return {
-        "engine": tuple(int(part) for part in json.loads(engine).split("+")[0].split(".")),
+        "docker": tuple(int(part) for part in json.loads(docker).split("+")[0].split(".")),
         "compose": tuple(int(part) for part in compose.lstrip("v").split("-")[0].split("+")[0].split(".")),
     }
 
@@ -32,36 +41,47 @@ def versions(host: Host) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("program", "oldest"),
     [
-        # start_interval: a deploy knows within a second that Redis is healthy.
-        ("engine", (25, 0)),
-        # The oldest Compose that passes that on, and honours limits under deploy.
+        # Has start_interval, so a deploy learns within a second that Redis is healthy.
+        ("docker", (25, 0)),
+        # The oldest Compose that supports start_interval and the limits under deploy.
         ("compose", (2, 24)),
     ],
-    ids=["engine", "compose"],
+    ids=["docker", "compose"],
 )
-def test_engine_and_compose_are_new_enough(
+def test_docker_and_compose_are_new_enough(
     versions: dict[str, tuple[int, ...]], program: str, oldest: tuple[int, ...]
 ) -> None:
-    """Older ones read the Compose project and leave out what they do not know."""
+    """Older versions silently ignore parts of the Compose file."""
     assert versions[program] >= oldest
 
 
-@pytest.mark.parametrize("unit", ["docker.service", "logrotate.timer"])
-def test_a_reboot_brings_it_back(units: dict[str, dict[str, str]], unit: str) -> None:
-    """Docker starts Redis; the timer rotates its log. Running now says nothing about the next boot."""
-    assert units[unit]["UnitFileState"] == "enabled"
-    assert units[unit]["ActiveState"] == "active"
+@pytest.mark.parametrize("unit", ACTIVE_UNITS)
+def test_unit_starts_at_boot(units: dict[str, dict[str, str]], unit: str) -> None:
+    """Docker starts Redis and the timer rotates its log, now and after the next boot."""
+    assert (units[unit]["UnitFileState"], units[unit]["ActiveState"]) == ("enabled", "active")
+
+
+def test_interrupted_changes_are_recovered_at_boot(units: dict[str, dict[str, str]], settings: Settings) -> None:
+    """systemd has the current units: one watches for interrupted transactions, one repairs data before Docker."""
+    watcher, files, recovery = (units[unit] for unit in _recovery_units(settings))
+    assert (watcher["UnitFileState"], watcher["ActiveState"]) == ("enabled", "active")
+    assert files["UnitFileState"] == "enabled"
+    assert "docker.service" in files["Before"].split()
+    assert {unit["LoadState"] for unit in (watcher, files, recovery)} == {"loaded"}
+    assert {unit["NeedDaemonReload"] for unit in (watcher, files, recovery)} == {"no"}
+    # A failed recovery means that Redis may be down or serve old data.
+    assert "failed" not in {unit["ActiveState"] for unit in (watcher, files, recovery)}
 
 
 @pytest.mark.security("network")
-def test_engine_is_not_open_to_the_network(host: Host) -> None:
-    """Whoever reaches the engine's API is root on the host."""
+def test_docker_does_not_listen_on_the_network(host: Host) -> None:
+    """A client of Docker's API is root on the host."""
     listeners = host.check_output("ss -Hltnp").splitlines()
-    assert [line for line in listeners if "sshd" in line or "docker-proxy" in line], "ss must show who listens"
+    assert [line for line in listeners if "sshd" in line or "docker-proxy" in line], "ss does not show the processes"
     assert not [line for line in listeners if '"dockerd"' in line]
 
 
 @pytest.mark.security("container isolation")
-def test_redis_has_no_door_to_the_engine(target: Target, container: dict[str, Any]) -> None:
-    """A mounted engine socket would make any hole in Redis one in the host."""
+def test_redis_cannot_reach_docker(container: dict[str, Any]) -> None:
+    """With Docker's socket mounted, a hole in Redis would be a hole in the host."""
     assert not [mount["Source"] for mount in container["Mounts"] if "docker.sock" in mount["Source"]]

@@ -1,4 +1,4 @@
-"""Events: the application hears when a session has expired."""
+"""Events: the application learns that a session expired."""
 
 import time
 
@@ -9,13 +9,13 @@ from redis.client import PubSub
 from redoubt.settings.model import Settings
 from tests.host.host_under_test import Target
 
-# Redis looks for expired keys ten times a second.
-PATIENCE = 2.0
+# Seconds. Redis looks for expired keys ten times a second.
+TIMEOUT = 2.0
 
 
-def _hears(subscriber: PubSub, key: str) -> bool:
-    """Whether a subscriber is told of a key in time; others' sessions may expire meanwhile."""
-    end = time.monotonic() + PATIENCE
+def _receives(subscriber: PubSub, key: str) -> bool:
+    """Return whether a subscriber gets the event of a key in time; other keys may expire as well."""
+    end = time.monotonic() + TIMEOUT
     while (left := end - time.monotonic()) > 0:
         message = subscriber.get_message(ignore_subscribe_messages=True, timeout=left)
         if message and message["data"] == key:
@@ -25,19 +25,19 @@ def _hears(subscriber: PubSub, key: str) -> bool:
 
 @pytest.mark.writes
 @pytest.mark.usefixtures("undenied")
-@pytest.mark.parametrize("way", ["channel", "pattern"])
+@pytest.mark.parametrize("subscription", ["channel", "pattern"])
 def test_application_hears_of_an_expired_session(
-    target: Target, settings: Settings, sessions: Redis, session_key: str, way: str
+    target: Target, settings: Settings, sessions: Redis, session_key: str, subscription: str
 ) -> None:
-    """By the sessions user, who may subscribe to this and nothing else; where the settings publish it."""
+    """The sessions user may subscribe to these events only; Redis publishes them if the settings say so."""
     subscriber = target.client("sessions").pubsub()
-    if way == "channel":
+    if subscription == "channel":
         subscriber.subscribe("__keyevent@0__:expired")
     else:
         subscriber.psubscribe("__keyevent@*__:expired")
-    # The confirmation: the key must not expire before.
-    assert subscriber.get_message(timeout=PATIENCE)
+    # The key must not expire before Redis has confirmed the subscription.
+    assert subscriber.get_message(timeout=TIMEOUT)
     sessions.set(session_key, "v", px=50)
     classes = set(settings.redis_notify_keyspace_events)
-    assert _hears(subscriber, session_key) == ("E" in classes and bool(classes & set("xA")))
+    assert _receives(subscriber, session_key) == ("E" in classes and bool(classes & set("xA")))
     subscriber.close()

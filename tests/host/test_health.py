@@ -1,4 +1,4 @@
-"""Health: a check that tells the truth, and can say no."""
+"""Health: the health check succeeds for a healthy Redis and fails otherwise."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,23 +16,23 @@ SECOND = 10**9
 
 @pytest.fixture(scope="module")
 def check(container: dict[str, Any]) -> str:
-    """The engine's own command for the check, as a shell command on the host."""
+    """Return Docker's command of the health check, as a shell command on the host."""
     kind, *command = container["Config"]["Healthcheck"]["Test"]
-    assert kind == "CMD", "the shell form would hide the script's exit code behind a shell's"
+    assert kind == "CMD", "the shell form hides the exit code of the script"
     return f"docker exec {quoted(container['Name'].lstrip('/'), *command)}"
 
 
 @pytest.fixture
 def frozen(kernel: Kernel, host: Host) -> Iterator[None]:
-    """Redis stands still, as when its disk hangs; it goes on afterwards."""
+    """Freeze Redis, as a disk that hangs does, and resume it afterwards."""
     pid = kernel.processes[-1].pid
     host.check_output(f"kill -STOP {pid}")
     yield
     host.check_output(f"kill -CONT {pid}")
 
 
-def test_engine_says_healthy(container: dict[str, Any]) -> None:
-    """What 'docker ps' shows, and what the application's services wait for."""
+def test_docker_reports_healthy(container: dict[str, Any]) -> None:
+    """'docker ps' shows this state, and the application's services wait for it."""
     assert container["State"]["Health"]["Status"] == "healthy"
 
 
@@ -44,33 +44,33 @@ def test_engine_says_healthy(container: dict[str, Any]) -> None:
         ("StartPeriod", "redis_health_start_period"),
     ],
 )
-def test_check_runs_when_the_settings_say(
+def test_check_has_the_times_of_the_settings(
     container: dict[str, Any], settings: Settings, field: str, setting: str
 ) -> None:
-    """In the engine's own notation, nanoseconds."""
+    """Docker counts in nanoseconds."""
     assert container["Config"]["Healthcheck"][field] == getattr(settings, setting) * SECOND
 
 
-def test_check_gives_up_when_the_settings_say(container: dict[str, Any], settings: Settings) -> None:
-    """So many failures in a row."""
+def test_check_has_the_retries_of_the_settings(container: dict[str, Any], settings: Settings) -> None:
+    """So many failures in a row make Redis unhealthy."""
     assert container["Config"]["Healthcheck"]["Retries"] == settings.redis_health_retries
 
 
 def test_check_succeeds_now(target: Target, host: Host, settings: Settings, check: str) -> None:
-    """Run by hand, in the time that the engine gives it: the engine's last word may be as old as the interval.
+    """The check succeeds within Docker's timeout. Docker's own last result may be as old as the interval.
 
-    It tells how long the certificate lasts, where whoever looks at a container looks first.
+    With TLS it also reports how long the certificate is valid.
     """
-    done = host.run(f"timeout {settings.redis_health_timeout} {check}")
-    said = "healthy"
+    result = host.run(f"timeout {settings.redis_health_timeout} {check}")
+    expected = "healthy"
     if target.identity:
         days = (target.identity.expires - datetime.now(UTC)).days
-        said += f" (the certificate is valid for {days} days)"
-    assert (done.rc, done.stdout.strip()) == (0, said)
+        expected += f" (the certificate is valid for {days} days)"
+    assert (result.rc, result.stdout.strip()) == (0, expected)
 
 
 @pytest.mark.parametrize(
-    ("secret", "complaint"),
+    ("secret", "reason"),
     [
         # redis-cli exits with 0 on a wrong password.
         pytest.param("/etc/hostname", "login", id="wrong password"),
@@ -78,20 +78,18 @@ def test_check_succeeds_now(target: Target, host: Host, settings: Settings, chec
         pytest.param("/nowhere", "cannot be read", id="missing"),
     ],
 )
-def test_check_fails_without_its_password(
-    host: Host, settings: Settings, check: str, secret: str, complaint: str
-) -> None:
-    """The very script, with another file for its secret: a check that cannot fail proves nothing."""
+def test_check_fails_without_its_password(host: Host, settings: Settings, check: str, secret: str, reason: str) -> None:
+    """The deployed script fails if it reads its password from another file."""
     script = check.rsplit(maxsplit=1)[-1]
     inside = f"sed 's#/run/secrets/health#{secret}#' {script} | sh"
-    done = host.run(f"timeout 10 docker exec {quoted(settings.redis_name)} sh -c {quoted(inside)}")
-    assert done.rc == 1
-    assert done.stdout.startswith("unhealthy:")
-    assert complaint in done.stdout
+    result = host.run(f"timeout 10 docker exec {quoted(settings.redis_name)} sh -c {quoted(inside)}")
+    assert result.rc == 1
+    assert result.stdout.startswith("unhealthy:")
+    assert reason in result.stdout
 
 
 @pytest.mark.disrupts
 @pytest.mark.usefixtures("frozen")
 def test_check_fails_when_redis_hangs(host: Host, check: str) -> None:
-    """A Redis that accepts connections and answers nothing. The engine cuts the check off after its timeout."""
+    """Redis accepts connections and does not answer. Docker ends the check after its timeout."""
     assert host.run(f"timeout 1 {check}").rc == 124

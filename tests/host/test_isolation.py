@@ -1,53 +1,85 @@
-"""Isolation: what a taken-over Redis has in reach, past what test_service.py says of its privileges and limits."""
+"""Isolation: what a compromised Redis can reach. test_service.py checks its privileges and limits."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from testinfra.host import Host
 
+from redisctl import paths
 from redoubt.settings.model import Settings
+from tests.host.host_under_test import quoted
 from tests.host.proc import Kernel
 
 pytestmark = pytest.mark.security("container isolation")
 
 
-def test_nothing_of_the_host_is_mounted_but_the_instances_own(settings: Settings, container: dict[str, Any]) -> None:
-    """Read-only, a directory of the host would still be read."""
+# Below the instance's root: where only root works, on restores, imports, repairs and upgrades.
+WORKING_PATHS = (paths.PREVIOUS, paths.STAGING, paths.ROLLBACK_DATA, paths.JOURNAL, paths.ROLLBACK_CONFIG)
+
+
+def test_only_directories_of_the_instance_are_mounted(settings: Settings, container: dict[str, Any]) -> None:
+    """Redis could read any other directory of the host even if it were mounted read-only."""
     foreign = [mount["Source"] for mount in container["Mounts"] if not mount["Source"].startswith(f"{settings.root}/")]
     assert foreign == []
 
 
+@pytest.mark.parametrize("path", WORKING_PATHS)
+def test_no_mount_contains_working_data(settings: Settings, container: dict[str, Any], path: str) -> None:
+    """No source of a mount is a path that only root works with, or lies above or below it."""
+    working = PurePosixPath(settings.root, path)
+    sources = {PurePosixPath(mount["Source"]) for mount in container["Mounts"]}
+    assert sources
+    assert [source for source in sources if working.is_relative_to(source) or source.is_relative_to(working)] == []
+
+
+def test_kernel_shows_no_working_data_in_the_container(
+    host: Host, settings: Settings, container: dict[str, Any], kernel: Kernel
+) -> None:
+    """By device and inode, no mount point of the container is such a path or a directory above it."""
+    data = PurePosixPath(settings.root, paths.DATA)
+    hidden = [data, *data.parents, *(f"{settings.root}/{path}" for path in WORKING_PATHS)]
+    mounted = [f"/proc/{container['State']['Pid']}/root{mount.point}" for mount in kernel.mounts]
+    identify = "stat --dereference --format '%d:%i'"
+    hidden_identities = host.run(f"{identify} {quoted(*map(str, hidden))}").stdout.split()
+    mounted_identities = host.run(f"{identify} {quoted(*mounted)}").stdout.split()
+    assert len(hidden_identities) > len(data.parents), "ROOT/data and the directories above it exist"
+    assert mounted_identities
+    assert set(hidden_identities) & set(mounted_identities) == set()
+
+
 @pytest.mark.parametrize("point", ["/sys", "/proc/sys", "/proc/bus", "/proc/irq"])
 def test_the_kernels_settings_are_read_only(kernel: Kernel, point: str) -> None:
-    """As mounts: root in the container would meet a wall there, too."""
+    """They are mounted read-only, so not even root in the container can change them."""
     assert [mount.writable for mount in kernel.mounts if mount.point == point] == [False]
 
 
 @pytest.mark.parametrize("point", ["/proc/keys", "/sys/firmware"])
 def test_the_kernels_secrets_are_covered(kernel: Kernel, point: str) -> None:
-    """Something else is mounted over the keys of the kernel and the firmware's tables."""
+    """An empty file system is mounted over the kernel's keys and the firmware's tables."""
     assert [mount.filesystem for mount in kernel.mounts if mount.point == point] == ["tmpfs"]
 
 
 @pytest.mark.parametrize(
     ("option", "safe"),
     [
-        # Nobody's: neither the host's nor another container's.
+        # Shared neither with the host nor with another container.
         ("PidMode", ""),
         ("UTSMode", ""),
         ("IpcMode", "private"),
-        # Devices, groups and volumes that come by other ways than the usual ones.
+        # Further ways to give a container devices, groups and volumes.
         ("DeviceCgroupRules", None),
         ("DeviceRequests", None),
         ("GroupAdd", None),
         ("VolumesFrom", None),
     ],
 )
-def test_engine_was_given_no_way_around(container: dict[str, Any], option: str, safe: str | None) -> None:
-    """Options that would open a door beside the mounts and the capabilities."""
+def test_docker_options_grant_nothing_else(container: dict[str, Any], option: str, safe: str | None) -> None:
+    """Besides mounts and capabilities, these options could open a way to the host."""
     assert (container["HostConfig"][option] or None) == (safe or None)
 
 
 def test_no_filter_is_turned_off(container: dict[str, Any]) -> None:
-    """Neither seccomp nor AppArmor nor SELinux: where the host has one, it stays in force."""
+    """seccomp, AppArmor and SELinux stay in force where the host has them."""
     assert container["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
     assert container["AppArmorProfile"] != "unconfined"

@@ -1,4 +1,4 @@
-"""Passwords: strong, each user's own, and the same after a restart as now."""
+"""Passwords: strong, different for each user, and the same after a restart."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.security("authentication")
 
 
 def test_passwords_cannot_be_guessed(secrets: Secrets) -> None:
-    """128 bits at the least; what Redoubt generates has 256. By length and kinds of characters: none is shown."""
+    """Length and variety are those of 128 bits at least; generated passwords have 256. No password is shown."""
     weak = [
         user
         for user, password in secrets.passwords.items()
@@ -20,30 +20,32 @@ def test_passwords_cannot_be_guessed(secrets: Secrets) -> None:
     assert weak == []
 
 
-def test_every_password_is_one_users_on_one_host(target: Target, request: pytest.FixtureRequest) -> None:
-    """Who learns one has one user of one Redis, and no other."""
+def test_each_password_belongs_to_one_user_of_one_host(target: Target, request: pytest.FixtureRequest) -> None:
+    """A leaked password opens one user of one Redis."""
     others = [other for other in request.config.stash[FLEET].targets.values() if other is not target]
     own = list(target.secrets.passwords.values())
     foreign = {password for other in others for password in other.secrets.passwords.values()}
     assert (len(own) - len(set(own)), len(foreign & set(own))) == (0, 0)
 
 
-def test_a_restart_lets_in_the_same_users_as_now(target: Target, settings: Settings) -> None:
-    """The ACL file is what Redis reads then. It holds hashes alone, and the very ones that the server has."""
+def test_restart_keeps_the_current_passwords(target: Target, settings: Settings) -> None:
+    """Redis reads the ACL file when it starts. The file has only hashes, and the same ones as the running server."""
     lines = target.host.check_output(f"cat {quoted(settings.root)}/config/users.acl").splitlines()
     rules = {words[1]: words[2:] for words in map(str.split, lines) if words[:1] == ["user"]}
-    assert [name for name, words in rules.items() if any(word[0] in "><" for word in words)] == [], "not hashed"
+    assert [name for name, words in rules.items() if any(word[0] in "><" for word in words)] == [], (
+        "a password is not hashed"
+    )
     assert set(rules) == set(target.admin.acl_users())
-    different = [name for name, words in rules.items() if _logins(words) != _logins(_running(target, name))]
+    different = [name for name, words in rules.items() if _logins(words) != _logins(_running_rules(target, name))]
     assert different == []
 
 
-def _running(target: Target, user: str) -> list[str]:
-    """A user's rules as the server has them."""
+def _running_rules(target: Target, user: str) -> list[str]:
+    """Return a user's rules of the running server."""
     (rules,) = [rules for rules in (str(line).split() for line in target.admin.acl_list()) if rules[1] == user]
     return rules[2:]
 
 
 def _logins(rules: list[str]) -> tuple[bool, bool, set[str]]:
-    """Whether the user is on, needs no password, and the hashes of those that it has."""
+    """Return whether the user is on, whether it needs no password, and its password hashes."""
     return "on" in rules, "nopass" in rules, {rule for rule in rules if rule.startswith("#")}

@@ -1,4 +1,4 @@
-"""Queues: real jobs of RQ through a real worker that forks, as the queues user."""
+"""Queues: real RQ jobs with a real, forking worker, as the queues user."""
 
 import json
 import operator
@@ -24,8 +24,8 @@ from tests.host.inventory import PROJECT
 
 pytestmark = pytest.mark.writes
 
-# Jobs that end well: their result, and how often they run.
-DONE = {
+# Jobs that succeed: their result, and how often they run.
+SUCCEEDED = {
     "done": (5, 1),
     "dependent": (6, 1),
     "scheduled": (1, 1),
@@ -36,10 +36,10 @@ DONE = {
     "held": (2, 1),
     "cron": (9, 1),
 }
-# Jobs that fail: how often they run, the retries that are left, and the results that are kept (none before a retry).
+# Jobs that fail: how often they run, the retries left, and the results kept (none before a retry).
 FAILED = {"failed": (1, None, 1), "retried": (2, 0, 1), "again": (2, None, 2)}
 
-# What is where before the worker comes.
+# The status of each job before the worker starts.
 WAITING = {
     "done": JobStatus.QUEUED,
     "dependent": JobStatus.DEFERRED,
@@ -57,8 +57,8 @@ WAITING = {
 
 
 @dataclass(frozen=True)
-class Worked:
-    """A queue that a worker emptied: its jobs, what they were and the TTLs of the keys while they waited."""
+class ProcessedQueue:
+    """A queue that a worker has emptied: its jobs, and their status and the TTLs of their keys while they waited."""
 
     queue: Queue
     jobs: dict[str, Job]
@@ -67,8 +67,8 @@ class Worked:
 
 
 @pytest.fixture(scope="module")
-def worked(target: Target) -> Iterator[Worked]:
-    """Jobs of every kind, worked through once. Nothing of them stays in Redis."""
+def processed(target: Target) -> Iterator[ProcessedQueue]:
+    """Process jobs of every kind once. All their keys are removed afterwards."""
     before = set(target.admin.scan_iter(match="rq:*", count=10_000))
     queue = Queue(target.mark, connection=target.client("queues", decode_responses=False))
     try:
@@ -77,70 +77,72 @@ def worked(target: Target) -> Iterator[Worked]:
         keys = [queue.key, *(job.key for job in jobs.values())]
         ttls = {str(key): int(queue.connection.ttl(key)) for key in keys}
         _work(target)
-        (made,) = get_cron_job_ids(target.mark, queue.connection)
-        jobs["cron"] = Job.fetch(made, connection=queue.connection)
+        (cron_job_id,) = get_cron_job_ids(target.mark, queue.connection)
+        jobs["cron"] = Job.fetch(cron_job_id, connection=queue.connection)
         for job in jobs.values():
             job.refresh()
-        yield Worked(queue, jobs, waiting, ttls)
+        yield ProcessedQueue(queue, jobs, waiting, ttls)
     finally:
         _clean(target, before)
-    new = set(target.admin.scan_iter(match="rq:*", count=10_000)) - before
-    # Elsewhere others use queues, too.
-    assert not {key for key in new if target.disposable or target.mark in key}
+    remaining = set(target.admin.scan_iter(match="rq:*", count=10_000)) - before
+    # On other hosts, applications use queues as well.
+    assert not {key for key in remaining if target.disposable or target.mark in key}
 
 
 def _enqueue(queue: Queue, mark: str) -> dict[str, Job]:
-    def named(name: str) -> str:
+    def job_id(name: str) -> str:
         return f"{mark}-{name}"
 
     # The scheduler counts in whole seconds.
-    at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
-    one = RateLimit(key=mark, concurrency=1)
-    done = queue.enqueue(operator.add, 2, 3, job_id=named("done"), unique=True)
-    again = queue.enqueue(operator.truediv, 1, 0, job_id=named("again"))
-    canceled = queue.enqueue(operator.add, 1, 1, job_id=named("canceled"))
+    start_time = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    one_at_a_time = RateLimit(key=mark, concurrency=1)
+    done = queue.enqueue(operator.add, 2, 3, job_id=job_id("done"), unique=True)
+    again = queue.enqueue(operator.truediv, 1, 0, job_id=job_id("again"))
+    canceled = queue.enqueue(operator.add, 1, 1, job_id=job_id("canceled"))
     jobs = {
         "done": done,
-        "dependent": queue.enqueue(operator.mul, 2, 3, depends_on=done, job_id=named("dependent")),
-        "scheduled": queue.enqueue_at(at, operator.sub, 3, 2, meta={"at": at}, job_id=named("scheduled")),
-        "repeated": queue.enqueue(operator.add, 3, 4, repeat=Repeat(times=1, interval=1), job_id=named("repeated")),
-        "failed": queue.enqueue(operator.truediv, 1, 0, job_id=named("failed")),
-        "retried": queue.enqueue(operator.truediv, 1, 0, retry=Retry(max=1, interval=1), job_id=named("retried")),
+        "dependent": queue.enqueue(operator.mul, 2, 3, depends_on=done, job_id=job_id("dependent")),
+        "scheduled": queue.enqueue_at(
+            start_time, operator.sub, 3, 2, meta={"start_time": start_time}, job_id=job_id("scheduled")
+        ),
+        "repeated": queue.enqueue(operator.add, 3, 4, repeat=Repeat(times=1, interval=1), job_id=job_id("repeated")),
+        "failed": queue.enqueue(operator.truediv, 1, 0, job_id=job_id("failed")),
+        "retried": queue.enqueue(operator.truediv, 1, 0, retry=Retry(max=1, interval=1), job_id=job_id("retried")),
         "again": again,
         "put-back": queue.enqueue(
-            rq_worker.put_back, again.id, depends_on=Dependency(again, allow_failure=True), job_id=named("put-back")
+            rq_worker.requeue, again.id, depends_on=Dependency(again, allow_failure=True), job_id=job_id("put-back")
         ),
         "canceled": canceled,
-        "freed": queue.enqueue(operator.add, 4, 4, depends_on=canceled, job_id=named("freed")),
-        "limited": queue.enqueue(operator.add, 2, 2, rate_limit=one, job_id=named("limited")),
-        "held": queue.enqueue(operator.add, 1, 1, rate_limit=one, job_id=named("held")),
+        "freed": queue.enqueue(operator.add, 4, 4, depends_on=canceled, job_id=job_id("freed")),
+        "limited": queue.enqueue(operator.add, 2, 2, rate_limit=one_at_a_time, job_id=job_id("limited")),
+        "held": queue.enqueue(operator.add, 1, 1, rate_limit=one_at_a_time, job_id=job_id("held")),
     }
     canceled.cancel(enqueue_dependents=True)
     return jobs
 
 
 def _work(target: Target) -> None:
-    told = {
+    request = {
         "connect": {**target.endpoint, "username": "queues", "password": target.secrets.passwords["queues"]},
         "name": target.mark,
-        "runs": sum(runs for _, runs in DONE.values()) + sum(runs for runs, *_ in FAILED.values()),
+        "runs": sum(runs for _, runs in SUCCEEDED.values()) + sum(runs for runs, *_ in FAILED.values()),
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "tests.host.rq_worker"],
-        input=json.dumps(told),
+        input=json.dumps(request),
         cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 def _clean(target: Target, before: set[str]) -> None:
-    """Remove what carries the mark. Two passes over the keys: RQ keeps an index of nothing that it makes."""
+    """Remove all keys of the test. RQ keeps no index of them, so this scans all rq:* keys once for each name."""
     redis = target.admin
-    made = redis.zrange(f"rq:cron_job:{target.mark}:jobs", 0, -1)
+    cron_jobs = redis.zrange(f"rq:cron_job:{target.mark}:jobs", 0, -1)
     for index in ("rq:cron_jobs", "rq:cron_schedulers"):
         redis.zrem(index, target.mark)
     redis.srem(RateLimitRegistry.rl_keys_key, target.mark)
@@ -148,62 +150,62 @@ def _clean(target: Target, before: set[str]) -> None:
     redis.srem("rq:workers", f"rq:worker:{target.mark}")
     if Group.REDIS_GROUP_CLEANING_KEY not in before:
         redis.unlink(Group.REDIS_GROUP_CLEANING_KEY)
-    for name in (target.mark, *made):
+    for name in (target.mark, *cron_jobs):
         for key in list(redis.scan_iter(match=f"rq:*{name}*", count=10_000)):
             redis.unlink(key)
 
 
-def test_jobs_wait_for_their_turn(worked: Worked) -> None:
-    """In the queue, for another job, for their time, for a place; and not at all once they are canceled."""
-    assert worked.waiting == WAITING
+def test_jobs_wait_for_their_turn(processed: ProcessedQueue) -> None:
+    """Jobs wait in the queue, for another job, for their time or for the rate limit. A cancelled job does not wait."""
+    assert processed.waiting == WAITING
 
 
-@pytest.mark.parametrize("name", DONE)
-def test_job_is_done(worked: Worked, name: str) -> None:
-    """At once, after the job that it depends on, at its time, once more, and when another made room."""
-    job = worked.jobs[name]
-    result, runs = DONE[name]
+@pytest.mark.parametrize("name", SUCCEEDED)
+def test_job_succeeds(processed: ProcessedQueue, name: str) -> None:
+    """Each job ran as often as it should, with its result."""
+    job = processed.jobs[name]
+    result, runs = SUCCEEDED[name]
     assert job.get_status() == JobStatus.FINISHED
     assert job.return_value() == result
     assert len(job.results()) == runs
-    assert job.id in FinishedJobRegistry(queue=worked.queue).get_job_ids()
+    assert job.id in FinishedJobRegistry(queue=processed.queue).get_job_ids()
 
 
 @pytest.mark.parametrize("name", FAILED)
-def test_a_failed_job_is_kept_with_its_reason(worked: Worked, name: str) -> None:
-    """After as many attempts as it was given: to be looked at and put back, as ``again`` was."""
-    job = worked.jobs[name]
-    _, retries_left, kept = FAILED[name]
+def test_failed_job_is_kept_with_its_error(processed: ProcessedQueue, name: str) -> None:
+    """A failed job used its retries and can be requeued, as ``again`` was."""
+    job = processed.jobs[name]
+    _, retries_left, results = FAILED[name]
     assert job.get_status() == JobStatus.FAILED
     assert job.retries_left == retries_left
-    assert len(job.results()) == kept
+    assert len(job.results()) == results
     result = job.latest_result()
     assert result is not None
     assert "ZeroDivisionError" in str(result.exc_string)
-    assert job.id in FailedJobRegistry(queue=worked.queue).get_job_ids()
+    assert job.id in FailedJobRegistry(queue=processed.queue).get_job_ids()
 
 
-def test_a_scheduled_job_does_not_run_before_its_time(worked: Worked) -> None:
-    job = worked.jobs["scheduled"]
+def test_scheduled_job_does_not_run_early(processed: ProcessedQueue) -> None:
+    job = processed.jobs["scheduled"]
     assert job.started_at is not None
-    assert job.started_at >= job.meta["at"]
+    assert job.started_at >= job.meta["start_time"]
 
 
-def test_a_canceled_job_does_not_run(worked: Worked) -> None:
-    job = worked.jobs["canceled"]
+def test_cancelled_job_does_not_run(processed: ProcessedQueue) -> None:
+    job = processed.jobs["canceled"]
     assert job.get_status() == JobStatus.CANCELED
     assert job.results() == []
-    assert job.id in CanceledJobRegistry(queue=worked.queue).get_job_ids()
+    assert job.id in CanceledJobRegistry(queue=processed.queue).get_job_ids()
 
 
-def test_a_job_of_the_same_name_is_refused(worked: Worked) -> None:
+def test_duplicate_job_is_refused(processed: ProcessedQueue) -> None:
     with pytest.raises(DuplicateJobError):
-        worked.queue.enqueue(operator.add, 2, 3, job_id=worked.jobs["done"].id, unique=True)
+        processed.queue.enqueue(operator.add, 2, 3, job_id=processed.jobs["done"].id, unique=True)
 
 
-def test_a_queue_is_emptied_and_deleted_with_its_jobs(worked: Worked, target: Target) -> None:
-    """By a script: RQ loads it and calls it by its digest."""
-    queue = Queue(f"{target.mark}-emptied", connection=worked.queue.connection)
+def test_queue_is_deleted_with_its_jobs(processed: ProcessedQueue, target: Target) -> None:
+    """RQ loads a script for this and calls it by its digest."""
+    queue = Queue(f"{target.mark}-emptied", connection=processed.queue.connection)
     for number in range(3):
         queue.enqueue(operator.neg, number, job_id=f"{queue.name}-{number}")
     assert queue.empty() == 3
@@ -215,23 +217,23 @@ def test_a_queue_is_emptied_and_deleted_with_its_jobs(worked: Worked, target: Ta
     assert list(target.admin.scan_iter(match=f"rq:*{queue.name}*", count=10_000)) == []
 
 
-def test_a_script_that_redis_has_not_seen_is_loaded(worked: Worked, target: Target) -> None:
-    """RQ's own are there since its first use of the instance; after a restart they are not."""
-    redis = worked.queue.connection
+def test_unknown_script_is_loaded(processed: ProcessedQueue, target: Target) -> None:
+    """After a restart Redis does not know RQ's scripts, and the queues user may load them again."""
+    redis = processed.queue.connection
     assert redis.register_script(f"return '{target.mark}'")() == target.mark.encode()
     with redis.pipeline() as pipeline:
         redis.register_script(f"return '{target.mark}-2'")(client=pipeline)
         assert pipeline.execute() == [f"{target.mark}-2".encode()]
 
 
-def test_jobs_that_wait_are_never_evicted(worked: Worked, target: Target, settings: Settings) -> None:
-    """A full Redis evicts keys with a TTL only (sessions), and neither queues nor waiting jobs have one."""
-    assert set(worked.ttls.values()) == {-1}, worked.ttls
+def test_waiting_jobs_are_never_evicted(processed: ProcessedQueue, target: Target, settings: Settings) -> None:
+    """A full Redis evicts only keys with a TTL, such as sessions. Queues and waiting jobs have none."""
+    assert set(processed.ttls.values()) == {-1}, processed.ttls
     policy = target.config()["maxmemory-policy"]
     assert policy.startswith("allkeys") == settings.redis_maxmemory_policy.startswith("allkeys")
 
 
-def test_nothing_of_it_was_denied(worked: Worked, target: Target) -> None:
-    """A worker that may not do something often goes on without it, and fails months later."""
-    assert worked.jobs
+def test_redis_denied_nothing_to_rq(processed: ProcessedQueue, target: Target) -> None:
+    """A worker often continues after a denied command and fails months later."""
+    assert processed.jobs
     assert target.denials() == {}

@@ -1,4 +1,4 @@
-"""The container as it runs: limits, privileges and mounts, as the kernel enforces them."""
+"""The running container: limits, privileges and mounts, as the kernel enforces them."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ PAGE = 4096
 
 @pytest.fixture(scope="module")
 def project(host: Host, settings: Settings) -> dict[str, dict[str, Any]]:
-    """The containers of the Compose project, by service: running or not."""
+    """Return all containers of the Compose project by service, running or not."""
     listing = host.check_output(
         f"docker ps --all --no-trunc --format json --filter label=com.docker.compose.project={settings.redis_name}"
     )
@@ -31,31 +31,31 @@ def project(host: Host, settings: Settings) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.security("container isolation")
 def test_memory_is_limited(kernel: Kernel, settings: Settings) -> None:
-    """A Redis that grows past its limit is stopped, and the host is not."""
+    """The kernel kills a Redis that exceeds its limit, and the host keeps running."""
     assert kernel.limits.memory == settings.memory_limit // PAGE * PAGE
 
 
-def test_memory_limit_leaves_room_beside_the_data(kernel: Kernel, config: dict[str, str]) -> None:
+def test_memory_limit_exceeds_maxmemory(kernel: Kernel, config: dict[str, str]) -> None:
     """With a limit equal to maxmemory the kernel kills Redis while it fills or saves (measured)."""
     assert kernel.limits.memory is not None
     assert kernel.limits.memory >= 1.25 * int(config["maxmemory"])
 
 
 def test_memory_is_reserved(kernel: Kernel, settings: Settings) -> None:
-    """What the kernel tries to leave to Redis when the host runs short."""
+    """The kernel tries to leave this much to Redis if the host runs short of memory."""
     assert kernel.limits.reservation == settings.memory_reservation // PAGE * PAGE
 
 
 @pytest.mark.security("container isolation")
 def test_redis_never_swaps(kernel: Kernel) -> None:
-    """A swapping Redis stalls every client: no swap on top of its memory."""
+    """The limit for swap is zero, because a swapping Redis stalls every client."""
     assert kernel.limits.swap == 0
 
 
 @pytest.mark.security("container isolation")
 @pytest.mark.writes
-def test_limits_outlive_what_any_package_does_to_systemd(target: Target) -> None:
-    """A daemon-reload and a new unit: systemd sets the limits of all anew, by what it knows of them."""
+def test_limits_survive_a_reload_of_systemd(target: Target) -> None:
+    """After a daemon-reload and a new unit, systemd sets the limits of all units again, from what it knows."""
     target.host.check_output("systemctl daemon-reload && systemd-run --wait --quiet true")
     limits = kernel_of(target).limits
     settings = target.settings
@@ -69,26 +69,26 @@ def test_limits_outlive_what_any_package_does_to_systemd(target: Target) -> None
 
 @pytest.mark.security("container isolation")
 def test_cpus_are_limited(kernel: Kernel, settings: Settings) -> None:
-    """Cores, by quota and period."""
-    # systemd keeps a quota in hundredths of a core.
+    """The limit is a quota of cores."""
+    # systemd rounds a quota to hundredths of a core.
     assert kernel.limits.cpus == pytest.approx(settings.redis_container_cpus, abs=0.01)
 
 
-def test_cpus_are_shared_by_weight(kernel: Kernel, settings: Settings) -> None:
-    """The only kind of CPU reservation that the kernel has: 1024 shares are one core."""
+def test_cpu_reservation_is_a_weight(kernel: Kernel, settings: Settings) -> None:
+    """The kernel reserves CPU only by weights; 1024 shares are one core."""
     shares = max(2, int(settings.redis_container_cpu_reservation * 1024))
     assert kernel.limits.weight in weights(shares, kernel.limits.version)
 
 
 @pytest.mark.security("container isolation")
 def test_processes_are_limited(kernel: Kernel, settings: Settings) -> None:
-    """A fork bomb ends inside."""
+    """A fork bomb stays within the container."""
     assert kernel.limits.pids == settings.redis_container_pids
 
 
 @pytest.mark.security("container isolation")
 def test_open_files_suffice_for_all_clients(kernel: Kernel, settings: Settings) -> None:
-    """Redis lowers maxclients by itself when its limit is too low, and says so in its log only."""
+    """With a lower limit Redis reduces maxclients and only logs it."""
     limits = {process.name: process.status["Nofile"] for process in kernel.processes}
     assert set(limits.values()) == {f"{settings.nofile} {settings.nofile}"}, limits
     assert settings.nofile >= settings.redis_maxclients + 32
@@ -100,7 +100,7 @@ def test_open_files_suffice_for_all_clients(kernel: Kernel, settings: Settings) 
 @pytest.mark.security("container isolation")
 @pytest.mark.parametrize("kind", ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"])
 def test_no_process_has_a_capability(kernel: Kernel, kind: str) -> None:
-    """Nor can any get one: the bounding set is empty as well."""
+    """No process can gain one either, because the bounding set is empty."""
     assert {process.name: int(process.status[kind], 16) for process in kernel.processes} == {
         process.name: 0 for process in kernel.processes
     }
@@ -112,14 +112,14 @@ def test_no_process_has_a_capability(kernel: Kernel, kind: str) -> None:
     [
         ("Uid", "999\t999\t999\t999"),
         ("Gid", "999\t999\t999\t999"),
-        # No program gains rights by its file's mode.
+        # No program gains rights through its file's mode.
         ("NoNewPrivs", "1"),
-        # Filtered system calls.
+        # System calls are filtered.
         ("Seccomp", "2"),
     ],
 )
 def test_processes_run_without_privileges(kernel: Kernel, field: str, value: str) -> None:
-    """Real, effective, saved and filesystem ids; what the kernel lets them do."""
+    """All four user and group ids are 999, without new privileges and with a seccomp filter."""
     assert {process.name: process.status[field] for process in kernel.processes} == {
         process.name: value for process in kernel.processes
     }
@@ -127,33 +127,33 @@ def test_processes_run_without_privileges(kernel: Kernel, field: str, value: str
 
 @pytest.mark.security("container isolation")
 def test_processes_are_in_no_other_groups(kernel: Kernel) -> None:
-    """A further group would open whatever the host gives to that number."""
+    """A further group would open the host's files of that group."""
     assert {group for process in kernel.processes for group in process.status["Groups"].split()} <= {"999"}
 
 
 @pytest.mark.security("container isolation")
-def test_nothing_of_the_host_is_shared(kernel: Kernel) -> None:
-    """Its own processes, network, mounts and interprocess communication."""
+def test_no_namespace_is_shared_with_the_host(kernel: Kernel) -> None:
+    """Redis has its own processes, network, mounts, host name and interprocess communication."""
     assert {process.name: process.shared_namespaces for process in kernel.processes} == {
         process.name: set() for process in kernel.processes
     }
 
 
 @pytest.mark.security("container isolation")
-def test_engine_adds_no_rights(container: dict[str, Any]) -> None:
-    """What the kernel's files do not show: devices, and an engine that was told to look away."""
-    given = container["HostConfig"]
-    assert not given["Privileged"]
-    assert not given["Devices"]
-    assert not given["CapAdd"]
+def test_docker_adds_no_rights(container: dict[str, Any]) -> None:
+    """The container has no devices and no capabilities, and is not privileged."""
+    options = container["HostConfig"]
+    assert not options["Privileged"]
+    assert not options["Devices"]
+    assert not options["CapAdd"]
 
 
 # -- Mounts
 
 
 @pytest.mark.security("container isolation")
-def test_only_data_and_logs_can_be_written(kernel: Kernel, settings: Settings) -> None:
-    """A taken-over server changes neither its program, nor how it starts next time, nor a backup."""
+def test_only_data_and_logs_are_writable(kernel: Kernel, settings: Settings) -> None:
+    """A compromised server can change neither its program, nor its configuration, nor a backup."""
     memory_only = {"proc", "tmpfs", "devpts", "mqueue"}
     writable = {mount.point for mount in kernel.mounts if mount.writable and mount.filesystem not in memory_only}
     socket = {"/run/redis"} if settings.redis_unix_socket else set()
@@ -161,8 +161,8 @@ def test_only_data_and_logs_can_be_written(kernel: Kernel, settings: Settings) -
 
 
 @pytest.mark.security("container isolation")
-def test_writable_memory_is_what_the_engine_needs(kernel: Kernel, settings: Settings) -> None:
-    """Besides those directories: device files, shared memory of a fixed size, and Redis's socket. No /tmp."""
+def test_writable_memory_is_what_docker_needs(kernel: Kernel, settings: Settings) -> None:
+    """Writable memory is for device files, shared memory of a fixed size, and Redis's socket. There is no /tmp."""
     writable = {mount.point for mount in kernel.mounts if mount.writable and mount.filesystem in ("tmpfs", "mqueue")}
     outside_of_system = {point for point in writable if not point.startswith(("/proc/", "/sys/"))}
     socket = set() if settings.redis_unix_socket else {"/run/redis"}
@@ -171,8 +171,8 @@ def test_writable_memory_is_what_the_engine_needs(kernel: Kernel, settings: Sett
 
 @pytest.mark.security("container isolation")
 @pytest.mark.parametrize("point", ["/", "/etc/redis", "/run/secrets", "/backups"])
-def test_root_configuration_secrets_and_backups_are_read_only(kernel: Kernel, point: str) -> None:
-    """As mounts, whatever the modes of the files."""
+def test_mount_is_read_only(kernel: Kernel, point: str) -> None:
+    """The mount is read-only, whatever the modes of the files."""
     assert [mount.writable for mount in kernel.mounts if mount.point == point] == [False]
 
 
@@ -180,91 +180,106 @@ def test_root_configuration_secrets_and_backups_are_read_only(kernel: Kernel, po
     ("path", "source"),
     [
         ("/etc/redis", "config"),
-        ("/data", "data"),
+        ("/data", "data/live"),
         ("/backups", "backups"),
         ("/var/log/redis", "logs"),
         ("/run/secrets", "secrets/server"),
     ],
 )
-def test_directories_are_the_hosts(settings: Settings, container: dict[str, Any], path: str, source: str) -> None:
-    """Data in an anonymous volume would be lost with the container."""
+def test_directories_are_mounted_from_the_host(
+    settings: Settings, container: dict[str, Any], path: str, source: str
+) -> None:
+    """Docker would delete data in an anonymous volume together with the container."""
     sources = {mount["Destination"]: mount["Source"] for mount in container["Mounts"]}
     assert sources[path] == f"{settings.root}/{source}"
 
 
+def test_docker_creates_no_missing_directory(settings: Settings, container: dict[str, Any]) -> None:
+    """Without its directory, such as one on an unmounted disk, the container does not start with an empty one.
+
+    Docker creates missing sources of Binds, but not of Mounts unless they say so.
+    """
+    options = container["HostConfig"]
+    assert not options["Binds"]
+    mounts = {mount["Target"]: mount for mount in options["Mounts"]}
+    assert set(mounts) == {mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "bind"}
+    assert mounts["/data"]["Source"] == f"{settings.root}/data/live"
+    assert [path for path, mount in mounts.items() if mount["BindOptions"].get("CreateMountpoint")] == []
+
+
 @pytest.mark.security("container isolation")
 @pytest.mark.parametrize(("uid", "paths"), [(0, ["/", "/usr/bin"]), (999, ["/etc/redis", "/run/secrets", "/backups"])])
-def test_read_only_means_that_a_write_fails(target: Target, uid: int, paths: list[str]) -> None:
-    """Tried, by whom the directory's mode would allow it."""
-    said = _touch(target, uid, paths)
-    assert [line.rpartition(": ")[2] for line in said] == ["Read-only file system"] * len(paths), said
+def test_write_to_read_only_mount_fails(target: Target, uid: int, paths: list[str]) -> None:
+    """The write fails for a user that the directory's mode allows to write."""
+    errors = _touch(target, uid, paths)
+    assert [line.rpartition(": ")[2] for line in errors] == ["Read-only file system"] * len(paths), errors
 
 
 @pytest.mark.writes
-def test_redis_can_write_where_it_must(target: Target) -> None:
-    """As Redis itself would: the mount, the owner and the mode together."""
+def test_redis_can_write_data_and_logs(target: Target) -> None:
+    """Mount, owner and mode together allow it."""
     assert _touch(target, 999, ["/data", "/var/log/redis"]) == []
 
 
 def _touch(target: Target, uid: int, directories: list[str]) -> list[str]:
-    """Make and remove a file in directories of the container: the complaints."""
+    """Create and remove a file in directories of the container. Return the errors."""
     script = f'for d in "$@"; do touch "$d/{target.mark}" && rm "$d/{target.mark}"; done 2>&1'
     name = quoted(target.settings.redis_name)
     inside = quoted("sh", "-c", script, "sh", *directories)
-    done = target.host.run(f"docker exec --user {uid}:{uid} --env LC_ALL=C {name} {inside}")
-    return [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    result = target.host.run(f"docker exec --user {uid}:{uid} --env LC_ALL=C {name} {inside}")
+    return [*result.stdout.splitlines(), *result.stderr.splitlines()]
 
 
 # -- Supervision
 
 
-def test_redis_starts_again_by_itself(settings: Settings, container: dict[str, Any]) -> None:
-    """After a crash and after a reboot."""
+def test_docker_restarts_redis(settings: Settings, container: dict[str, Any]) -> None:
+    """The restart policy covers crashes and reboots. A stop takes it away; a deploy or a start puts it back."""
     assert container["HostConfig"]["RestartPolicy"]["Name"] == settings.redis_restart
 
 
-def test_stopping_redis_has_the_time_to_save(target: Target, settings: Settings, container: dict[str, Any]) -> None:
-    """Docker's own default of 10 seconds kills a Redis that is still writing.
+def test_stop_timeout_is_long_enough_to_save(target: Target, settings: Settings, container: dict[str, Any]) -> None:
+    """Docker's default of 10 seconds would kill a Redis that is still writing.
 
-    Compose goes by its file. The engine itself goes by what the container was made with, which may be from before a
-    live change of redis_maxmemory: the log of writes is flushed first, and holds what a snapshot cut short does not.
+    Compose uses its file. Docker itself uses the value that the container was created with, which may be older than a
+    live change of redis_maxmemory. That loses nothing with an AOF, which Redis flushes first.
     """
     text = target.host.check_output(f"docker compose --project-directory {quoted(settings.root)} config --format json")
     grace = json.loads(text)["services"][settings.redis_name]["stop_grace_period"]
     minutes, _, seconds = grace.removesuffix("s").rpartition("m")
     assert int(minutes or 0) * 60 + int(seconds) == settings.stop_grace_period
-    made_with = json.loads(container["Config"]["Labels"]["redoubt.live"])["stop_grace_period"]
-    assert container["Config"]["StopTimeout"] == int(made_with.removesuffix("s"))
-    changed = target.host.run(f"grep -qsx '# {container['Id']}' {quoted(settings.root)}/compose.made.yml").rc == 0
-    if not changed or not settings.redis_appendonly:
+    created_with = json.loads(container["Config"]["Labels"]["redoubt.live"])["stop_grace_period"]
+    assert container["Config"]["StopTimeout"] == int(created_with.removesuffix("s"))
+    has_override = (
+        target.host.run(f"grep -qsx '# {container['Id']}' {quoted(settings.root)}/compose.created.yml").rc == 0
+    )
+    if not has_override or not settings.redis_appendonly:
         assert container["Config"]["StopTimeout"] == settings.stop_grace_period
 
 
-def test_project_runs_redis_and_the_applications_services(
-    settings: Settings, project: dict[str, dict[str, Any]]
-) -> None:
-    """Every service of the settings and no other. One that is not to be restarted may have done its work."""
-    ended_well = {
+def test_project_runs_exactly_the_configured_services(settings: Settings, project: dict[str, dict[str, Any]]) -> None:
+    """No service is missing or unknown. One without a restart policy may have finished successfully."""
+    finished = {
         name
         for name, container in project.items()
         if container["HostConfig"]["RestartPolicy"]["Name"] in ("", "no")
         and (container["State"]["Status"], container["State"]["ExitCode"]) == ("exited", 0)
     }
     running = {name for name, container in project.items() if container["State"]["Status"] == "running"}
-    assert running | ended_well == {settings.redis_name, *settings.redis_app_services}
-    assert set(project) == running | ended_well
+    assert running | finished == {settings.redis_name, *settings.redis_app_services}
+    assert set(project) == running | finished
     assert settings.redis_name in running
 
 
-def test_applications_services_reach_redis_and_wait_for_it(
-    settings: Settings, project: dict[str, dict[str, Any]]
-) -> None:
-    """On Redis's network, and started when it is healthy: so that none fails for being first."""
-    wired = {
+def test_application_services_wait_for_redis(settings: Settings, project: dict[str, dict[str, Any]]) -> None:
+    """They are on Redis's network and start once Redis is healthy, so none fails because it starts first."""
+    dependencies = {
         name: (
             f"{settings.redis_name}_backend" in container["NetworkSettings"]["Networks"],
             f"{settings.redis_name}:service_healthy" in container["Config"]["Labels"]["com.docker.compose.depends_on"],
         )
         for name, container in project.items()
     }
-    assert wired == {settings.redis_name: (True, False)} | dict.fromkeys(settings.redis_app_services, (True, True))
+    assert dependencies == {settings.redis_name: (True, False)} | dict.fromkeys(
+        settings.redis_app_services, (True, True)
+    )

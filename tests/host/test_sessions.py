@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.writes, pytest.mark.usefixtures("undenied")]
 
 
 def _application(target: Target) -> flask.Flask:
-    """One process of the application, with a connection of its own."""
+    """Return the application of one process, with its own connection."""
     app = flask.Flask("redoubt_test")
     app.config.update(
         SESSION_TYPE="redis",
-        # Binary, as Flask-Session stores its values.
+        # Flask-Session stores binary values.
         SESSION_REDIS=target.client("sessions", decode_responses=False),
         SESSION_KEY_PREFIX=target.settings.session_keys.removesuffix("*"),
         PERMANENT_SESSION_LIFETIME=LIFETIME,
@@ -47,7 +47,7 @@ def _application(target: Target) -> flask.Flask:
 
 @pytest.fixture
 def browser(target: Target) -> Iterator[FlaskClient]:
-    """A browser with a session, which is removed afterwards."""
+    """Return a browser with a session. The session is removed afterwards."""
     client = _application(target).test_client()
     client.post(f"/login/{target.mark}")
     key = _key(client, target.settings)
@@ -56,14 +56,14 @@ def browser(target: Target) -> Iterator[FlaskClient]:
 
 
 def _key(browser: FlaskClient, settings: Settings) -> str:
-    """The key in Redis of the browser's session."""
+    """Return the Redis key of the browser's session."""
     cookie = browser.get_cookie("session")
     assert cookie is not None
     return settings.session_keys.replace("*", cookie.value)
 
 
-def test_a_session_is_seen_by_the_applications_other_processes(target: Target, browser: FlaskClient) -> None:
-    """The reason to keep sessions in Redis."""
+def test_processes_share_a_session(target: Target, browser: FlaskClient) -> None:
+    """Another process of the application sees the session. This is the reason to keep sessions in Redis."""
     cookie = browser.get_cookie("session")
     assert cookie is not None
     other = _application(target).test_client()
@@ -72,8 +72,8 @@ def test_a_session_is_seen_by_the_applications_other_processes(target: Target, b
     assert other.get("/").text == target.mark
 
 
-def test_a_session_ends_by_itself(browser: FlaskClient, settings: Settings, sessions: Redis) -> None:
-    """After its lifetime, counted from its last use: a key without a TTL would never be evicted either."""
+def test_session_expires(browser: FlaskClient, settings: Settings, sessions: Redis) -> None:
+    """It expires a lifetime after its last use. Without a TTL it could not be evicted either."""
     key = _key(browser, settings)
     assert 0 < LIFETIME - sessions.ttl(key) + 1 <= 10
     sessions.expire(key, 60)
@@ -81,8 +81,8 @@ def test_a_session_ends_by_itself(browser: FlaskClient, settings: Settings, sess
     assert sessions.ttl(key) > LIFETIME - 10
 
 
-def test_a_logout_removes_the_session(browser: FlaskClient, settings: Settings, sessions: Redis) -> None:
-    """At once, and for all processes."""
+def test_logout_removes_the_session(browser: FlaskClient, settings: Settings, sessions: Redis) -> None:
+    """The session ends at once and for all processes."""
     key = _key(browser, settings)
     assert sessions.exists(key) == 1
     browser.post("/logout")

@@ -1,4 +1,4 @@
-"""The unix socket, for applications on the host: there when the settings say so, for its group and nobody else."""
+"""The Unix socket for applications on the host: it exists if the settings say so, and only its group can use it."""
 
 import pytest
 
@@ -8,15 +8,15 @@ from tests.host.host_under_test import Target, quoted
 pytestmark = pytest.mark.security("network")
 
 
-def test_the_host_has_a_socket_only_where_the_settings_say(target: Target, settings: Settings) -> None:
-    """None below the root but this one; the server has another of its own otherwise, for root by docker exec."""
+def test_socket_exists_only_if_configured(target: Target, settings: Settings) -> None:
+    """No other socket is below the root. Without this one, the container has a private socket for docker exec."""
     assert target.config()["unixsocket"] == "/run/redis/redis.sock"
-    found = target.host.check_output(f"find {quoted(settings.root)} -ignore_readdir_race -type s")
-    assert found == settings.unix_socket
+    sockets = target.host.check_output(f"find {quoted(settings.root)} -ignore_readdir_race -type s")
+    assert sockets == settings.unix_socket
 
 
-def test_the_socket_is_for_its_group_and_for_nobody_else(target: Target, settings: Settings) -> None:
-    """Asked as a member of the group, and as somebody who is in none."""
+def test_only_the_socket_group_can_use_the_socket(target: Target, settings: Settings) -> None:
+    """A member of the group can write to it, another user cannot."""
     if not settings.redis_unix_socket:
         assert target.host.run(f"test -e {quoted(settings.root)}/socket/redis.sock").rc == 1
         return

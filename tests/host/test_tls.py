@@ -1,4 +1,4 @@
-"""TLS: who listens on the wire between a client and Redis reads nothing, and nobody else can pass for the server."""
+"""TLS: connections from other hosts are encrypted, and clients can verify the server."""
 
 import ipaddress
 import socket
@@ -14,13 +14,13 @@ from tests.host.host_under_test import REDIS_TIMEOUT, Target
 
 pytestmark = pytest.mark.security("TLS")
 
-# Whoever has no deploy for so long has no certificate any more.
-LEFT_AT_LEAST = timedelta(days=14)
+# Certificates expire if no deploy renews them in this time.
+MIN_VALIDITY = timedelta(days=14)
 
 
 @pytest.fixture(scope="module")
-def door(target: Target, settings: Settings) -> tuple[str, int]:
-    """Where a connection from this machine meets the port that speaks TLS."""
+def tls_address(target: Target, settings: Settings) -> tuple[str, int]:
+    """Return the address and port of this machine that lead to the TLS port."""
     (port,) = [port for port in settings.ports if port.tls]
     address, number = target.reached(port)
     if target.entry.is_local:
@@ -31,117 +31,120 @@ def door(target: Target, settings: Settings) -> tuple[str, int]:
 
 @pytest.fixture(scope="module")
 def identity(target: Target) -> Identity:
-    """The certificate of the settings."""
+    """Return the certificate of the settings."""
     assert target.identity is not None
     return target.identity
 
 
 @pytest.fixture(scope="module")
 def names(target: Target, identity: Identity) -> list[str]:
-    """Those that the certificate is to stand for, as a client calls them."""
-    issued = target.settings.redis_tls_source == "ca"
-    wanted = certificates.names(target.settings, target.entry.name) if issued else target.settings.redis_tls_names
-    return [name.replace("*", "any") for name in wanted or sorted(identity.names)[:1]]
+    """Return the names that clients use and that the certificate must have."""
+    is_issued = target.settings.redis_tls_source == "ca"
+    names = certificates.names(target.settings, target.entry.name) if is_issued else target.settings.redis_tls_names
+    return [name.replace("*", "any") for name in names or sorted(identity.names)[:1]]
 
 
 def client(target: Target, ca: str) -> ssl.SSLContext:
-    """A client that knows a CA, and shows a certificate where the settings demand one."""
-    made = ssl.create_default_context(cadata=ca)
+    """Return a client that trusts a CA, with a certificate if the settings require one."""
+    context = ssl.create_default_context(cadata=ca)
     if certificate := target.tls.get("ssl_certfile"):
-        made.load_cert_chain(certificate, target.tls["ssl_keyfile"])
-    return made
+        context.load_cert_chain(certificate, target.tls["ssl_keyfile"])
+    return context
 
 
-def greeting(door: tuple[str, int], client: ssl.SSLContext, name: str) -> tuple[str, bytes]:
-    """The version of TLS and the server's certificate, after Redis has answered: whatever it says to strangers."""
+def greeting(tls_address: tuple[str, int], client: ssl.SSLContext, name: str) -> tuple[str, bytes]:
+    """Connect and wait for Redis to answer. Return the version of TLS and the server's certificate."""
     with (
-        socket.create_connection(door, timeout=REDIS_TIMEOUT) as plain,
+        socket.create_connection(tls_address, timeout=REDIS_TIMEOUT) as plain,
         client.wrap_socket(plain, server_hostname=name) as secured,
     ):
         secured.sendall(b"PING\r\n")
-        said = secured.recv(64)
-        assert said.startswith((b"-", b"+")), said
+        answer = secured.recv(64)
+        assert answer.startswith((b"-", b"+")), answer
         return str(secured.version()), secured.getpeercert(binary_form=True) or b""
 
 
-def test_nothing_leaves_the_host_unencrypted(target: Target, settings: Settings) -> None:
-    """A port without TLS is published on the host's own loopback alone."""
+def test_other_hosts_reach_only_the_tls_port(target: Target, settings: Settings) -> None:
+    """A port without TLS is published on the loopback addresses only."""
     assert (target.config().get("tls-port", "0") == "0") == (settings.redis_tls == "off")
     plain = [port for port in settings.ports if not port.tls]
-    outward = [address for address in settings.redis_bind if not ipaddress.ip_address(address).is_loopback]
-    if plain and outward:
-        # The settings allow it, so it is no failure; and nobody may take it for encrypted. A skip makes the report say
-        # "not proven", which leaving the test out would not.
-        pytest.skip(f"redis_bind publishes a port without TLS at {', '.join(outward)}: redis_tls is not 'required'")
+    outside_addresses = [address for address in settings.redis_bind if not ipaddress.ip_address(address).is_loopback]
+    if plain and outside_addresses:
+        # The settings allow it, so it is no failure. But it is not encrypted: a skip makes the report say "not proven".
+        pytest.skip(
+            f"redis_bind publishes a port without TLS at {', '.join(outside_addresses)}: redis_tls is not 'required'"
+        )
 
 
 @pytest.mark.tls
-def test_the_server_shows_the_certificate_of_the_settings(
-    target: Target, identity: Identity, door: tuple[str, int], names: list[str]
+def test_server_has_the_configured_certificate(
+    target: Target, identity: Identity, tls_address: tuple[str, int], names: list[str]
 ) -> None:
-    """To a client that checks the CA, the time and the name: each that the certificate is to stand for."""
+    """A client that checks the CA, the validity and each name accepts it."""
     for name in names:
-        version, shown = greeting(door, client(target, identity.ca), name)
+        version, certificate = greeting(tls_address, client(target, identity.ca), name)
         assert version in ("TLSv1.2", "TLSv1.3")
-        assert ssl.DER_cert_to_PEM_cert(shown).strip() in identity.certificate
+        assert ssl.DER_cert_to_PEM_cert(certificate).strip() in identity.certificate
 
 
 @pytest.mark.tls
-def test_another_cannot_pass_for_it(target: Target, identity: Identity, door: tuple[str, int]) -> None:
-    """The clients of these tests do look at the name, and at the CA."""
+def test_other_names_and_cas_are_refused(target: Target, identity: Identity, tls_address: tuple[str, int]) -> None:
+    """The clients of these tests do check the name and the CA."""
     with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)hostname mismatch"):
-        greeting(door, client(target, identity.ca), "another.invalid")
-    stranger = certificates.new_authority(datetime.now(UTC)).certificate
+        greeting(tls_address, client(target, identity.ca), "another.invalid")
+    other_ca = certificates.new_authority(datetime.now(UTC)).certificate
     with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)issuer|self.signed"):
-        greeting(door, client(target, stranger), "localhost")
+        greeting(tls_address, client(target, other_ca), "localhost")
 
 
 @pytest.mark.tls
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
-def test_older_versions_are_refused(target: Target, identity: Identity, door: tuple[str, int], version: str) -> None:
-    """By the server: the client is talked into speaking nothing else."""
-    old = client(target, identity.ca)
-    old.minimum_version = old.maximum_version = ssl.TLSVersion[version]
-    old.set_ciphers("ALL:@SECLEVEL=0")
+def test_old_tls_versions_are_refused(
+    target: Target, identity: Identity, tls_address: tuple[str, int], version: str
+) -> None:
+    """The server refuses a client that speaks only the old version."""
+    old_client = client(target, identity.ca)
+    old_client.minimum_version = old_client.maximum_version = ssl.TLSVersion[version]
+    old_client.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError, match=r"(?i)alert.protocol.version"):
-        greeting(door, old, "localhost")
+        greeting(tls_address, old_client, "localhost")
 
 
 @pytest.mark.tls
-def test_who_speaks_without_tls_is_not_understood(door: tuple[str, int]) -> None:
-    """No answer of Redis's, not even a refusal."""
-    with socket.create_connection(door, timeout=REDIS_TIMEOUT) as plain:
+def test_tls_port_does_not_answer_without_tls(tls_address: tuple[str, int]) -> None:
+    """Redis sends no answer, not even an error."""
+    with socket.create_connection(tls_address, timeout=REDIS_TIMEOUT) as plain:
         plain.sendall(b"PING\r\n")
         try:
-            said = plain.recv(64)
+            answer = plain.recv(64)
         except ConnectionResetError:
-            said = b""
-    assert not said.startswith((b"-", b"+"))
+            answer = b""
+    assert not answer.startswith((b"-", b"+"))
 
 
 @pytest.mark.tls
-def test_clients_show_a_certificate_where_the_settings_demand_one(
-    target: Target, identity: Identity, door: tuple[str, int], names: list[str]
+def test_client_certificate_is_required_if_configured(
+    target: Target, identity: Identity, tls_address: tuple[str, int], names: list[str]
 ) -> None:
-    """Tried without one."""
-    demanded = target.settings.redis_tls_auth_clients
-    assert target.config()["tls-auth-clients"] == demanded
-    without = ssl.create_default_context(cadata=identity.ca)
-    if demanded == "yes":
-        # With 1.3 the refusal comes after the client's own part.
+    """A client without a certificate is refused exactly if the settings require one."""
+    requirement = target.settings.redis_tls_auth_clients
+    assert target.config()["tls-auth-clients"] == requirement
+    without_certificate = ssl.create_default_context(cadata=identity.ca)
+    if requirement == "yes":
+        # With TLS 1.3 the refusal comes after the client's part of the handshake.
         with pytest.raises((ssl.SSLError, ConnectionResetError), match=r"(?i)certificate.required|handshake|reset"):
-            greeting(door, without, names[0])
+            greeting(tls_address, without_certificate, names[0])
     else:
-        greeting(door, without, names[0])
+        greeting(tls_address, without_certificate, names[0])
 
 
 @pytest.mark.tls
-def test_the_certificate_is_renewed_in_time(target: Target, identity: Identity) -> None:
-    """By a deploy: an issued one in the last third of its life, a given one when its files were replaced."""
+def test_certificate_is_valid_long_enough(target: Target, identity: Identity) -> None:
+    """A deploy renews an issued certificate in the last third of its life; the operator renews a given one."""
     left = identity.expires - datetime.now(UTC)
     if target.settings.redis_tls_source == "ca":
-        # Short-lived ones are renewed in time all the same.
-        assert left > min(LEFT_AT_LEAST, RENEWAL / 2 * timedelta(days=target.settings.redis_tls_days))
+        # A short-lived certificate is renewed in its last third, too.
+        assert left > min(MIN_VALIDITY, RENEWAL / 2 * timedelta(days=target.settings.redis_tls_days))
     else:
-        assert left > LEFT_AT_LEAST
+        assert left > MIN_VALIDITY

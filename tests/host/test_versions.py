@@ -1,4 +1,4 @@
-"""Versions: what runs has the security fixes of its branch or distribution, by the server's and the package's word."""
+"""Versions: the running server has the security fixes of its branch or distribution."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ pytestmark = pytest.mark.security("version")
 
 @pytest.fixture(scope="module")
 def label(container: dict[str, Any]) -> tuple[str, str]:
-    """Name and version of what the server was built from, as the image that runs is labelled; empty where it is not."""
+    """Return name and version of the package that the running image's label names; empty without a label."""
     name, _, version = (container["Config"]["Labels"] or {}).get("redoubt.package", "").partition("=")
     return name, version
 
 
 @pytest.fixture(scope="module")
 def server(target: Target) -> tuple[Engine, str]:
-    """Engine and version, asked of the server that runs."""
+    """Return engine and version, as the running server reports them."""
     info = target.admin.info("server")
     return ("valkey", info["valkey_version"]) if "valkey_version" in info else ("redis", info["redis_version"])
 
 
-def test_a_labelled_package_is_what_runs(
+def test_label_names_the_running_package(
     host: Host, settings: Settings, label: tuple[str, str], server: tuple[Engine, str]
 ) -> None:
-    """The version is judged by the label: it must be the package's in the container, and the server its file."""
+    """The label is what the version check uses, so it must name the installed package and the running program."""
     name, version = label
     engine, running = server
     assert engine == settings.redis_engine
@@ -43,21 +43,20 @@ def test_a_labelled_package_is_what_runs(
     assert name == f"{engine}-server"
     installed = host.check_output(f"docker exec {container} dpkg-query --show --showformat '${{Version}}' {name}")
     assert installed == version
-    # Debian keeps the server in the package of its tools.
+    # Debian ships the server in the package of its tools.
     script = f'md5sum "$(readlink -f "$(command -v redis-server)")"; cat /var/lib/dpkg/info/{engine}-tools.md5sums'
     digest, *packaged = host.check_output(f"docker exec {container} sh -c {quoted(script)}").splitlines()
     assert digest.replace("  /", "  ") in packaged
 
 
-def test_what_runs_lacks_no_fix_that_is_to_be_had(
+def test_running_version_has_all_security_fixes(
     settings: Settings, label: tuple[str, str], server: tuple[Engine, str]
 ) -> None:
-    """A release that the settings allow all the same proves nothing, and is no surprise either."""
+    """If the settings allow a vulnerable release, the test is skipped, and the report says "not proven"."""
     engine, running = server
     name, version = label
     build = Build(engine, version, name) if name.endswith("-server") else Build(engine, running)
     problem = versions.judge(build).problem
-    # Skipped and not left out: the report then calls the control not proven, whatever else of it passed.
     if problem and settings.redis_allow_vulnerable_version:
         pytest.skip(f"redis_allow_vulnerable_version = True: {problem}")
     assert problem == ""

@@ -4,6 +4,7 @@ These tests change hosts, break them and remove them. They never touch an invent
 they deploy to is started here, under a name that begins with ``lifecycle-``, and removed at the end.
 """
 
+import atexit
 import json
 import os
 import re
@@ -24,9 +25,12 @@ from redoubt.settings.load import load
 from sandbox import hosts
 from sandbox.hosts import Host
 from tests.lifecycle.deployed_redis import Instance
+from tests.lifecycle.forked_pyinfra import ForkedPyinfra
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
+FORKED = ForkedPyinfra()
+atexit.register(FORKED.close)
 
 
 def pyinfra(
@@ -177,7 +181,7 @@ class Deployer:
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any
     ) -> DeployResult:
         """Run ``pyinfra <inventory> deploy.py`` for these hosts, or another ``job``."""
-        done = pyinfra(*self._arguments(targets, job, arguments, settings))
+        done = FORKED.run(self._arguments(targets, job, arguments, settings))
         return DeployResult(done.returncode, done.stdout, done.stderr)
 
     def start(
@@ -263,18 +267,17 @@ def remove_instance(host: Host, *, image: bool = True) -> None:
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
         "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; "
-        f"rm -rf /run/redoubt-srv-redis.modules; {remove_backup_units()}"
+        f"rm -rf /run/redoubt-srv-redis.modules; {remove_units()}"
         + ("; docker image prune --all --force" if image else ""),
         check=True,
     )
 
 
-def remove_backup_units(name: str = "redis") -> str:
-    """A shell command that takes the units off a host by which an instance is backed up."""
-    return (
-        f"systemctl disable --now {name}-backup.timer 2>/dev/null; rm -f /etc/systemd/system/{name}-backup.*; "
-        "systemctl daemon-reload"
-    )
+def remove_units(name: str = "redis") -> str:
+    """Return a shell command that removes an instance's systemd units."""
+    enabled = f"{name}-backup.timer {name}-recover.path {name}-recover-files.service"
+    files = f"/etc/systemd/system/{name}-backup.* /etc/systemd/system/{name}-recover*"
+    return f"systemctl disable --now {enabled} 2>/dev/null; rm -f {files}; systemctl daemon-reload"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The whole of a default instance on its host, written out by hand: nothing less is right, and nothing more."""
+"""All files and directories of a default instance, written by hand: no other may exist, and none may be missing."""
 
 from sandbox.hosts import Host
 
@@ -6,7 +6,8 @@ from sandbox.hosts import Host
 TREE = {
     "/srv/redis": ("755", "0:0"),
     "/srv/redis/config": ("750", "999:999"),
-    "/srv/redis/data": ("750", "999:999"),
+    "/srv/redis/data": ("700", "0:0"),
+    "/srv/redis/data/live": ("700", "999:999"),
     "/srv/redis/backups": ("750", "999:999"),
     "/srv/redis/logs": ("750", "999:999"),
     "/srv/redis/secrets": ("700", "999:999"),
@@ -29,25 +30,26 @@ TREE = {
     "/usr/local/sbin/redisctl": ("755", "0:0"),
     "/etc/systemd/system/redis-backup.service": ("644", "0:0"),
     "/etc/systemd/system/redis-backup.timer": ("644", "0:0"),
+    "/etc/systemd/system/redis-recover.path": ("644", "0:0"),
+    "/etc/systemd/system/redis-recover.service": ("644", "0:0"),
+    "/etc/systemd/system/redis-recover-files.service": ("644", "0:0"),
 }
 FILES = [path for path, (mode, _) in TREE.items() if path != "/srv/redis" and mode not in ("750", "700")]
 
 
 def looks(host: Host) -> dict[str, tuple[str, str]]:
-    """What is there in the instance's places, whatever it is, but for what Redis writes and a deploy notes of it.
-
-    And but for the lock of redisctl's verbs, which outlives who held it: to remove it would be a race.
-    """
+    """Return mode and owner of all paths of the instance, without those that Redis or a transaction writes."""
     lines = host.run(
         "cd /srv && find /srv/redis /etc/logrotate.d/redis* /usr/local/sbin/redisctl* /etc/systemd/system/redis-* "
-        "/tmp/pyinfra* \\( -path '/srv/redis/data/*' -o -path '/srv/redis/logs/*' "
-        "-o -path /srv/redis/compose.made.yml -o -path /srv/redis/redisctl.lock \\) -prune -o "
+        "/tmp/pyinfra* \\( -path '/srv/redis/data/live/*' -o -path '/srv/redis/logs/*' "
+        "-o -path /srv/redis/data/previous -o -path /srv/redis/data/staging -o -path /srv/redis/compose.created.yml "
+        "\\) -prune -o "
         "-printf '%p %m %U:%G\\n' 2>/dev/null"
     ).stdout.splitlines()
     return {path: (mode, owner) for path, mode, owner in map(str.split, lines)}
 
 
 def digests(host: Host) -> dict[str, str]:
-    """The contents of the instance's files, without showing them."""
+    """Return the digest of each file of the instance."""
     lines = host.run(f"sha256sum {' '.join(FILES)}", check=True).stdout.splitlines()
     return {path: digest for digest, path in map(str.split, lines)}

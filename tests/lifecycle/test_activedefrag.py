@@ -1,4 +1,4 @@
-"""Active defragmentation is on where the image's build can do it, and no image that cannot is asked to."""
+"""Active defragmentation is on if the image's build supports it. A build that does not is never asked to."""
 
 from typing import Any
 
@@ -10,12 +10,14 @@ from sandbox.util import lock
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance
 
+PROBE = "Config | Find out whether the image can defragment memory"
+
 
 @pytest.fixture(scope="module")
-def able() -> dict[str, Any]:
-    """Settings for a build that can: upstream's source with the allocator that it brings along, compiled here.
+def supporting() -> dict[str, Any]:
+    """Settings for a build that supports it: upstream's source with its own allocator, compiled here.
 
-    Without Debian's security patches, which has to be allowed.
+    It lacks Debian's security patches, so it must be allowed.
     """
     with lock():
         archive = image_build.ensure_redis(engine.ensure(), "redis-jemalloc")
@@ -26,35 +28,36 @@ def able() -> dict[str, Any]:
     }
 
 
-def test_auto_turns_it_on_on_a_build_that_can_and_off_again_with_another(
-    deployed: Host, deployer: Deployer, able: dict[str, Any]
+def test_auto_is_on_with_a_build_that_supports_it(
+    deployed: Host, deployer: Deployer, supporting: dict[str, Any]
 ) -> None:
+    """And off again with another build, which would not start with it."""
     redis = Instance(deployed, deployer.secrets(deployed))
     assert redis.config("activedefrag") == "no"
 
-    for wish in ("auto", "yes"):
-        result = deployer.deploy(deployed, **able, redis_activedefrag=wish)
+    for value in ("auto", "yes"):
+        result = deployer.deploy(deployed, **supporting, redis_activedefrag=value)
         assert result.returncode == 0, result.stderr
         assert redis.health == "healthy"
         assert redis.config("activedefrag") == "yes"
-        again = deployer.deploy(deployed, **able, redis_activedefrag=wish)
-        assert (again.returncode, again.changed) == (0, []), again.stderr
+    # The result of the probe belongs to the image, so the next deploy does not probe again.
+    again = deployer.deploy(deployed, **supporting, redis_activedefrag="yes")
+    assert (again.returncode, again.changed) == (0, []), again.stderr
 
-    # The answer belongs to its image: Debian's build would not start with it.
     assert deployer.deploy(deployed).returncode == 0
     assert redis.health == "healthy"
     assert redis.config("activedefrag") == "no"
 
 
-def test_auto_leaves_it_off_on_a_build_that_cannot(deployed: Host, deployer: Deployer) -> None:
-    """Debian's build, which would not start with it."""
+def test_auto_is_off_with_a_build_that_does_not_support_it(deployed: Host, deployer: Deployer) -> None:
+    """Debian's build does not."""
     redis = Instance(deployed, deployer.secrets(deployed))
     assert redis.config("activedefrag") == "no"
-    refused = redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET activedefrag yes")
-    assert "OK" not in refused, "this build can defragment: auto should have turned it on"
+    answer = redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET activedefrag yes")
+    assert "OK" not in answer, "this build supports it: auto should have turned it on"
 
 
-def test_yes_is_refused_in_words_before_redis_is_touched(deployed: Host, deployer: Deployer) -> None:
+def test_yes_is_refused_before_redis_is_touched(deployed: Host, deployer: Deployer) -> None:
     redis = Instance(deployed, deployer.secrets(deployed))
     before = redis.identity
 
@@ -69,10 +72,8 @@ def test_yes_is_refused_in_words_before_redis_is_touched(deployed: Host, deploye
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_no_asks_no_image(deployed: Host, deployer: Deployer) -> None:
+def test_no_does_not_probe_the_image(deployed: Host, deployer: Deployer) -> None:
     result = deployer.deploy(deployed, redis_activedefrag="no")
     assert result.returncode == 0, result.stderr
-    assert not [name for name in result.changed if "defragment" in name and "Find out" in name]
+    assert PROBE not in [operation["name"] for operation in result.operations]
     assert Instance(deployed, deployer.secrets(deployed)).config("activedefrag") == "no"
-    again = deployer.deploy(deployed, redis_activedefrag="no")
-    assert (again.returncode, again.changed) == (0, []), again.stderr

@@ -1,7 +1,7 @@
-"""The security report turns red where a guard is gone: that control and no other, until a deploy puts the guard back.
+"""The security report fails a control whose protection is missing, and no other, until a deploy repairs it.
 
-Each case takes a control's guards away by hand from a deployed host and asks for the report as an auditor does, in a
-process of its own, by an inventory that is not the disposable hosts' own: so it only reads.
+A round removes the protections of some controls from a deployed host and asks for the report as an auditor does, in a
+separate process and with an inventory of one's own, so the report only reads. All rounds together fail every control.
 """
 
 import os
@@ -23,13 +23,13 @@ from tests.host.controls import CONTROLS
 from tests.lifecycle.conftest import ROOT, Deployer
 from tests.lifecycle.deployed_redis import Instance
 
-# So that every control has something to prove.
+# With TLS, every control has something to prove.
 SETTINGS: dict[str, Any] = {"redis_tls": "required"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run left of a host: exit code, terminal, page, and the JUnit file."""
+    """The report of a host: exit code, terminal output, page and JUnit file."""
 
     host: str
     returncode: int
@@ -39,43 +39,45 @@ class Report:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """In words, by control, as a machine reads them."""
+        """The verdicts by control, from the properties that programs read."""
         properties = self.junit.iterfind("testsuite/properties/property")
         return {entry.attrib["name"].partition(" on ")[0]: entry.attrib["value"] for entry in properties}
 
-    def shown(self, redis: Instance) -> int:
-        """How many of an instance's secrets are in it."""
+    def count_secrets(self, redis: Instance) -> int:
+        """Return how many secrets of an instance the report contains."""
         text = self.terminal + self.page + ElementTree.tostring(self.junit, encoding="unicode")
         return sum(secret in text for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values()))
 
     @property
-    def red(self) -> dict[str, set[str]]:
-        """Test cases that failed, by control: without the host, and without any parameters."""
-        found: dict[str, set[str]] = {}
+    def failures(self) -> dict[str, set[str]]:
+        """The failed tests by control, without the host. A parametrized test is named with and without parameters."""
+        failures: dict[str, set[str]] = {}
         for case in self.junit.iterfind("testsuite/testcase"):
             if case.find("failure") is not None or case.find("error") is not None:
                 name = case.attrib["name"].replace(f"ssh://{self.host}-", "")
                 for entry in case.iterfind("properties/property[@name='control']"):
-                    found.setdefault(entry.attrib["value"], set()).update((name, name.partition("[")[0]))
-        return found
+                    failures.setdefault(entry.attrib["value"], set()).update((name, name.partition("[")[0]))
+        return failures
 
 
 @pytest.fixture(scope="module")
 def report(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
-    """Ask for the report of the shared host."""
+    """Return a function that creates the report of the shared host, with further arguments and a pytest plugin."""
 
-    def ask(*arguments: str, **env: str) -> Report:
-        directory = tmp_path_factory.mktemp("audit") / "new"
-        page, junit = directory / "audit.html", directory / "audit.xml"
-        done = _pytest(
-            *("-m", "security", "--inventory", str(deployer.inventory(host, **SETTINGS))),
+    def create(*arguments: str, plugin: str = "") -> Report:
+        directory = tmp_path_factory.mktemp("audit")
+        (directory / "harm.py").write_text(plugin)
+        page, junit = directory / "new" / "audit.html", directory / "new" / "audit.xml"
+        result = _pytest(
+            *("-m", "security", "--inventory", str(deployer.inventory(host, **SETTINGS)), "-p", "harm"),
             *(f"--audit-page={page}", f"--junitxml={junit}", *arguments),
-            **env,
+            PYTHONPATH=str(directory),
+            STORE=str(deployer.secrets_dir / host.name / "redis.yml"),
         )
-        assert page.read_text(), done.stdout + done.stderr
-        return Report(host.name, done.returncode, done.stdout, page.read_text(), ElementTree.parse(junit).getroot())
+        assert page.read_text(), result.stdout + result.stderr
+        return Report(host.name, result.returncode, result.stdout, page.read_text(), ElementTree.parse(junit).getroot())
 
-    return ask
+    return create
 
 
 def _pytest(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -93,41 +95,46 @@ def _pytest(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Harm:
-    """What takes a guard away, which tests have to say so, and which controls they stand for.
+    """A way to remove a protection, and the tests by control that must fail because of it.
 
-    ``certificate`` is the name in one that Redis is given; ``shell`` runs on the host and ``redis`` by the
-    administrator, where ``{config}`` is the new name of CONFIG; ``compose`` is merged into the service of Redis, which
-    is then made anew. ``cure`` is for what no deploy looks at.
+    ``shell`` runs on the host. ``compose`` is merged into the service of Redis, which is then recreated. ``redis`` are
+    commands of the admin, where ``{config}`` is the new name of CONFIG. ``certificate`` is the name in another
+    certificate for Redis. ``last`` is a shell command that runs last. ``plugin`` is a pytest plugin for the report, in
+    which $STORE is the path of the secret store. ``cure`` undoes what no deploy repairs.
     """
 
     name: str
-    red: dict[str, set[str]]
+    failures: dict[str, set[str]]
     redis: tuple[str, ...] = ()
     certificate: str = ""
     shell: str = ""
     compose: str = ""
+    last: str = ""
+    plugin: str = ""
     cure: str = "true"
 
 
-ENABLE = "cd /srv/redis && sed -i '/ \"\"$/d' secrets/server/commands.conf"
-RESTART = "docker restart redis && docker compose up --detach --wait"
-HARMS = [
+ENABLE_COMMANDS = "cd /srv/redis && sed -i '/ \"\"$/d' secrets/server/commands.conf"
+
+# Harms that a running Redis takes.
+LIVE_HARMS = (
     Harm(
-        "doors without a key",
+        "users without passwords",
         redis=(
             "ACL SETUSER sessions nopass",
             "ACL SETUSER eve on nopass ~* +@all",
-            # The second wall: without it Redis would refuse every connection from now on.
+            # With protected mode Redis would refuse all connections once the default user needs no password.
             "{config} SET protected-mode no",
             "ACL SETUSER default on nopass",
         ),
-        red={
+        failures={
             "authentication": {
-                "test_users_are_the_promised_ones",
+                "test_users_are_those_of_the_settings",
                 "test_every_user_needs_a_password",
+                "test_only_passwords_of_the_store_are_valid",
                 "test_strangers_are_refused",
                 "test_wrong_passwords_are_refused",
-                "test_a_restart_lets_in_the_same_users_as_now",
+                "test_restart_keeps_the_current_passwords",
                 "test_redis_runs_as_the_settings_say",
             }
         },
@@ -135,36 +142,65 @@ HARMS = [
     Harm(
         "all rights for the sessions user",
         redis=("ACL SETUSER sessions ~* &* +@all",),
-        red={
+        failures={
             "least privilege": {
                 "test_user_may_do_nothing_else",
-                "test_a_client_meets_the_refusal",
-                "test_new_names_are_of_no_use_to_others",
+                "test_real_client_is_refused",
+                "test_new_names_do_not_help_other_users",
             }
         },
     ),
     Harm(
-        "commands under their own names",
-        shell=f"{ENABLE} && echo 'enable-debug-command yes' >>config/redis.conf && {RESTART}",
-        red={
-            "dangerous commands": {
-                "test_renamed_and_disabled_commands_are_unknown",
-                "test_redis_runs_as_the_settings_say",
+        "another certificate, and old TLS versions",
+        certificate="another.invalid",
+        redis=(
+            # Debian's OpenSSL refuses old versions at its default security level.
+            '{config} SET tls-ciphers DEFAULT:@SECLEVEL=0 tls-auth-clients optional tls-protocols "TLSv1.1 TLSv1.2"',
+        ),
+        failures={
+            "TLS": {
+                "test_server_has_the_configured_certificate",
+                "test_other_names_and_cas_are_refused",
+                "test_old_tls_versions_are_refused",
+                "test_client_certificate_is_required_if_configured",
             }
         },
+        # No setting names ciphers, so no deploy resets them.
+        cure="docker restart redis",
     ),
     Harm(
-        "code in the server, and an administrator who may run it",
-        shell=f"{ENABLE} && {RESTART}",
+        "another image under the image's name",
+        last="image=$(docker inspect --format '{{.Config.Image}}' redis) && "
+        "docker commit --change 'LABEL other=1' redis $image",
+        failures={"version": {"test_redis_runs_the_image_that_the_settings_name"}},
+    ),
+    Harm(
+        "a failed check whose message contains all secrets",
+        plugin="import os, pathlib\n"
+        "def pytest_runtest_call(item):\n"
+        "    if 'passwords_cannot' in item.name: raise AssertionError(pathlib.Path(os.environ['STORE']).read_text())\n",
+        failures={"authentication": {"test_passwords_cannot_be_guessed"}},
+    ),
+)
+# Harms for which Redis restarts.
+RESTART_HARMS = (
+    Harm(
+        "commands under their own names, code in the server, and an admin who may run it",
+        shell=f"{ENABLE_COMMANDS} && echo 'enable-debug-command yes' >>config/redis.conf",
         redis=(
             "ACL SETUSER admin +@all",
             "FUNCTION LOAD \"#!lua name=left\\nredis.register_function('left', function() return 1 end)\"",
         ),
-        red={
-            "dangerous commands": {"test_no_user_has", "test_no_code_was_left_in_the_server"},
+        failures={
+            "dangerous commands": {
+                "test_renamed_and_disabled_commands_are_unknown",
+                "test_redis_runs_as_the_settings_say",
+                "test_no_user_may_call",
+                "test_server_has_no_code_but_the_settings_modules",
+            },
             "least privilege": {"test_user_may_do_nothing_else"},
         },
-        # The append-only file has it, and no deploy looks into that.
+        # The AOF keeps the function, and no deploy changes data.
         cure="{ cat /srv/redis/secrets/admin | sed 's/^/AUTH admin /'; echo; echo FUNCTION FLUSH; } | "
         "docker exec -i redis redis-cli -s /run/redis/redis.sock",
     ),
@@ -174,88 +210,46 @@ HARMS = [
         'sed -i \'s/host_ip: "127.0.0.1"/host_ip: "0.0.0.0"/; s/internal: true/internal: false/; '
         's/enable_ip_masquerade: "false"/enable_ip_masquerade: "true"/\' compose.yml && '
         "docker compose up --detach --wait && docker network connect bridge redis",
-        red={
+        failures={
             "network": {
-                "test_port_listens_exactly_where_the_settings_say",
+                "test_port_listens_only_where_the_settings_say",
                 "test_container_publishes_nothing_else",
-                "test_connections_are_accepted_exactly_where_the_settings_say",
+                "test_only_configured_addresses_accept_connections",
                 "test_redis_is_on_its_own_networks_alone",
-                "test_backend_leads_nowhere",
-                "test_no_rule_translates_redis_addresses_to_the_outside",
+                "test_backend_network_is_internal",
+                "test_no_rule_masquerades_redis",
                 "test_nothing_outside_answers_redis",
             }
         },
     ),
-    Harm(
-        "root in a privileged container without limits, with the engine's socket and the host's processes",
-        # What root writes there is not Redis's own any more.
-        shell="touch /srv/redis/data/by-hand",
-        compose="""
-            privileged: true
-            user: "0:0"
-            group_add: ["27"]
-            read_only: false
-            pid: host
-            ipc: host
-            uts: host
-            device_cgroup_rules: ["c 1:3 r"]
-            security_opt: [seccomp=unconfined]
-            volumes: ["/var/run/docker.sock:/var/run/docker.sock", "/etc:/host:ro"]
-            memswap_limit: -1
-            deploy: {resources: {limits: {cpus: "2", memory: 4g, pids: 100000}}}
-        """,
-        red={
-            "container isolation": {
-                "test_memory_is_limited",
-                "test_redis_never_swaps",
-                "test_cpus_are_limited",
-                "test_processes_are_limited",
-                "test_no_process_has_a_capability",
-                "test_processes_run_without_privileges",
-                "test_processes_are_in_no_other_groups",
-                "test_nothing_of_the_host_is_shared",
-                "test_engine_adds_no_rights",
-                "test_only_data_and_logs_can_be_written",
-                "test_writable_memory_is_what_the_engine_needs",
-                "test_root_configuration_secrets_and_backups_are_read_only",
-                "test_read_only_means_that_a_write_fails",
-                "test_redis_has_no_door_to_the_engine",
-                "test_nothing_of_the_host_is_mounted_but_the_instances_own",
-                "test_the_kernels_settings_are_read_only",
-                "test_the_kernels_secrets_are_covered",
-                "test_engine_was_given_no_way_around[PidMode-]",
-                "test_engine_was_given_no_way_around[IpcMode-private]",
-                "test_engine_was_given_no_way_around[UTSMode-]",
-                "test_engine_was_given_no_way_around[DeviceCgroupRules-None]",
-                "test_engine_was_given_no_way_around[GroupAdd-None]",
-                "test_no_filter_is_turned_off",
-            },
-            "file permissions": {"test_redis_owns_all_of_its_data_and_logs"},
-        },
-        # Killed: stopped, it would write more.
-        cure="docker kill redis; rm /srv/redis/data/by-hand; chown -R 999:999 /srv/redis/data /srv/redis/logs",
-    ),
+)
+# Harms for which the container is recreated, and those to files.
+CONTAINER_HARMS = (
     Harm(
         "files open to others",
-        shell="cd /srv/redis && chmod 755 config data && chmod 644 config/redis.conf data/appendonlydir/*.manifest && "
-        "chmod 777 backups && chown 1000 logs/redis.log && chmod 440 secrets/admin && chmod 711 secrets && "
-        "ln -s /etc/shadow backups/shadow && chmod 666 /etc/logrotate.d/redis && chmod 777 /srv",
-        red={
+        shell="cd /srv/redis && chmod 755 config data && chmod 644 config/redis.conf && "
+        "install -d -o 999 -m 755 data/previous && chmod 755 data/live && "
+        "chmod 644 data/live/appendonlydir/*.manifest && chmod 777 backups && chown 1000 logs/redis.log && "
+        "chmod 440 secrets/admin && chmod 711 secrets && ln -s /etc/shadow backups/shadow && "
+        "chmod 666 /etc/logrotate.d/redis /etc/systemd/system/redis-recover.service && chmod 777 /srv",
+        failures={
             "file permissions": {
-                "test_directories_belong_to_redis_by_number",
-                "test_files_are_readable_by_those_who_need_them",
-                "test_redis_owns_all_of_its_data_and_logs",
-                "test_backups_are_kept_from_others_and_from_changes",
-                "test_nobody_else_can_write_below_the_root",
-                "test_other_users_cannot_read_data",
-                "test_secrets_are_one_file_for_each_user_and_for_nobody_else",
-                "test_the_way_to_the_root_belongs_to_root",
-                "test_what_root_runs_because_of_the_instance_is_roots",
-                "test_nothing_below_the_root_grants_more_than_its_mode_says",
+                "test_directory_has_its_owner_and_mode[data-owner2-448]",
+                "test_directory_has_its_owner_and_mode[data/live-owner3-448]",
+                "test_file_has_its_owner_and_mode",
+                "test_redis_owns_its_data_and_logs",
+                "test_root_owns_the_data_next_to_live",
+                "test_backups_are_private_and_read_only",
+                "test_no_other_user_can_write_below_the_root",
+                "test_other_users_can_read_only_public_files",
+                "test_each_user_has_its_own_secret_file",
+                "test_directories_above_the_root_belong_to_root",
+                "test_files_that_root_executes_belong_to_root",
+                "test_files_grant_no_more_than_their_mode",
             }
         },
-        cure="chmod 755 /srv; rm /srv/redis/backups/shadow; chown 999 /srv/redis/logs/redis.log; "
-        "chmod 600 /srv/redis/data/appendonlydir/*.manifest",
+        cure="chmod 755 /srv; rm /srv/redis/backups/shadow; rmdir /srv/redis/data/previous; "
+        "chown 999 /srv/redis/logs/redis.log; chmod 600 /srv/redis/data/live/appendonlydir/*.manifest",
     ),
     Harm(
         "a password in the environment, in arguments and in files",
@@ -266,50 +260,85 @@ HARMS = [
         compose="""
             env_file: [/run/by-hand.env]
         """,
-        red={
+        failures={
             "secrets exposure": {
-                "test_no_secret_is_shown_by[docker inspect]",
-                "test_no_secret_is_shown_by[docker inspect of all containers]",
-                "test_no_secret_is_shown_by[files for all to read]",
-                "test_no_secret_is_shown_by[settings of the host]",
-                "test_no_secret_is_shown_by[temporary files]",
+                "test_source_shows_no_secret[docker inspect]",
+                "test_source_shows_no_secret[docker inspect of all containers]",
+                "test_source_shows_no_secret[files for all to read]",
+                "test_source_shows_no_secret[settings of the host]",
+                "test_source_shows_no_secret[temporary files]",
                 "test_no_process_shows_a_secret",
-                "test_environment_of_redis_is_the_images",
+                "test_container_has_only_the_images_variables",
             },
-            "file permissions": {"test_other_users_cannot_read_data"},
+            "file permissions": {"test_other_users_can_read_only_public_files"},
         },
         cure="systemctl stop by-hand; rm -f /run/by-hand.env /etc/by-hand.env /tmp/by-hand.env /srv/redis/by-hand.env",
     ),
     Harm(
-        "another's certificate, and versions of TLS that are broken",
-        certificate="another.invalid",
-        redis=(
-            # Debian's OpenSSL refuses them by itself, but for this.
-            '{config} SET tls-ciphers DEFAULT:@SECLEVEL=0 tls-auth-clients optional tls-protocols "TLSv1.1 TLSv1.2"',
-        ),
-        red={
-            "TLS": {
-                "test_the_server_shows_the_certificate_of_the_settings",
-                "test_another_cannot_pass_for_it",
-                "test_older_versions_are_refused",
-                "test_clients_show_a_certificate_where_the_settings_demand_one",
-            }
+        "root in a privileged container without limits, with Docker's socket, root's data and the host's processes",
+        # Redis does not own what root writes there.
+        shell="touch /srv/redis/data/live/by-hand",
+        compose="""
+            privileged: true
+            user: "0:0"
+            group_add: ["27"]
+            read_only: false
+            pid: host
+            ipc: host
+            uts: host
+            device_cgroup_rules: ["c 1:3 r"]
+            security_opt: [seccomp=unconfined]
+            volumes:
+              - /var/run/docker.sock:/var/run/docker.sock
+              - /etc:/host:ro
+              - /srv/redis/data:/everything
+            memswap_limit: -1
+            deploy: {resources: {limits: {cpus: "2", memory: 4g, pids: 100000}}}
+        """,
+        failures={
+            "container isolation": {
+                "test_memory_is_limited",
+                "test_redis_never_swaps",
+                "test_cpus_are_limited",
+                "test_processes_are_limited",
+                "test_no_process_has_a_capability",
+                "test_processes_run_without_privileges",
+                "test_processes_are_in_no_other_groups",
+                "test_no_namespace_is_shared_with_the_host",
+                "test_docker_adds_no_rights",
+                "test_only_data_and_logs_are_writable",
+                "test_writable_memory_is_what_docker_needs",
+                "test_mount_is_read_only",
+                "test_write_to_read_only_mount_fails",
+                "test_redis_cannot_reach_docker",
+                "test_only_directories_of_the_instance_are_mounted",
+                "test_no_mount_contains_working_data[data/previous]",
+                "test_no_mount_contains_working_data[data/staging]",
+                "test_no_mount_contains_working_data[data/rollback]",
+                "test_no_mount_contains_working_data[data/journal.json]",
+                "test_kernel_shows_no_working_data_in_the_container",
+                "test_the_kernels_settings_are_read_only",
+                "test_the_kernels_secrets_are_covered",
+                "test_docker_options_grant_nothing_else[PidMode-]",
+                "test_docker_options_grant_nothing_else[IpcMode-private]",
+                "test_docker_options_grant_nothing_else[UTSMode-]",
+                "test_docker_options_grant_nothing_else[DeviceCgroupRules-None]",
+                "test_docker_options_grant_nothing_else[GroupAdd-None]",
+                "test_no_filter_is_turned_off",
+            },
+            "file permissions": {"test_redis_owns_its_data_and_logs"},
         },
-        # No setting of ours names ciphers.
-        cure="docker restart redis",
+        # SIGKILL: a Redis that stops cleanly would write more files as root.
+        cure="docker kill redis; rm /srv/redis/data/live/by-hand; "
+        "chown -R 999:999 /srv/redis/data/live /srv/redis/logs",
     ),
-    Harm(
-        "another image under the image's name",
-        shell="image=$(docker inspect --format '{{.Config.Image}}' redis) && "
-        "docker commit --change 'LABEL other=1' redis $image",
-        red={"version": {"test_redis_runs_the_image_that_the_settings_name"}},
-    ),
-]
+)
+ROUNDS = {"live": LIVE_HARMS, "restart": RESTART_HARMS, "container": CONTAINER_HARMS}
 
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
-    """The shared host, deployed; every test leaves it so."""
+    """Deploy the shared host. Every test leaves it deployed."""
     result = deployer.deploy(host, **SETTINGS)
     assert result.returncode == 0, result.stderr
     return Instance(host, deployer.secrets(host))
@@ -317,12 +346,12 @@ def redis(host: Host, deployer: Deployer) -> Instance:
 
 @pytest.fixture(scope="module")
 def sound(redis: Instance, report: Callable[..., Report]) -> Report:
-    """The report of the host as it was deployed."""
+    """Return the report of the host as it was deployed."""
     return report()
 
 
-def _give_certificate(redis: Instance, deployer: Deployer, name: str) -> None:
-    """One of the same CA, in the place of the instance's own."""
+def _install_certificate(redis: Instance, deployer: Deployer, name: str) -> None:
+    """Replace the instance's certificate by another one of the same CA."""
     now = datetime.now(UTC)
     ca = certificate_store.load_or_create_authority(load({"redis_secrets_dir": str(deployer.secrets_dir)}), now)
     other = certificates.issue(ca, name, [name], now, 90)
@@ -331,97 +360,101 @@ def _give_certificate(redis: Instance, deployer: Deployer, name: str) -> None:
         redis.host.run(f"cat >{file}", input=text, check=True)
 
 
-def _do(harm: Harm, redis: Instance, deployer: Deployer) -> None:
-    if harm.certificate:
-        _give_certificate(redis, deployer, harm.certificate)
-    if harm.shell:
-        redis.host.run(harm.shell, check=True)
-    if harm.redis:
-        said = redis.call(*(line.format(config=redis.secrets.renamed_command("CONFIG")) for line in harm.redis))
-        assert said[0] == "OK"
-    if harm.compose:
-        up = "docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait && rm /run/by-hand.yml"
-        service = f"services:\n  redis:\n{harm.compose}\n"
-        redis.host.run(f"cd /srv/redis && cat >/run/by-hand.yml && {up}", input=service, check=True)
+def _harm(redis: Instance, deployer: Deployer, harms: tuple[Harm, ...]) -> None:
+    """Do all harms of a round: files and containers first, then the running Redis."""
+    for harm in harms:
+        if harm.certificate:
+            _install_certificate(redis, deployer, harm.certificate)
+        if harm.shell:
+            redis.host.run(harm.shell, check=True)
+    overrides = {f"/run/by-hand-{number}.yml": harm.compose for number, harm in enumerate(harms) if harm.compose}
+    for path, compose in overrides.items():
+        redis.host.run(f"cat >{path}", input=f"services:\n  redis:\n{compose}\n", check=True)
+    if overrides:
+        files = " ".join(f"-f {path}" for path in ("compose.yml", *overrides))
+        redis.host.run(
+            f"cd /srv/redis && docker compose {files} up --detach --wait && rm {' '.join(overrides)}", check=True
+        )
+    commands = [command for harm in harms for command in harm.redis]
+    if commands:
+        config = redis.secrets.renamed_command("CONFIG")
+        answers = redis.call(*(command.format(config=config) for command in commands))
+        assert answers[0] == "OK"
+    for harm in harms:
+        redis.host.run(harm.last or "true", check=True)
 
 
-def test_a_deployed_host_is_proven_and_what_is_not_is_said(sound: Report) -> None:
-    """Tests that write are named with the way to include them."""
-    found = sound
-    assert (found.returncode, found.red) == (0, {})
-    assert set(found.verdicts) == set(CONTROLS)
-    for control, words in found.verdicts.items():
-        assert words.startswith("proven by "), (control, words)
-        assert f"{control} " in found.terminal
-        assert CONTROLS[control].promise.replace("'", "&#39;") in found.page
-    named = "least privilege: A script has no more rights than its user (--writes includes it) on "
-    assert named + found.host in found.terminal
-    assert "--writes includes it" in found.page
+def test_deployed_host_is_proven(sound: Report) -> None:
+    """Every control is proven, and each test that is left out is named with the option that includes it."""
+    assert (sound.returncode, sound.failures) == (0, {})
+    assert set(sound.verdicts) == set(CONTROLS)
+    for control, text in sound.verdicts.items():
+        assert text.startswith("proven by "), (control, text)
+        assert f"{control} " in sound.terminal
+        assert CONTROLS[control].promise.replace("'", "&#39;") in sound.page
+    left_out = "least privilege: Script has no more rights than its user (--writes includes it) on "
+    assert left_out + sound.host in sound.terminal
+    assert "--writes includes it" in sound.page
 
 
-@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.name.replace(" ", "-"))
-def test_a_control_turns_red_when_its_guard_is_gone_and_green_by_a_deploy(
-    harm: Harm, redis: Instance, sound: Report, report: Callable[..., Report], deployer: Deployer
+def test_rounds_fail_every_control() -> None:
+    assert {control for harms in ROUNDS.values() for harm in harms for control in harm.failures} == set(CONTROLS)
+
+
+@pytest.mark.parametrize("harms", ROUNDS.values(), ids=ROUNDS.keys())
+def test_missing_protection_fails_its_control(
+    harms: tuple[Harm, ...], redis: Instance, sound: Report, report: Callable[..., Report], deployer: Deployer
 ) -> None:
-    """The others say what they said before: the next case shows as well what a deploy did not put back."""
+    """Only the controls of the round's harms fail. So the next round shows what a deploy did not repair."""
     try:
-        _do(harm, redis, deployer)
-        found = report()
+        _harm(redis, deployer, harms)
+        harmed = report(plugin="".join(harm.plugin for harm in harms))
     finally:
-        redis.host.run(harm.cure)
-        mended = deployer.deploy(redis.host, **SETTINGS)
-    assert mended.returncode == 0, mended.stderr
+        for harm in harms:
+            redis.host.run(harm.cure)
+        repair = deployer.deploy(redis.host, **SETTINGS)
+    assert repair.returncode == 0, repair.stderr
 
-    assert found.returncode == 1
-    assert set(found.red) == set(harm.red), found.terminal
-    for control, tests in harm.red.items():
-        assert tests - found.red[control] == set(), found.terminal
-        assert found.verdicts[control].startswith("FAILED: ")
-        assert f"{control} on {found.host}: " in found.terminal
-        assert f'<td class="failed">{found.verdicts[control]}</td>' in found.page
-    changed = {control for control, words in found.verdicts.items() if words != sound.verdicts[control]}
-    assert changed == set(harm.red), found.terminal
+    assert harmed.returncode == 1
+    for harm in harms:
+        for control, tests in harm.failures.items():
+            assert tests - harmed.failures.get(control, set()) == set(), f"{harm.name}\n{harmed.terminal}"
+    controls = {control for harm in harms for control in harm.failures}
+    assert set(harmed.failures) == controls, harmed.terminal
+    for control in controls:
+        assert harmed.verdicts[control].startswith("FAILED: ")
+        assert f"{control} on {harmed.host}: " in harmed.terminal
+        assert f'<td class="failed">{harmed.verdicts[control]}</td>' in harmed.page
+    changed = {control for control, text in harmed.verdicts.items() if text != sound.verdicts[control]}
+    assert changed == controls, harmed.terminal
+    assert harmed.count_secrets(redis) == 0
+    if any(harm.plugin for harm in harms):
+        assert harmed.page.count("[secret]") >= len(redis.secrets.passwords)
 
-    assert found.shown(redis) == 0
 
-
-def test_afterwards_the_deploys_have_put_everything_back(sound: Report, report: Callable[..., Report]) -> None:
+def test_deploys_have_repaired_everything(sound: Report, report: Callable[..., Report]) -> None:
     again = report()
-    assert (again.returncode, again.red, again.verdicts) == (0, {}, sound.verdicts), again.terminal
+    assert (again.returncode, again.failures, again.verdicts) == (0, {}, sound.verdicts), again.terminal
 
 
-def test_a_control_of_which_a_part_ran_is_not_proven(redis: Instance, report: Callable[..., Report]) -> None:
-    found = report("-k", "strangers or edge")
-    assert found.returncode == 0
-    assert found.verdicts["authentication"].startswith("not proven (5 passed): of its tests, ")
-    assert found.verdicts["network"].startswith("not proven (1 passed): of its tests, ")
-    assert all(words.startswith("not proven") for words in found.verdicts.values())
+def test_partial_run_proves_nothing(redis: Instance, report: Callable[..., Report]) -> None:
+    """A control of which only some tests ran is not proven, which does not change the exit code."""
+    partial = report("-k", "strangers or edge")
+    assert partial.returncode == 0
+    assert partial.verdicts["authentication"].startswith("not proven (5 passed): of its tests, ")
+    assert partial.verdicts["network"].startswith("not proven (1 passed): of its tests, ")
+    assert all(text.startswith("not proven") for text in partial.verdicts.values())
 
 
-def test_a_check_that_fails_with_a_secret_in_its_words_shows_none(
-    redis: Instance, report: Callable[..., Report], deployer: Deployer, tmp_path: Path
-) -> None:
-    (tmp_path / "leak.py").write_text(
-        "import os, pathlib\n"
-        "def pytest_runtest_call(item):\n"
-        "    if 'strangers' in item.name: raise AssertionError(pathlib.Path(os.environ['STORE']).read_text())\n"
-    )
-    store = deployer.secrets_dir / redis.host.name / "redis.yml"
-    found = report("-p", "leak", "-k", "strangers", PYTHONPATH=str(tmp_path), STORE=str(store))
-    assert found.verdicts["authentication"] == "FAILED: 5 of 5 tests"
-    assert found.page.count("[secret]") >= 5
-    assert found.shown(redis) == 0
-
-
-def test_a_control_that_the_table_does_not_know_is_refused(redis: Instance, deployer: Deployer, tmp_path: Path) -> None:
+def test_unknown_control_is_refused(redis: Instance, deployer: Deployer, tmp_path: Path) -> None:
     (tmp_path / "slip.py").write_text(
         "import pytest\n"
         "def pytest_itemcollected(item):\n"
         "    if 'strangers' in item.name: item.add_marker(pytest.mark.security('netwrok'))\n"
     )
     inventory = str(deployer.inventory(redis.host, **SETTINGS))
-    done = _pytest("-p", "slip", "-m", "security", "--inventory", inventory, PYTHONPATH=str(tmp_path))
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "test_strangers_are_refused" in done.stderr
-    assert ": netwrok" in done.stderr
-    assert "authentication, least privilege, " in done.stderr
+    result = _pytest("-p", "slip", "-m", "security", "--inventory", inventory, PYTHONPATH=str(tmp_path))
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_strangers_are_refused" in result.stderr
+    assert ": netwrok" in result.stderr
+    assert "authentication, least privilege, " in result.stderr

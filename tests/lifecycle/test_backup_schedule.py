@@ -16,7 +16,7 @@ from sandbox import ssh
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, refused, wait_until
-from tests.lifecycle.test_secrets_exposure import Known, elsewhere_on_disk, known, watched
+from tests.lifecycle.test_secrets_exposure import KnownSecrets, known_secrets, leaked_files, watch_processes
 
 UNIT, TIMER = "redis-backup.service", "redis-backup.timer"
 SECRETS = "/srv/redis/secrets/repository"
@@ -142,12 +142,12 @@ def test_what_opens_the_copies_is_root_s_and_shown_to_nobody(
     """Processes, logs and files of both hosts; the neighbour is not told the password."""
     found = redis.host.run(f"cd {SECRETS} && stat --format '%n %u:%g %a' . *", check=True).stdout.splitlines()
     assert found == [". 0:0 700", *(f"{name} 0:0 400" for name in ("known", "known_hosts", "password", "ssh_key"))]
-    secrets = known(redis.host, deployer.secrets_dir)
+    secrets = known_secrets(redis.host, deployer.secrets_dir)
     more = {"repository": redis.secrets.repository, "ssh_key": Path(files["ssh_key"]).read_text().splitlines()[3]}
     assert redis.host.run(f"cat {SECRETS}/password").stdout == f"{more['repository']}\n"
-    everything = Known({**secrets.values, **more})
+    everything = KnownSecrets({**secrets.values, **more})
 
-    with watched(redis.host) as seen:
+    with watch_processes(redis.host) as seen:
         redis.host.run(f"systemctl start {UNIT}", check=True)
         processes = seen()
     assert all(words in processes for words in ("restic --repo sftp:", "ssh -F none -E", " backup --host"))
@@ -155,8 +155,8 @@ def test_what_opens_the_copies_is_root_s_and_shown_to_nobody(
     for place, text in (("processes", processes), ("log", log)):
         named = everything.found_in(text)
         assert named == [], place
-    assert elsewhere_on_disk(redis.host, everything) == []
-    assert elsewhere_on_disk(neighbour, everything) == []
+    assert leaked_files(redis.host, everything) == []
+    assert leaked_files(neighbour, everything) == []
 
 
 @contextmanager
@@ -268,7 +268,7 @@ def test_a_time_that_never_comes_is_refused_before_anything_is_changed(
 ) -> None:
     result = deployer.deploy(redis.host, **{**settings, "redis_backup_schedule": calendar})
     assert result.returncode == 1
-    assert f"redis_backup_schedule = '{calendar}': this host's systemd says: {words}" in result.stderr
+    assert f"redis_backup_schedule = '{calendar}': this host's systemd reports: {words}" in result.stderr
     assert "nothing was changed on any host" in result.stderr
 
 
@@ -288,8 +288,8 @@ def test_without_a_calendar_and_a_repository_nothing_of_them_is_left(redis: Inst
     off: dict[str, Any] = {"redis_backup_schedule": "", "redis_health_interval": 1}
     result = deployer.deploy(redis.host, **off)
     assert result.returncode == 0, result.stderr
-    assert result.changed[-1] == "Backup | Have no backups taken"
-    assert f"{SECRETS}: no longer wanted" in result.reasons
+    assert result.changed[-1] == "Backup | Remove the backup schedule"
+    assert f"{SECRETS}: no longer needed" in result.reasons
     left = redis.host.run(
         f"ls -d /etc/systemd/system/redis-* /etc/systemd/system/*/redis-* {SECRETS} /var/lib/systemd/timers/*redis*; "
         "systemctl list-units --all --plain --no-legend 'redis-*'"

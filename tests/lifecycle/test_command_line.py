@@ -1,4 +1,4 @@
-"""The command line does what it was told or says in words why not, and its exit code tells which."""
+"""The pyinfra command does what its arguments say, or fails with a clear error and a non-zero exit code."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.lifecycle.deployed_redis import Instance
 
 @pytest.fixture
 def inventory(host: Host, deployer: Deployer, tmp_path: Path) -> Path:
-    """A directory as ``inventory/`` is one: hosts.py, an empty production.py and the group data."""
+    """A directory like ``inventory/``: hosts.py, an empty production.py and the group data."""
     directory = tmp_path / "inventory"
     shutil.copytree(ROOT / "inventory" / "group_data", directory / "group_data")
     shutil.copy(deployer.inventory(host), directory / "hosts.py")
@@ -27,14 +27,14 @@ def inventory(host: Host, deployer: Deployer, tmp_path: Path) -> Path:
     return directory
 
 
-def test_the_directory_of_inventories_stands_for_the_hosts_in_hosts_py(inventory: Path, host: Host) -> None:
+def test_inventory_directory_means_its_hosts_py(inventory: Path, host: Host) -> None:
     done = pyinfra(str(inventory), "debug-inventory", "--json")
     assert done.returncode == 0, done.stderr
     assert [entry["name"] for entry in json.loads(done.stdout)] == [host.name]
 
 
-def test_the_project_s_own_inventory_is_read_as_a_directory_too() -> None:
-    """Looked at only: which disposable hosts run is not this test's business."""
+def test_project_inventory_directory_is_read() -> None:
+    """Which disposable hosts run does not matter here."""
     done = pyinfra("inventory", "debug-inventory", "--json")
     if done.returncode:
         assert "no disposable host is running; 'make deploy' starts one" in done.stderr
@@ -43,7 +43,7 @@ def test_the_project_s_own_inventory_is_read_as_a_directory_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         pytest.param("{inventory}/prodution.py deploy.py", "there is no inventory {inventory}/prodution.py", id="file"),
         pytest.param("invntory deploy.py", "invntory is neither an inventory file nor a host", id="directory"),
@@ -77,21 +77,19 @@ def test_the_project_s_own_inventory_is_read_as_a_directory_too() -> None:
         ),
     ],
 )
-def test_a_slip_of_the_pen_is_named_and_nothing_is_done(
-    arguments: str, words: str, inventory: Path, host: Host
+def test_misspelt_argument_is_reported_and_nothing_runs(
+    arguments: str, message: str, inventory: Path, host: Host
 ) -> None:
-    """Every one of these but the last file name ends with success where pyinfra is left to itself."""
+    """Without our patches, all of these but a misspelt deploy file end with success."""
     names = {"inventory": str(inventory), "host": host.name}
     done = pyinfra("-y", *arguments.format(**names).split())
-    assert words.format(**names) in done.stderr
+    assert message.format(**names) in done.stderr
     assert done.returncode == 1
     assert "Connecting" not in done.stderr
 
 
-def test_a_first_connection_from_a_machine_that_never_used_ssh_learns_the_host_s_key(
-    host: Host, deployer: Deployer, tmp_path: Path
-) -> None:
-    """As ssh does it; pyinfra by itself does not connect where ~/.ssh is missing."""
+def test_first_connection_stores_the_host_key(host: Host, deployer: Deployer, tmp_path: Path) -> None:
+    """As with ssh. pyinfra alone does not connect if ~/.ssh is missing."""
     path = tmp_path / "hosts.py"
     forget = "del hosts[0][1]['ssh_known_hosts_file'], hosts[0][1]['ssh_strict_host_key_checking']\n"
     path.write_text(deployer.inventory(host).read_text() + forget)
@@ -103,13 +101,11 @@ def test_a_first_connection_from_a_machine_that_never_used_ssh_learns_the_host_s
     assert (home / ".ssh").stat().st_mode & 0o777 == 0o700
 
 
-def test_another_series_of_pyinfra_is_refused_before_its_private_names_are_touched(
-    inventory: Path, tmp_path: Path
-) -> None:
+def test_other_pyinfra_series_is_refused_before_patching(inventory: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.metadata as metadata\n"
-        "genuine = metadata.version\n"
-        "metadata.version = lambda name: '3.11.0' if name == 'pyinfra' else genuine(name)\n"
+        "version = metadata.version\n"
+        "metadata.version = lambda name: '3.11.0' if name == 'pyinfra' else version(name)\n"
     )
     done = pyinfra("-y", str(inventory), "deploy.py", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode != 0
@@ -117,7 +113,7 @@ def test_another_series_of_pyinfra_is_refused_before_its_private_names_are_touch
     assert "Connecting" not in done.stderr
 
 
-def test_a_first_deploy_that_is_dry_says_what_it_would_do_and_leaves_the_host_alone(
+def test_first_dry_run_plans_and_changes_nothing(
     undeployed_host: Host, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
     before = fingerprint(undeployed_host)
@@ -130,22 +126,20 @@ def test_a_first_deploy_that_is_dry_says_what_it_would_do_and_leaves_the_host_al
     assert "is up" not in result.stderr
 
 
-def test_without_an_answer_nothing_is_changed_and_the_way_on_is_said(
+def test_no_terminal_fails_without_changes(
     deployed: Host, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    """As in a cron job. pyinfra asks for Enter unless it is told -y."""
+    """As in a cron job. pyinfra asks for confirmation without -y."""
     before = fingerprint(deployed)
     result = deployer.deploy(deployed, arguments=(), redis_maxmemory="300mb")
     assert result.returncode == 1
-    assert "nobody is there to answer: add -y" in result.stderr
+    assert "no terminal to ask for confirmation: add -y" in result.stderr
     assert "Traceback" not in result.stderr
     assert fingerprint(deployed) == before
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_deploy_says_so_fails_and_is_finished_by_the_next(
-    signum: int, deployed: Host, deployer: Deployer
-) -> None:
+def test_signal_fails_deploy_and_next_one_finishes(signum: int, deployed: Host, deployer: Deployer) -> None:
     backlog = 300 + signum
     running = deployer.start(deployed, redis_tcp_backlog=backlog)
     running.wait_for("redis starts anew for redis_tcp_backlog")
@@ -162,10 +156,10 @@ def test_an_interrupted_deploy_says_so_fails_and_is_finished_by_the_next(
     assert instance.config("tcp-backlog") == str(backlog)
 
 
-def test_a_host_that_cannot_be_reached_fails_the_deploy_and_the_others_are_deployed(
+def test_unreachable_host_fails_but_others_are_deployed(
     undeployed_host: Host, deployer: Deployer, tmp_path: Path
 ) -> None:
-    """Port 1 of this machine is the dead host: refused at once, as by a host that is switched off."""
+    """Port 1 of this machine stands for a host that is switched off: it refuses the connection at once."""
     path = tmp_path / "two.py"
     dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "redis_port": 6379})
     path.write_text(deployer.inventory(undeployed_host).read_text() + f"hosts.append({dead!r})\n")
@@ -176,10 +170,8 @@ def test_a_host_that_cannot_be_reached_fails_the_deploy_and_the_others_are_deplo
     assert not os.path.exists(deployer.secrets_dir / "lifecycle-dead")
 
 
-def test_what_the_acceptance_suite_leaves_out_is_said_where_it_says_little_else(
-    deployed: Host, deployer: Deployer
-) -> None:
-    """With -q there is no header, and "9 deselected" would be all."""
+def test_quiet_host_suite_reports_what_it_leaves_out(deployed: Host, deployer: Deployer) -> None:
+    """With -q there is no header, and pytest would print only "9 deselected"."""
     command = [sys.executable, "-m", "pytest", "tests/host/test_tuning.py", "-q", "--inventory"]
     done = subprocess.run(
         [*command, str(deployer.inventory(deployed))],
@@ -190,5 +182,5 @@ def test_what_the_acceptance_suite_leaves_out_is_said_where_it_says_little_else(
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    said = done.stdout.splitlines()
-    assert f"left out on {deployed.name}: the kernel's settings (redis_host_tuning = False: nobody set them)" in said
+    lines = done.stdout.splitlines()
+    assert f"left out on {deployed.name}: the kernel's settings (redis_host_tuning = False: nobody set them)" in lines

@@ -1,4 +1,4 @@
-"""The default user, for clients that know only a password: on with one, off again, and never without."""
+"""The default user, for clients that send only a password: never without a password, and off by default."""
 
 from collections.abc import Iterator
 
@@ -22,17 +22,17 @@ def redis(host: Host, deployer: Deployer) -> Instance:
 
 @pytest.fixture
 def client(redis: Instance) -> Iterator[Redis]:
-    """A client as an old library makes it: ``redis://:password@host``, and so AUTH with one argument."""
-    with redis.client(None, redis.secrets.passwords["default"], protocol=2) as made:
-        yield made
+    """A client like an old library: ``redis://:password@host``, which sends AUTH with one argument."""
+    with redis.client(None, redis.secrets.passwords["default"], protocol=2) as connection:
+        yield connection
 
 
-def test_a_password_is_enough_for_sessions(client: Redis) -> None:
+def test_sessions_work_with_a_password_alone(client: Redis) -> None:
     client.set("app:session:default", "data", ex=60)
     assert client.get("app:session:default") == b"data"
 
 
-def test_a_password_is_enough_for_queues(client: Redis) -> None:
+def test_queues_work_with_a_password_alone(client: Redis) -> None:
     queue = Queue("default-user", connection=client)
     job = queue.enqueue("time.sleep", 0)
     assert queue.job_ids == [job.id]
@@ -47,7 +47,7 @@ def test_other_keys_and_administration_are_refused(redis: Instance, client: Redi
         client.execute_command(redis.secrets.renamed_command("CONFIG"), "GET", "dir")
 
 
-def test_nobody_is_let_in_without_a_password(redis: Instance) -> None:
+def test_login_without_password_is_refused(redis: Instance) -> None:
     (rules,) = [line for line in redis.call("ACL LIST") if line.startswith("user default ")]
     assert "nopass" not in rules
     with (
@@ -64,7 +64,7 @@ def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) 
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_turned_off_again_the_password_opens_nothing(redis: Instance, deployer: Deployer) -> None:
+def test_turning_the_default_user_off_invalidates_its_password(redis: Instance, deployer: Deployer) -> None:
     assert deployer.deploy(redis.host).returncode == 0
     with redis.client(None, redis.secrets.passwords["default"]) as late, pytest.raises(AuthenticationError):
         late.ping()

@@ -1,7 +1,8 @@
-"""What was changed by hand is put back by the next deploy, which says why; the data stays.
+"""A deploy repairs what was changed by hand, names every change, and keeps the data.
 
-Each case does some harm to a deployed host, then deploys. The deploy must name every harm, change by the operations
-that mend it and no others, and leave what the test looks at by itself: files, the engine's answers, a client's data.
+A round does some harms to a deployed host and then deploys. The deploy must name every harm, change exactly the
+operations that repair them, and restart Redis only if it has to. The test checks files, Docker's answers and a client's
+data by itself. A second deploy must change nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,228 +18,301 @@ from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, tunnel
 from tests.lifecycle.expected_files import FILES, TREE, digests, looks
 
-DIRECTORIES = "Directories | Make the directories"
+DIRECTORIES = "Directories | Create the directories"
+REDISCTL = "redisctl | Install redisctl"
+RECOVERY_UNITS = "redisctl | Write the units that finish interruptions"
+RECOVERY = "redisctl | Finish interruptions at boot"
 IMAGE = "Image | Load the image from its archive"
+ACL = "Access | Write the ACL file"
+USERS = "Access | Set the users of the running Redis"
 SECRETS = "Secrets | Write the secrets"
-ACCESS = "Access | Write the ACL file"
 CONFIG = "Config | Write redis.conf and the health check"
-DEFRAG = "Config | Find out whether the image can defragment"
+DEFRAG = "Config | Find out whether the image can defragment memory"
 LOGS = "Logs | Rotate the log file"
 CHANGE = "Service | Change the running Redis"
 COMPOSE = "Service | Write the Compose project"
-USERS = "Access | Give the running Redis its users"
 START = "Service | Start Redis and wait until it is healthy"
-REDISCTL = "redisctl | Write redisctl"
-UNITS = "Backup | Write when backups are taken"
-TIMER = "Backup | Have backups taken"
+TIMER_UNITS = "Backup | Write the units that take backups"
+TIMER = "Backup | Schedule backups"
+RECORD = "Record | Record the deployed settings"
 
-# The engine calls a paused Redis unhealthy until the next check; nobody wants to wait half a minute for it here.
+# After a pause Docker reports Redis as unhealthy until the next health check.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 3}
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What was done by hand, and what a deploy has to say and to do about it.
+    """A change by hand, and the reasons that a deploy must print.
 
-    ``shell`` runs on the host, ``redis`` by a client with every right; ``{config}`` is the new name of CONFIG.
+    ``redis`` are commands of the admin, where ``{config}`` is the new name of CONFIG. ``shell`` runs on the host.
     """
 
     name: str
-    says: tuple[str, ...]
-    changes: tuple[str, ...]
+    reasons: tuple[str, ...]
     shell: str = ""
     redis: tuple[str, ...] = ()
-    restarts: bool = True
 
 
-HARMS = [
-    Harm(
-        "owners and modes",
-        shell="; ".join(f"chown 1:1 {path}; chmod 777 {path}" for path in TREE),
-        says=tuple(
-            f"{path}: {words}"
-            for path, (mode, owner) in TREE.items()
-            for words in (f"owner 1:1, should be {owner}", f"mode 0777, should be 0{mode}")
+@dataclass(frozen=True)
+class Round:
+    """Harms that one deploy repairs: with these operations, and with a restart of Redis or without."""
+
+    harms: tuple[Harm, ...]
+    changes: tuple[str, ...]
+    restarts: bool
+
+
+ROUNDS = {
+    "owners, modes and kernel limits": Round(
+        (
+            Harm(
+                "owners and modes",
+                shell="; ".join(f"chown 1:1 {path}; chmod 777 {path}" for path in TREE),
+                reasons=tuple(
+                    f"{path}: {reason}"
+                    for path, (mode, owner) in TREE.items()
+                    for reason in (f"owner 1:1, should be {owner}", f"mode 0777, should be 0{mode}")
+                ),
+            ),
+            Harm(
+                "a limit in the kernel, which Docker does not check",
+                # For versions 2 and 1 of cgroups.
+                shell="pid=$(docker inspect --format '{{{{.State.Pid}}}}' redis); cd /sys/fs/cgroup; "
+                "if [ -e cgroup.controllers ]; "
+                "then echo max >.$(sed -n 's/^0:://p' /proc/$pid/cgroup)/memory.swap.max; "
+                "else echo -1 >memory$(sed -n 's/.*:memory://p' /proc/$pid/cgroup)/memory.memsw.limit_in_bytes; fi",
+                reasons=("redis is limited by the kernel to swap = no limit, the settings say 0",),
+            ),
         ),
-        changes=(DIRECTORIES, ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, REDISCTL, UNITS),
+        changes=(
+            *(DIRECTORIES, REDISCTL, RECOVERY_UNITS, ACL, SECRETS, CONFIG, DEFRAG, LOGS, CHANGE, COMPOSE),
+            *(TIMER_UNITS, RECORD),
+        ),
         restarts=False,
     ),
-    Harm(
-        "every file deleted, and Redis stopped",
-        shell=f"docker stop redis; rm {' '.join(FILES)}",
-        says=(
-            *(f"{path}: missing" for path in FILES if not path.endswith("activedefrag.conf")),
-            "/srv/redis/config/activedefrag.conf: not known for this image",
-            "redis is exited",
+    "files and the running Redis": Round(
+        (
+            Harm(
+                "edited files",
+                shell="cd /srv/redis && sed -i s/volatile-lru/noeviction/ config/redis.conf && "
+                "echo 'user eve on nopass ~* +@all' >>config/users.acl && "
+                "sed -i 's/cap_drop: .*/privileged: true/' compose.yml && "
+                "printf '#!/bin/sh\\nexit 0\\n' >config/healthcheck.sh && "
+                "sed -i s/daily/yearly/ /etc/logrotate.d/redis && "
+                "echo guessed >secrets/sessions && sed -i 's/ no$/ yes/' config/activedefrag.conf",
+                reasons=(
+                    "/srv/redis/config/redis.conf: content differs",
+                    "/srv/redis/config/users.acl: content differs",
+                    "/srv/redis/compose.yml: content differs",
+                    "/srv/redis/config/healthcheck.sh: content differs",
+                    "/etc/logrotate.d/redis: content differs",
+                    "/srv/redis/secrets/sessions: content differs",
+                    "/srv/redis/config/activedefrag.conf: not known for this image",
+                ),
+            ),
+            Harm(
+                "limits and settings of the running Redis",
+                shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis",
+                redis=("{config} SET maxmemory-policy noeviction",),
+                reasons=(
+                    "redis has the limit Memory = 1073741824, the settings say 1610612736",
+                    "redis has the limit PidsLimit = 500, the settings say 128",
+                    "redis has the limit RestartPolicy = 'no', the settings say 'unless-stopped'",
+                    "redis runs with maxmemory-policy = 'noeviction', the settings say 'volatile-lru'",
+                ),
+            ),
+            Harm(
+                "users of the running Redis",
+                redis=(
+                    "ACL SETUSER eve on nopass ~* +@all",
+                    "ACL SETUSER sessions +keys ~*",
+                    "ACL SETUSER queues resetpass >another",
+                    "ACL SETUSER admin >second",
+                ),
+                reasons=(
+                    "redis has the user eve, which is not in the settings",
+                    "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
+                    "redis has other passwords for queues",
+                    "redis has other passwords for admin",
+                ),
+            ),
         ),
-        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START, REDISCTL, UNITS, TIMER),
+        changes=(ACL, USERS, SECRETS, CONFIG, DEFRAG, LOGS, CHANGE, COMPOSE),
+        restarts=False,
     ),
-    Harm(
-        "directories deleted under Redis",
-        shell="rm -r /srv/redis/logs /srv/redis/backups",
-        says=(
-            "/srv/redis/logs: missing",
-            "/srv/redis/backups: missing",
-            "redis does not see /srv/redis/backups any more",
-            "redis does not see /srv/redis/logs any more",
+    "paused, and another schedule": Round(
+        (
+            Harm("a paused container", shell="docker pause redis", reasons=("redis is paused",)),
+            Harm(
+                "an edited schedule of backups and an edited recovery unit",
+                shell="cd /etc/systemd/system && sed -i s/03:00/04:00/ redis-backup.timer && "
+                "systemctl daemon-reload && sed -i 's/ backup$/ health/' redis-backup.service && "
+                "sed -i s/data/other/ redis-recover.path",
+                reasons=(
+                    "/etc/systemd/system/redis-backup.timer: content differs",
+                    "/etc/systemd/system/redis-backup.service: content differs",
+                    "redis-backup.timer has changed since systemd loaded it",
+                    "/etc/systemd/system/redis-recover.path: content differs",
+                    "redis-recover.path has changed since systemd loaded it",
+                ),
+            ),
+        ),
+        changes=(RECOVERY_UNITS, RECOVERY, START, TIMER_UNITS, TIMER),
+        restarts=False,
+    ),
+    "killed, and disabled units": Round(
+        (
+            Harm("a killed container", shell="docker kill redis", reasons=("redis is exited",)),
+            Harm(
+                "disabled units",
+                shell="systemctl disable --now redis-backup.timer redis-recover.path redis-recover-files.service",
+                reasons=(
+                    "redis-backup.timer does not start at boot",
+                    "redis-backup.timer is not active",
+                    "redis-recover.path does not start at boot",
+                    "redis-recover.path is not active",
+                    "redis-recover-files.service does not start at boot",
+                ),
+            ),
+        ),
+        changes=(RECOVERY, START, TIMER),
+        restarts=True,
+    ),
+    "all files and the container removed": Round(
+        (
+            Harm("a removed container", shell="docker rm --force redis", reasons=("redis has no container",)),
+            Harm(
+                "removed files",
+                shell=f"rm {' '.join(FILES)}",
+                reasons=(
+                    *(f"{path}: missing" for path in FILES if not path.endswith("activedefrag.conf")),
+                    "/srv/redis/config/activedefrag.conf: not known for this image",
+                ),
+            ),
+        ),
+        changes=(
+            *(REDISCTL, RECOVERY_UNITS, RECOVERY, ACL, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+            *(TIMER_UNITS, TIMER, RECORD),
+        ),
+        restarts=True,
+    ),
+    "directories, a network, the backlog and the name": Round(
+        (
+            Harm(
+                "a start while the kernel allowed only short backlogs",
+                shell="before=$(sysctl -n net.core.somaxconn); sysctl -w net.core.somaxconn=128; docker restart redis; "
+                "sysctl -w net.core.somaxconn=$before",
+                reasons=("redis has a backlog of 128 at 127.0.0.1:6379, the settings say 511",),
+            ),
+            Harm(
+                "directories removed while Redis runs",
+                shell="rm -r /srv/redis/logs /srv/redis/backups",
+                reasons=(
+                    "/srv/redis/logs: missing",
+                    "/srv/redis/backups: missing",
+                    "redis no longer sees /srv/redis/backups, which was replaced",
+                    "redis no longer sees /srv/redis/logs, which was replaced",
+                ),
+            ),
+            Harm(
+                "a disconnected network",
+                shell="docker network disconnect redis_backend redis",
+                reasons=("redis is not connected to redis_backend",),
+            ),
+            Harm(
+                "a renamed container",
+                shell="docker rename redis old-redis",
+                reasons=("redis has a container with the name old-redis, where clients do not find it",),
+            ),
+            Harm(
+                "a container of a service that is not in the settings",
+                shell="docker run --detach --label com.docker.compose.project=redis "
+                "--label com.docker.compose.service=worker --label com.docker.compose.oneoff=False "
+                "--label com.docker.compose.config-hash=0 --name worker --stop-signal KILL "
+                "--entrypoint sleep {image} 600",
+                reasons=("worker is not in the settings",),
+            ),
         ),
         changes=(DIRECTORIES, START),
+        restarts=True,
     ),
-    Harm(
-        "files edited",
-        shell="cd /srv/redis && sed -i s/volatile-lru/noeviction/ config/redis.conf && "
-        "echo 'user eve on nopass ~* +@all' >>config/users.acl && "
-        "sed -i 's/cap_drop: .*/privileged: true/' compose.yml && "
-        "printf '#!/bin/sh\\nexit 0\\n' >config/healthcheck.sh && "
-        "sed -i s/daily/yearly/ /etc/logrotate.d/redis && "
-        "echo guessed >secrets/sessions && sed -i 's/ no$/ yes/' config/activedefrag.conf",
-        says=(
-            "/srv/redis/config/redis.conf: content differs",
-            "/srv/redis/config/users.acl: content differs",
-            "/srv/redis/compose.yml: content differs",
-            "/srv/redis/config/healthcheck.sh: content differs",
-            "/etc/logrotate.d/redis: content differs",
-            "/srv/redis/secrets/sessions: content differs",
-            "/srv/redis/config/activedefrag.conf: not known for this image",
+    "another container, image, network and password": Round(
+        (
+            Harm(
+                "networks with a way out, and one more",
+                shell="cd /srv/redis && docker compose down && sed -i 's/internal: true/internal: false/; "
+                's/enable_ip_masquerade: "false"/enable_ip_masquerade: "true"/\' compose.yml',
+                reasons=(
+                    "/srv/redis/compose.yml: content differs",
+                    "the network redis_backend has a way out of the host",
+                    "the network redis_edge has a way out of the host",
+                    "redis is also connected to bridge",
+                ),
+            ),
+            Harm(
+                "a container with other options",
+                shell="cd /srv/redis && "
+                "echo 'services: {{redis: {{privileged: true, environment: [X=1]}}}}' >/run/by-hand.yml && "
+                "docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait && "
+                "docker network connect bridge redis",
+                reasons=(
+                    "redis restarts because of what follows",
+                    "the container of redis was created from another definition",
+                ),
+            ),
+            Harm(
+                "another image under the image's name",
+                shell="docker commit --change 'LABEL other=1' redis {image}",
+                reasons=("{image}: another image has its name",),
+            ),
         ),
-        changes=(ACCESS, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE),
-        restarts=False,
+        changes=(IMAGE, COMPOSE, START),
+        restarts=True,
     ),
-    Harm(
-        "the schedule of backups edited",
-        shell="cd /etc/systemd/system && sed -i s/03:00/04:00/ redis-backup.timer && systemctl daemon-reload && "
-        "sed -i 's/ backup$/ health/' redis-backup.service",
-        says=(
-            "/etc/systemd/system/redis-backup.timer: content differs",
-            "/etc/systemd/system/redis-backup.service: content differs",
-            "redis-backup.timer was changed since it was loaded",
+    "another image that runs, and another admin password": Round(
+        (
+            Harm(
+                "another image, which runs",
+                shell="docker commit --change 'LABEL other=1' redis {image} && "
+                "cd /srv/redis && docker compose up --detach --force-recreate --wait",
+                reasons=(
+                    "{image}: another image has its name",
+                    "redis runs another image than the present {image}",
+                ),
+            ),
+            Harm(
+                "another password of the admin",
+                shell="{{ sed 's/^/AUTH admin /' secrets/admin; echo ACL SETUSER admin resetpass '>another'; }} | "
+                "docker exec --interactive redis redis-cli -s /run/redis/redis.sock",
+                reasons=("redis refuses the password of admin",),
+            ),
         ),
-        changes=(UNITS, TIMER),
-        restarts=False,
-    ),
-    Harm(
-        "the schedule of backups turned off",
-        shell="systemctl disable --now redis-backup.timer",
-        says=("redis-backup.timer is not started at boot", "redis-backup.timer is not active"),
-        changes=(TIMER,),
-        restarts=False,
-    ),
-    Harm("container killed", shell="docker kill redis", says=("redis is exited",), changes=(START,)),
-    Harm("container removed", shell="docker rm -f redis", says=("redis has no container",), changes=(START,)),
-    Harm("container paused", shell="docker pause redis", says=("redis is paused",), changes=(START,), restarts=False),
-    Harm(
-        "project taken down",
-        shell="cd /srv/redis && docker compose down",
-        says=("redis has no container",),
-        changes=(START,),
-    ),
-    Harm(
-        "container renamed, and one left over from before",
-        shell="docker rename redis old-redis; docker run --detach --label com.docker.compose.project=redis "
-        "--label com.docker.compose.service=worker --label com.docker.compose.oneoff=False "
-        "--label com.docker.compose.config-hash=0 --name worker --stop-signal KILL --entrypoint sleep {image} 600",
-        says=("redis is named old-redis, so that nobody finds it", "worker is no longer wanted"),
-        changes=(START,),
-    ),
-    Harm(
-        "container made with other options",
-        shell="cd /srv/redis && echo 'services: {{redis: {{privileged: true, environment: [X=1]}}}}' >/run/by-hand.yml "
-        "&& docker compose -f compose.yml -f /run/by-hand.yml up --detach --wait",
-        says=("redis starts anew for what follows", "the container of redis was made from another definition"),
-        changes=(START,),
-    ),
-    Harm(
-        "limits and settings of the running Redis",
-        shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis",
-        redis=("{config} SET maxmemory-policy noeviction",),
-        says=(
-            "redis has the limit Memory = 1073741824, the settings say 1610612736",
-            "redis has the limit PidsLimit = 500, the settings say 128",
-            "redis has the limit RestartPolicy = 'no', the settings say 'unless-stopped'",
-            "redis runs with maxmemory-policy = 'noeviction', the settings say 'volatile-lru'",
-        ),
-        changes=(CHANGE,),
-        restarts=False,
-    ),
-    Harm(
-        "networks of the running Redis",
-        shell="docker network disconnect redis_backend redis",
-        says=("redis is cut off from redis_backend",),
-        changes=(START,),
-    ),
-    Harm(
-        "limits in the kernel, which the engine does not look at",
-        # By version 2 or 1 of cgroups.
-        shell="pid=$(docker inspect --format '{{{{.State.Pid}}}}' redis); cd /sys/fs/cgroup; "
-        "if [ -e cgroup.controllers ]; then echo max >.$(sed -n 's/^0:://p' /proc/$pid/cgroup)/memory.swap.max; "
-        "else echo -1 >memory$(sed -n 's/.*:memory://p' /proc/$pid/cgroup)/memory.memsw.limit_in_bytes; fi",
-        says=("redis is held by the kernel to swap = no limit, the settings say 0",),
-        changes=(CHANGE,),
-        restarts=False,
-    ),
-    Harm(
-        "started while the kernel gave short queues",
-        shell="before=$(sysctl -n net.core.somaxconn); sysctl -w net.core.somaxconn=128; docker restart redis; "
-        "sysctl -w net.core.somaxconn=$before",
-        says=("redis lets 128 connections wait at 127.0.0.1:6379, the settings say 511",),
-        changes=(START,),
-    ),
-    Harm(
-        "users of the running Redis",
-        redis=(
-            "ACL SETUSER eve on nopass ~* +@all",
-            "ACL SETUSER sessions +keys ~*",
-            "ACL SETUSER queues resetpass >another",
-            "ACL SETUSER admin >second",
-        ),
-        says=(
-            "redis has the user eve, whom the settings do not know",
-            "redis has the user sessions with other rules (+keys ~* ~app:session:*)",
-            "redis has other passwords of queues",
-            "redis has other passwords of admin",
-        ),
-        changes=(USERS,),
-        restarts=False,
-    ),
-    Harm(
-        "networks with a way out, and one more",
-        shell="cd /srv/redis && docker compose down && sed -i 's/internal: true/internal: false/; "
-        's/enable_ip_masquerade: "false"/enable_ip_masquerade: "true"/\' compose.yml && '
-        "docker compose up --detach --wait && docker network connect bridge redis",
-        says=(
-            "/srv/redis/compose.yml: content differs",
-            "the network redis_backend leads out of the host",
-            "the network redis_edge leads out of the host",
-            "redis is on bridge as well",
-        ),
-        changes=(COMPOSE, START),
-    ),
-    Harm(
-        "password of the administrator",
-        redis=("ACL SETUSER admin resetpass >another",),
-        says=("redis refuses the password of admin",),
-        changes=(START,),
-    ),
-    Harm(
-        "another image under the image's name",
-        # It runs as well as the right one.
-        shell="docker commit --change 'LABEL other=1' redis {image} && "
-        "cd /srv/redis && docker compose up --detach --force-recreate --wait",
-        says=("{image}: another image has its name", "redis runs another image than {image} is now"),
         changes=(IMAGE, START),
+        restarts=True,
     ),
-]
+    "project taken down": Round(
+        (
+            Harm(
+                "no container and no network",
+                shell="cd /srv/redis && docker compose down",
+                reasons=("redis has no container",),
+            ),
+        ),
+        changes=(START,),
+        restarts=True,
+    ),
+}
 
 
 @dataclass
 class Client:
-    """A client at the published port that wrote some data before the harm was done."""
+    """A client at the published port. ``written`` is what it wrote before the harms."""
 
     instance: Instance
     socket: str
     written: dict[str, str] = field(default_factory=dict)
-    # Whether the test before left everything as it should be.
-    well: bool = False
+    # Whether the last test passed, so that the host is deployed as the settings say.
+    is_deployed: bool = False
 
     def redis(self, user: str) -> Redis:
         return Redis(
@@ -248,8 +322,8 @@ class Client:
             decode_responses=True,
         )
 
-    def write(self, harm: str) -> None:
-        key, value = f"app:session:{harm}", f"what {harm} must not lose"
+    def write(self, name: str) -> None:
+        key, value = f"app:session:{name}", f"kept through: {name}"
         with self.redis("sessions") as client:
             client.set(key, value, ex=3600)
         self.written[key] = value
@@ -261,90 +335,89 @@ class Client:
 
 @pytest.fixture(scope="module")
 def session(host: Host, deployer: Deployer) -> Iterator[Client]:
-    deployer.deploy(host, **SETTINGS)
+    """Deploy the shared host and return a client of its Redis."""
+    result = deployer.deploy(host, **SETTINGS)
+    assert result.returncode == 0, result.stderr
     with tunnel(host, "127.0.0.1", 6379) as path:
-        yield Client(Instance(host, deployer.secrets(host)), str(path))
+        yield Client(Instance(host, deployer.secrets(host)), str(path), is_deployed=True)
     host.run("docker image prune --force")
 
 
 @pytest.fixture
 def client(session: Client, host: Host, deployer: Deployer) -> Client:
-    """On the shared host, deployed. A case that passed leaves it so; after one that failed it is deployed anew."""
-    if not session.well:
+    """Return the client of a deployed host. A test that failed may have left harms, so the host is deployed again."""
+    if not session.is_deployed:
         result = deployer.deploy(host, **SETTINGS)
         assert result.returncode == 0, result.stderr
-    session.well = False
+    session.is_deployed = False
     return session
 
 
-@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.name.replace(" ", "-"))
-def test_harm_done_by_hand_is_named_and_mended_and_the_data_is_kept(
-    harm: Harm, client: Client, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
+@pytest.mark.parametrize("name", ROUNDS, ids=lambda name: name.replace(" ", "-"))
+def test_deploy_repairs_harm_and_keeps_data(
+    name: str, client: Client, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    live = client.instance.host
-    instance = client.instance
+    """It names each harm, changes only the operations that repair them, and restarts Redis only if it must."""
+    harms, changes, restarts = ROUNDS[name].harms, ROUNDS[name].changes, ROUNDS[name].restarts
+    instance, host = client.instance, client.instance.host
     image = str(instance.inspect()["Config"]["Image"])
-    client.write(harm.name)
-    contents = digests(live)
+    client.write(name)
+    contents = digests(host)
     identity = instance.identity
-    if harm.redis:
-        said = instance.call(*(line.format(config=instance.secrets.renamed_command("CONFIG")) for line in harm.redis))
-        assert said == ["OK"] * len(harm.redis)
-    if harm.shell:
-        live.run(harm.shell.format(image=image), check=True)
+    commands = [command.format(config=instance.secrets.renamed_command("CONFIG")) for h in harms for command in h.redis]
+    if commands:
+        assert instance.call(*commands) == ["OK"] * len(commands)
+    for harm in harms:
+        if harm.shell:
+            host.run(f"cd /srv/redis; {harm.shell.format(image=image)}", check=True)
 
-    result = deployer.deploy(live, **SETTINGS)
+    result = deployer.deploy(host, **SETTINGS)
 
     assert result.returncode == 0, result.stderr
-    for words in harm.says:
-        assert words.format(image=image) in result.reasons
-    assert result.changed == list(harm.changes)
-    assert looks(live) == TREE
-    assert digests(live) == contents
-    assert (instance.identity != identity) == harm.restarts
+    for harm in harms:
+        for reason in harm.reasons:
+            assert reason.format(image=image) in result.reasons, harm.name
+    assert result.changed == list(changes)
+    assert looks(host) == TREE
+    assert digests(host) == contents
+    assert (instance.identity != identity) == restarts
     assert instance.health == "healthy"
-    assert live.run("docker ps --all --format '{{.Names}}'").stdout.split() == ["redis"]
+    assert host.run("docker ps --all --format '{{.Names}}'").stdout.split() == ["redis"]
     assert client.read() == client.written
-    assert sorted(line.split()[1] for line in instance.call("ACL LIST")) == [
-        "admin",
-        "default",
-        "health",
-        "queues",
-        "sessions",
-    ]
+    users = sorted(line.split()[1] for line in instance.call("ACL LIST"))
+    assert users == ["admin", "default", "health", "queues", "sessions"]
 
-    before = fingerprint(live)
-    again = deployer.deploy(live, **SETTINGS)
+    before = fingerprint(host)
+    again = deployer.deploy(host, **SETTINGS)
     assert (again.returncode, again.changed) == (0, []), again.stderr
-    assert fingerprint(live) == before
-    client.well = True
+    assert fingerprint(host) == before
+    client.is_deployed = True
 
 
-def test_data_that_was_removed_under_redis_stops_the_deploy_and_redis_runs_on(
-    client: Client, deployer: Deployer
-) -> None:
-    """A restart would start it empty: what Redis still holds in memory is all there is."""
-    live = client.instance.host
-    client.write("data moved away")
+def test_removed_data_stops_the_deploy(client: Client, deployer: Deployer) -> None:
+    """After a restart Redis would be empty: what it holds in memory is all that is left. It keeps running."""
+    host = client.instance.host
+    client.write("moved data")
     identity = client.instance.identity
-    live.run("mv /srv/redis/data /srv/data-aside", check=True)
+    host.run("mv /srv/redis/data /srv/data-by-hand", check=True)
     try:
-        result = deployer.deploy(live, redis_maxmemory="512mb", **SETTINGS)
+        result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
         assert result.returncode == 1
-        assert "redis runs on a directory that is no longer /srv/redis/data" in result.stderr
+        assert "redis runs on a directory that is not /srv/redis/data/live any more" in result.stderr
         assert client.instance.identity == identity
         assert client.read() == client.written
     finally:
-        live.run("rmdir /srv/redis/data; mv /srv/data-aside /srv/redis/data", check=True)
-    assert deployer.deploy(live, **SETTINGS).returncode == 0
+        host.run("rmdir /srv/redis/data/live /srv/redis/data; mv /srv/data-by-hand /srv/redis/data", check=True)
+    assert deployer.deploy(host, **SETTINGS).returncode == 0
     assert client.read() == client.written
+    client.is_deployed = True
 
 
-def test_a_network_with_other_containers_on_it_is_not_made_anew_under_them(client: Client, deployer: Deployer) -> None:
-    """Compose could not bring them back: who looks after them is asked first."""
-    live = client.instance.host
+def test_network_with_foreign_containers_is_kept(client: Client, deployer: Deployer) -> None:
+    """Compose could not reconnect a foreign container, so the deploy stops until its operator disconnects it."""
+    host = client.instance.host
     image = str(client.instance.inspect()["Config"]["Image"])
-    live.run(
+    host.run(
         "cd /srv/redis && docker compose down && docker network create redis_backend "
         "--label com.docker.compose.project=redis --label com.docker.compose.network=backend && "
         "docker compose up --detach --wait && docker run --detach --name guest --network redis_backend "
@@ -353,19 +426,19 @@ def test_a_network_with_other_containers_on_it_is_not_made_anew_under_them(clien
     )
     identity = client.instance.identity
     try:
-        result = deployer.deploy(live, **SETTINGS)
+        result = deployer.deploy(host, **SETTINGS)
         assert result.returncode == 1
-        assert "redis_backend must be made anew" in result.stderr
+        assert "redis_backend must be recreated" in result.stderr
         assert "of others are on it: guest. Nothing was restarted" in result.stderr
         assert client.instance.identity == identity
     finally:
-        live.run("docker rm --force guest", check=True)
-    assert deployer.deploy(live, **SETTINGS).returncode == 0
+        host.run("docker rm --force guest", check=True)
+    assert deployer.deploy(host, **SETTINGS).returncode == 0
     assert client.instance.inspect()["NetworkSettings"]["Networks"].keys() == {"redis_backend", "redis_edge"}
-    assert live.run("docker network inspect --format '{{.Internal}}' redis_backend").stdout.strip() == "true"
+    assert host.run("docker network inspect --format '{{.Internal}}' redis_backend").stdout.strip() == "true"
 
 
-def test_one_host_s_drift_leaves_the_settings_of_the_test_true() -> None:
-    """TREE and the limits above are written out by hand; they describe the default settings."""
+def test_expected_values_are_the_default_settings() -> None:
+    """TREE and the limits above are written out by hand."""
     settings = load({})
     assert (settings.root, settings.memory_limit, settings.redis_container_pids) == ("/srv/redis", 1610612736, 128)

@@ -1,4 +1,4 @@
-"""Whether hosts still are what the settings say is told for people and programs, and nothing is changed for it."""
+"""The drift report compares hosts with their settings, for people and programs, and changes nothing."""
 
 import json
 import re
@@ -8,31 +8,60 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, command
 from tests.lifecycle.deployed_redis import Instance
+
+UP_TO_DATE = {"state": "up to date", "differences": [], "operations": []}
+
+
+@pytest.fixture(scope="module")
+def deployed(host: Host, deployer: Deployer) -> Host:
+    """Deploy the shared host once: only the last test changes it."""
+    result = deployer.deploy(host)
+    assert result.returncode == 0, result.stderr
+    return host
 
 
 def drift(inventory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return command(sys.executable, "-m", "redoubt.drift_report", str(inventory), *arguments, timeout=120)
 
 
-def test_each_difference_is_named_and_nothing_is_changed(
+def test_unreachable_host_is_unknown_and_hides_no_other(deployed: Host, deployer: Deployer) -> None:
+    inventory = deployer.inventory(deployed)
+    dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})
+    inventory.write_text(f"{inventory.read_text()}hosts.append({dead!r})\n")
+    result = drift(inventory, "--json")
+    assert result.returncode == 2
+    hosts = json.loads(result.stdout)["hosts"]
+    assert hosts == {deployed.name: UP_TO_DATE, "lifecycle-dead": {**UP_TO_DATE, "state": "unknown"}}
+    assert re.search(r"\[lifecycle-dead\] +Could not connect", result.stderr)
+
+
+def test_invalid_settings_are_reported(deployed: Host, deployer: Deployer) -> None:
+    result = drift(deployer.inventory(deployed, redis_maxmemory="1mb"))
+    assert result.returncode == 2
+    assert f"{deployed.name}: unknown" in result.stdout
+    assert "redis_maxmemory" in result.stderr
+
+
+def test_differences_are_named_and_nothing_changes(
     deployed: Host, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
     redis, inventory = Instance(deployed, deployer.secrets(deployed)), deployer.inventory(deployed)
-    well = drift(inventory, "--json")
-    assert (well.returncode, well.stderr) == (0, "")
-    wanted = {"state": "as wanted", "differences": [], "operations": []}
-    assert json.loads(well.stdout) == {"as_wanted": True, "hosts": {deployed.name: wanted}}
+    sound = drift(inventory, "--json")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert json.loads(sound.stdout) == {"up_to_date": True, "hosts": {deployed.name: UP_TO_DATE}}
 
     redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET slowlog-max-len 7")
     deployed.run("chmod 777 /srv/redis/secrets; echo '# by hand' >>/srv/redis/compose.yml", check=True)
     before = fingerprint(deployed)
-    told = drift(inventory, "--json")
-    assert (told.returncode, told.stderr) == (1, "")
-    document: dict[str, Any] = json.loads(told.stdout)
-    assert document["as_wanted"] is False
+    result = drift(inventory, "--json")
+    assert (result.returncode, result.stderr) == (1, "")
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert document["up_to_date"] is False
     assert document["hosts"][deployed.name] == {
         "state": "differs",
         "differences": [
@@ -41,35 +70,12 @@ def test_each_difference_is_named_and_nothing_is_changed(
             "/srv/redis/compose.yml: content differs",
         ],
         "operations": [
-            "Directories | Make the directories",
+            "Directories | Create the directories",
             "Service | Change the running Redis",
             "Service | Write the Compose project",
         ],
     }
-    words = drift(inventory)
-    assert words.returncode == 1
-    assert words.stdout.startswith(f"{deployed.name}: differs\n  /srv/redis/secrets: mode 0777")
+    text = drift(inventory)
+    assert text.returncode == 1
+    assert text.stdout.startswith(f"{deployed.name}: differs\n  /srv/redis/secrets: mode 0777")
     assert fingerprint(deployed) == before
-
-
-def test_a_host_that_is_not_reached_is_not_called_well_and_hides_no_other(
-    deployed: Host, deployer: Deployer, tmp_path: Path
-) -> None:
-    inventory = deployer.inventory(deployed)
-    dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})
-    inventory.write_text(f"{inventory.read_text()}hosts.append({dead!r})\n")
-    told = drift(inventory, "--json")
-    assert told.returncode == 2
-    hosts = json.loads(told.stdout)["hosts"]
-    assert {name: one["state"] for name, one in hosts.items()} == {
-        deployed.name: "as wanted",
-        "lifecycle-dead": "unknown",
-    }
-    assert re.search(r"\[lifecycle-dead\] +Could not connect", told.stderr)
-
-
-def test_settings_that_cannot_be_deployed_are_said(deployed: Host, deployer: Deployer) -> None:
-    told = drift(deployer.inventory(deployed, redis_maxmemory="1mb"))
-    assert told.returncode == 2
-    assert f"{deployed.name}: unknown" in told.stdout
-    assert "redis_maxmemory" in told.stderr

@@ -1,6 +1,6 @@
-"""Where the image comes from: a registry, by digest, or an archive. Redis is not touched before the image is there.
+"""Sources of the image: a registry, by digest, or an archive. Redis keeps running until the host has the image.
 
-The registry is Debian's, on the loopback of the host, filled with the very image of the archive.
+The registry is Debian's docker-registry on the host's loopback, with the image of the archive.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ for _ in $(seq 50); do curl --silent --fail http://{REGISTRY}/v2/ && break; slee
 
 @pytest.fixture(scope="module")
 def pushed(host: Host, deployer: Deployer) -> Iterator[str]:
-    """The reference of the image in the host's registry, by digest, after which the host itself has it no more."""
+    """The image in the host's registry, by digest. Docker on the host no longer has it under that name."""
     assert deployer.deploy(host).returncode == 0
     host.run(INSTALL, input=CONFIG, check=True)
     name = f"{REGISTRY}/redis:{images.redis_reference().rpartition(':')[2]}"
@@ -50,7 +50,7 @@ def pushed(host: Host, deployer: Deployer) -> Iterator[str]:
 
 @pytest.fixture
 def redis(deployed: Host, deployer: Deployer) -> Instance:
-    """Redis from the archive, with something in it."""
+    """Redis from the archive, with a key."""
     redis = Instance(deployed, deployer.secrets(deployed))
     redis.call("SET rq:image kept", user="queues")
     return redis
@@ -65,7 +65,7 @@ def assert_kept(redis: Instance) -> None:
     assert redis.call("GET rq:image", user="queues") == ["kept"]
 
 
-def test_an_image_is_pulled_from_a_registry_by_its_digest(redis: Instance, deployer: Deployer, pushed: str) -> None:
+def test_image_is_pulled_by_digest(redis: Instance, deployer: Deployer, pushed: str) -> None:
     assert redis.host.run(f"docker image inspect {pushed}").returncode != 0, "the host has it already"
 
     result = deployer.deploy(redis.host, **from_registry(pushed))
@@ -77,7 +77,7 @@ def test_an_image_is_pulled_from_a_registry_by_its_digest(redis: Instance, deplo
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_from_the_registry_back_to_the_archive(redis: Instance, deployer: Deployer, pushed: str) -> None:
+def test_source_changes_back_to_the_archive(redis: Instance, deployer: Deployer, pushed: str) -> None:
     assert deployer.deploy(redis.host, **from_registry(pushed)).returncode == 0
     result = deployer.deploy(redis.host)
     assert result.returncode == 0, result.stderr
@@ -86,7 +86,7 @@ def test_from_the_registry_back_to_the_archive(redis: Instance, deployer: Deploy
 
 
 @pytest.mark.parametrize(
-    ("reference", "words"),
+    ("reference", "message"),
     [
         (f"{REGISTRY}/redis:8.0.2@sha256:{'0' * 64}", "manifest unknown"),
         (f"{REGISTRY}/redis:9.9.9", "manifest unknown"),
@@ -94,15 +94,15 @@ def test_from_the_registry_back_to_the_archive(redis: Instance, deployer: Deploy
     ],
     ids=["wrong digest", "no such tag", "no registry"],
 )
-def test_an_image_that_cannot_be_pulled_stops_the_deploy_before_redis_is_touched(
-    redis: Instance, deployer: Deployer, pushed: str, reference: str, words: str
+def test_failed_pull_leaves_redis_running(
+    redis: Instance, deployer: Deployer, pushed: str, reference: str, message: str
 ) -> None:
     before = redis.identity
     result = deployer.deploy(redis.host, **from_registry(reference))
     assert result.returncode == 1
-    assert words in result.stderr
+    assert message in result.stderr
     assert "operation: Image | Pull the image" in result.stderr
-    assert "operation: Secrets" not in result.stderr, "the deploy went on without the image"
+    assert "operation: Secrets" not in result.stderr, "the deploy continued without the image"
     assert redis.identity == before
     assert_kept(redis)
     assert deployer.deploy(redis.host).changed == []
@@ -110,7 +110,7 @@ def test_an_image_that_cannot_be_pulled_stops_the_deploy_before_redis_is_touched
 
 @pytest.fixture
 def other_archive(deployed: Host, tmp_path: Path) -> Path:
-    """An archive in which the same tag is another image."""
+    """An archive that has another image under the same tag."""
     tag = images.redis_reference()
     deployed.run(
         f"docker tag {tag} original && docker create --name other {tag} && docker rmi --no-prune {tag} && "
@@ -125,9 +125,7 @@ def other_archive(deployed: Host, tmp_path: Path) -> Path:
     return path
 
 
-def test_another_image_of_the_same_name_is_loaded_and_redis_runs_it(
-    redis: Instance, deployer: Deployer, other_archive: Path
-) -> None:
+def test_other_image_of_same_name_is_loaded(redis: Instance, deployer: Deployer, other_archive: Path) -> None:
     assert "other" not in redis.inspect()["Config"]["Labels"]
 
     result = deployer.deploy(redis.host, redis_image_archive=str(other_archive))

@@ -27,7 +27,7 @@ from sandbox import base_image
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, empty_instance
 from tests.lifecycle.deployed_redis import Instance, tunnel, wait_until
-from tests.lifecycle.test_secrets_exposure import Known, watched
+from tests.lifecycle.test_secrets_exposure import KnownSecrets, watch_processes
 
 OLD = "5:6.0.16-1+deb11u2"
 PORT, BESIDE = 6390, 6391
@@ -207,7 +207,7 @@ def test_what_cannot_be_imported_is_refused_in_words_and_nothing_is_made(redis: 
         assert (done.returncode, done.stdout) == (3, "")
         assert why in done.stderr
         assert "hidden" not in done.stderr
-        assert Known({**old.passwords, **redis.secrets.passwords}).found_in(done.stderr) == []
+        assert KnownSecrets({**old.passwords, **redis.secrets.passwords}).found_in(done.stderr) == []
     assert redis.host.run("redisctl import status").stderr.startswith("redisctl: no import is running")
     nothing_is_left(redis)
 
@@ -269,8 +269,8 @@ def test_a_source_that_speaks_tls_and_wants_certificates(redis: Instance) -> Non
 @pytest.fixture(scope="module")
 def following(redis: Instance, old: Old) -> Instance:
     """An import under way: begun while clients write, with all processes looked at, which show no password."""
-    passwords = Known({**old.passwords, **redis.secrets.passwords})
-    with watched(redis.host) as seen, writers(old):
+    passwords = KnownSecrets({**old.passwords, **redis.secrets.passwords})
+    with watch_processes(redis.host) as seen, writers(old):
         done = start(redis, old.word("mover"), f"--from 127.0.0.1:{PORT}", "--user mover")
         assert done.returncode == 0, done.stderr
         told = redis.host.run("redisctl import status; redisctl import finish; docker inspect redis-import").stdout

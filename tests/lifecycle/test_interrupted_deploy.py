@@ -23,10 +23,10 @@ from tests.lifecycle.expected_files import TREE, digests, looks
 
 # All operations of a deploy to a host that has an engine, in order.
 OPERATIONS = (
-    "Directories | Make the directories",
+    "Directories | Create the directories",
     "Image | Load the image from its archive",
     "Access | Write the ACL file",
-    "Access | Give the running Redis its users",
+    "Access | Set the users of the running Redis",
     "Secrets | Write the secrets",
     "Config | Write redis.conf and the health check",
     "Config | Find out whether the image can defragment",
@@ -35,8 +35,8 @@ OPERATIONS = (
     "Service | Write the Compose project",
     "Service | Start Redis and wait until it is healthy",
     "redisctl | Write redisctl",
-    "Backup | Write when backups are taken",
-    "Backup | Have backups taken",
+    "Backup | Write the units that take backups",
+    "Backup | Schedule backups",
 )
 USERS, CHANGE, START = OPERATIONS[3], OPERATIONS[8], OPERATIONS[10]
 
@@ -180,7 +180,7 @@ def test_a_lost_connection_ends_the_deploy_in_words_and_redis_comes_up_all_the_s
         cut_off(deployed)
         result = running.wait()
         assert result.returncode == 1
-        assert "the connection to the host is lost; what it was doing may go on there" in result.stderr
+        assert "the connection to the host is lost; its last command may still run there" in result.stderr
         assert "is up" not in result.stderr
 
         def came_up() -> bool:
@@ -214,7 +214,7 @@ def test_of_two_deploys_at_once_the_second_is_told_who_is_at_it_and_changes_noth
         assert planned.returncode == 0, planned.stderr
         for refused in (second, verb):
             assert (refused.returncode, refused.operations) == (1, [])
-            assert "nothing was changed on any host" in refused.stderr
+            assert "Nothing was changed on any host" in refused.stderr
             told = re.search(r": (\S+) is changing redis \(deploy\) since (20\S+\+00:00): wait", refused.stderr)
             assert told, refused.stderr
             assert told[1] == deploy_lock.operator()
@@ -232,7 +232,7 @@ def test_a_deploy_that_hangs_does_not_hold_the_lock_for_ever(end: str, deployed:
     stopped.signal(signal.SIGSTOP)
     try:
         refused = deployer.deploy(deployed).stderr
-        told = re.search(r"is changing redis .* kill (\d+) on the host lets go of the lock", refused)
+        told = re.search(r"is changing redis .* release it with 'kill (\d+)' on the host", refused)
         assert told, refused
         seconds = deploy_lock.LOCK_TIMEOUT + 15
         if end.startswith("killed"):
@@ -279,7 +279,7 @@ def test_every_deploy_is_in_the_history_however_it_ended(undeployed_host: Host, 
     assert broken_off["changed"] == first[: len(broken_off["changed"])]
     assert changed["changed"] == first[-len(changed["changed"]) :]
     assert failed["failed"].startswith("Service | "), failed
-    assert "Rotate | Give the running Redis its users" in rotated["changed"]
+    assert "Rotate | Set the users of the running Redis" in rotated["changed"]
     assert {one["who"] for one in deploys} == {deploy_lock.operator()}
     digest = load({**undeployed_host.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir)}).digest
     assert {one["settings"] for one in deploys} == {digest}
@@ -371,7 +371,7 @@ def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_
         assert deployer.deploy(deployed, job="day2/stop.py").returncode == 0
         assert deployed.run(enabled).stdout == "static\n"
         result = deployer.deploy(deployed, redis_tcp_backlog=305)
-        assert "a start was broken off" in result.stderr, result.stderr
+        assert "start of redis was interrupted" in result.stderr, result.stderr
         assert deployed.run(PENDING).stdout == ""
         assert finish(deployer, deployed, redis_tcp_backlog=305).config("tcp-backlog") == "305"
         assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=305)

@@ -1,4 +1,4 @@
-"""A deploy changes a running Redis under its clients: no connection drops, no request fails, and what would is said."""
+"""A deploy changes a running Redis while clients use it, and the plan names the settings that need a restart."""
 
 import signal
 import threading
@@ -20,7 +20,13 @@ from tests.lifecycle.deployed_redis import Instance, wait_until
 CHANGE = "Service | Change the running Redis"
 WRITE = "Service | Write the Compose project"
 START = "Service | Start Redis and wait until it is healthy"
-# Of everything that a running Redis and its engine take, and more memory than before.
+
+# Why a change that loses data is refused.
+EVICTION = "it would evict keys by volatile-lru until they fit"
+POLICY = "evicts any key, also queues and jobs"
+PERSISTENCE = "a crash loses all changes since the last one"
+
+# Something of everything that can change live, with more memory than before.
 LIVE: dict[str, Any] = {
     "redis_maxmemory": "1200mb",
     "redis_maxmemory_policy": "volatile-ttl",
@@ -49,39 +55,39 @@ LIVE: dict[str, Any] = {
 
 @dataclass
 class Load:
-    """What clients that never connect twice met while something was done: requests answered, errors, longest wait."""
+    """What clients that never reconnect saw: number of answers, errors, and the longest wait in seconds."""
 
-    answered: int = 0
+    answers: int = 0
     errors: list[str] = field(default_factory=list)
     longest: float = 0.0
 
 
 @contextmanager
 def clients(redis: Instance) -> Iterator[Load]:
-    """A client that writes sessions, one that works off a queue, and one that listens to expiries, all the time."""
-    met, ended = Load(), threading.Event()
+    """Run a client that writes sessions, a worker of a queue, and a subscriber to expired keys."""
+    load, stop = Load(), threading.Event()
 
-    def until_the_end(client: Redis, request: Any) -> None:
+    def repeat(client: Redis, request: Any) -> None:
         with client.client() as connection:
-            while not ended.is_set():
-                began = time.monotonic()
+            while not stop.is_set():
+                start = time.monotonic()
                 try:
                     request(connection)
                 except RedisError as error:
-                    met.errors.append(repr(error))
+                    load.errors.append(repr(error))
                     return
-                met.longest = max(met.longest, time.monotonic() - began)
-                met.answered += 1
+                load.longest = max(load.longest, time.monotonic() - start)
+                load.answers += 1
 
     def work(connection: Any) -> None:
         connection.rpush("rq:queue:live", "job")
         assert connection.blpop(["rq:queue:live"], timeout=5) is not None
 
     with redis.client("sessions") as sessions, redis.client("queues") as queues:
-        listener = sessions.pubsub()
-        listener.subscribe("__keyevent@0__:expired")
+        subscriber = sessions.pubsub()
+        subscriber.subscribe("__keyevent@0__:expired")
         threads = [
-            threading.Thread(target=until_the_end, args=arguments)
+            threading.Thread(target=repeat, args=arguments)
             for arguments in (
                 (sessions, lambda connection: connection.set("app:session:live", "x", ex=7200)),
                 (queues, work),
@@ -90,16 +96,17 @@ def clients(redis: Instance) -> Iterator[Load]:
         for thread in threads:
             thread.start()
         try:
-            yield met
+            yield load
         finally:
-            ended.set()
+            stop.set()
             for thread in threads:
                 thread.join(30)
         with redis.client("sessions") as other:
             other.set("app:session:gone", "x", px=1)
-        seen = [listener.get_message(timeout=1) for _ in range(10)]
-        assert b"app:session:gone" in [message["data"] for message in seen if message], "the subscriber hears no more"
-        listener.close()
+        messages = [subscriber.get_message(timeout=1) for _ in range(10)]
+        keys = [message["data"] for message in messages if message]
+        assert b"app:session:gone" in keys, "the subscriber receives nothing any more"
+        subscriber.close()
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +117,8 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     remove_instance(host, image=False)
 
 
-def runs(redis: Instance) -> dict[str, Any]:
-    """The limits that hold Redis, by the engine's word, and its configuration by its own."""
+def running_values(redis: Instance) -> dict[str, Any]:
+    """Return the container's limits as Docker has them, and directives as Redis has them."""
     limits = redis.inspect()["HostConfig"]
     names = ("Memory", "MemorySwap", "NanoCpus", "CpuShares", "PidsLimit", "RestartPolicy")
     return {name: limits[name] for name in names} | {
@@ -125,20 +132,21 @@ def assert_changed_live(result: DeployResult) -> None:
     assert START not in result.changed
 
 
-def test_clients_notice_nothing_of_a_change_that_redis_takes(redis: Instance, deployer: Deployer) -> None:
-    identity, before = redis.identity, runs(redis)
+def test_clients_do_not_notice_a_live_change(redis: Instance, deployer: Deployer) -> None:
+    """There, and back to less memory."""
+    identity, before = redis.identity, running_values(redis)
     planned = deployer.deploy(redis.host, arguments=("--dry",), **LIVE)
     assert "redis_maxmemory: 1gb becomes 1200mb" in planned.reasons
-    assert not [reason for reason in planned.reasons if "starts anew for" in reason]
-    assert runs(redis) == before
+    assert not [reason for reason in planned.reasons if "restarts because of" in reason]
+    assert running_values(redis) == before
 
-    with clients(redis) as met:
+    with clients(redis) as load_:
         result = deployer.deploy(redis.host, **LIVE)
     assert_changed_live(result)
-    assert (met.errors, redis.identity) == ([], identity)
-    assert met.answered > 1000
+    assert (load_.errors, redis.identity) == ([], identity)
+    assert load_.answers > 1000
     settings = load(LIVE)
-    assert runs(redis) == {
+    assert running_values(redis) == {
         "Memory": settings.memory_limit,
         "MemorySwap": settings.memory_limit + 1,
         "NanoCpus": 1_500_000_000,
@@ -150,39 +158,27 @@ def test_clients_notice_nothing_of_a_change_that_redis_takes(redis: Instance, de
         "slowlog-max-len": "100",
         "save": "900 1",
     }
-    again = deployer.deploy(redis.host, **LIVE)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
 
-    # What runs is what a start reads: nothing is there only until then.
-    redis.host.run("docker restart redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 60)
-    again = deployer.deploy(redis.host, **LIVE)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
-
-    # And back, to less memory.
-    identity = redis.identity
-    with clients(redis) as met:
+    with clients(redis) as load_:
         result = deployer.deploy(redis.host)
     assert_changed_live(result)
-    assert (met.errors, redis.identity, runs(redis)) == ([], identity, before)
-    again = deployer.deploy(redis.host)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
+    assert (load_.errors, redis.identity, running_values(redis)) == ([], identity, before)
 
 
-def test_clients_notice_nothing_of_drift_that_is_put_back(redis: Instance, deployer: Deployer) -> None:
-    identity, before = redis.identity, runs(redis)
+def test_clients_do_not_notice_repaired_drift(redis: Instance, deployer: Deployer) -> None:
+    identity, before = redis.identity, running_values(redis)
     redis.host.run("docker update --memory 2g --memory-swap 2g --cpus 0.7 --restart no redis", check=True)
     name = redis.secrets.renamed_command("CONFIG")
     redis.call(f"{name} SET maxmemory 2gb maxmemory-policy noeviction timeout 0", "ACL SETUSER queues +@all")
-    with clients(redis) as met:
+    with clients(redis) as load_:
         result = deployer.deploy(redis.host)
     assert_changed_live(result)
-    assert (met.errors, redis.identity, runs(redis)) == ([], identity, before)
+    assert (load_.errors, redis.identity, running_values(redis)) == ([], identity, before)
     assert "+@all" not in "".join(redis.call("ACL LIST")).split("user queues")[1].split("user ")[0]
 
 
 @pytest.mark.parametrize("operation", [CHANGE, WRITE, START])
-def test_a_live_change_that_is_killed_is_finished_without_a_restart(
+def test_a_killed_live_change_is_finished_without_a_restart(
     operation: str, redis: Instance, deployer: Deployer
 ) -> None:
     identity = redis.identity
@@ -195,83 +191,84 @@ def test_a_live_change_that_is_killed_is_finished_without_a_restart(
     assert result.returncode == 0, result.stderr
     assert redis.identity == identity
     assert redis.config("maxmemory") == str(load(settings).redis_maxmemory)
-    again = deployer.deploy(redis.host, **settings)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
+    assert redis.inspect()["HostConfig"]["Memory"] == load(settings).memory_limit
 
 
-def test_the_plan_names_the_settings_for_which_redis_starts_anew(redis: Instance, deployer: Deployer) -> None:
+@pytest.mark.core
+def test_the_plan_names_the_settings_that_need_a_restart(redis: Instance, deployer: Deployer) -> None:
     identity = redis.identity
+    redis.call("SET rq:restart kept", user="queues")
     settings: dict[str, Any] = {"redis_tcp_backlog": 600, "redis_health_interval": 5, "redis_slowlog_max_len": 200}
     planned = deployer.deploy(redis.host, arguments=("--dry",), **settings)
     assert planned.returncode == 0, planned.stderr
-    anew = [reason for reason in planned.reasons if "starts anew" in reason]
-    assert anew == [
-        "redis starts anew for redis_tcp_backlog: 511 becomes 600",
-        "redis starts anew for redis_health_interval: 30 becomes 5",
+    reasons = [reason for reason in planned.reasons if "restarts because of" in reason]
+    assert reasons == [
+        "redis restarts because of redis_tcp_backlog: 511 becomes 600",
+        "redis restarts because of redis_health_interval: 30 becomes 5",
     ]
     assert redis.identity == identity
     result = deployer.deploy(redis.host, **settings)
     assert result.returncode == 0, result.stderr
-    assert set(anew) <= set(result.reasons)
+    assert set(reasons) <= set(result.reasons)
     assert redis.identity != identity
     assert (redis.config("tcp-backlog"), redis.config("slowlog-max-len")) == ("600", "200")
+    assert redis.call("GET rq:restart", user="queues") == ["kept"]
 
 
-def test_an_application_beside_a_redis_that_was_changed_live_comes_and_goes_without_it(
-    redis: Instance, deployer: Deployer
-) -> None:
-    """Compose would replace Redis, whose limits are not those that it was made with."""
+def test_an_app_service_does_not_recreate_a_changed_redis(redis: Instance, deployer: Deployer) -> None:
+    """Compose would, because the limits of the container differ from those it was created with."""
     assert deployer.deploy(redis.host).returncode == 0
     assert_changed_live(deployer.deploy(redis.host, redis_maxmemory="900mb"))
     identity = redis.identity
     web = {"image": redis.inspect()["Config"]["Image"], "entrypoint": ["sleep", "600"], "stop_signal": "SIGKILL"}
-    for services, there in (({"web": web}, ["redis", "redis-web-1"]), ({}, ["redis"])):
+    for services, containers in (({"web": web}, ["redis", "redis-web-1"]), ({}, ["redis"])):
         settings: dict[str, Any] = {"redis_maxmemory": "900mb", "redis_app_services": services}
         result = deployer.deploy(redis.host, **settings)
         assert result.returncode == 0, result.stderr
-        assert sorted(redis.host.run("docker ps --format '{{.Names}}'").stdout.split()) == there
+        assert sorted(redis.host.run("docker ps --format '{{.Names}}'").stdout.split()) == containers
         assert redis.identity == identity
         again = deployer.deploy(redis.host, **settings)
         assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_a_change_that_costs_data_is_refused_until_it_is_allowed(redis: Instance, deployer: Deployer) -> None:
+def test_a_change_that_loses_data_needs_permission(redis: Instance, deployer: Deployer) -> None:
     assert deployer.deploy(redis.host).returncode == 0
     with redis.client("sessions") as sessions, redis.client("queues") as queues:
         for number in range(24):
             sessions.set(f"app:session:{number}", "x" * 1024 * 1024, ex=7200)
         queues.set("rq:job:kept", "x")
         identity = redis.identity
-        refusals: dict[str, tuple[dict[str, Any], str]] = {
-            "eviction": ({"redis_maxmemory": "20mb"}, "it would evict keys by volatile-lru until it does"),
-            "policy": ({"redis_maxmemory_policy": "allkeys-lru"}, "evicts any key, queues and jobs as well"),
-            "persistence": ({"redis_appendonly": False}, "a crash loses what came after"),
+        blockers: dict[str, tuple[dict[str, Any], str]] = {
+            "eviction": ({"redis_maxmemory": "20mb"}, EVICTION),
+            "policy": ({"redis_maxmemory_policy": "allkeys-lru"}, POLICY),
+            "persistence": ({"redis_appendonly": False}, PERSISTENCE),
         }
-        for loss, (settings, words) in refusals.items():
+        for loss, (settings, message) in blockers.items():
             refused = deployer.deploy(redis.host, **settings)
             assert refused.returncode == 1
-            assert words in refused.stderr
+            assert message in refused.stderr
             assert f"--data redis_allow_data_loss={loss}" in refused.stderr
         assert (redis.config("maxmemory"), redis.config("appendonly")) == (str(1024**3), "yes")
         assert all(sessions.exists(f"app:session:{number}") for number in range(24))
 
-        # All of it, and the queue's are not touched; nor are connections.
-        wanted: dict[str, Any] = {"redis_maxmemory": "20mb", "redis_appendonly": False}
-        allowed = deployer.deploy(
-            redis.host, arguments=("-y", "--json", "--data", "redis_allow_data_loss=eviction,persistence"), **wanted
+        # Permitted, it evicts sessions, and neither queues nor connections are affected.
+        smaller: dict[str, Any] = {"redis_maxmemory": "20mb", "redis_appendonly": False}
+        permitted = deployer.deploy(
+            redis.host, arguments=("-y", "--json", "--data", "redis_allow_data_loss=eviction,persistence"), **smaller
         )
-        assert_changed_live(allowed)
-        kept = sum(sessions.exists(f"app:session:{number}") for number in range(24))
-        assert 0 < kept < 24
+        assert_changed_live(permitted)
+        remaining = sum(sessions.exists(f"app:session:{number}") for number in range(24))
+        assert 0 < remaining < 24
         assert queues.get("rq:job:kept") == b"x"
     assert redis.identity == identity
-    again = deployer.deploy(redis.host, **wanted)
+    # The permission was for one deploy, and the next one, without it, has nothing to change.
+    again = deployer.deploy(redis.host, **smaller)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
-    # One that is full, and more than that, is deployed to like any other.
-    full = {**wanted, "redis_maxmemory_policy": "noeviction"}
+    # A Redis that uses more than its maxmemory can be deployed like any other.
+    full = {**smaller, "redis_maxmemory_policy": "noeviction"}
     assert_changed_live(deployer.deploy(redis.host, redis_allow_data_loss="persistence", **full))
-    # What a command adds by itself is looked at before the next one.
+    # Redis checks its memory before a command, not while the command adds to it.
     assert redis.call("SETRANGE app:session:0 8000000 x") == ["8000001"]
     with redis.client("sessions") as sessions, pytest.raises(OutOfMemoryError):
         sessions.set("app:session:more", "x", ex=7200)
@@ -280,20 +277,20 @@ def test_a_change_that_costs_data_is_refused_until_it_is_allowed(redis: Instance
     again = deployer.deploy(redis.host, **full)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
-    # One that is full and may not evict has no room for the health check's key either.
-    assert_changed_live(deployer.deploy(redis.host, redis_allow_data_loss="policy", **wanted))
+    # A full Redis without eviction has no room for the key of the health check, so it is unhealthy.
+    assert_changed_live(deployer.deploy(redis.host, redis_allow_data_loss="policy", **smaller))
 
-    # What was turned off live wrote its data first.
+    # Before it turned the AOF off, the live change wrote the data as an RDB snapshot.
     redis.host.run("docker kill redis && docker start redis", check=True)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 60)
     assert redis.call("EXISTS rq:job:kept", user="queues") == ["1"]
 
 
-def test_a_changed_setting_reaches_redis_and_its_file_in_the_container(deployed: Host, deployer: Deployer) -> None:
-    result = deployer.deploy(deployed, redis_maxmemory_samples=7)
-    assert result.returncode == 0, result.stderr
+@pytest.mark.core
+def test_a_live_change_reaches_redis_and_its_file(deployed: Host, deployer: Deployer) -> None:
     redis = Instance(deployed, deployer.secrets(deployed))
+    identity = redis.identity
+    assert_changed_live(deployer.deploy(deployed, redis_maxmemory_samples=7))
+    assert redis.identity == identity
     assert redis.config("maxmemory-samples") == "7"
     assert "maxmemory-samples 7\n" in deployed.run("docker exec redis cat /etc/redis/redis.conf", check=True).stdout
-    again = deployer.deploy(deployed, redis_maxmemory_samples=7)
-    assert (again.returncode, again.changed) == (0, []), again.stderr

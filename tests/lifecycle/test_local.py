@@ -1,4 +1,4 @@
-"""A host deploys itself: ``pyinfra @local deploy.py`` in a copy of this project, with an environment made there."""
+"""A host deploys itself: ``pyinfra @local deploy.py`` in a copy of this project, with its own virtualenv."""
 
 import hashlib
 import importlib.util
@@ -30,9 +30,9 @@ DEPLOY = (
 
 
 def wheels_for(host: Host) -> Path:
-    """A directory with the wheels that requirements.txt locks, for the host's Python; fetched once.
+    """Return a directory with the locked wheels for the host's Python, downloaded once to this machine.
 
-    From this machine: a server that deploys itself need not reach PyPI.
+    A server that deploys itself need not reach PyPI.
     """
     version = host.run("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'", check=True).stdout.strip()
     machine = host.run("uname -m", check=True).stdout.strip()
@@ -57,7 +57,7 @@ def wheels_for(host: Host) -> Path:
 
 
 def send(host: Host, directory: str, paths: list[Path], below: Path) -> None:
-    """Copy files to a directory of the host, by their names below another."""
+    """Copy files to a directory of the host, with their paths relative to ``below``."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in paths:
@@ -68,7 +68,7 @@ def send(host: Host, directory: str, paths: list[Path], below: Path) -> None:
 
 @pytest.fixture(scope="module")
 def itself(host: Host) -> Iterator[Host]:
-    """The shared host without an instance, with this project, its wheels and the image's archive on its disk."""
+    """The shared host without an instance, with this project, its wheels and the image's archive."""
     host.run("docker rm -f redis; rm -rf /srv/redis /var/log/redoubt")
     host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
     parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "*/*.py", "*/*/*.py", "files/*", "templates/*")
@@ -88,7 +88,7 @@ def deploy(host: Host) -> DeployResult:
     return DeployResult(done.returncode, done.stdout, done.stderr)
 
 
-def test_a_host_deploys_itself_and_a_second_time_reports_no_change(itself: Host) -> None:
+def test_host_deploys_itself_and_repeats_without_change(itself: Host) -> None:
     result = deploy(itself)
 
     assert result.returncode == 0, result.stderr
@@ -100,5 +100,5 @@ def test_a_host_deploys_itself_and_a_second_time_reports_no_change(itself: Host)
     again = deploy(itself)
     assert (again.returncode, again.changed) == (0, []), again.stderr
     deploys = redisctl(redis, "history")["deploys"]
-    assert [one["result"] for one in deploys] == ["no change", "changed"]
+    assert [deploy["result"] for deploy in deploys] == ["no change", "changed"]
     assert deploys[1]["changed"] == result.changed

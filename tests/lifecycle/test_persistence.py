@@ -1,4 +1,4 @@
-"""What was written is there after Redis was restarted, however it was written."""
+"""Data survives restarts, crashes and every switch between AOF and RDB snapshots."""
 
 from typing import Any
 from uuid import uuid4
@@ -9,58 +9,66 @@ from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, wait_until
 
-# As RQ writes all the time: what a script writes is a transaction in the AOF.
+# RQ writes like this all the time: Redis records the writes of a script as a transaction in the AOF.
 SCRIPT = "redis.call('set',KEYS[1],'1') redis.call('set',KEYS[2],'1')"
 KEYS = ("rq:plain", "rq:multi:1", "rq:multi:2", "rq:script:1", "rq:script:2", "app:session:1")
-# Of no application's: only the administrator writes such a key, and only where the default user is off.
-FOREIGN = ("kept:1", "kept:2")
+# Keys of no application: only the administrator can write them, and only while the default user is off.
+FOREIGN_KEYS = ("kept:1", "kept:2")
+
+NO_AOF: dict[str, Any] = {"redis_appendonly": False, "redis_allow_data_loss": ["persistence"]}
+
+
+def wait_until_healthy(redis: Instance) -> None:
+    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
 
 
 @pytest.mark.parametrize("default_user", [False, True], ids=["default user off", "default user on"])
-def test_transactions_and_scripts_outlive_a_crash(host: Host, deployer: Deployer, default_user: bool) -> None:
-    """Redis replays its AOF with the default user's rights, and below 8.6 drops transactions that it may not do."""
-    settings: dict[str, Any] = {"redis_enable_default_user": default_user}
-    result = deployer.deploy(host, **settings)
+def test_transactions_and_scripts_survive_a_crash(host: Host, deployer: Deployer, default_user: bool) -> None:
+    """Redis replays its AOF with the default user's rights.
+
+    Below 8.6 it drops transactions that this user may not run.
+    """
+    result = deployer.deploy(host, redis_enable_default_user=default_user)
     assert result.returncode == 0, result.stderr
     redis = Instance(host, deployer.secrets(host))
-    redis.call(*(f"DEL {key}" for key in KEYS + FOREIGN))  # of an earlier run
-    wanted = list(KEYS)
+    # An earlier run may have left them.
+    redis.call(*(f"DEL {key}" for key in KEYS + FOREIGN_KEYS))
+    expected = list(KEYS)
 
     redis.call("SET rq:plain 1", "MULTI", "SET rq:multi:1 1", "HSET rq:multi:2 a 1", "EXEC", user="queues")
     (digest,) = redis.call(f'SCRIPT LOAD "{SCRIPT}"', user="queues")
     redis.call(f"EVALSHA {digest} 2 rq:script:1 rq:script:2", user="queues")
     redis.call("MULTI", "SET app:session:1 x", "EXPIRE app:session:1 600", "EXEC", user="sessions")
     if not default_user:
-        wanted += FOREIGN
+        expected += FOREIGN_KEYS
         redis.call("MULTI", "COPY rq:plain kept:1", "SETBIT kept:2 1 1", "EXEC")
     redis.crash()
     redis.host.run("docker start redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
+    wait_until_healthy(redis)
 
-    assert [key for key in wanted if redis.call(f"EXISTS {key}") == ["0"]] == []
-    again = deployer.deploy(host, **settings)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
+    assert [key for key in expected if redis.call(f"EXISTS {key}") == ["0"]] == []
 
 
-def test_a_log_of_writes_that_was_torn_is_mended_at_the_next_start(deployed: Host, deployer: Deployer) -> None:
-    """As a power cut may leave it, with the last write there in part: without a hand on it, and not without a word."""
+def test_a_truncated_aof_is_repaired_at_the_next_start(deployed: Host, deployer: Deployer) -> None:
+    """A power cut may leave only a part of the last write. Redis starts without it, and its log says so."""
     redis = Instance(deployed, deployer.secrets(deployed))
-    kept = uuid4().hex
-    redis.call(f"SET rq:torn {kept}", "SET rq:last x", user="queues")
+    value = uuid4().hex
+    redis.call(f"SET rq:torn {value}", "SET rq:last x", user="queues")
     redis.crash()
     deployed.run(
-        "truncate --size=-3 $(ls /srv/redis/data/appendonlydir/*.incr.aof | tail -n 1) && "
+        "truncate --size=-3 $(ls /srv/redis/data/live/appendonlydir/*.incr.aof | tail -n 1) && "
         ">/srv/redis/logs/redis.log && docker start redis",
         check=True,
     )
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
-    assert redis.call("GET rq:torn", user="queues") == [kept]
+    wait_until_healthy(redis)
+    assert redis.call("GET rq:torn", user="queues") == [value]
     assert "loaded anyway because aof-load-truncated is enabled" in deployed.run("cat /srv/redis/logs/redis.log").stdout
     again = deployer.deploy(deployed)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_where_the_default_user_is_on_nobody_can_write_what_would_be_lost(host: Host, deployer: Deployer) -> None:
+def test_with_the_default_user_no_write_can_be_lost(host: Host, deployer: Deployer) -> None:
+    """Writes that a replay of the AOF would drop are refused from the start."""
     assert deployer.deploy(host, redis_enable_default_user=True).returncode == 0
     redis = Instance(host, deployer.secrets(host))
     assert redis.call("SET kept:1 x")[0].startswith("NOPERM")
@@ -68,49 +76,53 @@ def test_where_the_default_user_is_on_nobody_can_write_what_would_be_lost(host: 
     assert redis.call("GET kept:1")[:1] != ["NOPERM"]
 
 
-def test_data_outlives_every_change_of_what_it_is_kept_in(host: Host, deployer: Deployer) -> None:
-    """With the AOF on, Redis reads nothing else, however old; with it off, it reads the snapshot, however old."""
-    ways: list[dict[str, Any]] = [
+def test_data_survives_every_switch_of_the_persistence(host: Host, deployer: Deployer) -> None:
+    """With the AOF on, Redis reads only the AOF, however old. With it off, it reads only the RDB snapshot."""
+    switches: list[dict[str, Any]] = [
         {},
         {"redis_appendonly": False},
         {"redis_save": ""},
         {"redis_appendonly": False},
         {},
     ]
-    written: list[str] = []
-    # Old files must not hold what this run wrote.
-    kept = uuid4().hex
-    for number, settings in enumerate(ways):
+    keys: list[str] = []
+    # Old files cannot contain this value.
+    value = uuid4().hex
+    for number, settings in enumerate(switches):
         result = deployer.deploy(host, redis_allow_data_loss=["persistence"], **settings)
         assert result.returncode == 0, result.stderr
         redis = Instance(host, deployer.secrets(host))
-        lost = [key for key in written if redis.call(f"GET {key}", user="queues") != [kept]]
-        assert lost == [], f"lost on the way to {settings}"
-        written.append(f"rq:way:{number}")
-        redis.call(f"SET {written[-1]} {kept}", user="queues")
+        # The next start is what reads the files.
+        host.run("docker restart redis", check=True)
+        wait_until_healthy(redis)
+        lost = [key for key in keys if redis.call(f"GET {key}", user="queues") != [value]]
+        assert lost == [], f"lost with {settings}"
+        keys.append(f"rq:switch:{number}")
+        redis.call(f"SET {keys[-1]} {value}", user="queues")
 
 
-def test_a_stopped_redis_is_not_started_without_its_data(deployed: Host, deployer: Deployer) -> None:
-    """Nobody can ask it to write its data elsewhere: the deploy says which way to go."""
+def test_a_stopped_redis_does_not_start_without_its_data(deployed: Host, deployer: Deployer) -> None:
+    """It cannot write its data in the other form, so the deploy says which setting comes first."""
     redis = Instance(deployed, deployer.secrets(deployed))
-    kept = uuid4().hex
-    redis.call(f"SET rq:stopped {kept}", user="queues")
-    for now, then, place in ((True, False, "appendonlydir"), (False, True, "dump.rdb")):
-        assert deployer.deploy(deployed, redis_appendonly=now, redis_allow_data_loss=["persistence"]).returncode == 0
+    value = uuid4().hex
+    redis.call(f"SET rq:stopped {value}", user="queues")
+    for appendonly, file in ((True, "appendonlydir"), (False, "dump.rdb")):
+        current: dict[str, Any] = {} if appendonly else NO_AOF
+        assert deployer.deploy(deployed, **current).returncode == 0
         deployed.run("docker stop redis", check=True)
 
-        refused = deployer.deploy(deployed, redis_appendonly=then)
+        refused = deployer.deploy(deployed, redis_appendonly=not appendonly)
 
         assert refused.returncode == 1
-        assert f"it would start without the data in /srv/redis/data/{place}" in refused.stderr
-        assert f"Deploy with redis_appendonly = {now} first" in refused.stderr
-        # Refused before anything was changed, so that this is the Redis of before.
+        assert f"it would start without the data in /srv/redis/data/live/{file}" in refused.stderr
+        assert f"deploy with redis_appendonly = {appendonly} first" in refused.stderr
+        # Nothing was changed, so the old configuration still starts.
         deployed.run("docker start redis", check=True)
-        wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
-    assert redis.call("GET rq:stopped", user="queues") == [kept]
+        wait_until_healthy(redis)
+    assert redis.call("GET rq:stopped", user="queues") == [value]
 
 
-# Everything that may have another name and that Redoubt itself could want to call.
+# Every command that can be renamed and that Redoubt itself may need.
 RENAMED: dict[str, Any] = {
     "redis_renamed_commands": [
         *("CONFIG", "SHUTDOWN", "BGSAVE", "BGREWRITEAOF", "SAVE", "LASTSAVE", "SLOWLOG", "LATENCY", "MEMORY"),
@@ -121,25 +133,23 @@ RENAMED: dict[str, Any] = {
 }
 
 
-def test_all_that_redoubt_does_itself_works_under_other_names(host: Host, deployer: Deployer) -> None:
-    result = deployer.deploy(host, **RENAMED, redis_appendonly=False, redis_allow_data_loss="persistence")
+def test_a_deploy_works_with_renamed_commands(host: Host, deployer: Deployer) -> None:
+    result = deployer.deploy(host, **RENAMED, **NO_AOF)
     assert result.returncode == 0, result.stderr
     redis = Instance(host, deployer.secrets(host, **RENAMED))
     assert redis.call("BGSAVE")[0].startswith("ERR unknown command")
     redis.call("SET rq:renamed kept", user="queues")
 
-    # A snapshot that failed is taken again: BGSAVE.
-    host.run("chown 0:0 /srv/redis/data && chmod 755 /srv/redis/data", check=True)
+    # BGSAVE: after a failed snapshot the deploy writes another one.
+    host.run("chown 0:0 /srv/redis/data/live && chmod 755 /srv/redis/data/live", check=True)
     redis.call(redis.secrets.renamed_command("BGSAVE"))
     wait_until(lambda: redis.health == "unhealthy", "Redis is unhealthy without its snapshot", 20)
-    result = deployer.deploy(host, **RENAMED, redis_appendonly=False, redis_allow_data_loss="persistence")
+    result = deployer.deploy(host, **RENAMED, **NO_AOF)
     assert result.returncode == 0, result.stderr
-    # What was changed by hand is seen, and the AOF is written before it is read: CONFIG and INFO.
+    # CONFIG and INFO: the deploy sees a manual change, and has Redis write an AOF before it reads only that.
     redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET maxmemory-samples 3")
     result = deployer.deploy(host, **RENAMED)
     assert result.returncode == 0, result.stderr
     assert "runs with maxmemory-samples = '3'" in result.stderr
     assert redis.config("maxmemory-samples") == "10"
     assert redis.call("GET rq:renamed", user="queues") == ["kept"]
-    again = deployer.deploy(host, **RENAMED)
-    assert (again.returncode, again.changed) == (0, []), again.stderr

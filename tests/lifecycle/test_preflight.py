@@ -1,4 +1,4 @@
-"""What cannot be deployed is refused in words, all of it at once, before anything is changed anywhere."""
+"""What cannot be deployed is refused with clear errors, all at once, before any host changes."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,9 +11,9 @@ import pytest
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
 
-REFUSED = "nothing was changed on any host; mend this first:"
+REFUSED = "Nothing was changed on any host. Fix these problems first:"
 
-# A setting, and what is said of it. Those of one host that has them all.
+# Invalid settings of one host, each with its message.
 BAD_SETTINGS: dict[str, tuple[object, str]] = {
     "redis_maxmemroy": ("1gb", "redis_maxmemroy: unknown setting; did you mean redis_maxmemory?"),
     "reddis_port": (6380, "reddis_port: unknown setting; did you mean redis_port?"),
@@ -21,29 +21,29 @@ BAD_SETTINGS: dict[str, tuple[object, str]] = {
     "redis_databases": (0, "redis_databases = 0: must be at least 1"),
     "redis_container_log_max_size": ("10X", "redis_container_log_max_size = '10X': '10X' is not a size"),
     "redis_maxmemory_policy": ("lru", "redis_maxmemory_policy = 'lru': input should be 'volatile-lru'"),
-    "redis_bind": (["localhost"], "'localhost' is not an IP address, such as 127.0.0.1 or ::1"),
+    "redis_bind": (["localhost"], "'localhost' is not an IP address, for example 127.0.0.1 or ::1"),
     "redis_save": ("900", "'900' is not a list of '<seconds> <changes>' pairs"),
     "redis_restart": (True, "redis_restart = True: input should be 'unless-stopped'"),
-    # Relations between settings that are right by themselves.
+    # Each is valid by itself, but not together with the others.
     "redis_container_nofile": (100, "redis_container_nofile = 100 is too low for redis_maxclients = 10000"),
     "redis_image_archive": (None, "redis_image_source = 'archive' needs redis_image_archive"),
     "redis_disabled_commands": (["EVAL", "AUTH"], "AUTH: cannot be disabled or renamed"),
-    "redis_extra_config": ({"maxmemory": "1gb"}, "redis_extra_config: maxmemory is set by Redoubt"),
+    "redis_extra_config": ({"maxmemory": "1gb"}, "redis_extra_config: maxmemory is managed by Redoubt"),
 }
 
 
 @pytest.fixture(scope="module")
 def two(host: Host, start_host: Callable[..., Host]) -> tuple[Host, Host]:
-    """Two hosts that were never deployed to."""
-    pair = host, start_host("lifecycle-2")
-    for one in pair:
-        remove_instance(one)
-    return pair
+    """Two hosts without an instance."""
+    hosts = host, start_host("lifecycle-2")
+    for each in hosts:
+        remove_instance(each)
+    return hosts
 
 
 @contextmanager
 def untouched(fingerprint: Callable[[Host], list[str]], deployer: Deployer, *hosts: Host) -> Iterator[None]:
-    """Fails when anything on a host is changed, or when a password is made for it."""
+    """Fail if anything on a host changes, or if a password for it is generated."""
     before = {host.name: fingerprint(host) for host in hosts}
     stored = sorted(deployer.secrets_dir.rglob("*"))
     yield
@@ -52,8 +52,8 @@ def untouched(fingerprint: Callable[[Host], list[str]], deployer: Deployer, *hos
     assert sorted(deployer.secrets_dir.rglob("*")) == stored
 
 
-def refusals(result: DeployResult, host: Host) -> list[str]:
-    """The problems of one host in the message of a refused deploy."""
+def blockers(result: DeployResult, host: Host) -> list[str]:
+    """Return the blockers of one host in the error of a refused deploy."""
     assert result.returncode == 1
     assert REFUSED in result.stderr
     assert "Starting operation" not in result.stderr
@@ -63,78 +63,78 @@ def refusals(result: DeployResult, host: Host) -> list[str]:
 
 @pytest.fixture
 def data(deployer: Deployer) -> Iterator[dict[str, dict[str, Any]]]:
-    """What single hosts' inventory data is for the time of a test."""
+    """The inventory's data for single hosts, during one test."""
     yield deployer.data
     deployer.data.clear()
 
 
-def test_everything_wrong_with_two_hosts_is_said_at_once_and_neither_is_touched(
+def test_all_problems_of_two_hosts_are_reported_at_once(
     two: tuple[Host, Host],
     deployer: Deployer,
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
 ) -> None:
-    """One mistake at a time is one deploy at a time. The second host's are of another kind: what the host is."""
+    """The settings of the first host are invalid. Those of the second are valid, but the host cannot fulfil them."""
     first, second = two
     data[first.name] = {key: value for key, (value, _) in BAD_SETTINGS.items()}
     data[second.name] = {"redis_maxmemory": "4000gb", "redis_port": 22, "redis_bind": ["0.0.0.0"]}
     with untouched(fingerprint, deployer, first, second):
         result = deployer.deploy(first, second)
 
-    said = refusals(result, first)
-    for _, words in BAD_SETTINGS.values():
-        assert any(words in line for line in said), words
-    assert len(said) == len(BAD_SETTINGS)
+    problems = blockers(result, first)
+    for _, message in BAD_SETTINGS.values():
+        assert any(message in problem for problem in problems), message
+    assert len(problems) == len(BAD_SETTINGS)
 
-    said = refusals(result, second)
-    assert len(said) == 4
-    assert "redis_bind: 0.0.0.0 publishes Redis on every address of the host" in said[0]
-    assert "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has" in said[1]
-    assert "/srv/redis has room for" in said[2]
-    assert "and 12288000 MiB are needed" in said[2]
-    assert "0.0.0.0:22 is in use by sshd (pid " in said[3]
+    problems = blockers(result, second)
+    assert len(problems) == 4
+    assert "redis_bind: 0.0.0.0 publishes Redis on every address of the host" in problems[0]
+    assert "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has" in problems[1]
+    assert "/srv/redis has room for" in problems[2]
+    assert "and 12288000 MiB are needed" in problems[2]
+    assert "0.0.0.0:22 is in use by sshd (pid " in problems[3]
 
 
-def test_a_host_is_not_changed_because_of_a_mistake_with_another(
+def test_a_problem_with_one_host_stops_the_deploy_of_all(
     two: tuple[Host, Host],
     deployer: Deployer,
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
 ) -> None:
-    right, wrong = two
-    data[wrong.name] = {"redis_port": 0}
-    with untouched(fingerprint, deployer, right, wrong):
-        result = deployer.deploy(right, wrong)
-    assert refusals(result, right) == []
-    assert refusals(result, wrong) == [f"{wrong.name}: redis_port = 0: must be at least 1"]
+    valid, invalid = two
+    data[invalid.name] = {"redis_port": 0}
+    with untouched(fingerprint, deployer, valid, invalid):
+        result = deployer.deploy(valid, invalid)
+    assert blockers(result, valid) == []
+    assert blockers(result, invalid) == [f"{invalid.name}: redis_port = 0: must be at least 1"]
 
 
-def test_a_limit_without_room_for_redis_is_refused_with_the_smallest_that_works(
+def test_a_memory_limit_that_is_too_small_is_refused(
     two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    """1gb in 1G is what many ask for: the kernel killed Redis while it filled."""
+    """1gb in 1G is a common choice. The kernel killed Redis with it while its memory filled."""
     with untouched(fingerprint, deployer, two[0]):
         result = deployer.deploy(two[0], redis_maxmemory="1gb", redis_container_memory="1G")
-    (said,) = refusals(result, two[0])
-    assert "redis_container_memory = 1gb leaves no room beside redis_maxmemory = 1gb" in said
-    assert "the kernel would kill Redis" in said
-    assert "The smallest limit that works is 1408mb" in said
+    (problem,) = blockers(result, two[0])
+    assert "redis_container_memory = 1gb is too small for redis_maxmemory = 1gb" in problem
+    assert "the kernel would kill Redis" in problem
+    assert "Use at least 1408mb" in problem
 
 
 def test_a_host_that_is_a_container_keeps_its_kernel(
     two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    """It is the machine's, with whatever else runs there. Left alone by a setting, as in every other test here."""
+    """The kernel belongs to the machine below. The other tests set redis_host_tuning = False."""
     kernel = "sysctl vm.overcommit_memory vm.swappiness; cat /sys/kernel/mm/transparent_hugepage/enabled"
     before = two[0].run(kernel).stdout
     with untouched(fingerprint, deployer, two[0]):
         result = deployer.deploy(two[0], redis_host_tuning=True)
-    (said,) = refusals(result, two[0])
-    assert "this host is a container (docker) and its kernel is not its own: set redis_host_tuning = False" in said
+    (problem,) = blockers(result, two[0])
+    assert "this host is a container (docker), which cannot set up the kernel: set redis_host_tuning = False" in problem
     assert two[0].run(kernel).stdout == before
 
 
-def test_a_port_that_another_process_has_is_refused_and_the_process_named(
+def test_a_port_in_use_is_refused_and_its_process_named(
     two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
     host = two[1]
@@ -150,14 +150,14 @@ def test_a_port_that_another_process_has_is_refused_and_the_process_named(
             result = deployer.deploy(host)
     finally:
         host.run(f"kill {pid}; rm /run/listening")
-    (said,) = refusals(result, host)
-    assert f"127.0.0.1:6379 is in use by python3 (pid {pid})" in said
+    (problem,) = blockers(result, host)
+    assert f"127.0.0.1:6379 is in use by python3 (pid {pid})" in problem
 
 
-def test_a_container_of_somebody_else_s_is_neither_taken_over_nor_replaced(
+def test_a_container_of_another_project_is_not_replaced(
     two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    """Such as the Redis that this one is to succeed: it may hold the data."""
+    """It may be an older Redis with data."""
     host = two[1]
     host.run("head -c 10240 /dev/zero | docker import - other:1 && docker create --name redis other:1 true", check=True)
     try:
@@ -165,27 +165,27 @@ def test_a_container_of_somebody_else_s_is_neither_taken_over_nor_replaced(
             result = deployer.deploy(host)
     finally:
         remove_instance(host)
-    (said,) = refusals(result, host)
-    assert "there is a container redis that Redoubt did not make" in said
+    (problem,) = blockers(result, host)
+    assert "there is a container redis that Redoubt did not create" in problem
 
 
-def test_an_archive_without_the_image_is_refused_before_it_is_pushed(
+def test_an_archive_without_the_image_is_refused(
     two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
     with untouched(fingerprint, deployer, two[0]):
         result = deployer.deploy(two[0], redis_image="redoubt/redis:9.9.9")
-    (said,) = refusals(result, two[0])
-    assert "holds no image redoubt/redis:9.9.9; it holds: redoubt/redis:" in said
+    (problem,) = blockers(result, two[0])
+    assert "does not contain redoubt/redis:9.9.9, but redoubt/redis:" in problem
 
 
-def test_stored_passwords_that_others_can_read_are_refused_and_none_are_made(
+def test_passwords_that_others_can_read_are_refused(
     two: tuple[Host, Host],
     deployer: Deployer,
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
     tmp_path: Path,
 ) -> None:
-    """Together with what else is wrong, and without their contents."""
+    """Other problems are reported as well, and the passwords are not shown. No new passwords are generated."""
     first, second = two
     store = tmp_path / first.name / "redis.yml"
     store.parent.mkdir()
@@ -194,9 +194,9 @@ def test_stored_passwords_that_others_can_read_are_refused_and_none_are_made(
     data[first.name] = {"redis_port": 0}
     with untouched(fingerprint, deployer, first, second):
         result = deployer.deploy(first, second, redis_secrets_dir=str(tmp_path))
-    assert refusals(result, first) == [
+    assert blockers(result, first) == [
         f"{first.name}: redis_port = 0: must be at least 1",
-        f"{first.name}: {store}: readable by others on this machine; run: chmod 600 {store}",
+        f"{first.name}: {store}: other users of this machine can read it; run: chmod 600 {store}",
     ]
     assert "tr0ub4dor" not in result.stdout + result.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [store]
@@ -204,34 +204,34 @@ def test_stored_passwords_that_others_can_read_are_refused_and_none_are_made(
 
 @pytest.fixture(scope="module")
 def live(host: Host, deployer: Deployer) -> Host:
-    """The shared host, deployed once for tests that put everything back."""
+    """The shared host, deployed once for tests that undo their changes."""
     result = deployer.deploy(host)
     assert result.returncode == 0, result.stderr
     return host
 
 
 @pytest.mark.parametrize(
-    ("path", "make", "words"),
+    ("path", "command", "message"),
     [
-        ("/srv/redis/backups", "echo precious >", "is a file; a directory is needed there"),
-        ("/srv/redis/logs", "ln -s /var/log", "is a symbolic link; a directory is needed there"),
-        ("/srv/redis/config/redis.conf", "ln -s /etc/hostname", "is a symbolic link; a regular file is needed there"),
-        ("/srv/redis/secrets/admin", "mkdir", "is a directory; a regular file is needed there"),
+        ("/srv/redis/backups", "echo precious >", "is a file, but must be a directory"),
+        ("/srv/redis/logs", "ln -s /var/log", "is a symbolic link, but must be a directory"),
+        ("/srv/redis/config/redis.conf", "ln -s /etc/hostname", "is a symbolic link, but must be a regular file"),
+        ("/srv/redis/secrets/admin", "mkdir", "is a directory, but must be a regular file"),
     ],
 )
-def test_an_obstacle_stops_the_deploy_and_stays_where_it_is(
-    path: str, make: str, words: str, live: Host, deployer: Deployer
+def test_a_file_in_the_way_stops_the_deploy_and_stays(
+    path: str, command: str, message: str, live: Host, deployer: Deployer
 ) -> None:
-    """What is in the way was put there by somebody: it is for them to remove. Redis runs on meanwhile."""
-    looks = (
+    """Somebody else put it there, so only they may remove it. Redis keeps running."""
+    state = (
         f"stat -c '%n %F %i %Y %s' {path}; cat /etc/hostname; docker inspect --format '{{{{.State.StartedAt}}}}' redis"
     )
-    live.run(f"mv {path} /srv/aside && {make} {path}", check=True)
+    live.run(f"mv {path} /srv/aside && {command} {path}", check=True)
     try:
-        before = live.run(looks, check=True).stdout
+        before = live.run(state, check=True).stdout
         result = deployer.deploy(live)
         assert result.returncode == 1
-        assert f"{path} {words}. Look what it is, move it away and deploy again" in result.stderr
-        assert live.run(looks, check=True).stdout == before
+        assert f"{path} {message}: check what it is, move it away and deploy again" in result.stderr
+        assert live.run(state, check=True).stdout == before
     finally:
         live.run(f"rm -rf {path}; mv /srv/aside {path}", check=True)

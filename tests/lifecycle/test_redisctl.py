@@ -13,7 +13,7 @@ import pytest
 
 from sandbox import ssh
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, remove_backup_units, remove_instance
+from tests.lifecycle.conftest import Deployer, remove_instance, remove_units
 from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
 
 # Docker's verdict about a container that was paused stays until its next check.
@@ -136,7 +136,7 @@ def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, st
         assert health(redis) == (0, "ok", {})
     finally:
         redis.host.run("cd /srv/queue && docker compose down && rm -r /srv/queue")
-        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_backup_units('queue')}")
+        redis.host.run(f"rm /etc/logrotate.d/queue /usr/local/sbin/redisctl-queue; {remove_units('queue')}")
 
 
 def test_compiled_modules_are_kept_in_memory(redis: Instance) -> None:

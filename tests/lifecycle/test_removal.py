@@ -1,4 +1,4 @@
-"""An instance is stopped, started and removed: Redis saves, and its data stays until somebody says otherwise."""
+"""Stop, start and removal of an instance: Redis saves its data, which stays unless its removal is confirmed."""
 
 import json
 from collections.abc import Iterator
@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from redisctl import paths
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl
+from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
 from tests.lifecycle.expected_files import looks
 
-# With every place that an instance can have.
+# With every file and unit that an instance can have, and the policy with which Docker starts stopped containers.
 SETTINGS: dict[str, Any] = {
     "redis_unix_socket": True,
     "redis_bind": ["0.0.0.0"],
@@ -19,8 +20,11 @@ SETTINGS: dict[str, Any] = {
     "redis_tls": "both",
     "redis_tls_names": ["redis.example.com"],
     "redis_backup_restic_repository": "/srv/copies",
+    "redis_restart": "always",
 }
-SENTENCE = 'redis_remove_data="delete the data of redis"'
+CONFIRMATION = 'redis_remove_data="delete the data of redis"'
+
+TIMER = "systemctl is-enabled redis-backup.timer; systemctl is-active redis-backup.timer"
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +38,12 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 
 def run(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployResult:
-    more = [word for one in data for word in ("--data", one)]
-    return deployer.deploy(redis.host, job=f"day2/{verb}.py", arguments=("-y", "--json", *more), **SETTINGS)
+    options = [word for item in data for word in ("--data", item)]
+    return deployer.deploy(redis.host, job=f"day2/{verb}.py", arguments=("-y", "--json", *options), **SETTINGS)
 
 
-def assert_done_once(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployResult:
-    """It changes something, and then there is nothing left to change."""
+def assert_works_once(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployResult:
+    """Run a verb twice. Fails unless the first run changes something and the second one nothing."""
     first = run(redis, deployer, verb, *data)
     assert (first.returncode, len(first.changed)) == (0, 1), first.stderr
     again = run(redis, deployer, verb, *data)
@@ -47,90 +51,113 @@ def assert_done_once(redis: Instance, deployer: Deployer, verb: str, *data: str)
     return first
 
 
-def test_a_stopped_instance_has_its_data_on_disk_and_stays_stopped(redis: Instance, deployer: Deployer) -> None:
+def restart_policy(redis: Instance) -> str:
+    return str(redis.inspect()["HostConfig"]["RestartPolicy"]["Name"])
+
+
+def test_stop_saves_the_data_and_lasts_over_a_reboot(redis: Instance, deployer: Deployer) -> None:
     redis.call("SET rq:kept 1", user="queues")
-    assert_done_once(redis, deployer, "stop")
+    assert_works_once(redis, deployer, "stop")
     state = redis.inspect()["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 0)
     log = redis.host.run("cat /srv/redis/logs/redis.log").stdout.partition("User requested shutdown")[2]
     assert "Calling fsync() on the AOF file" in log
     assert "ready to exit, bye bye" in log
-    assert redis.host.run("systemctl is-enabled redis-backup.timer; systemctl is-active redis-backup.timer").stdout == (
-        "disabled\ninactive\n"
-    )
-    # The engine leaves it alone when it starts again, as after a reboot.
-    redis.host.run("systemctl restart docker", check=True)
+    assert redis.host.run(TIMER).stdout == "disabled\ninactive\n"
+    # With redis_restart = "always", which Docker would obey at boot.
+    assert restart_policy(redis) == "no"
+    redis.host.restart()
+    wait_until(lambda: redis.host.run("docker ps").returncode == 0, "Docker runs", 60)
     assert redis.inspect()["State"]["Status"] == "exited"
 
 
-def test_a_started_instance_is_healthy_and_has_its_data(redis: Instance, deployer: Deployer) -> None:
-    assert_done_once(redis, deployer, "start")
+def test_start_brings_back_data_backups_and_restart_policy(redis: Instance, deployer: Deployer) -> None:
+    assert_works_once(redis, deployer, "start")
     assert redis.health == "healthy"
     assert redis.call("GET rq:kept", user="queues") == ["1"]
-    assert redis.host.run("systemctl is-active redis-backup.timer").stdout == "active\n"
-    again = deployer.deploy(redis.host, **SETTINGS)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
+    assert redis.host.run(TIMER).stdout == "enabled\nactive\n"
+    assert restart_policy(redis) == "always"
 
 
-def test_data_is_kept_by_a_removal_and_found_by_the_next_deploy(redis: Instance, deployer: Deployer) -> None:
+def test_a_deploy_starts_a_stopped_instance(redis: Instance, deployer: Deployer) -> None:
+    assert run(redis, deployer, "stop").returncode == 0
+    result = deployer.deploy(redis.host, **SETTINGS)
+    assert result.returncode == 0, result.stderr
+    assert redis.health == "healthy"
+    assert restart_policy(redis) == "always"
+    assert redis.host.run(TIMER).stdout == "enabled\nactive\n"
+
+
+def test_removal_keeps_the_data_and_a_deploy_finds_it(redis: Instance, deployer: Deployer) -> None:
     backup = redisctl(redis, "backup")["id"]
     mistaken = run(redis, deployer, "remove", 'redis_remove_data="yes"')
     assert mistaken.returncode == 1
-    assert f"--data {SENTENCE}" in mistaken.stderr
+    assert "nothing was removed: redis_remove_data = 'yes' removes nothing" in mistaken.stderr
+    assert f"--data {CONFIRMATION}" in mistaken.stderr
     assert redis.health == "healthy"
 
-    removed = assert_done_once(redis, deployer, "remove")
-    assert [one.split(" (")[0] for one in removed.reasons if one.endswith("): kept")] == [
+    removed = assert_works_once(redis, deployer, "remove")
+    assert [reason.split(" (")[0] for reason in removed.reasons if reason.endswith("): kept")] == [
         "/srv/redis/data",
         "/srv/redis/backups",
     ]
     assert f"its passwords stay in {deployer.secrets_dir}/{redis.host.name}/redis.yml" in removed.stderr
-    there = looks(redis.host)
-    assert {path for path in there if not path.startswith("/srv/redis/backups/")} == {
-        "/srv/redis",
-        "/srv/redis/data",
-        "/srv/redis/backups",
-    }
-    seen = redis.host.run(
+    present = {path for path in looks(redis.host) if not path.startswith(("/srv/redis/backups/", "/srv/redis/data/"))}
+    assert present == {"/srv/redis", "/srv/redis/data", "/srv/redis/backups"}
+    others = redis.host.run(
         "docker ps --all --quiet; docker network ls --filter name=redis_ --quiet; nft list tables | grep redoubt; "
         "ls /etc/systemd/system /etc/systemd/system/*.wants | grep redis; ls -d /run/redoubt-srv-redis.modules"
     )
-    assert seen.stdout == ""
+    assert others.stdout == ""
 
     result = deployer.deploy(redis.host)
     assert result.returncode == 0, result.stderr
     assert redis.call("GET rq:kept", user="queues") == ["1"]
-    assert [
-        one["id"] for one in json.loads(redis.host.run("redisctl backup list --json", check=True).stdout)["backups"]
-    ] == [backup]
+    backups = json.loads(redis.host.run("redisctl backup list --json", check=True).stdout)["backups"]
+    assert [entry["id"] for entry in backups] == [backup]
 
 
-def test_data_goes_where_it_is_said_in_so_many_words_and_a_removal_cut_short_is_finished(
-    redis: Instance, deployer: Deployer
-) -> None:
-    # Where one was killed in the middle: some of everything is gone.
+def test_an_interrupted_removal_is_finished_with_the_data(redis: Instance, deployer: Deployer) -> None:
+    # As if it had been killed in the middle: something of everything is gone.
     redis.host.run(
         "docker rm --force redis; rm -r /srv/redis/config /srv/redis/compose.yml /etc/logrotate.d/redis; "
         "systemctl disable --now redis-backup.timer",
         check=True,
     )
-    assert_done_once(redis, deployer, "remove", SENTENCE)
+    assert_works_once(redis, deployer, "remove", CONFIRMATION)
     assert looks(redis.host) == {}
     assert redis.host.run("ls -d /srv/redis").stdout == ""
 
 
-def test_what_works_on_the_data_is_waited_for(redis: Instance, deployer: Deployer) -> None:
+def test_an_interrupted_transaction_is_not_removed(redis: Instance, deployer: Deployer) -> None:
+    """Its journal says where the data is."""
     assert deployer.deploy(redis.host).returncode == 0
-    redis.host.run(
-        "systemd-run --quiet --unit=lifecycle-holds sh -c "
-        '\'echo "{\\"verb\\": \\"restore\\"}" >/srv/redis/redisctl.lock; flock /srv/redis/redisctl.lock sleep 60\'',
-        check=True,
+    # Otherwise the unit recovers it at once.
+    redis.host.run("systemctl stop redis-recover.path", check=True)
+    journal = {"operation": "restore of latest", "kind": "data", "stage": "prepared", "started": 0, "schema": 1}
+    path = f"/srv/redis/{paths.JOURNAL}"
+    redis.host.run(f"umask 077; cat >{path}", input=json.dumps(journal), check=True)
+    refused = run(redis, deployer, "remove", CONFIRMATION)
+    assert refused.returncode == 1
+    assert "nothing was removed: restore of latest was interrupted: run /usr/local/sbin/redisctl recover" in (
+        refused.stderr
     )
+    assert redis.health == "healthy"
+    redis.host.run(f"rm {path}; systemctl start redis-recover.path", check=True)
+
+
+def test_stop_and_removal_respect_the_lock(redis: Instance, deployer: Deployer) -> None:
+    holder = json.dumps({"who": "", "verb": "restore", "since": "2026-01-02T03:04:05+00:00"})
+    lock = paths.lock_file("redis")
+    assert deployer.deploy(redis.host).returncode == 0
+    redis.host.run(f"umask 077; cat >{lock}", input=f"\n1\n{holder}\n", check=True)
+    redis.host.run(f"systemd-run --quiet --unit=lifecycle-holds flock {lock} sleep 60", check=True)
     try:
         for verb in ("stop", "remove"):
             refused = run(redis, deployer, verb)
             assert refused.returncode == 1
-            assert "redisctl restore works on the data of redis: wait until it ends" in refused.stderr
+            assert "Nothing was changed on any host" in refused.stderr
+            assert "is changing redis (restore) since 2026-01-02T03:04:05+00:00: wait until that ends" in refused.stderr
         assert redis.health == "healthy"
     finally:
-        redis.host.run("systemctl stop lifecycle-holds; rm -f /srv/redis/redisctl.lock")
+        redis.host.run(f"systemctl stop lifecycle-holds; rm -f {lock}")

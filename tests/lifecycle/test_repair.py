@@ -1,4 +1,4 @@
-"""Damaged data files: health says what it is, repair what it would lose, and then the instance serves again."""
+"""Damaged data files: health explains them, repair says what would be lost, and then the instance serves again."""
 
 import json
 from collections.abc import Iterator
@@ -11,294 +11,289 @@ from tests.lifecycle.conftest import Deployer, empty_instance
 from tests.lifecycle.deployed_redis import Instance, wait_until
 
 ROOT = "/srv/redis"
-LOG = f"{ROOT}/data/appendonlydir"
-GOOD = "/root/good-data"
+LIVE = f"{ROOT}/data/live"
+AOF = f"{LIVE}/appendonlydir"
+INTACT = "/root/intact-data"
 BASE, INCR, MANIFEST = "appendonly.aof.2.base.rdb", "appendonly.aof.2.incr.aof", "appendonly.aof.manifest"
-# Keys in the base of the log, and in what was written since.
-BEFORE, SINCE = 200, 100
-KEYS = BEFORE + SINCE
+# Keys in the base of the AOF, and in the increment after it.
+BASE_KEYS, INCR_KEYS = 200, 100
+KEYS = BASE_KEYS + INCR_KEYS
 
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """The shared host with some sessions, half of them in the base of the log; empty again afterwards."""
-    with empty_instance(host, deployer, GOOD) as instance:
-        instance.call(*(f"SET app:session:{number} {number:04} EX 72000" for number in range(BEFORE)), "BGREWRITEAOF")
-        wait_until(lambda: host.run(f"test -e {LOG}/{BASE}").returncode == 0, "the log is rewritten", 20)
-        instance.call(*(f"SET app:session:{number} {number:04} EX 72000" for number in range(BEFORE, KEYS)))
+    """Give the shared host with some sessions, most of them in the base of the AOF; empty it again afterwards."""
+    with empty_instance(host, deployer, INTACT) as instance:
+        sessions = [f"SET app:session:{number} {number:04} EX 72000" for number in range(KEYS)]
+        instance.call(*sessions[:BASE_KEYS], "BGREWRITEAOF")
+        wait_until(lambda: host.run(f"test -e {AOF}/{BASE}").returncode == 0, "the AOF is rewritten", 20)
+        instance.call(*sessions[BASE_KEYS:])
         assert instance.call("SAVE") == ["OK"]
-        host.run(f"docker stop redis && cp -a {ROOT}/data {GOOD}", check=True)
+        host.run(f"docker stop redis && rm -rf {INTACT} && cp -a {LIVE} {INTACT}", check=True)
         yield instance
 
 
 @pytest.fixture
 def stopped(redis: Instance) -> Iterator[Instance]:
-    """The instance with its files as they were, and not running; it serves them again afterwards."""
-    lay = (
-        f"docker stop redis; rm -rf {ROOT}/backups/2* {ROOT}/data/[!.]*; cp -a {GOOD}/. {ROOT}/data/; "
+    """Give the instance with intact files, not running. It serves them again afterwards."""
+    reset = (
+        f"docker stop redis; rm -rf {ROOT}/backups/2* {ROOT}/data/previous {LIVE}/*; cp -a {INTACT}/. {LIVE}/; "
         f": > {ROOT}/logs/redis.log"
     )
-    redis.host.run(lay)
+    redis.host.run(reset)
     yield redis
-    redis.host.run(f"{lay}; docker start redis", check=True)
+    redis.host.run(f"{reset}; docker start redis", check=True)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
     assert redis.host.run("docker ps --all --quiet | wc -l").stdout.split() == ["1"]
-    assert redis.host.run(f"ls -d {ROOT}/replace.json {ROOT}/data/.incoming {ROOT}/backups/.*.partial").stdout == ""
+    leftovers = f"ls -d {ROOT}/data/journal.json {ROOT}/data/staging/* {ROOT}/backups/.*.partial"
+    assert redis.host.run(leftovers).stdout == ""
 
 
 def health(redis: Instance) -> tuple[int, dict[str, tuple[str, str, str]]]:
-    """The exit code; and verdict, what was seen and advice of each check that is not ok."""
-    done = redis.host.run("redisctl health --json")
-    checks = json.loads(done.stdout)["checks"]
-    return done.returncode, {
-        one["name"]: (one["verdict"], one["observed"], one["remedy"]) for one in checks if one["verdict"] != "ok"
+    """Return the exit code; and verdict, observation and remedy of each check that is not ok."""
+    result = redis.host.run("redisctl health --json")
+    checks = json.loads(result.stdout)["checks"]
+    return result.returncode, {
+        check["name"]: (check["verdict"], check["observed"], check["remedy"])
+        for check in checks
+        if check["verdict"] != "ok"
     }
 
 
 def repair(redis: Instance, options: str = "") -> tuple[int, dict[str, Any]]:
-    done = redis.host.run(f"redisctl repair --json {options}")
-    assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout)
+    """Return the exit code and the report of redisctl repair."""
+    result = redis.host.run(f"redisctl repair --json {options}")
+    assert result.stderr == ""
+    return result.returncode, json.loads(result.stdout)
 
 
 def start(redis: Instance) -> None:
     redis.host.run("docker start redis", check=True)
 
 
-def explained(redis: Instance) -> bool:
-    return ": " in health(redis)[1].get("container", ("", "", ""))[1]
+def start_healthy(redis: Instance) -> None:
+    start(redis)
+    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
 
 
-def repaired(redis: Instance, of: str, count: int) -> None:
-    """Repair it, and see that all is well and the damaged files are kept; what they are is no way back."""
-    kept = redis.host.run(f"cd {ROOT}/data && find . -type f ! -path './previous/*' | sort | xargs sha256sum").stdout
-    code, told = repair(redis, "--yes")
-    assert (code, told["repaired"], told["source"], told["found"]["keys"]) == (0, True, of, count)
+def start_explained(redis: Instance) -> tuple[int, tuple[str, str, str]]:
+    """Start a Redis that cannot load its data. Returns health's exit code and what it says of the container."""
+
+    def is_explained() -> bool:
+        return ": " in health(redis)[1].get("container", ("", "", ""))[1]
+
+    start(redis)
+    wait_until(is_explained, "health explains it", 20)
+    code, problems = health(redis)
+    return code, problems["container"]
+
+
+def repaired(redis: Instance, source: str, count: int) -> None:
+    """Repair the data: then Redis is healthy, and the damaged files are the previous data, byte for byte."""
+    damaged = redis.host.run(f"cd {LIVE} && find . -type f | sort | xargs sha256sum").stdout
+    code, report = repair(redis, "--yes")
+    assert (code, report["repaired"], report["source"], report["loaded"]["keys"]) == (0, True, source, count)
     assert redis.keys == count
     assert health(redis) == (0, {})
-    # Byte for byte, but for what Redis itself did before it was stopped.
-    former = redis.host.run(f"cd {ROOT}/data/previous/* && find . -type f | sort | xargs sha256sum").stdout
-    assert former == kept
+    previous = redis.host.run(f"cd {ROOT}/data/previous/* && find . -type f | sort | xargs sha256sum").stdout
+    assert previous == damaged
     assert json.loads(redis.host.run("redisctl repair --json").stdout)["serves"] is True
 
 
-def refuses_to_come_back(redis: Instance) -> None:
-    """What does not load is not put back: the repaired data goes on serving, and the damaged stays aside."""
+def assert_undo_fails(redis: Instance) -> None:
+    """Data that does not load is not brought back: Redis continues with the repaired data, and keeps the damaged."""
     count = redis.keys
-    done = redis.host.run("redisctl restore --undo --yes")
-    assert (done.returncode, "Redis does not stay up with it" in done.stderr) == (3, True)
+    result = redis.host.run("redisctl restore --undo --yes")
+    assert (result.returncode, "Redis does not stay up with it" in result.stderr) == (3, True)
     assert redis.keys == count
     assert redis.host.run(f"ls {ROOT}/data/previous/*").stdout != ""
 
 
-def test_a_redis_that_serves_is_left_alone(redis: Instance) -> None:
-    redis.host.run("docker start redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+def test_repair_leaves_a_serving_redis_alone(redis: Instance) -> None:
+    start_healthy(redis)
     before = redis.identity
     for options in ("", "--yes"):
         assert repair(redis, options) == (0, {"instance": "redis", "serves": True, "repaired": False})
     assert redis.identity == before
 
 
-def test_a_torn_end_is_cut_off_by_redis_itself_and_told(stopped: Instance) -> None:
-    stopped.host.run(f"truncate --size -7 {LOG}/{INCR}; rm {ROOT}/data/dump.rdb", check=True)
-    code, told = repair(stopped)
-    assert (code, told["source"], told["found"]["keys"], told["lost"]["commands"]) == (1, "aof", KEYS - 1, {})
-    assert 7 < told["lost"]["size"] < 100
-    start(stopped)
-    wait_until(lambda: stopped.health == "healthy", "Redis is healthy", 30)
-    code, ill = health(stopped)
-    assert (code, list(ill), ill["aof truncated"][0]) == (1, ["aof truncated"], "warning")
-    assert "an incomplete end once" in ill["aof truncated"][1]
+def test_truncated_aof_is_repaired_by_redis_and_reported(stopped: Instance) -> None:
+    stopped.host.run(f"truncate --size -7 {AOF}/{INCR}; rm {LIVE}/dump.rdb", check=True)
+    code, report = repair(stopped)
+    assert (code, report["source"], report["loaded"]["keys"], report["lost"]["commands"]) == (1, "aof", KEYS - 1, {})
+    assert 7 < report["lost"]["size"] < 100
+    start_healthy(stopped)
+    code, problems = health(stopped)
+    assert (code, list(problems), problems["aof truncated"][0]) == (1, ["aof truncated"], "warning")
+    assert "once" in problems["aof truncated"][1]
     assert stopped.keys == KEYS - 1
 
 
-def test_a_log_with_garbage_is_cut_there(stopped: Instance) -> None:
-    harm = f"printf GARBAGEGARBAGE | dd of={LOG}/{INCR} bs=1 seek=2000 conv=notrunc; rm {ROOT}/data/dump.rdb"
-    stopped.host.run(harm, check=True)
-    start(stopped)
-    wait_until(lambda: explained(stopped), "health explains it", 20)
-    code, ill = health(stopped)
-    assert (code, ill["container"][0]) == (2, "critical")
-    assert f"damaged in {INCR}" in ill["container"][1]
-    assert "redisctl repair" in ill["container"][2]
+def test_aof_is_cut_at_the_first_damage(stopped: Instance) -> None:
+    """Repair reports what is lost, names keys only on request, and --undo refuses to bring the damage back."""
+    damage = f"printf GARBAGEGARBAGE | dd of={AOF}/{INCR} bs=1 seek=2000 conv=notrunc; rm {LIVE}/dump.rdb"
+    stopped.host.run(damage, check=True)
+    code, (verdict, observed, remedy) = start_explained(stopped)
+    assert (code, verdict) == (2, "critical")
+    assert f"the AOF is damaged in {INCR}" in observed
+    assert "redisctl repair" in remedy
 
-    code, told = repair(stopped)
-    (damage,) = told["damaged"]
-    lost = told["lost"]
-    assert (code, told["repaired"], damage["name"]) == (1, False, INCR)
-    assert (lost["size"], damage["sound"] <= 2000) == (damage["size"] - damage["sound"], True)
-    # What hit the garbage is in no count.
-    assert told["found"]["keys"] + lost["keys"]["sessions"] == KEYS - 1
+    code, report = repair(stopped)
+    (finding,) = report["damaged"]
+    lost = report["lost"]
+    assert (code, report["repaired"], finding["name"]) == (1, False, INCR)
+    assert (lost["size"], finding["sound"] <= 2000) == (finding["size"] - finding["sound"], True)
+    # The command that was overwritten is in neither count.
+    assert report["loaded"]["keys"] + lost["keys"]["sessions"] == KEYS - 1
     assert lost["commands"] == {"SET": lost["keys"]["sessions"]}
-    said = stopped.host.run("redisctl repair").stdout
-    assert (f"{lost['size']} bytes of the log" in said, "app:session:" in said) == (True, False)
+    output = stopped.host.run("redisctl repair").stdout
+    assert (f"{lost['size']} bytes of the AOF" in output, "app:session:" in output) == (True, False)
     assert f"app:session:{KEYS - 1}" in stopped.host.run("redisctl repair --names").stdout
-    repaired(stopped, "aof", told["found"]["keys"])
-    refuses_to_come_back(stopped)
+    repaired(stopped, "aof", report["loaded"]["keys"])
+    assert_undo_fails(stopped)
 
 
 @pytest.mark.parametrize(
-    ("harm", "seen"),
+    ("damage", "meaning"),
     [
-        (f"truncate --size 100 {LOG}/{BASE}", "a snapshot is cut off or damaged"),
+        (f"truncate --size 100 {AOF}/{BASE}", "an RDB snapshot is truncated or damaged"),
         (
-            f"cd {LOG} && printf xxxxxxxx | dd of={BASE} bs=1 seek=$(($(stat -c %s {BASE}) - 8)) conv=notrunc",
+            f"cd {AOF} && printf xxxxxxxx | dd of={BASE} bs=1 seek=$(($(stat -c %s {BASE}) - 8)) conv=notrunc",
             "its checksum",
         ),
-        (f"printf 0099 | dd of={LOG}/{BASE} bs=1 seek=5 conv=notrunc", "newer version (RDB format 99)"),
-        (f"rm {LOG}/{BASE}", f"{BASE}, a part of the log of writes, is missing"),
-        # The snapshot was made after the last write: it has what is missing.
-        (f"rm {LOG}/{INCR}", f"{INCR}, a part of the log of writes, is missing"),
+        (f"printf 0099 | dd of={AOF}/{BASE} bs=1 seek=5 conv=notrunc", "a newer version wrote an RDB snapshot"),
+        (f"rm {AOF}/{BASE}", f"{BASE}, a file of the AOF, is missing"),
+        # dump.rdb was saved after the last write: it has everything.
+        (f"rm {AOF}/{INCR}", f"{INCR}, a file of the AOF, is missing"),
     ],
 )
-def test_a_snapshot_beside_the_log_stands_in_for_it(stopped: Instance, harm: str, seen: str) -> None:
-    stopped.host.run(harm, check=True)
-    start(stopped)
-    wait_until(lambda: explained(stopped), "health explains it", 20)
-    code, ill = health(stopped)
-    assert (code, seen in ill["container"][1]) == (2, True), ill
-    code, told = repair(stopped)
-    assert (code, told["source"], told["found"]["keys"], told["snapshot"]["keys"]) == (1, "rdb", KEYS, KEYS)
+def test_rdb_snapshot_replaces_a_damaged_aof(stopped: Instance, damage: str, meaning: str) -> None:
+    stopped.host.run(damage, check=True)
+    code, (_, observed, _) = start_explained(stopped)
+    assert (code, meaning in observed) == (2, True), observed
+    code, report = repair(stopped)
+    assert (code, report["source"], report["loaded"]["keys"], report["snapshot"]["keys"]) == (1, "rdb", KEYS, KEYS)
     repaired(stopped, "rdb", KEYS)
 
 
-def test_a_damaged_base_without_a_snapshot_needs_a_backup(stopped: Instance) -> None:
-    start(stopped)
-    wait_until(lambda: stopped.health == "healthy", "Redis is healthy", 30)
-    taken = json.loads(stopped.host.run("redisctl backup --json", check=True).stdout)["id"]
-    stopped.host.run(f"docker stop redis; truncate --size 100 {LOG}/{BASE}; rm {ROOT}/data/dump.rdb", check=True)
-    start(stopped)
-    wait_until(lambda: explained(stopped), "health explains it", 20)
+def test_damaged_base_without_rdb_snapshot_needs_a_backup(stopped: Instance) -> None:
+    start_healthy(stopped)
+    backup = json.loads(stopped.host.run("redisctl backup --json", check=True).stdout)["id"]
+    stopped.host.run(f"docker stop redis; truncate --size 100 {AOF}/{BASE}; rm {LIVE}/dump.rdb", check=True)
+    start_explained(stopped)
     for options in ("", "--yes"):
-        code, told = repair(stopped, options)
-        assert (code, told["source"], told["repaired"], told["backup"]["id"]) == (1, "", False, taken)
-    # It goes on as it was.
-    wait_until(lambda: explained(stopped), "the engine starts it again", 20)
+        code, report = repair(stopped, options)
+        assert (code, report["source"], report["repaired"], report["backup"]["id"]) == (1, "", False, backup)
+    # Docker starts it again and again, as before.
+    start_explained(stopped)
     assert "redisctl restore latest" in stopped.host.run("redisctl repair").stdout
     stopped.host.run("redisctl restore latest --yes", check=True)
     assert (stopped.keys, health(stopped)) == (KEYS, (0, {}))
 
 
-def test_a_damaged_part_in_the_middle_takes_what_follows_with_it(stopped: Instance) -> None:
+def test_aof_files_after_a_damaged_one_are_dropped(stopped: Instance) -> None:
     third = "appendonly.aof.3.incr.aof"
     script = f"""
-        cd {LOG} && rm {ROOT}/data/dump.rdb && printf '*2\\r\\n$3\\r\\nDEL\\r\\n$13\\r\\napp:session:1\\r\\n' >{third}
+        cd {AOF} && rm {LIVE}/dump.rdb && printf '*2\\r\\n$3\\r\\nDEL\\r\\n$13\\r\\napp:session:1\\r\\n' >{third}
         printf GARBAGE | dd of={INCR} bs=1 seek=2000 conv=notrunc
         echo 'file {third} seq 3 type i' >>{MANIFEST}
         chown 999:999 {third}
     """
     stopped.host.run(script, check=True)
-    code, told = repair(stopped)
-    assert (code, told["source"], told["damaged"][0]["name"]) == (1, "aof", INCR)
-    assert told["lost"]["commands"]["DEL"] == 1
-    count = told["found"]["keys"]
-    assert BEFORE < count < KEYS
+    code, report = repair(stopped)
+    assert (code, report["source"], report["damaged"][0]["name"]) == (1, "aof", INCR)
+    assert report["lost"]["commands"]["DEL"] == 1
+    count = report["loaded"]["keys"]
+    assert BASE_KEYS < count < KEYS
     repaired(stopped, "aof", count)
-    assert third not in stopped.host.run(f"cat {LOG}/{MANIFEST}").stdout
+    assert third not in stopped.host.run(f"cat {AOF}/{MANIFEST}").stdout
 
 
-def test_a_manifest_is_made_anew_from_the_names_of_the_files(stopped: Instance) -> None:
-    stopped.host.run(f"echo 'file appe' >{LOG}/{MANIFEST}", check=True)
-    start(stopped)
-    wait_until(lambda: explained(stopped), "health explains it", 20)
-    assert "the manifest of the log of writes is damaged" in health(stopped)[1]["container"][1]
-    code, told = repair(stopped)
-    assert (code, told["lost"]["size"], told["found"]["keys"]) == (1, 0, KEYS)
-    assert BASE in told["notes"][0]
+def test_damaged_manifest_is_written_from_file_names(stopped: Instance) -> None:
+    stopped.host.run(f"echo 'file appe' >{AOF}/{MANIFEST}", check=True)
+    assert "the AOF manifest is damaged" in start_explained(stopped)[1][1]
+    code, report = repair(stopped)
+    assert (code, report["lost"]["size"], report["loaded"]["keys"]) == (1, 0, KEYS)
+    assert BASE in report["notes"][0]
     repaired(stopped, "aof", KEYS)
 
 
-def test_a_redis_that_began_empty_beside_its_log_gets_it_back(stopped: Instance) -> None:
-    stopped.host.run(f"rm {LOG}/{MANIFEST}", check=True)
-    assert "a start would begin empty" in health(stopped)[1]["aof files"][1]
-    assert repair(stopped)[1]["found"]["keys"] == KEYS
-    # Nobody looked: it serves, and is well by its own word.
-    start(stopped)
-    wait_until(lambda: stopped.health == "healthy", "Redis is healthy", 30)
+def test_ignored_aof_is_repaired_while_redis_serves_empty(stopped: Instance) -> None:
+    """Without a manifest Redis starts empty and is healthy by its own account."""
+    stopped.host.run(f"rm {AOF}/{MANIFEST}", check=True)
+    assert "Redis would start empty" in health(stopped)[1]["aof files"][1]
+    assert repair(stopped)[1]["loaded"]["keys"] == KEYS
+    start_healthy(stopped)
     assert stopped.keys == 0
-    code, ill = health(stopped)
-    assert (code, f"{BASE}, {INCR}" in ill["aof files"][1]) == (2, True)
-    # It is running: what it saves when it is stopped is not what lay there before.
-    code, told = repair(stopped, "--yes")
-    assert (code, told["repaired"], told["found"]["keys"], stopped.keys) == (0, True, KEYS, KEYS)
+    code, problems = health(stopped)
+    assert (code, f"{BASE}, {INCR}" in problems["aof files"][1]) == (2, True)
+    code, report = repair(stopped, "--yes")
+    assert (code, report["repaired"], report["loaded"]["keys"], stopped.keys) == (0, True, KEYS, KEYS)
     assert health(stopped) == (0, {})
     stopped.host.run("redisctl restore --undo --yes", check=True)
     assert stopped.keys == 0
 
 
-def test_files_that_are_not_redis_own_and_commands_that_it_does_not_know(stopped: Instance) -> None:
-    stopped.host.run(f"chown 0:0 {LOG}/{INCR} && chmod 600 {LOG}/{INCR}", check=True)
-    start(stopped)
-    wait_until(lambda: explained(stopped), "health explains it", 20)
-    assert "may not read or write" in health(stopped)[1]["container"][1]
+def test_files_of_another_owner_are_repaired(stopped: Instance) -> None:
+    stopped.host.run(f"chown 0:0 {AOF}/{INCR} && chmod 600 {AOF}/{INCR}", check=True)
+    assert "may not read or write" in start_explained(stopped)[1][1]
     repaired(stopped, "aof", KEYS)
-    # redis-check-aof finds nothing wrong with that.
-    stopped.host.run("docker stop redis; rm -r /srv/redis/data/previous", check=True)
-    name = stopped.host.run(f"ls {LOG} | grep incr").stdout.split()[-1]
-    stopped.host.run(f"printf '*2\\r\\n$3\\r\\nFOO\\r\\n$1\\r\\na\\r\\n' >>{LOG}/{name}; rm {ROOT}/data/dump.rdb")
-    start(stopped)
-    wait_until(lambda: explained(stopped), "health explains it", 20)
-    assert "the command FOO" in health(stopped)[1]["container"][1]
-    code, told = repair(stopped, "--yes")
-    assert (code, told["damaged"], told["repaired"], "FOO" in told["does_not_load"]) == (1, [], False, True)
 
 
-def test_health_tells_of_backups_and_of_what_was_set_aside(redis: Instance) -> None:
+def test_unknown_command_in_the_aof_is_not_repaired(stopped: Instance) -> None:
+    """redis-check-aof finds nothing wrong with it, and nothing is damaged: the command was renamed or disabled."""
+    unknown = "*2\\r\\n$3\\r\\nFOO\\r\\n$1\\r\\na\\r\\n"
+    stopped.host.run(f"printf '{unknown}' >>{AOF}/{INCR}; rm {LIVE}/dump.rdb", check=True)
+    assert "the command FOO" in start_explained(stopped)[1][1]
+    code, report = repair(stopped, "--yes")
+    assert (code, report["damaged"], report["repaired"]) == (1, [], False)
+    assert "FOO" in report["does_not_load"]
+
+
+def test_health_reports_the_state_of_backups(redis: Instance) -> None:
     run = redis.host.run
-    run("docker start redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+    start_healthy(redis)
     config = f"{ROOT}/redisctl.json"
-    told = json.loads(run(f"cat {config}", check=True).stdout)
-    scheduled = {**told, "backup": {**told.get("backup", {}), "scheduled": True, "max_age": 26}}
+    deployed = json.loads(run(f"cat {config}", check=True).stdout)
+    scheduled = {**deployed, "backup": {**deployed.get("backup", {}), "scheduled": True, "max_age": 26}}
 
-    def ill() -> dict[str, str]:
-        return {name: f"{verdict}: {seen}" for name, (verdict, seen, _) in health(redis)[1].items()}
+    def problems() -> dict[str, str]:
+        return {name: f"{verdict}: {observed}" for name, (verdict, observed, _) in health(redis)[1].items()}
 
     try:
         run(f"rm -rf {ROOT}/backups/2* {ROOT}/backups/.attempt.json; cat >{config}", input=json.dumps(scheduled))
-        assert ill() == {}
+        assert problems() == {}
         run(f"touch --date '2 days ago' {ROOT}/secrets/admin", check=True)
-        assert ill()["backup"].startswith("warning: none that was verified")
-        taken = json.loads(run("redisctl backup --json", check=True).stdout)
-        assert ill() == {}
-        path = f"{ROOT}/backups/{taken['id']}"
+        assert problems()["backup"].startswith("warning: none that was verified")
+        backup = json.loads(run("redisctl backup --json", check=True).stdout)
+        assert problems() == {}
+        path = f"{ROOT}/backups/{backup['id']}"
         for hours, verdict in ((27, "warning"), (53, "critical")):
-            old = f'"taken_at": {taken["taken_at"] - hours * 3600}'
+            old = f'"taken_at": {backup["taken_at"] - hours * 3600}'
             run(f"""sed -i.old 's/"taken_at": [0-9.]*/{old}/' {path}/backup.json""", check=True)
-            assert ill()["backup"].startswith(f"{verdict}: the newest good one is ")
+            assert problems()["backup"].startswith(f"{verdict}: the newest good one is ")
             run(f"mv {path}/backup.json.old {path}/backup.json", check=True)
         run(f"printf xxxxxxxx | dd of={path}/dump.rdb bs=1 seek=100 conv=notrunc && redisctl backup verify latest")
-        assert "critical: verified and found bad" in ill()["backup"]
+        assert "critical: verified and found bad" in problems()["backup"]
         run(f"rm -r {path}; echo '{{' >{ROOT}/backups/.attempt.json", check=True)
-        assert (health(redis)[0], ill()["backup"].startswith("unknown")) == (3, True)
+        assert (health(redis)[0], problems()["backup"].startswith("unknown")) == (3, True)
         run(f"touch {ROOT}/secrets/admin; mount -t tmpfs -o size=64k tmpfs {ROOT}/backups", check=True)
-        assert ill() == {"backup disk": ill()["backup disk"]}
-        assert ill()["backup disk"].startswith("critical: ")
+        assert problems() == {"backup disk": problems()["backup disk"]}
+        assert problems()["backup disk"].startswith("critical: ")
     finally:
         run(f"umount {ROOT}/backups; rm -rf {ROOT}/backups/.attempt.json; touch {ROOT}/secrets/admin")
-        run(f"cat >{config}", input=json.dumps(told, indent=2) + "\n", check=True)
-    assert ill() == {}
-    journal = {
-        **dict.fromkeys(("what", "stage", "place", "previous"), "x"),
-        "began": 0,
-        "present": [],
-        "incoming": [],
-    }
-    run(f"cat >{ROOT}/replace.json", input=json.dumps(journal))
-    try:
-        assert ill()["interrupted restore"].startswith("critical: x was broken off while x")
-    finally:
-        run(f"rm {ROOT}/replace.json", check=True)
+        run(f"cat >{config}", input=json.dumps(deployed, indent=2) + "\n", check=True)
+    assert problems() == {}
 
 
-def test_growth_is_told_since_the_newest_backup(redis: Instance) -> None:
-    redis.host.run("docker start redis; redisctl backup", check=True)
+def test_growth_is_measured_since_the_newest_backup(redis: Instance) -> None:
+    start_healthy(redis)
+    redis.host.run("redisctl backup", check=True)
     count = redis.keys
     redis.call("SET app:session:new 1 EX 7200", "HSET rq:job:new status queued")
-    for verb, grown in (("sessions", (count, 1)), ("queues", (0, 1))):
-        told = json.loads(redis.host.run(f"redisctl {verb} --json", check=True).stdout)["growth"]
-        assert [(one["count"], one["change"]) for one in told] == [grown]
+    for verb, expected in (("sessions", (count, 1)), ("queues", (0, 1))):
+        growth = json.loads(redis.host.run(f"redisctl {verb} --json", check=True).stdout)["growth"]
+        assert [(row["count"], row["change"]) for row in growth] == [expected]
     assert "the backup had" in redis.host.run("redisctl sessions", check=True).stdout
     redis.host.run(f"rm -r {ROOT}/backups/2*", check=True)
     assert json.loads(redis.host.run("redisctl sessions --json", check=True).stdout)["growth"] == []

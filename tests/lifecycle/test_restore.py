@@ -1,4 +1,4 @@
-"""Restores: what comes is loaded aside first, what was there stays, and a Redis that is not well gets its data back."""
+"""Restores: the data is test loaded first, the previous data stays, and it comes back if Redis is not healthy."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,43 +14,16 @@ KEYS = 2000
 ROOT = "/srv/redis"
 
 
-# On the host: restores a backup, and kills that as soon as the journal has a stage. Some last for a few milliseconds:
-# where one was missed it is done again, from the same data.
-KILL = """
-import os, re, subprocess, sys
-stage, backup = sys.argv[1:]
-quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-for _ in range(8):
-    process = subprocess.Popen(["redisctl", "restore", backup, "--yes"], **quiet)
-    hurt = False
-    while process.poll() is None:
-        try:
-            with open("/srv/redis/replace.json") as file:
-                at = re.search('"stage": "(.*)"', file.read())
-        except FileNotFoundError:
-            continue
-        if at and at[1] == stage:
-            process.kill()
-        elif at and at[1] == "starting" and stage == "putting back" and not hurt:
-            hurt = subprocess.run(["docker", "kill", "redis"], capture_output=True).returncode == 0
-    if process.wait() == -9 and os.path.exists("/srv/redis/replace.json"):
-        print("killed")
-        break
-    if stage != "putting back":
-        subprocess.run(["redisctl", "restore", "--undo", "--yes"], check=True, stdout=subprocess.DEVNULL)
-"""
-
-
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """The shared host with an empty Redis and no backups; so again afterwards."""
+    """Give the shared host with an empty Redis and no backups; empty it again afterwards."""
     with empty_instance(host, deployer) as instance:
         yield instance
 
 
 @pytest.fixture
 def filled(redis: Instance) -> Instance:
-    """Some thousand sessions, a value of each kind, and a job."""
+    """Give the instance with some thousand sessions, and a value of each type."""
     redis.call(*(f"DEL app:session:{number}" for number in range(KEYS + 10)))
     redis.call(
         *(f"SET app:session:{number} {number} EX 7200" for number in range(KEYS)),
@@ -65,33 +38,37 @@ def filled(redis: Instance) -> Instance:
 
 
 @pytest.fixture(autouse=True)
-def _serves_and_is_told_so(redis: Instance) -> Iterator[None]:
-    """Whatever a test does: Redis serves afterwards, nothing is under way, and a deploy has nothing to change."""
+def _leaves_a_serving_redis(redis: Instance) -> Iterator[None]:
+    """After every test Redis serves, no transaction is unfinished, and nothing is left over."""
     yield
     assert redis.host.run("docker ps --all --quiet | wc -l").stdout.split() == ["1"]
-    assert redis.host.run(f"ls -d {ROOT}/replace.json {ROOT}/data/.incoming {ROOT}/backups/.*.partial").stdout == ""
+    leftovers = f"ls -d {ROOT}/data/journal.json {ROOT}/data/staging/* {ROOT}/backups/.*.partial"
+    assert redis.host.run(leftovers).stdout == ""
     assert redis.call("PING") == ["PONG"]
 
 
-def test_a_backup_comes_back_and_what_it_replaced_can_come_back_as_well(filled: Instance, deployer: Deployer) -> None:
-    taken = redisctl(filled, "backup --no-verify")
+@pytest.mark.core
+def test_backup_is_restored_and_restore_is_undone(filled: Instance, deployer: Deployer) -> None:
+    """A backup comes back with every value and TTL; what it replaced can come back as often as one likes."""
+    backup = redisctl(filled, "backup --no-verify")
     filled.call("DEL app:session:1", "SET app:session:new 1 EX 7200", "RPUSH rq:list 4")
     before = filled.identity
 
     dry = redisctl(filled, "restore latest")
-    assert (dry["dry_run"], dry["keys"]) == (True, taken["keys"])
+    assert (dry["dry_run"], dry["keys"]) == (True, backup["keys"])
     assert (filled.identity, filled.call("GET app:session:new")) == (before, ["1"])
 
-    done = redisctl(filled, f"restore {taken['id']} --yes")
-    print(f"did not serve for {done['down']} s")
+    result = redisctl(filled, f"restore {backup['id']} --yes")
+    print(f"Redis was down for {result['downtime']} s")
+    assert result["warning"] == ""
     assert filled.call("EXISTS app:session:1", "EXISTS app:session:new", "LRANGE rq:list 0 -1") == ["1", "0", *"123"]
     assert filled.call("HGETALL rq:hash", "ZSCORE rq:zset x", "XLEN rq:stream") == ["a", "1", "b", "2", "1.5", "1"]
     assert 7000 < int(filled.call("TTL app:session:1")[0]) <= 7200
-    # It is what a restart reads, too.
+    # A restart reads the same data.
     filled.crash()
     filled.host.run("docker start redis", check=True)
     wait_until(lambda: filled.health == "healthy", "Redis is healthy", 30)
-    assert filled.keys == taken["keys"]
+    assert filled.keys == backup["keys"]
     assert deployer.deploy(filled.host).changed == []
 
     redisctl(filled, "restore --undo --yes")
@@ -101,10 +78,10 @@ def test_a_backup_comes_back_and_what_it_replaced_can_come_back_as_well(filled: 
     assert redisctl(filled, "restore --discard-previous")["dry_run"]
     redisctl(filled, "restore --discard-previous --yes")
     assert filled.host.run(f"ls {ROOT}/data/previous").stdout == ""
-    assert "there is no former data" in refused(filled, "restore --undo")
+    assert "there is no previous data" in refused(filled, "restore --undo")
 
 
-def test_a_backup_is_restored_on_another_host_with_other_secrets(
+def test_backup_is_restored_on_another_host(
     filled: Instance, deployer: Deployer, start_host: Callable[..., Host]
 ) -> None:
     """As after the loss of a host; and a plain dump.rdb and an appendonlydir, as any Redis leaves them."""
@@ -135,15 +112,19 @@ def test_a_backup_is_restored_on_another_host_with_other_secrets(
     ("path", "make", "words"),
     [
         ("/root/none.rdb", "true", "there is no such file"),
-        ("/root/no.rdb", "echo Hello >/root/no.rdb", "is no snapshot of Redis"),
-        ("/root/cut.rdb", "head -c 20000 {root}/data/dump.rdb >/root/cut.rdb", "it cannot be loaded"),
-        ("/root/new.rdb", "sed 's/^REDIS00../REDIS0099/' {root}/data/dump.rdb >/root/new.rdb", "format version 99"),
+        ("/root/no.rdb", "echo Hello >/root/no.rdb", "is not an RDB snapshot"),
+        ("/root/cut.rdb", "head -c 20000 {root}/data/live/dump.rdb >/root/cut.rdb", "it cannot be loaded"),
+        (
+            "/root/new.rdb",
+            "sed 's/^REDIS00../REDIS0099/' {root}/data/live/dump.rdb >$f",
+            "format version 99",
+        ),
         ("/root/empty", "mkdir -p /root/empty", "has no appendonly.aof.manifest"),
     ],
 )
-def test_what_cannot_be_restored_is_refused_beforehand(filled: Instance, path: str, make: str, words: str) -> None:
+def test_unusable_data_is_refused_before_redis_stops(filled: Instance, path: str, make: str, words: str) -> None:
     filled.call("SAVE")
-    filled.host.run(make.format(root=ROOT), check=True)
+    filled.host.run(f"f={path}; {make.format(root=ROOT)}", check=True)
     before = filled.identity
     try:
         assert words in refused(filled, f"restore {path} --yes")
@@ -152,7 +133,7 @@ def test_what_cannot_be_restored_is_refused_beforehand(filled: Instance, path: s
     assert filled.identity == before
 
 
-def test_data_that_redis_has_no_memory_for_is_refused(filled: Instance, deployer: Deployer) -> None:
+def test_data_larger_than_maxmemory_is_refused(filled: Instance, deployer: Deployer) -> None:
     filled.call(*(f"SET app:session:{n} {'x' * 20000} EX 7200" for n in range(1500)))
     taken = redisctl(filled, "backup --no-verify")["id"]
     filled.call(*(f"DEL app:session:{n}" for n in range(1500)))
@@ -161,67 +142,42 @@ def test_data_that_redis_has_no_memory_for_is_refused(filled: Instance, deployer
     assert deployer.deploy(filled.host).returncode == 0
 
 
-def test_a_redis_that_does_not_stay_up_with_the_new_data_gets_the_former_back(filled: Instance) -> None:
-    """It is killed as soon as it starts."""
-    taken = redisctl(filled, "backup --no-verify")["id"]
+def test_old_data_returns_if_redis_crashes_with_the_new(filled: Instance) -> None:
+    """Redis is killed as soon as it starts with the restored data."""
+    backup = redisctl(filled, "backup --no-verify")["id"]
     filled.call("SET app:session:new 1 EX 7200")
     before = filled.keys
-    done = filled.host.run(
-        f"redisctl restore {taken} --yes & p=$!; "
-        f"for _ in $(seq 3000); do grep -qs starting {ROOT}/replace.json && break; sleep 0.01; done; "
+    result = filled.host.run(
+        f"redisctl restore {backup} --yes & p=$!; "
+        f"for _ in $(seq 3000); do grep -qs '\"starting\"' {ROOT}/data/journal.json && break; sleep 0.01; done; "
         "until docker kill redis >/dev/null 2>&1; do :; done; wait $p; echo code $?"
     )
-    assert done.stdout.splitlines()[-1] == "code 3", done.stderr
-    assert "What was there before is back and serves" in done.stderr
+    assert result.stdout.splitlines()[-1] == "code 3", result.stderr
+    assert "The old data is back and Redis serves it" in result.stderr
     assert (filled.keys, filled.call("GET app:session:new")) == (before, ["1"])
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_a_restore_that_is_called_off_halfway_says_what_to_do(filled: Instance, name: str) -> None:
-    """By Ctrl-C or systemd, while Redis is stopped: not a word about it would leave it stopped."""
-    taken = redisctl(filled, "backup --no-verify")
+def test_cancelled_restore_is_rolled_back(filled: Instance, name: str) -> None:
+    """Ctrl-C or systemd cancels it while Redis is down: systemd brings the old data back within seconds."""
+    backup = redisctl(filled, "backup --no-verify")["id"]
     before = filled.keys
-    # A shell has what runs behind it ignore Ctrl-C.
-    done = filled.host.run(
-        "python3 -c 'import signal, os, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f'os.execvp("redisctl", ["redisctl", "restore", "{taken["id"]}", "--yes"])\' 2>/tmp/said & p=$!; '
-        f"for _ in $(seq 20000); do grep -qs moving {ROOT}/replace.json && break; done; "
-        f"kill -{name} $p; wait $p; echo $?; cat /tmp/said; rm /tmp/said"
+    # A background process of a shell ignores Ctrl-C unless it says otherwise.
+    result = filled.host.run(
+        "python3 -c 'import signal, os; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f'os.execvp("redisctl", ["redisctl", "restore", "{backup}", "--yes"])\' 2>/tmp/message & p=$!; '
+        f"for _ in $(seq 20000); do grep -qs stopping {ROOT}/data/journal.json && break; done; "
+        f"kill -{name} $p; wait $p; echo $?; cat /tmp/message; rm /tmp/message"
     )
-    assert done.stdout.splitlines()[0] == "3"
-    assert "was broken off, Redis may not serve: redisctl recover" in done.stdout
-    health = filled.host.run("redisctl health").stdout
-    assert ("redisctl recover" in health, "docker compose up" in health) == (True, False)
-    assert redisctl(filled, "recover")["recovered"]
+    assert result.stdout.splitlines()[0] == "3"
+    assert "was interrupted. The old state comes back by itself within seconds" in result.stdout
+    redisctl(filled, "recover")
+    wait_until(lambda: filled.health == "healthy", "Redis is healthy", 60)
     assert filled.keys == before
-    assert not filled.host.run(f"ls -A {ROOT}/data/.incoming 2>/dev/null").stdout
+    assert redisctl(filled, "recover") == {"changed": False, "messages": [], "error": ""}
 
 
-@pytest.mark.parametrize("stage", ["moving away", "moving in", "starting", "putting back"])
-def test_a_restore_that_is_killed_is_told_and_recovered(filled: Instance, deployer: Deployer, stage: str) -> None:
-    """At any point: a journal says where it was, health tells, and one command puts the former data back."""
-    taken = redisctl(filled, "backup --no-verify")
-    filled.call("SET app:session:new 1 EX 7200")
-    before = filled.keys
-    # The way back is begun by a Redis that is killed.
-    said = filled.host.run(f"python3 - '{stage}' {taken['id']}", input=KILL).stdout
-    assert said == "killed\n"
-    health = filled.host.run("redisctl health")
-    assert (health.returncode, "redisctl recover" in health.stdout) == (2, True)
-    for line in (f"restore {taken['id']} --yes", "backup"):
-        assert "was broken off" in refused(filled, line)
-    blocked = deployer.deploy(filled.host)
-    assert blocked.returncode != 0
-    assert "redisctl recover" in blocked.stderr
-
-    assert redisctl(filled, "recover")["recovered"]
-    assert (filled.keys, filled.call("GET app:session:new")) == (before, ["1"])
-    assert not redisctl(filled, "recover")["recovered"]
-    assert redisctl(filled, f"restore {taken['id']} --yes")["keys"] == taken["keys"]
-    redisctl(filled, "restore --discard-previous --yes")
-
-
-def test_a_moment_comes_back_to_the_second(filled: Instance) -> None:
+def test_point_in_time_restore_is_exact_to_the_second(filled: Instance) -> None:
     """A counter that counts once in 100 ms, and somebody who then removes everything."""
 
     def clock() -> float:
@@ -262,12 +218,12 @@ def test_a_moment_comes_back_to_the_second(filled: Instance) -> None:
     redisctl(filled, f"restore /root/two --to '{words}' --yes")
     assert filled.call("GET rq:later", "GET app:session:counter") == ["", "59"]
     filled.host.run("rm -r /root/two")
-    assert "this log of writes begins at" in refused(filled, "restore --to '2026-01-01 00:00:00' --yes")
-    assert "is yet to come" in refused(filled, "restore --to '2099-01-01' --yes")
+    assert "this AOF begins at" in refused(filled, "restore --to '2026-01-01 00:00:00' --yes")
+    assert "is in the future" in refused(filled, "restore --to '2099-01-01' --yes")
     redisctl(filled, "restore --discard-previous --yes")
 
 
-def test_a_log_that_was_rewritten_after_the_moment_says_what_there_is(filled: Instance) -> None:
+def test_point_before_the_last_aof_rewrite_is_refused(filled: Instance) -> None:
     before = time.time() - 100
     filled.host.run(f"rm -r {ROOT}/backups/2*", check=True)
     filled.call("BGREWRITEAOF")

@@ -1,4 +1,4 @@
-"""Rotation of passwords: nobody notices, whatever interrupts it can be carried on, and nothing old comes back."""
+"""Rotation of passwords: no client notices, an interruption can be resumed, and previous passwords stay invalid."""
 
 import signal
 import threading
@@ -27,7 +27,7 @@ from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, DeployResult
 from tests.lifecycle.deployed_redis import Instance, tunnel, wait_until
 
-ROTATE, RETIRE, BACK = "day2/rotate.py", "day2/finish_rotation.py", "day2/undo_rotation.py"
+ROTATE, FINISH, UNDO = "day2/rotate.py", "day2/finish_rotation.py", "day2/undo_rotation.py"
 SETTINGS: dict[str, Any] = {
     "redis_health_interval": 1,
     "redis_users": {"exporter": {"role": "metrics"}, "shop": {"role": "session", "keys": ["shop:session:*"]}},
@@ -35,18 +35,19 @@ SETTINGS: dict[str, Any] = {
 
 
 @dataclass
-class Rotating:
-    """A deployed host, and its day-2 verbs."""
+class RotatingHost:
+    """A deployed host and its day-2 verbs for rotations."""
 
     host: Host
     deployer: Deployer
     settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
 
     def run(self, job: str, **data: object) -> DeployResult:
-        chosen = [word for name, value in data.items() for word in ("--data", f"{name}={value}")]
-        return self.deployer.deploy(self.host, job=job, arguments=("-y", "--json", *chosen), **self.settings)
+        options = [word for name, value in data.items() for word in ("--data", f"{name}={value}")]
+        return self.deployer.deploy(self.host, job=job, arguments=("-y", "--json", *options), **self.settings)
 
-    def runs(self, job: str, **data: object) -> DeployResult:
+    def run_ok(self, job: str, **data: object) -> DeployResult:
+        """Run a deploy file, and fail unless it succeeds."""
         result = self.run(job, **data)
         assert result.returncode == 0, result.stderr
         return result
@@ -57,7 +58,7 @@ class Rotating:
 
     @property
     def users(self) -> list[str]:
-        """Those of the instance; the store knows former ones as well."""
+        """The users of the instance; the store still has removed ones."""
         return [user.name for user in acl.users(load(self.settings))]
 
     @property
@@ -68,33 +69,33 @@ class Rotating:
     def store(self) -> Path:
         return self.deployer.secrets_dir / self.host.name / "redis.yml"
 
-    def lets_in(self, user: str, secrets: Secrets) -> bool:
-        """Whether Redis accepts the present password of these, by its own word to a client."""
+    def accepts(self, user: str, secrets: Secrets) -> bool:
+        """Say whether Redis accepts the current password of a user in these secrets."""
         line = f"AUTH {user} {secrets.passwords[user]}\n"
         done = self.host.run("docker exec -i redis redis-cli", input=line)
-        said = done.stdout.partition(" ")[0].strip()
-        assert said in ("OK", "WRONGPASS"), f"no answer to {user} ({done.returncode}): {said} {done.stderr}"
-        return said == "OK"
+        answer = done.stdout.partition(" ")[0].strip()
+        assert answer in ("OK", "WRONGPASS"), f"no answer to {user} ({done.returncode}): {answer} {done.stderr}"
+        return answer == "OK"
 
 
 @pytest.fixture
-def rotating(host: Host, deployer: Deployer) -> Rotating:
+def rotating(host: Host, deployer: Deployer) -> RotatingHost:
     """The shared host, deployed, with one password for each user."""
-    rotating = Rotating(host, deployer)
-    rotating.runs("deploy.py")
-    rotating.runs(RETIRE)
+    rotating = RotatingHost(host, deployer)
+    rotating.run_ok("deploy.py")
+    rotating.run_ok(FINISH)
     return rotating
 
 
 def changed(before: Secrets, after: Secrets) -> set[str]:
-    """The users whose present password is another. An assertion about passwords would show them."""
+    """Return the users whose current password differs. An assertion about passwords would show them."""
     return {user for user, password in before.passwords.items() if after.passwords[user] != password}
 
 
 class Clients:
-    """Clients that connect, log in, work and hang up all the time, and one that never hangs up, until they are stopped.
+    """Clients that connect, log in, work and disconnect in a loop, and one that stays connected.
 
-    They log in with the passwords that they were told last.
+    They log in with the current value of ``passwords``.
     """
 
     def __init__(self, socket: Path, passwords: dict[str, str]) -> None:
@@ -103,14 +104,14 @@ class Clients:
         self.failed: list[str] = []
         self._socket = str(socket)
         self._stop = threading.Event()
-        works: dict[str, Callable[[Redis], Any]] = {
+        tasks: dict[str, Callable[[Redis], Any]] = {
             "sessions": lambda redis: redis.set("app:session:rotation", "x", ex=60),
             "shop": lambda redis: redis.set("shop:session:rotation", "x", ex=60),
             "queues": lambda redis: redis.incr("rq:rotation"),
             "exporter": lambda redis: redis.info(),
         }
         self._threads = [
-            *(threading.Thread(target=self._reconnect, args=(user, work)) for user, work in works.items()),
+            *(threading.Thread(target=self._reconnect, args=(user, work)) for user, work in tasks.items()),
             threading.Thread(target=self._stay),
         ]
         for thread in self._threads:
@@ -145,8 +146,8 @@ class Clients:
                 self._count("held", lambda: writer.set("app:session:held", "x", ex=60))
                 self._count("subscribed", lambda: (subscriber.ping(), subscriber.get_message(timeout=0.1)))
 
-    def worked(self) -> None:
-        """Wait until every client has done some work from now on."""
+    def wait_for_work(self) -> None:
+        """Wait until every client has worked from now on."""
         before = Counter(self.done)
         names = {"sessions", "shop", "queues", "exporter", "held", "subscribed"}
         wait_until(
@@ -160,18 +161,18 @@ class Clients:
 
 
 @pytest.fixture
-def clients(rotating: Rotating) -> Iterator[Clients]:
+def clients(rotating: RotatingHost) -> Iterator[Clients]:
     with tunnel(rotating.host, "127.0.0.1", 6379) as socket:
         clients = Clients(socket, rotating.secrets.passwords)
         try:
-            clients.worked()
+            clients.wait_for_work()
             yield clients
         finally:
             clients.stop()
 
 
 class _Worker(SimpleWorker):
-    """RQ's worker, in a thread: the clock of the process is the main thread's."""
+    """RQ's worker for a thread: the timer of the process belongs to the main thread."""
 
     death_penalty_class = TimerDeathPenalty
 
@@ -180,7 +181,7 @@ class _Worker(SimpleWorker):
 
 
 class Application:
-    """A queue of RQ and a worker that runs until it has worked for long enough, with the passwords of the day."""
+    """A queue of RQ and a worker that ends after a number of jobs, with the current passwords of the clients."""
 
     def __init__(self, clients: Clients, name: str, jobs: int) -> None:
         self.connection = clients.client("queues")
@@ -190,11 +191,11 @@ class Application:
         self._thread = threading.Thread(target=lambda: worker.work(max_jobs=jobs))
         self._thread.start()
 
-    def works(self) -> None:
-        """Enqueue a job and wait until it is done."""
+    def run_job(self) -> None:
+        """Enqueue a job and wait until it has finished."""
         job = self.queue.enqueue("time.sleep", 0)
         self.jobs.append(job)
-        wait_until(lambda: job.get_status() == JobStatus.FINISHED, f"a job of {self.queue.name} is done", 20)
+        wait_until(lambda: job.get_status() == JobStatus.FINISHED, f"a job of {self.queue.name} has finished", 20)
 
     def end(self) -> None:
         self._thread.join(timeout=20)
@@ -204,26 +205,27 @@ class Application:
         self.connection.close()
 
 
-def test_no_client_notices_a_rotation(rotating: Rotating, clients: Clients) -> None:
+@pytest.mark.core
+def test_no_client_notices_a_rotation(rotating: RotatingHost, clients: Clients) -> None:
     first = rotating.secrets
     instance = rotating.instance
     before, started = instance.identity, time.time()
     instance.call("ACL LOG RESET")
     old = Application(clients, "old", jobs=2)
-    old.works()
+    old.run_job()
 
-    rotated = rotating.runs(ROTATE)
+    rotated = rotating.run_ok(ROTATE)
     second = rotating.secrets
-    clients.worked()
-    old.works()
+    clients.wait_for_work()
+    old.run_job()
     old.end()
     clients.passwords.update(second.passwords)
     new = Application(clients, "new", jobs=2)
-    new.works()
-    clients.worked()
-    retired = rotating.runs(RETIRE)
-    clients.worked()
-    new.works()
+    new.run_job()
+    clients.wait_for_work()
+    finished = rotating.run_ok(FINISH)
+    clients.wait_for_work()
+    new.run_job()
     new.end()
     clients.stop()
 
@@ -234,132 +236,131 @@ def test_no_client_notices_a_rotation(rotating: Rotating, clients: Clients) -> N
     assert [line for line in Instance(rotating.host, second).call("ACL LOG") if "auth" in line] == []
     assert changed(first, second) == set(rotating.users)
     for user in rotating.users:
-        assert not rotating.lets_in(user, first)
-        assert rotating.lets_in(user, second)
-    said = rotated.stdout + rotated.stderr + retired.stdout + retired.stderr
-    assert not [user for secrets in (first, second) for user, password in secrets.passwords.items() if password in said]
+        assert not rotating.accepts(user, first)
+        assert rotating.accepts(user, second)
+    output = rotated.stdout + rotated.stderr + finished.stdout + finished.stderr
+    shown = [user for secrets in (first, second) for user, password in secrets.passwords.items() if password in output]
+    assert shown == []
     assert sum(clients.done.values()) > 200, f"no load in {time.time() - started:.0f} s: {clients.done}"
 
 
-def test_both_passwords_are_valid_until_the_former_is_retired(rotating: Rotating) -> None:
+def test_both_passwords_work_until_rotation_is_finished(rotating: RotatingHost) -> None:
     first = rotating.secrets
-    rotating.runs(ROTATE, redis_rotate_users="sessions")
+    rotating.run_ok(ROTATE, redis_rotate_users="sessions")
     second = rotating.secrets
     assert changed(first, second) == {"sessions"}
     for _ in range(2):
-        assert rotating.lets_in("sessions", first)
-        assert rotating.lets_in("sessions", second)
-        # A deploy in between keeps both, and changes nothing.
-        deployed = rotating.runs("deploy.py")
+        assert rotating.accepts("sessions", first)
+        assert rotating.accepts("sessions", second)
+        # A deploy during the rotation keeps both and changes nothing.
+        deployed = rotating.run_ok("deploy.py")
         assert deployed.changed == []
-        assert "two passwords let in sessions" in deployed.stderr
-    # Asked for again it makes no third one.
-    assert rotating.runs(ROTATE, redis_rotate_users="sessions").changed == []
+        assert "two passwords work for sessions" in deployed.stderr
+    # A repeated rotation generates no third password.
+    assert rotating.run_ok(ROTATE, redis_rotate_users="sessions").changed == []
     assert rotating.secrets == second
-    rotating.runs(RETIRE)
-    assert not rotating.lets_in("sessions", first)
-    assert rotating.runs("deploy.py").changed == []
-    assert rotating.runs(RETIRE).changed == []
+    rotating.run_ok(FINISH)
+    assert not rotating.accepts("sessions", first)
+    assert rotating.run_ok("deploy.py").changed == []
+    assert rotating.run_ok(FINISH).changed == []
 
 
-def test_a_rotation_is_turned_back(rotating: Rotating) -> None:
+def test_undo_restores_previous_passwords(rotating: RotatingHost) -> None:
     first = rotating.secrets
-    rotating.runs(ROTATE, redis_rotate_users="sessions,admin")
+    rotating.run_ok(ROTATE, redis_rotate_users="sessions,admin")
     second = rotating.secrets
-    rotating.runs(BACK)
+    rotating.run_ok(UNDO)
     assert changed(first, rotating.secrets) == set()
-    assert rotating.lets_in("sessions", second)
-    assert rotating.runs("deploy.py").changed == []
-    rotating.runs(RETIRE)
-    assert rotating.lets_in("sessions", first)
-    assert not rotating.lets_in("sessions", second)
+    assert rotating.accepts("sessions", second)
+    assert rotating.run_ok("deploy.py").changed == []
+    rotating.run_ok(FINISH)
+    assert rotating.accepts("sessions", first)
+    assert not rotating.accepts("sessions", second)
     assert rotating.instance.call("PING") == ["PONG"]
 
 
-def test_a_grace_ends_the_former_password_by_itself(rotating: Rotating) -> None:
+def test_grace_period_finishes_the_rotation(rotating: RotatingHost) -> None:
     first = rotating.secrets
     began = time.monotonic()
-    rotating.runs(ROTATE, redis_rotate_users="sessions", redis_rotate_grace=3)
+    rotating.run_ok(ROTATE, redis_rotate_users="sessions", redis_rotate_grace=3)
     assert time.monotonic() - began >= 3
-    assert not rotating.lets_in("sessions", first)
-    assert rotating.lets_in("sessions", rotating.secrets)
-    assert rotating.runs("deploy.py").changed == []
+    assert not rotating.accepts("sessions", first)
+    assert rotating.accepts("sessions", rotating.secrets)
+    assert rotating.run_ok("deploy.py").changed == []
 
 
 @pytest.mark.parametrize(
     ("operation", "next_job"),
     [
-        # At the earliest Redis knows none of the new passwords, at the latest the host has some of them.
-        ("Give the running Redis its users", "deploy.py"),
+        # First Redis has no new password, last the host has some of the new files.
+        ("Set the users of the running Redis", "deploy.py"),
         ("Write the ACL file", ROTATE),
         ("Write the secrets", "deploy.py"),
     ],
 )
-def test_a_rotation_that_is_killed_is_carried_on_by_the_next_command(
-    rotating: Rotating, operation: str, next_job: str
-) -> None:
+def test_killed_rotation_is_resumed_by_next_command(rotating: RotatingHost, operation: str, next_job: str) -> None:
     first = rotating.secrets
     before = rotating.instance.identity
     running = rotating.deployer.start(rotating.host, job=ROTATE, **rotating.settings)
     running.wait_for(operation)
     running.signal(signal.SIGKILL)
     running.wait()
-    # Whatever was done: what clients have goes on working.
-    assert rotating.lets_in("sessions", first)
-    assert rotating.lets_in("admin", first)
-    rotating.runs(next_job)
+    # The passwords of the clients still work.
+    assert rotating.accepts("sessions", first)
+    assert rotating.accepts("admin", first)
+    rotating.run_ok(next_job)
     second = rotating.secrets
     assert second.generation == first.generation + 1
     assert rotating.instance.identity == before
     for user in rotating.users:
-        assert rotating.lets_in(user, first)
-        assert rotating.lets_in(user, second)
-    assert rotating.runs("deploy.py").changed == []
+        assert rotating.accepts(user, first)
+        assert rotating.accepts(user, second)
+    assert rotating.run_ok("deploy.py").changed == []
 
 
-def test_an_older_store_is_refused_and_shuts_nobody_out(rotating: Rotating, tmp_path: Path) -> None:
-    """That of another machine, or a copy from before the rotation."""
+def test_older_or_missing_store_is_refused(rotating: RotatingHost, tmp_path: Path) -> None:
+    """The store of another machine, or a copy from before the rotation."""
     before = rotating.store.read_text()
-    rotating.runs(ROTATE)
+    rotating.run_ok(ROTATE)
     now = rotating.store.read_text()
     rotating.store.write_text(before)
     try:
-        for job in ("deploy.py", ROTATE, RETIRE):
+        for job in ("deploy.py", ROTATE, FINISH):
             stale = rotating.run(job)
             assert stale.returncode == 1
             assert "is older than the passwords on the host" in stale.stderr
         rotating.store.rename(tmp_path / "away")
         missing = rotating.run("deploy.py")
         assert missing.returncode == 1
-        assert f"{rotating.store} is missing, and a deploy would shut out every client" in missing.stderr
+        assert f"{rotating.store} is missing: a deploy would shut out every client" in missing.stderr
     finally:
         rotating.store.touch(mode=0o600)
         rotating.store.write_text(now)
-    assert rotating.runs("deploy.py").changed == []
+    assert rotating.run_ok("deploy.py").changed == []
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
         (
             {"redis_rotate_users": "sessions,nobody"},
-            "redis_rotate_users: there is no user nobody; there are sessions, queues,",
+            "redis_rotate_users: there is no user nobody; the users are sessions, queues,",
         ),
         ({"redis_rotate_grace": "soon"}, "redis_rotate_grace = 'soon' is not a number of seconds"),
         ({"redis_rotate_grace": -1}, "redis_rotate_grace = -1 is not a number of seconds"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_changes(
-    rotating: Rotating, data: dict[str, object], words: str
+def test_invalid_option_is_refused_and_changes_nothing(
+    rotating: RotatingHost, data: dict[str, object], message: str
 ) -> None:
     before = rotating.secrets
     result = rotating.run(ROTATE, **data)
     assert result.returncode == 1
-    assert words in result.stderr
+    assert message in result.stderr
     assert rotating.secrets == before
 
 
-def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retired(rotating: Rotating) -> None:
+def test_service_with_previous_password_blocks_finish(rotating: RotatingHost) -> None:
     web = {
         "image": images.redis_reference(),
         "user": "999:999",
@@ -368,25 +369,25 @@ def test_a_service_that_still_has_the_former_password_keeps_it_from_being_retire
         "secrets": ["sessions"],
     }
     rotating.settings["redis_app_services"] = {"web": web}
-    rotating.runs("deploy.py")
+    rotating.run_ok("deploy.py")
     refused = rotating.run(ROTATE, redis_rotate_grace=5)
     assert refused.returncode == 1
     assert "services of redis_app_services read their passwords when they start" in refused.stderr
     first = rotating.secrets
-    rotating.runs(ROTATE)
-    early = rotating.run(RETIRE)
+    rotating.run_ok(ROTATE)
+    early = rotating.run(FINISH)
     assert early.returncode == 1
-    assert "web of redis's project started before passwords were changed" in early.stderr
-    assert rotating.lets_in("sessions", first)
-    rotating.runs("deploy.py")
-    rotating.runs(RETIRE)
-    assert not rotating.lets_in("sessions", first)
+    assert "web of redis's project started before the passwords changed" in early.stderr
+    assert rotating.accepts("sessions", first)
+    rotating.run_ok("deploy.py")
+    rotating.run_ok(FINISH)
+    assert not rotating.accepts("sessions", first)
     inside = rotating.host.run("docker exec redis-web-1 cat /run/secrets/sessions").stdout.strip()
-    assert rotating.lets_in("sessions", Secrets({"sessions": inside}, {}))
+    assert rotating.accepts("sessions", Secrets({"sessions": inside}, {}))
 
 
-def test_a_host_that_was_never_deployed_has_nothing_to_rotate(undeployed_host: Host, deployer: Deployer) -> None:
+def test_rotation_of_undeployed_host_is_refused(undeployed_host: Host, deployer: Deployer) -> None:
     result = deployer.deploy(undeployed_host, job=ROTATE)
     assert result.returncode == 1
-    assert "there is no redis on this host yet: deploy it first" in result.stderr
+    assert "redis is not deployed to this host: deploy it first" in result.stderr
     assert undeployed_host.run("ls /srv/redis").returncode != 0

@@ -1,4 +1,4 @@
-"""Where secrets are kept on the machine that deploys: SOPS with age, and a command of the user's."""
+"""Backends of the secret store: SOPS with age, and a command of the user."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from tests.lifecycle.deployed_redis import Instance
 
 HERE = Path(__file__).parent
 
-# A store behind a command, as an operator might write one: a directory that only it knows.
+# A command as an operator might write it: its store is a directory.
 COMMAND = """\
 #!/bin/sh
 set -eu
@@ -33,7 +33,7 @@ esac
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the real programs."""
+    """A directory with the real sops and age."""
     directory = tmp_path_factory.mktemp("sops")
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--require-hashes", "--target", str(directory)]
     subprocess.run([*install, "--requirement", str(HERE / "sops.txt")], check=True, timeout=300)
@@ -41,7 +41,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _new_key(tools: Path, file: Path) -> str:
-    """Make a key of age in a file; its public part."""
+    """Write a new age key to a file, and return its public part."""
     code = "from pyrage import x25519; i = x25519.Identity.generate(); print(i); print(i.to_public())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tools)}, capture_output=True, text=True, check=True
@@ -54,7 +54,7 @@ def _new_key(tools: Path, file: Path) -> str:
 
 @pytest.fixture
 def sops(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Settings for a store that SOPS encrypts, with a key of age that this machine has."""
+    """Settings for a store that SOPS encrypts with an age key of this machine."""
     public = _new_key(tools, tmp_path / "key.txt")
     store = tmp_path / "encrypted"
     store.mkdir()
@@ -66,7 +66,7 @@ def sops(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
 
 @pytest.fixture
 def own_host(undeployed_host: Host, deployer: Deployer) -> Iterator[Host]:
-    """The shared host without an instance, before and after: its passwords are in another store."""
+    """The shared host without an instance, before and after, because its passwords are in another store."""
     yield undeployed_host
     undeployed_host.run("cd /srv/redis && docker compose down; rm -rf /srv/redis", check=True)
 
@@ -79,18 +79,16 @@ def _deploys(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_sops_keeps_passwords_and_keys_that_may_be_committed(
-    own_host: Host, deployer: Deployer, sops: dict[str, Any]
-) -> None:
-    """Those of certificates and of the CA as well."""
+def test_sops_store_can_be_committed(own_host: Host, deployer: Deployer, sops: dict[str, Any]) -> None:
+    """The keys of certificates and of the CA as well."""
     _deploys(deployer, own_host, {**sops, "redis_tls": "required"})
-    kept = secret_store.load(load(sops), own_host.name)
-    assert kept.generation == 3
-    assert Instance(own_host, kept).call("PING") == ["PONG"]
+    secrets = secret_store.load(load(sops), own_host.name)
+    assert secrets.generation == 3
+    assert Instance(own_host, secrets).call("PING") == ["PONG"]
     file = Path(sops["redis_secrets_dir"], own_host.name, "redis.sops.yml")
     text = file.read_text()
-    assert text.count("ENC[AES256_GCM") >= len(kept.passwords) + len(kept.commands)
-    assert not [user for user, password in kept.passwords.items() if password in text]
+    assert text.count("ENC[AES256_GCM") >= len(secrets.passwords) + len(secrets.commands)
+    assert not [user for user, password in secrets.passwords.items() if password in text]
     store = file.parents[1]
     documents = {f"{own_host.name}/redis.sops.yml", f"{own_host.name}/redis.tls.sops.yml", "ca/redoubt.ca.sops.yml"}
     found = {str(path.relative_to(store)): path.read_text() for path in store.glob("*/*")}
@@ -98,7 +96,7 @@ def test_sops_keeps_passwords_and_keys_that_may_be_committed(
     assert [name for name, text in found.items() if "ENC[AES256_GCM" not in text or "PRIVATE KEY" in text] == []
 
 
-def test_a_store_that_sops_cannot_open_is_refused_before_anything_changes(
+def test_sops_store_without_its_key_is_refused(
     own_host: Host, deployer: Deployer, sops: dict[str, Any], tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret_store.load_or_create(load(sops), own_host.name)
@@ -113,34 +111,35 @@ def test_a_store_that_sops_cannot_open_is_refused_before_anything_changes(
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     missing = deployer.deploy(own_host, **sops)
     assert missing.returncode == 1
-    assert "redis.sops.yml: there is no program sops on this machine" in missing.stderr
+    assert "redis.sops.yml: sops is not installed on this machine" in missing.stderr
 
 
-def test_a_command_keeps_passwords_where_it_likes(own_host: Host, deployer: Deployer, tmp_path: Path) -> None:
+def test_command_stores_passwords(own_host: Host, deployer: Deployer, tmp_path: Path) -> None:
     script = tmp_path / "store" / "secrets"
     script.parent.mkdir()
     script.write_text(COMMAND)
     script.chmod(0o700)
     settings: dict[str, Any] = {"redis_secrets_source": "command", "redis_secrets_command": [str(script)]}
     _deploys(deployer, own_host, settings)
-    kept = secret_store.load(load(settings), own_host.name)
-    assert kept.generation == 3
-    assert Instance(own_host, kept).call("PING") == ["PONG"]
+    secrets = secret_store.load(load(settings), own_host.name)
+    assert secrets.generation == 3
+    assert Instance(own_host, secrets).call("PING") == ["PONG"]
     assert sorted(path.name for path in script.parent.iterdir()) == [f"{own_host.name}-redis", "secrets"]
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ("echo no such path: redis >&2; exit 2", "failed with exit code 2: no such path: redis"),
-        ("exit 1", "failed with exit code 1: it does not say why"),
+        ("exit 1", "failed with exit code 1: it printed no reason"),
         ("echo 'passwords: [s3cr3t'", "not a document of passwords and commands"),
-        ("echo 'passwords: {admin: changeme-changeme-changeme}'; echo 'commands: {}'", "stands for one that was never"),
+        (
+            "echo 'passwords: {admin: changeme-changeme-changeme}'; echo 'commands: {}'",
+            "the password of admin is a placeholder",
+        ),
     ],
 )
-def test_a_command_that_fails_or_gives_nonsense_is_refused_without_what_it_printed(
-    tmp_path: Path, body: str, words: str
-) -> None:
+def test_failing_command_is_refused_without_its_output(tmp_path: Path, body: str, words: str) -> None:
     script = tmp_path / "secrets"
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o700)

@@ -1,4 +1,4 @@
-"""TLS: from another host by name and address, renewed while clients stay, and nothing of it left once it is off."""
+"""TLS: clients on other hosts verify Redis, renewals close no connection, and turning TLS off removes everything."""
 
 import json
 import re
@@ -32,15 +32,16 @@ from tests.lifecycle.expected_files import TREE, looks
 
 NAME = "redis.example.test"
 
-# A client in the language that the host has: by TLS with a CA and a name to check, told on standard input.
+# A TLS client for a host. Standard input has the address, the CA, the name to verify and the text to send.
 CLIENT = """
 import json, socket, ssl, sys
-told = json.load(sys.stdin)
+request = json.load(sys.stdin)
 try:
-    with socket.create_connection((told["address"], 6379), timeout=3) as plain:
+    with socket.create_connection((request["address"], 6379), timeout=3) as plain:
         plain.settimeout(3)
-        with ssl.create_default_context(cadata=told["ca"]).wrap_socket(plain, server_hostname=told["name"]) as secured:
-            secured.sendall(told["say"].encode())
+        context = ssl.create_default_context(cadata=request["ca"])
+        with context.wrap_socket(plain, server_hostname=request["name"]) as secured:
+            secured.sendall(request["text"].encode())
             print(secured.recv(100).decode().split())
 except OSError as error:
     print(type(error).__name__)
@@ -49,7 +50,7 @@ except OSError as error:
 
 @pytest.fixture(scope="module")
 def settings(host: Host) -> dict[str, Any]:
-    """TLS alone, published to everybody: with it that needs no list of networks."""
+    """Only TLS, published on every address, which needs no redis_allow_from with TLS."""
     return {"redis_tls": "required", "redis_bind": ["0.0.0.0"], "redis_tls_names": [NAME, str(host.address)]}
 
 
@@ -58,20 +59,20 @@ def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Instance:
     """The shared host with TLS."""
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
-    assert "the CA is /srv/redis/ca.crt on the host; the certificate ends on " in result.stderr
+    assert "the CA is /srv/redis/ca.crt on the host; the certificate expires on " in result.stderr
     return Instance(host, deployer.secrets(host))
 
 
-def kept(deployer: Deployer, host: Host, settings: dict[str, Any]) -> Identity:
-    """The certificate as the deploy left it on this machine."""
-    found = certificate_store.load(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
-    assert found is not None
-    return found
+def stored(deployer: Deployer, host: Host, settings: dict[str, Any]) -> Identity:
+    """Return the certificate in the store of this machine."""
+    identity = certificate_store.load(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
+    assert identity is not None
+    return identity
 
 
 @contextmanager
 def client(redis: Instance, identity: Identity, **options: Any) -> Iterator[Redis]:
-    """A client on this machine, through SSH, that knows the CA. It never retries."""
+    """Connect a client with the CA from this machine, through SSH. It never retries."""
     with (
         tcp_tunnel(redis.host, "127.0.0.1", 6379) as port,
         Redis(
@@ -83,33 +84,33 @@ def client(redis: Instance, identity: Identity, **options: Any) -> Iterator[Redi
             retry=Retry(NoBackoff(), 0),
             socket_timeout=10,
             **options,
-        ) as made,
+        ) as connection,
     ):
-        yield made
+        yield connection
 
 
 def served(redis: Instance, identity: Identity) -> str:
-    """The certificate that a new client is shown, in PEM."""
-    with client(redis, identity) as made:
-        connection = made.connection_pool.get_connection()
+    """Return the certificate that a new client gets, in PEM."""
+    with client(redis, identity) as new_client:
+        connection = new_client.connection_pool.get_connection()
         assert isinstance(connection._sock, ssl.SSLSocket)
-        shown = connection._sock.getpeercert(binary_form=True)
-        assert shown
-        made.connection_pool.release(connection)
-    return ssl.DER_cert_to_PEM_cert(shown)
+        certificate = connection._sock.getpeercert(binary_form=True)
+        assert certificate
+        new_client.connection_pool.release(connection)
+    return ssl.DER_cert_to_PEM_cert(certificate)
 
 
-def replaced(deployer: Deployer, host: Host, settings: dict[str, Any], identity: Identity) -> None:
-    """Put another certificate in the place of the one that is kept on this machine."""
-    place = Path(
+def replace_stored(deployer: Deployer, host: Host, settings: dict[str, Any], identity: Identity) -> None:
+    """Replace the certificate in the store of this machine."""
+    path = Path(
         certificate_store.location(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
     )
     document = {"certificate": identity.certificate, "key": identity.key, "ca": identity.ca}
-    FileSource(place).write(json.dumps(document))
+    FileSource(path).write(json.dumps(document))
 
 
 def names(identity: Identity) -> set[str]:
-    """The files of a certificate on the host, of which nothing else is to be left."""
+    """Return the names of a certificate's files on the host."""
     return {f"server-{identity.digest}.crt", f"server-{identity.digest}.key", f"ca-{identity.digest}.crt"}
 
 
@@ -118,30 +119,31 @@ def files(redis: Instance) -> set[str]:
 
 
 def authority(deployer: Deployer) -> certificates.Authority:
-    """The CA that the deploys made."""
+    """Return the CA that the deploys created."""
     return certificate_store.load_or_create_authority(
         load({"redis_secrets_dir": str(deployer.secrets_dir)}), datetime.now(UTC)
     )
 
 
-def for_servers_alone(name: str, now: datetime) -> Identity:
-    """A certificate as public CAs issue them by now: not to be shown by a client."""
+def server_only_certificate(name: str, now: datetime) -> Identity:
+    """Issue a certificate that is valid only for servers, as public CAs do."""
     authority = certificates.new_authority(now)
-    made = certificates.issue(authority, name, [name], now, 90)
-    builder = x509.CertificateBuilder(made.chain[0].issuer, made.chain[0].subject, made.chain[0].public_key(), 2)
+    identity = certificates.issue(authority, name, [name], now, 90)
+    template = identity.chain[0]
+    builder = x509.CertificateBuilder(template.issuer, template.subject, template.public_key(), 2)
     builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=90))
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-    for extension in made.chain[0].extensions:
-        own = usage if isinstance(extension.value, x509.ExtendedKeyUsage) else extension.value
-        builder = builder.add_extension(own, extension.critical)
+    for extension in template.extensions:
+        value = usage if isinstance(extension.value, x509.ExtendedKeyUsage) else extension.value
+        builder = builder.add_extension(value, extension.critical)
     signer = serialization.load_pem_private_key(authority.key.encode(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     signed = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    return Identity(signed.decode(), made.key, made.ca)
+    return Identity(signed.decode(), identity.key, identity.ca)
 
 
-def test_the_acceptance_suite_passes_by_tls(redis: Instance, deployer: Deployer, settings: dict[str, Any]) -> None:
-    """Sessions and RQ's jobs too: no other port is left."""
+def test_host_suite_passes_with_tls(redis: Instance, deployer: Deployer, settings: dict[str, Any]) -> None:
+    """Sessions and RQ jobs as well: there is no other port."""
     again = deployer.deploy(redis.host, **settings)
     assert (again.returncode, again.changed) == (0, []), again.stderr
     inventory = deployer.inventory(redis.host, **settings)
@@ -152,7 +154,7 @@ def test_the_acceptance_suite_passes_by_tls(redis: Instance, deployer: Deployer,
     assert re.search(r"^=+ \d{3} passed, \d+ deselected", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_another_host_checks_the_name_and_the_address(
+def test_client_on_another_host_verifies_name_and_ca(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], start_host: Callable[..., Host]
 ) -> None:
     neighbour = start_host("lifecycle-bare", image="bare")
@@ -160,62 +162,60 @@ def test_another_host_checks_the_name_and_the_address(
     login = f"AUTH sessions {redis.secrets.passwords['sessions']}\r\n"
 
     def answer(name: str, ca: str) -> str:
-        told = {"address": str(redis.host.address), "ca": ca, "name": name, "say": login}
+        request = {"address": str(redis.host.address), "ca": ca, "name": name, "text": login}
         neighbour.run("cat >/run/client.py", input=CLIENT, check=True)
-        return neighbour.run("python3 /run/client.py", input=json.dumps(told), check=True).stdout.strip()
+        return neighbour.run("python3 /run/client.py", input=json.dumps(request), check=True).stdout.strip()
 
     assert answer(NAME, ca) == "['+OK']"
     assert answer(str(redis.host.address), ca) == "['+OK']"
     assert answer("another.example.test", ca) == "SSLCertVerificationError"
     assert answer(NAME, certificates.new_authority(datetime.now(UTC)).certificate) == "SSLCertVerificationError"
-    assert ca == kept(deployer, redis.host, settings).ca
+    assert ca == stored(deployer, redis.host, settings).ca
 
 
-def test_a_deploy_renews_it_and_no_client_is_disconnected(
-    redis: Instance, deployer: Deployer, settings: dict[str, Any]
-) -> None:
-    """Two thirds of its life are over: Redis takes the next one over while it runs."""
+def test_renewal_closes_no_connection(redis: Instance, deployer: Deployer, settings: dict[str, Any]) -> None:
+    """Two thirds of its life are over, and the running Redis loads the next one."""
     ca, now = authority(deployer), datetime.now(UTC)
     old = certificates.issue(ca, "old", [NAME, "127.0.0.1"], now - timedelta(days=250), 365)
-    before, first = redis.identity, kept(deployer, redis.host, settings)
-    with client(redis, first) as staying:
-        number = staying.client_id()
-        replaced(deployer, redis.host, settings, old)
+    before, first = redis.identity, stored(deployer, redis.host, settings)
+    with client(redis, first) as connected:
+        number = connected.client_id()
+        replace_stored(deployer, redis.host, settings, old)
         renewed = deployer.deploy(redis.host, **settings)
         assert renewed.returncode == 0, renewed.stderr
-        second = kept(deployer, redis.host, settings)
+        second = stored(deployer, redis.host, settings)
         assert second.certificate not in (first.certificate, old.certificate)
         assert renewed.changed == [
             "TLS | Write the certificate",
-            "TLS | Have the running Redis load its certificate",
-            "TLS | Keep it for the next start, and its CA for clients",
-            "Former certificates | Remove former certificates",
+            "TLS | Load the certificate into the running Redis",
+            "TLS | Write tls.conf and the CA for clients",
+            "Previous certificates | Remove previous certificates",
         ]
-        assert staying.client_id() == number
+        assert connected.client_id() == number
     assert redis.identity == before
     assert served(redis, second) == second.certificate
     assert files(redis) == names(second)
-    again = deployer.deploy(redis.host, **settings)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
-    # And it is what a start reads.
+    # A restart reads the same certificate.
     redis.host.run("docker restart redis && cd /srv/redis && docker compose up --detach --wait", check=True)
     assert served(redis, second) == second.certificate
 
 
-def test_a_renewal_that_is_killed_is_finished_by_the_next_deploy(
+def test_killed_renewal_is_finished_by_next_deploy(
     redis: Instance, deployer: Deployer, settings: dict[str, Any]
 ) -> None:
-    """The host has both then, and Redis one of them: neither a start nor a deploy lost its certificate."""
+    """The host has both certificates then, and Redis has loaded one of them."""
     ca, now = authority(deployer), datetime.now(UTC)
-    before, first = redis.identity, kept(deployer, redis.host, settings)
-    replaced(deployer, redis.host, settings, certificates.issue(ca, "old", [NAME], now - timedelta(days=250), 365))
+    before, first = redis.identity, stored(deployer, redis.host, settings)
+    replace_stored(
+        deployer, redis.host, settings, certificates.issue(ca, "old", [NAME], now - timedelta(days=250), 365)
+    )
     running = deployer.start(redis.host, **settings)
-    running.wait_for("Starting operation: TLS | Have the running Redis load its certificate")
+    running.wait_for("Starting operation: TLS | Load the certificate into the running Redis")
     running.signal(signal.SIGKILL)
     running.wait()
-    second = kept(deployer, redis.host, settings)
+    second = stored(deployer, redis.host, settings)
     assert second != first
-    # Until Redis has the new one, a start loads the former.
+    # Until Redis has loaded the new one, a restart loads the previous one.
     assert first.digest in redis.host.run("cat /srv/redis/config/tls.conf", check=True).stdout
     assert served(redis, first) in (first.certificate, second.certificate)
 
@@ -224,61 +224,60 @@ def test_a_renewal_that_is_killed_is_finished_by_the_next_deploy(
     assert served(redis, second) == second.certificate
     assert files(redis) == names(second)
     assert redis.identity == before
-    assert deployer.deploy(redis.host, **settings).changed == []
 
 
-def test_an_end_that_nobody_renewed_is_unhealthy_and_a_deploy_mends_it(
+def test_expired_certificate_is_unhealthy_until_deploy(
     redis: Instance, deployer: Deployer, settings: dict[str, Any]
 ) -> None:
-    """By hand, as no deploy would bring it about."""
-    ended = certificates.issue(authority(deployer), "ended", ["127.0.0.1"], datetime.now(UTC) - timedelta(days=10), 9)
-    now = kept(deployer, redis.host, settings)
-    for text, suffix in ((ended.certificate, "crt"), (ended.key, "key")):
+    """The certificate is replaced by hand, because no deploy leaves an expired one."""
+    issued = datetime.now(UTC) - timedelta(days=10)
+    expired = certificates.issue(authority(deployer), "expired", ["127.0.0.1"], issued, 9)
+    now = stored(deployer, redis.host, settings)
+    for text, suffix in ((expired.certificate, "crt"), (expired.key, "key")):
         redis.host.run(f"cat >/srv/redis/config/tls/server-{now.digest}.{suffix}", input=text, check=True)
     files = " ".join(f"tls-{kind}-file {redis.config(f'tls-{kind}-file')}" for kind in ("cert", "key"))
     assert redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET {files}") == ["OK"]
     before = redis.identity
 
     check = "docker exec redis /bin/sh /etc/redis/healthcheck.sh"
-    found = redis.host.run(check)
-    assert (found.returncode, "certificate verify failed" in found.stdout) == (1, True), found.stdout
+    result = redis.host.run(check)
+    assert (result.returncode, "certificate verify failed" in result.stdout) == (1, True), result.stdout
     redis.host.run("sed -i 's/^# expires .*/# expires 1700000000/' /srv/redis/config/tls.conf", check=True)
-    found = redis.host.run(check)
-    assert (found.returncode, found.stdout) == (1, "unhealthy: the certificate has ended: a deploy renews it\n")
+    result = redis.host.run(check)
+    assert (result.returncode, result.stdout) == (1, "unhealthy: the certificate has expired: a deploy renews it\n")
 
-    mended = deployer.deploy(redis.host, **settings)
-    assert mended.returncode == 0, mended.stderr
-    assert "redis's certificate was written anew" in mended.reasons
+    repaired = deployer.deploy(redis.host, **settings)
+    assert repaired.returncode == 0, repaired.stderr
+    assert "the files of redis's certificate have changed" in repaired.reasons
     assert served(redis, now) == now.certificate
     assert redis.identity == before
 
 
-def test_a_machine_without_the_ca_is_refused(
+def test_deploy_without_the_ca_is_refused(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """It would make another CA, and shut out every client that knows the first."""
+    """It would create another CA, which no client trusts."""
     own = load({"redis_secrets_dir": str(deployer.secrets_dir), **settings})
-    for place in map(
+    for path in map(
         Path, (certificate_store.location(own, redis.host.name), certificate_store.authority_location(own))
     ):
-        place.rename(tmp_path / "away")
+        path.rename(tmp_path / "away")
         try:
             refused = deployer.deploy(redis.host, **settings)
         finally:
-            (tmp_path / "away").rename(place)
+            (tmp_path / "away").rename(path)
         assert refused.returncode == 1
-        assert f"{place} is missing, and a deploy might give Redis a certificate of another CA" in refused.stderr
+        assert f"{path} is missing, and a deploy might give Redis a certificate of another CA" in refused.stderr
     unknown = deployer.deploy(redis.host, **settings, redis_tls_dayz=3)
     assert "did you mean redis_tls_days?" in unknown.stderr
     assert "is missing" not in unknown.stderr
-    assert deployer.deploy(redis.host, **settings).changed == []
 
 
-def test_clients_show_a_certificate_when_it_is_demanded(
+def test_required_client_certificate_is_enforced(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Without a restart; one for a client is issued by a day-2 verb."""
-    before, identity = redis.identity, kept(deployer, redis.host, settings)
+    """The setting is applied without a restart, and a day-2 verb issues a client's certificate."""
+    before, identity = redis.identity, stored(deployer, redis.host, settings)
     demanding = {**settings, "redis_tls_auth_clients": "yes"}
     result = deployer.deploy(redis.host, **demanding)
     assert result.returncode == 0, result.stderr
@@ -298,22 +297,22 @@ def test_clients_show_a_certificate_when_it_is_demanded(
         )
         assert issued.returncode == 0, issued.stderr
     assert issued.changed == []
-    with client(redis, identity) as without, pytest.raises(Lost):
-        without.ping()
-    shown = {"ssl_certfile": str(tmp_path / "web/client.crt"), "ssl_keyfile": str(tmp_path / "web/client.key")}
-    with client(redis, identity, **shown) as made:
-        assert made.ping()
+    with client(redis, identity) as stranger, pytest.raises(Lost):
+        stranger.ping()
+    files = {"ssl_certfile": str(tmp_path / "web/client.crt"), "ssl_keyfile": str(tmp_path / "web/client.key")}
+    with client(redis, identity, **files) as trusted:
+        assert trusted.ping()
     assert redis.identity == before
     assert (tmp_path / "web/client.key").stat().st_mode & 0o777 == 0o600
     assert deployer.deploy(redis.host, **demanding).changed == []
     assert redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh").returncode == 0
 
 
-def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
+def test_files_replace_issued_certificate_after_checks(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     before, now = redis.identity, datetime.now(UTC)
-    own = for_servers_alone(NAME, now)
+    own = server_only_certificate(NAME, now)
     files = {kind: str(tmp_path / kind) for kind in ("cert", "key", "ca")}
     given = {
         **settings,
@@ -322,38 +321,38 @@ def test_given_files_take_the_place_of_issued_ones_and_bad_ones_are_refused(
         "redis_tls_auth_clients": "optional",
         **{f"redis_tls_{kind}": path for kind, path in files.items()},
     }
-    ended = certificates.issue(certificates.new_authority(now), "other", ["other.test"], now - timedelta(days=9), 8)
-    for kind, text in (("cert", ended.certificate), ("key", own.key), ("ca", own.ca)):
+    expired = certificates.issue(certificates.new_authority(now), "other", ["other.test"], now - timedelta(days=9), 8)
+    for kind, text in (("cert", expired.certificate), ("key", own.key), ("ca", own.ca)):
         Path(files[kind]).write_text(text)
     refused = deployer.deploy(redis.host, **given)
     assert refused.returncode == 1
-    assert "nothing was changed on any host; mend this first:" in refused.stderr
-    for words in (
-        "the key is not that of the certificate",
-        "the certificate of CN=other ended at ",
-        f"the certificate does not stand for {NAME} (redis_tls_names)",
-        "the CA did not issue the certificate",
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
+    for problem in (
+        "the key belongs to another certificate",
+        "the certificate of CN=other expired on ",
+        f"the certificate is not valid for {NAME} (redis_tls_names)",
+        "the CA issued neither the certificate nor an intermediate one",
     ):
-        assert f"{files['cert']}: {words}" in refused.stderr
+        assert f"{files['cert']}: {problem}" in refused.stderr
 
     Path(files["cert"]).write_text(own.certificate)
     accepted = deployer.deploy(redis.host, **given)
     assert accepted.returncode == 0, accepted.stderr
-    with client(redis, own, ssl_check_hostname=False) as made:
-        assert made.ping()
+    with client(redis, own, ssl_check_hostname=False) as trusted:
+        assert trusted.ping()
     assert redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh").returncode == 0
     assert redis.identity == before
     assert deployer.deploy(redis.host, **given).changed == []
 
 
-def test_turned_off_nothing_of_it_is_left(redis: Instance, deployer: Deployer) -> None:
+def test_turning_tls_off_removes_its_files(redis: Instance, deployer: Deployer) -> None:
     result = deployer.deploy(redis.host)
     assert result.returncode == 0, result.stderr
     assert looks(redis.host) == TREE
     assert redis.config("tls-port") == "0"
     again = deployer.deploy(redis.host)
     assert (again.returncode, again.changed) == (0, []), again.stderr
-    # And as little as a deploy leaves that was interrupted before it turned TLS on.
+    # The health check ignores a tls.conf that an interrupted deploy left before it turned TLS on.
     redis.host.run("touch /srv/redis/config/tls.conf", check=True)
-    found = redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh; rm /srv/redis/config/tls.conf")
-    assert found.stdout == "healthy\n"
+    checked = redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh; rm /srv/redis/config/tls.conf")
+    assert checked.stdout == "healthy\n"

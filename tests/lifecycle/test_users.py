@@ -1,4 +1,4 @@
-"""Users of the settings: roles that are enough for real clients, walls between applications, and no restart for any."""
+"""Users of the settings: real clients work with each role, users are isolated, and changes restart nothing."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ USERS: dict[str, dict[str, Any]] = {
 }
 WITH_USERS: dict[str, Any] = {"redis_users": USERS}
 
-# The exporter's arguments as docs/applications.md has them.
+# The exporter's arguments from docs/applications.md.
 ARGUMENTS = next(
     line for line in (ROOT / "docs" / "applications.md").read_text().splitlines() if line.startswith("ARGS=")
 )
@@ -69,11 +69,11 @@ Connect = Callable[..., Redis]
 
 @pytest.fixture
 def connect(redis: Instance, socket: Path) -> Iterator[Connect]:
-    """Clients by the name of their user."""
-    made = []
+    """Connect clients by the name of their user."""
+    clients = []
 
-    def client(user: str, **options: Any) -> Redis:
-        made.append(
+    def connect(user: str, **options: Any) -> Redis:
+        clients.append(
             Redis(
                 unix_socket_path=str(socket),
                 username=user,
@@ -83,16 +83,16 @@ def connect(redis: Instance, socket: Path) -> Iterator[Connect]:
                 **options,
             )
         )
-        return made[-1]
+        return clients[-1]
 
-    yield client
-    for one in made:
-        one.close()
+    yield connect
+    for client in clients:
+        client.close()
 
 
 @pytest.fixture
-def undenied(redis: Instance) -> Iterator[None]:
-    """Nothing is denied to anybody meanwhile: a client that may not do something often goes on half."""
+def no_denials(redis: Instance) -> Iterator[None]:
+    """Fail if Redis denies anything: a client that lacks a right often works half."""
     redis.call("ACL LOG RESET")
     yield
     assert redis.call("ACL LOG") == [""]
@@ -101,9 +101,9 @@ def undenied(redis: Instance) -> Iterator[None]:
 # -- Clients that must work
 
 
-@pytest.mark.usefixtures("undenied")
+@pytest.mark.usefixtures("no_denials")
 @pytest.mark.parametrize("user", ["shop", "blog"])
-def test_flask_session_keeps_sessions(connect: Connect, user: str) -> None:
+def test_flask_session_works_with_session_role(connect: Connect, user: str) -> None:
     app = flask.Flask(user)
     app.config.update(SESSION_TYPE="redis", SESSION_REDIS=connect(user), SESSION_KEY_PREFIX=f"{user}:session:")
     Session(app)
@@ -118,8 +118,8 @@ def test_flask_session_keeps_sessions(connect: Connect, user: str) -> None:
     assert [browser.get(f"/{name}").text for name in ("ann", "bob")] == ["nobody", "ann"]
 
 
-@pytest.mark.usefixtures("undenied")
-def test_a_cache_stores_counts_and_forgets(connect: Connect) -> None:
+@pytest.mark.usefixtures("no_denials")
+def test_cache_user_can_store_count_and_delete(connect: Connect) -> None:
     client = connect("pages")
     cache = RedisCache(host=client, key_prefix="pages:")
     assert cache.set("home", {"title": "Home"}, timeout=60)
@@ -135,8 +135,8 @@ def test_a_cache_stores_counts_and_forgets(connect: Connect) -> None:
         assert pipeline.execute() == [True, 5]
 
 
-@pytest.mark.usefixtures("undenied")
-def test_locks_of_redis_py_need_no_eval(connect: Connect) -> None:
+@pytest.mark.usefixtures("no_denials")
+def test_redis_py_locks_work_without_eval(connect: Connect) -> None:
     lock = connect("queues").lock("rq:lock:users", timeout=10)
     assert lock.acquire(blocking=False)
     assert lock.extend(5)
@@ -156,13 +156,14 @@ def _release_of_another(connect: Connect) -> None:
     lock.release()
 
 
-@pytest.mark.usefixtures("undenied")
-def test_celery_works_with_results_retries_countdowns_chords_and_remote_control(redis: Instance) -> None:
+@pytest.mark.usefixtures("no_denials")
+def test_celery_works_with_queue_role(redis: Instance) -> None:
+    """With results, retries, countdowns, chords and remote control."""
     with tcp_tunnel(redis.host, "127.0.0.1", 6379) as port:
-        told = {"port": port, "username": "celery", "password": redis.secrets.passwords["celery"]}
+        config = {"port": port, "username": "celery", "password": redis.secrets.passwords["celery"]}
         done = subprocess.run(
             [sys.executable, "-m", "tests.lifecycle.celery_app"],
-            input=json.dumps(told),
+            input=json.dumps(config),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -181,8 +182,8 @@ def test_celery_works_with_results_retries_countdowns_chords_and_remote_control(
     }
 
 
-@pytest.mark.usefixtures("undenied")
-def test_a_dashboard_reads_numbers(connect: Connect) -> None:
+@pytest.mark.usefixtures("no_denials")
+def test_dashboard_reads_numbers_with_metrics_role(connect: Connect) -> None:
     client = connect("exporter", protocol=2)
     assert client.role()[0] == b"master"
     for command in ("INFO ALL", "LATENCY HISTORY command", "MEMORY STATS", "DBSIZE", "LASTSAVE"):
@@ -191,7 +192,7 @@ def test_a_dashboard_reads_numbers(connect: Connect) -> None:
 
 @pytest.fixture(scope="module")
 def exporter(redis: Instance) -> Iterator[Host]:
-    """Debian's exporter on the host as docs/applications.md says, with the list of clients and a second user."""
+    """Debian's exporter on the host, as in docs/applications.md, with the client list and a second user."""
     redis.host.run(INSTALL_EXPORTER, check=True)
     passwords = {f"redis://{user}@127.0.0.1:6379": redis.secrets.passwords[user] for user in ("exporter", "slowlog")}
     redis.host.run(
@@ -204,14 +205,14 @@ def exporter(redis: Instance) -> Iterator[Host]:
 
 
 def _scrape(host: Host, path: str) -> dict[str, float]:
-    """The numbers that the exporter gives, by name and labels; none when it does not answer."""
+    """Return the exporter's numbers by name and labels; empty if it does not answer."""
     text = host.run(f"curl --silent --fail --globoff 'http://127.0.0.1:9121/{path}'").stdout
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in lines}
 
 
-def test_an_exporter_reads_numbers(redis: Instance, exporter: Host) -> None:
-    """All but the newest entry of SLOWLOG, which has in it what others store: it asks for that and goes on without."""
+def test_exporter_reads_numbers_with_metrics_role(redis: Instance, exporter: Host) -> None:
+    """The exporter also asks for the newest entry of SLOWLOG, which contains data of others, and works without it."""
     redis.call("SET rq:counted x EX 60", user="queues")
     redis.call("ACL LOG RESET")
     numbers = _scrape(exporter, "metrics")
@@ -229,15 +230,15 @@ def test_an_exporter_reads_numbers(redis: Instance, exporter: Host) -> None:
     assert _denied(redis) == {("exporter", "command", "slowlog|get"): 2}
 
 
-@pytest.mark.usefixtures("undenied")
-def test_an_exporter_that_may_read_slowlog_is_denied_nothing(exporter: Host) -> None:
+@pytest.mark.usefixtures("no_denials")
+def test_exporter_with_slowlog_rule_is_denied_nothing(exporter: Host) -> None:
     numbers = _scrape(exporter, "scrape?target=redis://slowlog@127.0.0.1:6379")
     assert numbers["redis_up"] == 1
     assert numbers["redis_slowlog_last_id"] >= 0
 
 
-def test_an_exporter_tells_nobody_its_passwords(redis: Instance, exporter: Host) -> None:
-    """Whoever reaches it names the server that it asks, and whoever is on the host sees its arguments."""
+def test_exporter_does_not_expose_its_passwords(redis: Instance, exporter: Host) -> None:
+    """A client of the exporter can name any server to ask, and every user of the host can see its arguments."""
     assert _scrape(exporter, "scrape?target=redis://exporter@127.0.0.1:6379/0")["redis_up"] == 0
     process = exporter.run("cd /proc/$(pidof prometheus-redis-exporter) && cat cmdline environ", check=True).stdout
     assert not any(password in process for password in redis.secrets.passwords.values())
@@ -245,21 +246,21 @@ def test_an_exporter_tells_nobody_its_passwords(redis: Instance, exporter: Host)
 
 
 def _denied(redis: Instance) -> dict[tuple[str, str, str], int]:
-    """What ACL LOG has: user, reason and object, and how often."""
+    """Return the entries of ACL LOG: user, reason and object, with their counts."""
     with redis.client(protocol=2, decode_responses=True) as client:
-        entries = [dict(zip(one[::2], one[1::2], strict=True)) for one in client.execute_command("ACL", "LOG")]
+        entries = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in client.execute_command("ACL", "LOG")]
     return {(entry["username"], entry["reason"], entry["object"]): entry["count"] for entry in entries}
 
 
-@pytest.mark.usefixtures("undenied")
-def test_a_reader_reads_and_custom_rules_are_what_they_say(connect: Connect) -> None:
+@pytest.mark.usefixtures("no_denials")
+def test_read_only_and_custom_users_can_do_their_work(connect: Connect) -> None:
     connect("shop").set("shop:session:read", "x", ex=60)
     assert connect("reports").get("shop:session:read") == b"x"
     assert connect("reports").ttl("shop:session:read") == 60
     assert connect("ours").geoadd("ours:places", (13.4, 52.5, "here")) == 1
 
 
-# -- What each may not do
+# -- What each user may not do
 
 REFUSED = {
     "shop": ["GET blog:session:x", "GET app:session:x", "GET pages:x", "SCAN 0", "RANDOMKEY", "SUBSCRIBE rq:x"],
@@ -280,8 +281,8 @@ REFUSED = {
     "slowlog": ["GET pages:x", "SLOWLOG RESET", "MONITOR"],
     "ours": ["GET ours:x", "GEORADIUS ours:places 1 1 1 m", "GEOADD pages:x 1 1 here"],
 }
-# Ways around a disabled EVAL, to another's data, or to more rights.
-AROUND = [
+# Other ways to run scripts, to reach the data of others, or to get more rights.
+ESCALATIONS = [
     "SCRIPT FLUSH",
     "SCRIPT KILL",
     "FUNCTION LOAD x",
@@ -307,10 +308,10 @@ AROUND = [
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_a_user_is_refused_the_rest(connect: Connect, user: str) -> None:
+def test_user_is_refused_everything_else(connect: Connect, user: str) -> None:
     client = connect(user)
     own = USERS[user].get("keys", ["x"])[0].replace("*", "x")
-    for command in (*REFUSED[user], *AROUND):
+    for command in (*REFUSED[user], *ESCALATIONS):
         with pytest.raises((NoPermissionError, RedisError), match=r"(?i)no permissions|unknown command|not allowed"):
             _call(client, command.format(own=own))
 
@@ -324,8 +325,8 @@ def _call(client: Redis, command: str) -> None:
         client.execute_command(*command.split())
 
 
-def test_a_script_of_a_queue_user_has_no_more_rights_than_it(connect: Connect) -> None:
-    """The way that is left where EVAL is disabled: SCRIPT LOAD and EVALSHA."""
+def test_script_has_only_the_rights_of_its_user(connect: Connect) -> None:
+    """SCRIPT LOAD and EVALSHA work although EVAL is disabled."""
     client = connect("celery")
     assert client.evalsha(client.script_load("return redis.call('SET', KEYS[1], 'v')"), 1, "celery:x") == b"OK"
     for code in ("return redis.call('GET', 'shop:session:x')", "return redis.call('KEYS', '*')"):
@@ -337,51 +338,49 @@ def test_a_script_of_a_queue_user_has_no_more_rights_than_it(connect: Connect) -
 # -- Changes of users
 
 
-def test_users_come_change_and_go_without_a_restart(
+def test_users_are_added_changed_removed_without_restart(
     redis: Instance, deployer: Deployer, connect: Connect, socket: Path
 ) -> None:
     before = redis.identity
-    with connect("sessions") as staying, connect("blog") as leaving:
-        assert staying.client_id()
-        number = staying.client_id()
-        leaving.ping()
+    with connect("sessions") as session_client, connect("blog") as removed_client:
+        number = session_client.client_id()
+        removed_client.ping()
         fewer = {name: user for name, user in USERS.items() if name != "blog"}
         changed = {**fewer, "pages": {"role": "read-only", "keys": ["pages:*"]}, "new": {"role": "metrics"}}
         result = deployer.deploy(redis.host, redis_users=changed)
         assert result.returncode == 0, result.stderr
-        assert "redis has the user blog, whom the settings do not know" in result.reasons
+        assert "redis has the user blog, which is not in the settings" in result.reasons
         assert "redis lacks the user new" in result.reasons
-        assert staying.client_id() == number
+        assert session_client.client_id() == number
         with pytest.raises(Lost):
-            leaving.ping()
+            removed_client.ping()
     assert redis.identity == before
     with pytest.raises(NoPermissionError):
         connect("pages").set("pages:x", "v")
     assert redis.host.run("ls /srv/redis/secrets/blog").returncode != 0
-    assert deployer.deploy(redis.host, redis_users=changed).changed == []
 
     back = deployer.deploy(redis.host, **WITH_USERS)
     assert back.returncode == 0, back.stderr
-    # With the password that it had.
+    # The store still has its password.
     connect("blog").ping()
     assert redis.identity == before
     assert deployer.deploy(redis.host, **WITH_USERS).changed == []
 
 
-def test_a_rule_that_redis_does_not_know_is_refused_and_the_users_stay(redis: Instance, deployer: Deployer) -> None:
+def test_unknown_rule_is_refused_and_users_stay(redis: Instance, deployer: Deployer) -> None:
     before, users = redis.identity, redis.call("ACL LIST")
     file = redis.host.run("sha256sum /srv/redis/config/users.acl").stdout
     bad = {**USERS, "ours": {"role": "custom", "keys": ["ours:*"], "rules": "+nosuchcommand"}}
     result = deployer.deploy(redis.host, redis_users=bad)
     assert result.returncode == 1
-    assert "Redis does not take these users; those on the host were left alone" in result.stderr
+    assert "Redis refuses these users. Those on the host were left alone" in result.stderr
     assert "+nosuchcommand" in result.stderr
     assert redis.host.run("sha256sum /srv/redis/config/users.acl").stdout == file
     assert (redis.identity, redis.call("ACL LIST")) == (before, users)
     assert deployer.deploy(redis.host, **WITH_USERS).changed == []
 
 
-def test_users_are_there_after_a_restart(redis: Instance, connect: Connect) -> None:
+def test_users_survive_a_restart(redis: Instance, connect: Connect) -> None:
     before = redis.call("ACL LIST")
     redis.host.run("cd /srv/redis && docker compose up --detach --force-recreate --wait redis", check=True)
     assert redis.call("ACL LIST") == before

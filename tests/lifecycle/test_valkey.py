@@ -98,10 +98,10 @@ def test_its_data_is_backed_up_and_comes_back(server: Instance) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"redis_engine": "redis"}, "holds Valkey, and redis_engine = 'redis': set redis_engine = 'valkey'"),
+        ({"redis_engine": "redis"}, "contains Valkey, but redis_engine = 'redis': set redis_engine = 'valkey'"),
         (
             {"redis_image": images.redis_reference, "redis_image_archive": images.redis_archive},
-            "holds Redis, and redis_engine = 'valkey': set redis_engine = 'redis'",
+            "contains Redis, but redis_engine = 'valkey': set redis_engine = 'redis'",
         ),
         (
             {
@@ -109,7 +109,7 @@ def test_its_data_is_backed_up_and_comes_back(server: Instance) -> None:
                 "redis_image_source": "registry",
                 "redis_image_archive": None,
             },
-            "redis_image = 'docker.io/library/redis:8' holds Redis",
+            "redis_image = 'docker.io/library/redis:8' contains Redis",
         ),
     ],
     ids=["Valkey for redis", "Redis for valkey", "Redis by its name"],
@@ -121,7 +121,7 @@ def test_an_image_with_the_other_engine_is_refused(
     given = {key: str(value()) if callable(value) else value for key, value in data.items()}
     refused = deployer.deploy(server.host, **{**valkey, **given})
     assert refused.returncode == 1
-    assert "nothing was changed on any host; mend this first:" in refused.stderr
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
     assert words in refused.stderr
     assert server.identity == before
 
@@ -136,7 +136,7 @@ def test_an_unnamed_image_with_the_other_engine_is_refused_before_the_server_is_
     unnamed: dict[str, Any] = {"redis_image": name, "redis_image_source": "registry", "redis_image_archive": None}
     refused = deployer.deploy(server.host, **unnamed)
     assert refused.returncode == 1
-    assert f"redis_image = '{name}' holds Valkey, and redis_engine = 'redis'" in refused.stderr
+    assert f"redis_image = '{name}' contains Valkey, but redis_engine = 'redis'" in refused.stderr
     assert server.identity == before
     accepted = deployer.deploy(server.host, **unnamed, redis_engine="valkey")
     assert accepted.returncode == 0, accepted.stderr
@@ -150,8 +150,11 @@ def test_data_that_valkey_does_not_read_is_not_given_to_it(
     before = redis.identity
     refused = deployer.deploy(deployed, **valkey)
     assert refused.returncode == 1
-    assert "nothing was changed on any host; mend this first:" in refused.stderr
-    assert "was written by Redis 7.4 or newer (REDIS0012), and Valkey does not read it" in refused.stderr
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
+    assert (
+        "Redis 7.4 or newer wrote the data in /srv/redis/data/live (REDIS0012), and Valkey does not read it"
+        in refused.stderr
+    )
     assert redis.identity == before
     assert redis.health == "healthy"
 

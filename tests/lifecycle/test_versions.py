@@ -12,7 +12,7 @@ from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
 from tests.lifecycle.deployed_redis import Instance
 
 LACKS = "Redis 8.0.2 lacks CVE-2025-32023, CVE-2025-48367, CVE-2025-49844"
-ALLOW = "redis_allow_vulnerable_version = True deploys it all the same"
+ALLOW = "redis_allow_vulnerable_version = True deploys it anyway"
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def test_an_archive_of_a_vulnerable_version_is_refused_with_everything_else_and_
     before = fingerprint(undeployed_host)
     result = deployer.deploy(undeployed_host, **vulnerable, redis_port=22)
     assert result.returncode == 1
-    message = result.stderr.partition("nothing was changed on any host; mend this first:")[2]
+    message = result.stderr.partition("Nothing was changed on any host. Fix these problems first:")[2]
     said = [line.strip() for line in message.splitlines() if line.startswith(f"  {undeployed_host.name}: ")]
     assert len(said) == 2
     assert f"{undeployed_host.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in said[0]
-    assert "and its branch 8.0 is no longer mended" in said[0]
+    assert "and its branch 8.0 is no longer maintained" in said[0]
     assert ALLOW in said[0]
     assert "127.0.0.1:22 is in use by sshd" in said[1]
     assert fingerprint(undeployed_host) == before

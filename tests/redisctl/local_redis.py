@@ -31,7 +31,8 @@ from redoubt import host_files, secret_store
 from redoubt.filesystem import DesiredDirectory, DesiredFile
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
-from redoubt.settings.model import REDIS_GID, REDIS_UID, Settings
+from redoubt.settings.model import Settings
+from redoubt.settings.types import REDIS_GID, REDIS_UID
 from sandbox import images
 
 _PID_FILE = "server.pid"

@@ -1,7 +1,7 @@
-"""What a smoke run stands on: a virtual machine of its own, or the hosts of an inventory that is named.
+"""Fixtures of the smoke run: a disposable virtual machine, or the hosts of a named inventory.
 
-The steps are those of an operator: the literal commands, and clients from outside. Only the power switch of a virtual
-machine is the sandbox's.
+The steps are an operator's commands, and clients from outside. Only the power of a virtual machine is switched by the
+sandbox.
 """
 
 import re
@@ -24,16 +24,16 @@ from tests.host.hosts import Fleet, connect
 from tests.host.inventory import LOCAL, PROJECT, BridgeError, is_disposable, read_inventory
 from tests.lifecycle.conftest import Deployer, DeployResult, pyinfra
 
-# A virtual machine that is emulated beside other work; a server with much memory to test takes as long.
+# For a virtual machine that is emulated on a busy machine, or a server that tests much memory when it boots.
 BOOT_SECONDS = 600
 _MACHINE = "lifecycle-smoke"
-# The kernel restarts the machine at once, without writing anything (kernel: admin-guide/sysrq.rst).
+# The kernel restarts the machine at once and writes nothing (kernel: admin-guide/sysrq.rst).
 _RESET = "echo b >/proc/sysrq-trigger"
-# What the machine is deployed with. All that the tests need from outside is SSH.
+# The machine's settings. The tests reach it from outside only through SSH.
 _SETTINGS = {"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["192.0.2.2", "2001:db8::2"]}
 REBOOTS = "reboots"
 MACHINE = "machine"
-OWN_BOOT = Path("/proc/sys/kernel/random/boot_id")
+OWN_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -41,15 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("redoubt").addoption(
         f"--{REBOOTS}",
         action="store_true",
-        help="smoke run on hosts of an inventory: include what reboots them and cuts their power",
+        help="smoke run on hosts of an inventory: reboot them and cut their power",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{REBOOTS}: reboots the hosts, or cuts their power; --{REBOOTS} includes it")
-    config.addinivalue_line("markers", f"{MACHINE}: about the virtual machine and its settings; not for other hosts")
+    config.addinivalue_line("markers", f"{REBOOTS}: reboots the hosts or cuts their power; --{REBOOTS} includes it")
+    config.addinivalue_line("markers", f"{MACHINE}: only for the virtual machine and its settings")
     if config.option.hosts:
-        raise pytest.UsageError("a smoke run deploys: name its hosts by an inventory (--inventory), not by --hosts")
+        raise pytest.UsageError("a smoke run deploys: choose its hosts with --inventory instead of --hosts")
     if config.option.reboots and not is_disposable(config.option.inventory):
         _refuse_this_machine(config.option.inventory)
 
@@ -61,13 +61,13 @@ def _refuse_this_machine(inventory: str) -> None:
         raise pytest.UsageError(str(error)) from None
     if any(entry.is_local for entry in entries):
         raise pytest.UsageError(
-            f"--{REBOOTS} would reboot {LOCAL}, the machine that these tests run on, and end them: "
-            f"run them from another machine, or leave --{REBOOTS} out"
+            f"--{REBOOTS} would reboot {LOCAL}, the machine that runs these tests: "
+            f"run them on another machine, or leave --{REBOOTS} out"
         )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What was left out, by the acceptance suite too, whose own words are not shown. -q shows no header."""
+    """Repeat at the end what was left out, also by the host suite, whose output is not shown."""
     for line in _no_reboots(config):
         terminalreporter.write_line(line)
     for line in config.stash.get(LEFT_OUT, []):
@@ -80,32 +80,32 @@ def _may_reboot(config: pytest.Config) -> bool:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     if is_disposable(config.option.inventory):
-        return ["smoke run: on a virtual machine that is made for it"]
+        return ["smoke run: on a disposable virtual machine"]
     return [f"smoke run: on the hosts of {config.option.inventory}", *_no_reboots(config)]
 
 
 def _no_reboots(config: pytest.Config) -> list[str]:
-    return [] if _may_reboot(config) else [f"left out: what reboots the hosts (--{REBOOTS} includes it)"]
+    return [] if _may_reboot(config) else [f"left out: tests that reboot the hosts (--{REBOOTS} includes them)"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On hosts of an inventory: nothing that reboots them unasked, nothing of this machine or a disposable one."""
+    """On hosts of an inventory, leave out tests for the virtual machine, and reboots without --reboots."""
     if is_disposable(config.option.inventory):
         return
-    out = [
+    left_out = [
         item
         for item in items
         if item.path.name == "test_no_engine.py"
         or item.get_closest_marker(MACHINE)
         or (item.get_closest_marker(REBOOTS) and not _may_reboot(config))
     ]
-    config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in out]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass
 class Smoke:
-    """The hosts of a run and what is done to them. ``machine`` is the disposable one, if it is that."""
+    """The hosts of a run. ``machine`` is the virtual machine, if there is one."""
 
     inventory: str
     options: tuple[str, ...]
@@ -114,51 +114,49 @@ class Smoke:
     left_out: list[str] = field(default_factory=list)
 
     def deploy(self) -> DeployResult:
-        """``pyinfra -y <inventory> deploy.py``"""
+        """Run ``pyinfra -y <inventory> deploy.py``."""
         done = pyinfra("-y", "--json", self.inventory, "deploy.py", timeout=1800)
         return DeployResult(done.returncode, done.stdout, done.stderr)
 
-    def verify(self) -> int:
-        """``pytest tests/host --inventory <inventory>``: how many tests passed. Fails when one did not."""
-        command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", self.inventory, *self.options]
-        done = subprocess.run(
+    def verify(self, *selection: str) -> int:
+        """Run ``pytest tests/host --inventory <inventory>``. Return how many tests passed; fails if one failed."""
+        command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", self.inventory]
+        command += [*self.options, *selection]
+        result = subprocess.run(
             command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        # What no other run proves must not be left out of this one, nor of others in silence.
-        assert self.machine is None or UNPROVABLE["kernel"][0] not in done.stdout
-        said = re.findall(r"^left out on .*", done.stdout, re.MULTILINE)
-        self.left_out += [line for line in dict.fromkeys(said) if line not in self.left_out]
-        counted = re.search(r"^=+ (\d+) passed", done.stdout, re.MULTILINE)
-        assert counted, done.stdout
-        return int(counted[1])
+        assert result.returncode == 0, result.stdout + result.stderr
+        # Only this run tests the kernel's settings, so it must not leave them out.
+        assert self.machine is None or UNPROVABLE["kernel"][0] not in result.stdout
+        lines = re.findall(r"^left out on .*", result.stdout, re.MULTILINE)
+        self.left_out += [line for line in dict.fromkeys(lines) if line not in self.left_out]
+        passed = re.search(r"^=+ (\d+) passed", result.stdout, re.MULTILINE)
+        assert passed, result.stdout
+        return int(passed[1])
 
     @property
     def targets(self) -> list[Target]:
-        """The hosts, once they are deployed."""
-        assert self.fleet is not None, "not deployed"
+        """The hosts after the first deploy."""
+        assert self.fleet is not None, "the first deploy has not finished"
         return list(self.fleet.targets.values())
 
     def reboot(self) -> None:
-        """Reboot all hosts in good order, and wait until they are up again."""
+        """Reboot all hosts cleanly and wait until they are up again."""
         before = self.boots()
         for target in self.targets:
-            # In the background: the connection does not outlive it.
+            # In the background, because the reboot closes the connection.
             target.run("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")
         self._hang_up()
         _await_boots(before)
 
     def cut_power(self) -> float:
-        """End all hosts at once, with whatever they had not written, and wait until they are up again.
-
-        Returns when it was (time.monotonic).
-        """
+        """Cut the power of all hosts and wait until they are up again. Return the time of the cut (time.monotonic)."""
         before = self.boots()
         cut = time.monotonic()
         if self.machine is not None:
             self.machine.kill()
         else:
-            # Nothing answers any more: ssh finds that out by itself.
+            # No host answers afterwards; ssh notices that by itself.
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda target: target.run(_RESET), self.targets))
         self._hang_up()
@@ -168,13 +166,13 @@ class Smoke:
         return cut
 
     def boots(self) -> list[tuple[Target, str]]:
-        """The hosts and their boots. Fails when one runs on the kernel of this machine, which would end with it."""
-        before = [(target, _boot_id(target)) for target in self.targets]
-        here = [target.entry.name for target, boot in before if boot == OWN_BOOT.read_text().strip()]
-        assert not here, (
-            f"{', '.join(here)}: its kernel is that of this machine, where these tests run; nothing was done"
+        """Return the hosts with their boot ids. Fails if one shares the kernel of this machine."""
+        boots = [(target, _boot_id(target)) for target in self.targets]
+        shared = [target.entry.name for target, boot in boots if boot == OWN_BOOT_ID.read_text().strip()]
+        assert not shared, (
+            f"{', '.join(shared)}: its kernel is that of this machine, which runs the tests. Nothing was done"
         )
-        return before
+        return boots
 
     def _hang_up(self) -> None:
         for target in self.targets:
@@ -182,38 +180,39 @@ class Smoke:
 
 
 def _boot_id(target: Target) -> str:
-    """Another one after each boot; nothing while the host does not answer."""
+    """Return the boot id, which differs after each boot; empty while the host does not answer."""
     try:
-        done = target.run("cat /proc/sys/kernel/random/boot_id")
+        result = target.run("cat /proc/sys/kernel/random/boot_id")
     except subprocess.TimeoutExpired:
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _await_boots(before: list[tuple[Target, str]]) -> None:
-    assert all(boot for _, boot in before), "a host did not answer before it was rebooted"
+    assert all(boot for _, boot in before), "a host did not answer before the reboot"
 
-    def is_up(target: Target, former: str) -> bool:
+    def is_up(target: Target, previous: str) -> bool:
         time.sleep(1)
-        return _boot_id(target) not in ("", former)
+        return _boot_id(target) not in ("", previous)
 
     with ThreadPoolExecutor() as pool:
-        waits = [pool.submit(until, partial(is_up, target, former), BOOT_SECONDS) for target, former in before]
+        waits = [pool.submit(until, partial(is_up, target, previous), BOOT_SECONDS) for target, previous in before]
         for wait in waits:
             wait.result()
 
 
 @pytest.fixture(scope="session")
 def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
-    """The run: on the hosts of --inventory, or on a virtual machine that is made for it and removed afterwards."""
+    """Return the hosts of --inventory, or a virtual machine that is removed afterwards."""
     config = request.config
     left_out = config.stash[LEFT_OUT] = []
     inventory: str = config.option.inventory
     if not is_disposable(inventory):
-        chosen = {name: getattr(config.option, name) for name in ("writes", "disrupts")}
-        yield Smoke(inventory, tuple(f"--{name}" for name, wanted in chosen.items() if wanted), left_out=left_out)
+        options = tuple(f"--{name}" for name in ("writes", "disrupts") if getattr(config.option, name))
+        yield Smoke(inventory, options, left_out=left_out)
     else:
-        _remove_machine()  # of a run that was broken off: this one starts from a bare one
+        # An interrupted run may have left one, but this run needs a bare one.
+        _remove_machine()
         try:
             machine = hosts.up(_MACHINE, kind="vm")
             path = Deployer(tmp_path_factory.mktemp("smoke")).inventory(machine, **_SETTINGS)
@@ -230,17 +229,17 @@ def _remove_machine() -> None:
 
 @pytest.fixture(scope="session")
 def deployed(smoke: Smoke, request: pytest.FixtureRequest) -> Smoke:
-    """The run after its first deploy, with clients for its hosts. Their secrets are hidden in what is printed."""
+    """Return the hosts after the first deploy, with clients. Failures do not show their secrets."""
     smoke.fleet = request.config.stash[FLEET] = connect(smoke.inventory, [])
     return smoke
 
 
 @pytest.fixture
 def outside(deployed: Smoke) -> Iterator[str]:
-    """A network on the machine itself, joined to it by a cable: what comes from there comes from outside.
+    """Create a network namespace on the machine whose connections come from outside.
 
-    The machine has the addresses 192.0.2.1 and 2001:db8::1 there. At the other end are those that end in 2, whom the
-    settings name, and in 3, whom they do not. Returns the command by which another one runs at that end.
+    The machine has the addresses 192.0.2.1 and 2001:db8::1 in this network. At the other end, the settings allow the
+    addresses that end in 2 and do not allow those that end in 3. Returns the command that runs another one at that end.
     """
     assert deployed.machine is not None
     commands = [

@@ -1,23 +1,23 @@
-"""What has to be there after a power cut, by the settings."""
+"""The writes that must survive a power cut, by the settings."""
 
 from redoubt.settings.model import Settings
 
-# With appendfsync everysec Redis flushes once a second. While a flush is under way it keeps writes in memory, for two
-# seconds at most, and acknowledges them all the same (redis.conf, "appendfsync").
+# With appendfsync everysec Redis flushes once a second. During a flush it acknowledges writes that are only in memory,
+# for two seconds at most (redis.conf, "appendfsync").
 FLUSH_SECONDS = 3
 
 
 def unflushed_seconds(settings: Settings) -> float | None:
-    """How long before a power cut a write may have been acknowledged that is lost all the same.
+    """Return for how many seconds before a power cut acknowledged writes may be lost.
 
-    None where the settings promise nothing of the kind: snapshots alone, or a log that the kernel writes when it likes.
+    None if the settings promise nothing: RDB snapshots only, or an AOF that the kernel writes at any time.
     """
     if not settings.redis_appendonly or settings.redis_appendfsync == "no":
         return None
     return 0 if settings.redis_appendfsync == "always" else FLUSH_SECONDS
 
 
-def promised(settings: Settings, acknowledged: list[float], cut: float) -> int:
-    """How many of the writes that were acknowledged at these moments have to be there after the cut."""
+def required_writes(settings: Settings, acknowledged: list[float], cut: float) -> int:
+    """Return how many writes must survive the cut, of those that were acknowledged at these times."""
     unflushed = unflushed_seconds(settings)
-    return 0 if unflushed is None else sum(moment < cut - unflushed for moment in acknowledged)
+    return 0 if unflushed is None else sum(time < cut - unflushed for time in acknowledged)

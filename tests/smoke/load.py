@@ -11,15 +11,15 @@ from redis.exceptions import RedisError
 
 from tests.host.host_under_test import Target
 
-# A client that waits for an answer for so long is still writing: an emulated disk that is busy takes its time.
-PAUSE_SECONDS = 1.5
+# A busy emulated disk may make a client wait this long for an answer.
+MAX_PAUSE_SECONDS = 1.5
 
 
 @dataclass
 class Load:
-    """A client that appends numbers to a list, one after the other, and notes when each was acknowledged.
+    """A client that appends numbers to a list and records when each was acknowledged.
 
-    ``ended`` is when it could not go on, and ``why`` in Redis's or the system's words.
+    ``ended`` is the time of its first error, ``error`` the error.
     """
 
     client: Redis
@@ -27,30 +27,30 @@ class Load:
     acknowledged: list[float] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
     ended: float | None = None
-    why: str = ""
+    error: str = ""
 
     def run(self) -> None:
-        """Until it is stopped, or Redis is gone."""
+        """Write until the load is stopped or Redis does not answer."""
         try:
             while not self.stopped.is_set():
                 self.client.rpush(self.key, len(self.acknowledged))
                 self.acknowledged.append(time.monotonic())
         except (RedisError, OSError, ValueError) as error:
-            # The last is redis-py's word for a connection that was closed under it.
-            self.why = repr(error)
+            # redis-py raises ValueError if another thread closed its connection.
+            self.error = repr(error)
         finally:
             self.ended = time.monotonic()
 
-    def assert_under_way(self, cut: float) -> None:
-        """It wrote until the power was cut: otherwise the cut shows nothing."""
-        assert self.ended is None or self.ended >= cut, f"ended {cut - self.ended:.1f} s before the cut: {self.why}"
+    def assert_running_at(self, cut: float) -> None:
+        """Fail unless it wrote until the power cut: otherwise the cut would prove nothing."""
+        assert self.ended is None or self.ended >= cut, f"ended {cut - self.ended:.1f} s before the cut: {self.error}"
         assert self.acknowledged, "nothing was written"
-        assert cut - self.acknowledged[-1] < PAUSE_SECONDS, f"{len(self.acknowledged)} writes, and then no more"
+        assert cut - self.acknowledged[-1] < MAX_PAUSE_SECONDS, f"{len(self.acknowledged)} writes, and then none"
 
 
 @contextmanager
 def under_load(targets: list[Target]) -> Iterator[list[Load]]:
-    """Clients that write to all hosts meanwhile."""
+    """Run clients that write to all hosts."""
     loads = [Load(target.client("queues"), f"rq:{target.mark}-load") for target in targets]
     threads = [threading.Thread(target=load.run) for load in loads]
     for thread in threads:

@@ -1,8 +1,8 @@
-"""A machine on which no container engine can run: what make deploy does ends with a Redis all the same.
+"""`make deploy` works on a machine where Docker cannot run: it uses a virtual machine.
 
-It is this machine without any engine's socket, as root sees it in an unprivileged container (Docker's default
-capabilities), and in those that lack one thing alone. In a copy of the project, since an engine of the project's own
-may be running here.
+The tests run in mount namespaces of this machine, without a Docker socket: as root in an unprivileged container (with
+Docker's default capabilities), and on machines that lack only one thing. They use a copy of the project, because the
+project's own Docker may be running.
 """
 
 import os
@@ -25,7 +25,7 @@ CAPABILITIES = (
 )
 UNPRIVILEGED = f'exec setpriv --bounding-set=-all,+{CAPABILITIES.replace(",", ",+")} --inh-caps=-all "$@"'
 WITHOUT_NETWORKS = 'exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin "$@"'
-# As all files of a container are, but for its volumes.
+# All files of a container, except for its volumes, are on overlays.
 ON_OVERLAYS = """
 mount -t tmpfs tmpfs /mnt
 for path in /var/lib "$PWD"; do
@@ -36,21 +36,22 @@ cd "$PWD"
 exec "$@"
 """
 
-# Nobody's passwords, and nothing that was made.
-LEFT_BEHIND = shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__", ".*_cache", "secrets")
+# Not copied: secrets and everything that was built.
+NOT_COPIED = shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__", ".*_cache", "secrets")
 
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Path]:
-    """A copy of the project without anything that was made in it but what all virtual machines start from.
+    """Return a copy of the project, which shares QEMU and the disks of virtual machines with it.
 
-    Disks and QEMU it shares with the project, either way: in a fresh checkout it is the unprivileged root that makes
-    them. Whatever else it makes is removed. Not in a directory for temporary files, which may be in memory.
+    In a fresh checkout the unprivileged root builds these. The copy is removed afterwards. It is not in a temporary
+    directory, because that may be in memory.
     """
     copy = STATE / "elsewhere"
     if copy.exists():
-        _remove(copy)  # of a run that was broken off
-    shutil.copytree(PROJECT, copy, ignore=LEFT_BEHIND)
+        # An interrupted run left it.
+        _remove(copy)
+    shutil.copytree(PROJECT, copy, ignore=NOT_COPIED)
     disk.SHARED.mkdir(exist_ok=True)
     state = copy / STATE.relative_to(PROJECT)
     state.mkdir(mode=0o700)
@@ -67,10 +68,10 @@ def _remove(copy: Path) -> None:
 
 
 def run(directory: Path, *command: str, machine: str = UNPRIVILEGED) -> str:
-    """Run a command as in an unprivileged container, or on another machine: all that it says. Fails when it does."""
+    """Run a command in an unprivileged container, or on another ``machine``. Return its output; fails if it fails."""
     hidden = "set -e; [ ! -S /run/docker.sock ] || mount --bind /dev/null /run/docker.sock; "
     environment = {name: value for name, value in os.environ.items() if name != "DOCKER_HOST"}
-    done = subprocess.run(
+    result = subprocess.run(
         ["unshare", "--mount", "sh", "-c", hidden + machine, "sh", *command],
         cwd=directory,
         env=environment,
@@ -81,8 +82,8 @@ def run(directory: Path, *command: str, machine: str = UNPRIVILEGED) -> str:
         timeout=1200,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
 @pytest.mark.parametrize(
@@ -92,23 +93,21 @@ def run(directory: Path, *command: str, machine: str = UNPRIVILEGED) -> str:
         pytest.param(ON_OVERLAYS, "can hold overlay layers", id="overlays"),
     ],
 )
-def test_whatever_keeps_an_engine_from_running_a_virtual_machine_is_chosen(
-    machine: str, reason: str, elsewhere: Path
-) -> None:
-    """Chosen and no more: below it is also started."""
+def test_virtual_machine_is_chosen_if_docker_cannot_run(machine: str, reason: str, elsewhere: Path) -> None:
+    """This only chooses; the next test also starts one."""
     choose = "from sandbox.__main__ import choose; print('chosen:', *choose('redoubt-1', '', ''))"
-    said = run(elsewhere, sys.executable, "-c", choose, machine=machine)
-    assert reason in said
-    assert "chosen: vm host" in said
+    output = run(elsewhere, sys.executable, "-c", choose, machine=machine)
+    assert reason in output
+    assert "chosen: vm host" in output
 
 
-def test_a_virtual_machine_takes_the_place_of_a_container(elsewhere: Path) -> None:
-    """As make deploy does it; the environment with the libraries is this one."""
+def test_make_deploy_uses_a_virtual_machine(elsewhere: Path) -> None:
+    """Runs the commands of make deploy, with the virtualenv of this project."""
     assert "root may not mount" in run(elsewhere, sys.executable, "-m", "sandbox", "up")
     pyinfra = str(Path(sys.executable).with_name("pyinfra"))
     assert "Install Docker" not in run(elsewhere, pyinfra, "-y", "inventory", "deploy.py")
     assert "as a virtual machine" in run(elsewhere, sys.executable, "-m", "sandbox", "howto")
-    listed = run(elsewhere, sys.executable, "-m", "sandbox", "list")
-    assert listed.split()[:3] == ["redoubt-1", "running", "vm"]
+    hosts = run(elsewhere, sys.executable, "-m", "sandbox", "list")
+    assert hosts.split()[:3] == ["redoubt-1", "running", "vm"]
     health = "docker inspect --format '{{.State.Health.Status}}' redis"
     assert run(elsewhere, sys.executable, "-m", "sandbox", "ssh", "redoubt-1", "--", health).strip() == "healthy"

@@ -1,4 +1,4 @@
-"""Access: each user gets its own keys and channels, and the file is one that every supported server accepts."""
+"""ACL: each user has its own keys and channels, and every supported server accepts the file."""
 
 import hashlib
 from typing import Any
@@ -29,7 +29,7 @@ def test_passwords_are_hashed() -> None:
         assert PASSWORDS[name] not in line
 
 
-def test_the_default_user_is_off_unless_asked_for() -> None:
+def test_default_user_is_off_by_default() -> None:
     assert lines()["default"].startswith("user default off ")
     assert lines(redis_enable_default_user=True)["default"].startswith("user default on #")
 
@@ -50,44 +50,46 @@ def test_each_user_has_its_own_keys_and_channels(user: str, keys: list[str], cha
     assert [word for word in words if word.startswith("&")] == channels
 
 
-def test_the_administrator_has_all_keys_unless_the_default_user_is_on() -> None:
+def test_admin_has_all_keys_unless_default_user_is_on() -> None:
     assert "~*" in lines()["admin"].split()
 
 
-def test_a_default_user_that_is_off_has_no_password_and_all_rights() -> None:
-    """An AOF is replayed with its rights: transactions would be lost at a restart."""
+def test_disabled_default_user_keeps_all_rights() -> None:
+    """Redis replays the AOF with its rights; without them transactions would be lost at a restart."""
     assert lines()["default"] == "user default off resetpass ~* &* +@all"
 
 
-def test_only_the_administrator_begins_with_all_commands() -> None:
+def test_only_admin_has_all_commands() -> None:
     assert [name for name, line in lines(redis_enable_default_user=True).items() if "+@all" in line] == ["admin"]
 
 
-def test_a_server_that_does_not_know_a_subcommand_is_not_told_of_it() -> None:
+def test_old_server_gets_no_unknown_subcommand() -> None:
     """Redis 7.0 rejects the whole file for +client|setinfo."""
     assert "+client|setinfo" not in "".join(lines(redis_image="redis:7.0.15").values())
     assert "+client|setinfo" in "".join(lines(redis_image="redis:7.2.0").values())
 
 
-def test_the_file_has_no_comments() -> None:
-    """Redis reads them in ACL files only from 8.8 on."""
+def test_file_has_no_comments() -> None:
+    """Redis accepts comments in ACL files only since 8.8."""
     assert "# " not in "".join(lines().values())
 
 
-def test_a_user_can_have_two_passwords() -> None:
+def test_user_can_have_two_passwords() -> None:
     both = acl.acl_file(load({}), {name: [password, f"new-{password}"] for name, password in PASSWORDS.items()})
     assert [line.count("#") for line in both.splitlines()] == [2, 2, 2, 2, 0]
 
 
-def test_users_of_the_settings_have_their_own_keys_and_no_others_channels() -> None:
+def test_configured_users_have_only_their_keys_and_channels() -> None:
     words = {name: line.split() for name, line in lines(redis_users=NAMED).items()}
     for name, given in NAMED.items():
         keys = {word for word in words[name] if "~" in word}
         assert keys == {("%R~" if given["role"] == "read-only" else "~") + key for key in given.get("keys", [])}
-        assert {word for word in words[name] if word[0] == "&"} == {f"&{one}" for one in given.get("channels", [])}
+        assert {word for word in words[name] if word[0] == "&"} == {
+            f"&{channel}" for channel in given.get("channels", [])
+        }
 
 
-def test_a_later_rule_replaces_an_earlier_one_as_in_redis() -> None:
+def test_later_rule_replaces_earlier_rule() -> None:
     exporter = lines(redis_users=NAMED)["exporter"].split()
     assert "+slowlog" in exporter
     assert "+slowlog|len" not in exporter
@@ -97,8 +99,8 @@ def test_a_later_rule_replaces_an_earlier_one_as_in_redis() -> None:
     assert ("+scan" in reports, "-scan" in reports) == (True, False)
 
 
-def test_a_queue_cannot_list_the_keys_of_others() -> None:
-    """The key of a session has the session's cookie in it."""
+def test_queue_role_cannot_list_keys() -> None:
+    """The key of a session contains its cookie."""
     assert not {"+scan", "+keys", "+randomkey", "+@keyspace"} & set(lines()["queues"].split())
 
 
@@ -112,7 +114,7 @@ def test_a_queue_cannot_list_the_keys_of_others() -> None:
         ([], "redis://sessions:PASSWORD@redis:6379/0"),
     ],
 )
-def test_the_url_is_the_one_that_works_on_the_host(bind: list[str], url: str) -> None:
+def test_url_works_on_the_host(bind: list[str], url: str) -> None:
     settings = load({"redis_bind": bind, "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]})
     assert acl.url(settings, acl.users(settings)[0]) == url
 
@@ -126,7 +128,7 @@ def acl_list(**data: Any) -> list[str]:
 @pytest.mark.parametrize(
     "data", [{}, {"redis_enable_default_user": True}, {"redis_image": "redis:7.0.15"}, {"redis_users": NAMED}]
 )
-def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> None:
+def test_unchanged_users_do_not_differ(data: dict[str, Any]) -> None:
     assert acl.differences(load(data), acl_list(**data)) == []
 
 
@@ -140,20 +142,20 @@ def test_users_that_are_as_the_file_says_do_not_differ(data: dict[str, Any]) -> 
         ("+shutdown", "+shutdown +flushall", "the user admin with other rules (+flushall)"),
         ("default off", "default on nopass", "the user default with other rules (nopass off on)"),
         ("user health ", "user eve ", "lacks the user health"),
-        ("user health ", "user eve ", "has the user eve, whom the settings do not know"),
+        ("user health ", "user eve ", "has the user eve, which is not in the settings"),
     ],
 )
-def test_a_user_changed_by_hand_differs(before: str, after: str, word: str) -> None:
+def test_manually_changed_user_differs(before: str, after: str, word: str) -> None:
     running = [line.replace(before, after) for line in acl_list()]
     assert word in "\n".join(acl.differences(load({}), running))
 
 
-def test_redis_7_0_spells_commands_otherwise_and_only_the_rest_is_compared() -> None:
+def test_redis_7_0_command_rules_are_not_compared() -> None:
     seven = {"redis_image": "redis:7.0.15"}
     spelt = [line.replace(" +multi +exec +discard +watch +unwatch", " +@transaction") for line in acl_list(**seven)]
     assert acl.differences(load(seven), spelt) == []
     assert acl.differences(load(seven), [line.replace("~rq:*", "~*") for line in spelt])
 
 
-def test_a_word_that_a_later_server_adds_is_no_difference() -> None:
+def test_unknown_word_of_newer_server_is_no_difference() -> None:
     assert acl.differences(load({}), [f"{line} alldbs" for line in acl_list()]) == []

@@ -1,4 +1,4 @@
-"""The security report: nothing counts as proven but what ran and passed, and the docs promise what the table does."""
+"""The security report: only tests that ran and passed prove a control, and the docs have the same promises."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def checks(*outcomes: str) -> list[Check]:
         (["passed"], Verdict("proven", "proven by 1 test")),
         (["passed", "passed", "left out"], Verdict("proven", "proven by 2 tests, 1 left out")),
         (["passed", "failed", "not run"], Verdict("failed", "FAILED: 1 of 2 tests")),
-        (["left out"], Verdict("left out", "left out: 1 test", "all of its tests are left out, see there")),
+        (["left out"], Verdict("left out", "left out: 1 test", "all of its tests are left out, see below")),
         ([], Verdict("not proven", "not proven", "no test of it was collected")),
         (
             ["passed", "not selected"],
@@ -32,26 +32,28 @@ def checks(*outcomes: str) -> list[Check]:
         ),
     ],
 )
-def test_a_control_is_proven_by_what_ran_and_passed_alone(outcomes: list[str], expected: Verdict) -> None:
+def test_only_passed_tests_prove_a_control(outcomes: list[str], expected: Verdict) -> None:
     assert verdict(CONTROL, checks(*outcomes)) == expected
 
 
-def test_a_control_that_lacks_something_is_not_proven_by_tests_of_the_rest() -> None:
-    lacking = Control("A promise.", lacks="half of it is not tested.")
-    assert verdict(lacking, checks("passed")) == Verdict("not proven", "not proven (1 passed)", lacking.lacks)
-    assert verdict(lacking, checks("passed", "failed")).state == "failed"
+def test_control_that_lacks_a_part_is_never_proven() -> None:
+    incomplete = Control("A promise.", lacks="half of it is not tested.")
+    assert verdict(incomplete, checks("passed")) == Verdict("not proven", "not proven (1 passed)", incomplete.lacks)
+    assert verdict(incomplete, checks("passed", "failed")).state == "failed"
 
 
-def test_a_failure_is_told_in_few_words() -> None:
+def test_failure_summary_is_short() -> None:
     text = ">   assert 1 == 2\nE   AssertionError: no\nE   second\nE   third\nE   fourth\n\nfile.py:3: AssertionError"
     (check,) = checks("failed")
-    check.why = text
-    assert check.complaint == "AssertionError: no\nsecond\nthird"
-    check.why = "something broke\nat last"
-    assert check.complaint == "at last"
+    check.reason = text
+    assert check.summary == "AssertionError: no\nsecond\nthird"
+    check.reason = "something broke\nat last"
+    assert check.summary == "at last"
 
 
-def test_the_docs_have_every_control_with_its_promise() -> None:
+def test_docs_have_every_control_with_its_promise() -> None:
     rows = [line.split(" | ") for line in DOCS.read_text().splitlines() if line.startswith("| ")]
     documented = {row[0].removeprefix("| "): row[1] for row in rows}
-    assert {name: documented.get(name) for name in CONTROLS} == {name: it.promise for name, it in CONTROLS.items()}
+    assert {name: documented.get(name) for name in CONTROLS} == {
+        name: control.promise for name, control in CONTROLS.items()
+    }

@@ -15,7 +15,7 @@ SECRETS = Secrets(
 )
 
 
-def test_an_instance_has_units_of_its_own_that_run_its_redisctl() -> None:
+def test_units_run_the_redisctl_of_their_instance() -> None:
     job, timer = backup_units.files(load({"redis_name": "queue", "redis_backup_schedule": "hourly"}))
     assert isinstance(job, DesiredFile)
     assert isinstance(timer, DesiredFile)
@@ -25,20 +25,20 @@ def test_an_instance_has_units_of_its_own_that_run_its_redisctl() -> None:
     assert "RandomizedDelaySec=1800\n" in timer.content
 
 
-def test_without_a_calendar_there_are_none() -> None:
+def test_no_schedule_means_no_units() -> None:
     assert backup_units.files(load({"redis_backup_schedule": ""})) == [
         AbsentPath("/etc/systemd/system/redis-backup.service"),
         AbsentPath("/etc/systemd/system/redis-backup.timer"),
     ]
 
 
-def test_more_memory_is_given_more_time() -> None:
+def test_timeout_grows_with_maxmemory() -> None:
     assert backup_units.backup_timeout(load({"redis_maxmemory": "1gb"})) == 3600 + 3 * 1024
     assert backup_units.backup_timeout(load({"redis_maxmemory": "64gb"})) == 3600 + 3 * 65536
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> dict[str, str]:
+def repository_files(tmp_path: Path) -> dict[str, str]:
     """Files on the machine that deploys."""
     for name in ("ssh_key", "known_hosts"):
         # Without a line break at the end, as an editor may leave it.
@@ -50,16 +50,16 @@ def given(tmp_path: Path) -> dict[str, str]:
     ("repository", "packages"),
     [("", []), ("/mnt/backup", ["restic"]), ("sftp:nas:redis", ["restic", "openssh-client"])],
 )
-def test_restic_is_installed_where_there_is_a_repository(
-    repository: str, packages: list[str], given: dict[str, str]
-) -> None:
-    files = given if repository.startswith("sftp:") else {}
+def test_repository_needs_restic(repository: str, packages: list[str], repository_files: dict[str, str]) -> None:
+    files = repository_files if repository.startswith("sftp:") else {}
     settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": files})
     assert backup_units.packages(settings) == packages
 
 
-def test_what_reaches_the_repository_is_for_root_alone(given: dict[str, str]) -> None:
-    settings = load({"redis_backup_restic_repository": "sftp:nas:redis", "redis_backup_repository_files": given})
+def test_repository_files_are_for_root_alone(repository_files: dict[str, str]) -> None:
+    settings = load(
+        {"redis_backup_restic_repository": "sftp:nas:redis", "redis_backup_repository_files": repository_files}
+    )
     entries = host_files.repository_files(settings, PASSWORD)
     files = {entry.path.rpartition("/")[2]: entry for entry in entries if isinstance(entry, DesiredFile)}
     assert {name: file.content for name, file in files.items()} == {
@@ -71,12 +71,12 @@ def test_what_reaches_the_repository_is_for_root_alone(given: dict[str, str]) ->
     directory = "/srv/redis/secrets/repository"
     assert DesiredDirectory(directory, mode=0o700, uid=0, gid=0) in host_files.directories(settings)
     # Credentials of a former repository go; what redisctl notes stays.
-    gone = {entry.path for entry in entries if isinstance(entry, AbsentPath)}
-    assert f"{directory}/aws_credentials" in gone
-    assert not gone & {*(file.path for file in files.values()), f"{directory}/known", directory}
+    absent = {entry.path for entry in entries if isinstance(entry, AbsentPath)}
+    assert f"{directory}/aws_credentials" in absent
+    assert not absent & {*(file.path for file in files.values()), f"{directory}/known", directory}
 
 
-def test_without_a_repository_nothing_of_it_stays_the_directory_last() -> None:
+def test_unused_repository_files_are_removed() -> None:
     entries = host_files.repository_files(load({}), PASSWORD)
     assert all(isinstance(entry, AbsentPath) for entry in entries)
     paths = [entry.path.removeprefix("/srv/redis/secrets/repository") for entry in entries]
@@ -84,7 +84,7 @@ def test_without_a_repository_nothing_of_it_stays_the_directory_last() -> None:
     assert {"/password", "/known", "/ssh_key"} < set(paths)
 
 
-def test_restic_s_password_is_no_user_s() -> None:
+def test_restic_password_is_only_in_its_file() -> None:
     """Neither among the users' files nor in what anybody may read."""
     settings = load({"redis_backup_restic_repository": "/mnt/backup"})
     secrets = Secrets(SECRETS.passwords, SECRETS.commands, repository=PASSWORD)

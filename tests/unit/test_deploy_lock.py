@@ -1,4 +1,4 @@
-"""The lock of a deploy and the history: who holds it, in words, and what is made of the records."""
+"""The lock of a deploy and the history: messages about the holder, and the records of deploys."""
 
 import io
 import json
@@ -16,54 +16,54 @@ HOLDER = '{"who": "ann@laptop", "verb": "deploy", "since": "2026-11-27T09:12:03+
 
 
 def record(run: str, **changes: Any) -> Record:
-    """A record of a deploy."""
-    one = Record("deploy", "d1", "redis:8.0.2", "ann@laptop", f"2026-11-27T09:12:0{run}+00:00", run)
-    return replace(one, **changes)
+    """Return a record of a deploy."""
+    original = Record("deploy", "d1", "redis:8.0.2", "ann@laptop", f"2026-11-27T09:12:0{run}+00:00", run)
+    return replace(original, **changes)
 
 
 @pytest.mark.parametrize("state", ["ours", "denied"])
-def test_a_lock_that_is_ours_is_in_nobody_s_way(state: str) -> None:
-    """Who is not root is told so by what looks at the host."""
+def test_own_lock_is_no_problem(state: str) -> None:
+    """The inspection of the host reports a missing root."""
     assert deploy_lock.problem("redis", deploy_lock.parse([state])) == ""
 
 
-def test_a_lock_that_another_has_is_told_with_who_since_when_and_how_to_break_it() -> None:
+def test_held_lock_names_holder_and_release() -> None:
     answer = deploy_lock.parse(["held", "an id", "4711", HOLDER])
     assert answer.pid == "4711"
-    told = deploy_lock.problem("redis", answer)
-    assert told.startswith("ann@laptop is changing redis (deploy) since 2026-11-27T09:12:03+00:00: ")
-    assert "kill 4711 on the host" in told
+    message = deploy_lock.problem("redis", answer)
+    assert message.startswith("ann@laptop is changing redis (deploy) since 2026-11-27T09:12:03+00:00: ")
+    assert "release it with 'kill 4711' on the host" in message
 
 
 @pytest.mark.parametrize("answer", [deploy_lock.parse(["held"]), LockState("free"), None])
-def test_a_lock_of_which_little_is_known_is_no_free_one(answer: LockState | None) -> None:
+def test_unknown_lock_state_is_a_problem(answer: LockState | None) -> None:
     assert deploy_lock.problem("redis", answer) != ""
 
 
-def test_a_line_is_sent_at_once() -> None:
-    """Without a flush: what carries it knows none."""
+def test_padded_line_is_sent_at_once() -> None:
+    """pyinfra's local connector never flushes."""
     raw = io.BytesIO()
     buffered = io.BufferedWriter(raw)
     buffered.write(deploy_lock.pad_line(record("1").line()).encode())
     assert raw.getvalue().strip() == record("1").line().encode()
 
 
-def test_lines_are_made_while_they_are_read() -> None:
-    made: list[int] = []
+def test_lines_are_produced_while_they_are_read() -> None:
+    produced: list[int] = []
 
-    def making() -> Iterator[str]:
+    def produce() -> Iterator[str]:
         for number in range(3):
-            made.append(number)
+            produced.append(number)
             yield str(number)
 
-    lines = StreamingLines(making())
+    lines = StreamingLines(produce())
     assert isinstance(lines, list)
     assert lines
     first = next(iter(lines))
-    assert (first, made) == ("0", [0])
+    assert (first, produced) == ("0", [0])
 
 
-def test_deploys_are_told_newest_first_with_how_they_ended() -> None:
+def test_history_is_newest_first_with_results() -> None:
     records = [
         record("1"),
         record("1", changed=["a"], ended="2026-11-27T09:13:00+00:00"),
@@ -75,20 +75,20 @@ def test_deploys_are_told_newest_first_with_how_they_ended() -> None:
         record("4", changed=["a", "c"]),
         record("5"),
     ]
-    found, damaged = deploy_history.deploys([one.line() for one in records], under_way="5")
-    assert [(one.result, one.changed) for one in found] == [
+    deploys, damaged = deploy_history.deploys([each.line() for each in records], running="5")
+    assert [(deploy.result, deploy.changed) for deploy in deploys] == [
         ("running", ()),
         ("interrupted", ("a", "c")),
         ("failed", ("a",)),
         ("no change", ()),
         ("changed", ("a",)),
     ]
-    assert found[2].what == "a\nfailed: b"
+    assert deploys[2].what == "a\nfailed: b"
     assert damaged == 0
-    assert json.loads(json.dumps(found[0].as_dict()))["ended"] is None
+    assert json.loads(json.dumps(deploys[0].as_dict()))["ended"] is None
 
 
 @pytest.mark.parametrize("line", ["", '{"run": "1"', "[]", "{}", '"x"', "\0\0", record("2", started=7).line()])
-def test_a_damaged_line_is_counted_and_hides_no_other(line: str) -> None:
-    found, damaged = deploy_history.deploys([line, record("1").line()], "")
-    assert (len(found), damaged) == (1, 1)
+def test_damaged_line_is_counted_and_hides_no_other(line: str) -> None:
+    deploys, damaged = deploy_history.deploys([line, record("1").line()], "")
+    assert (len(deploys), damaged) == (1, 1)

@@ -1,4 +1,4 @@
-"""The engine's packages and Docker's repository, for every system that a deploy may change."""
+"""Docker's packages and repository, for every supported system."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def bare(system_id: tuple[str, str], codename: str) -> HostFacts:
 
 
 @pytest.mark.parametrize(("system_id", "codename"), SYSTEMS)
-def test_dockers_repository_is_the_one_of_its_installation_page(system_id: tuple[str, str], codename: str) -> None:
+def test_repository_is_that_of_dockers_documentation(system_id: tuple[str, str], codename: str) -> None:
     facts = bare(system_id, codename)
     file = docker.docker_repository(facts)
     assert file.path == "/etc/apt/sources.list.d/docker.sources"
@@ -43,17 +43,17 @@ def test_dockers_repository_is_the_one_of_its_installation_page(system_id: tuple
 @pytest.mark.parametrize(
     ("system_id", "compose"), [(("debian", "13"), "docker-compose"), (("ubuntu", "24.04"), "docker-compose-v2")]
 )
-def test_the_distributions_packages_include_compose_v2(system_id: tuple[str, str], compose: str) -> None:
+def test_distribution_packages_include_compose(system_id: tuple[str, str], compose: str) -> None:
     facts = bare(system_id, "")
     source = docker_source(load({}), facts)
     assert {"docker.io", compose} <= set(docker.docker_packages(source, facts))
 
 
-def test_nothing_is_installed_beside_an_engine_that_is_there() -> None:
+def test_installed_docker_is_left_alone() -> None:
     assert docker.docker_packages(docker_source(load({}), FACTS), FACTS) == ()
 
 
-def test_an_engine_of_the_distribution_is_completed_from_there() -> None:
+def test_distribution_docker_is_completed() -> None:
     half = replace(FACTS, compose=None, docker_package="docker.io")
     assert docker_source(load({}), half) == "distribution"
     assert docker_source(load({"redis_docker_source": "none"}), half) == "present"

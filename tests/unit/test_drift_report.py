@@ -1,12 +1,12 @@
-"""Drift: what a plan and the notes beside it say of each host, and the exit code."""
+"""The drift report: the state of each host and the exit code, from a plan and its notes."""
 
 from typing import Any
 
-from redoubt.drift_report import AS_WANTED, DIFFERS, UNKNOWN, Found, code, found
+from redoubt.drift_report import DIFFERS, UNKNOWN, UP_TO_DATE, HostReport, exit_code, reports
 
 
-def note(host: str, event: str, why: str = "") -> dict[str, str]:
-    return {"host": host, "event": event, "why": why}
+def note(host: str, event: str, reason: str = "") -> dict[str, str]:
+    return {"host": host, "event": event, "reason": reason}
 
 
 NOTES = [
@@ -14,7 +14,7 @@ NOTES = [
     *(note(host, "ready") for host in ("a", "b")),
     note("a", "differs", "redis.conf: content differs"),
     note("a", "differs", "redis.conf: content differs"),
-    # Looked at, and found to need nothing.
+    # An operation inspected the host further and changes nothing.
     note("b", "differs", "not known"),
 ]
 PLAN: list[dict[str, Any]] = [
@@ -23,17 +23,17 @@ PLAN: list[dict[str, Any]] = [
 ]
 
 
-def test_each_host_is_told_of_by_itself() -> None:
-    assert found(PLAN, NOTES) == {
-        "a": Found(DIFFERS, ("redis.conf: content differs",), ("Write redis.conf",)),
-        "b": Found(AS_WANTED),
-        "c": Found(UNKNOWN),
+def test_each_host_has_its_own_report() -> None:
+    assert reports(PLAN, NOTES) == {
+        "a": HostReport(DIFFERS, ("redis.conf: content differs",), ("Write redis.conf",)),
+        "b": HostReport(UP_TO_DATE),
+        "c": HostReport(UNKNOWN),
     }
 
 
-def test_the_exit_code_is_that_of_the_worst_host() -> None:
-    wanted, differs, unknown = Found(AS_WANTED), Found(DIFFERS), Found(UNKNOWN)
-    assert code({"a": wanted, "b": wanted}) == 0
-    assert code({"a": wanted, "b": differs}) == 1
-    assert code({"a": unknown, "b": differs}) == 2
-    assert code({}) == 2
+def test_exit_code_is_that_of_the_worst_host() -> None:
+    up_to_date, differs, unknown = HostReport(UP_TO_DATE), HostReport(DIFFERS), HostReport(UNKNOWN)
+    assert exit_code({"a": up_to_date, "b": up_to_date}) == 0
+    assert exit_code({"a": up_to_date, "b": differs}) == 1
+    assert exit_code({"a": unknown, "b": differs}) == 2
+    assert exit_code({}) == 2

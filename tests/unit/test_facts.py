@@ -1,4 +1,4 @@
-"""Facts: what a host prints is read right, and what must not be seen is in no command and no log."""
+"""Facts: output of hosts is parsed, and secrets are in no command and no log."""
 
 import stat
 import subprocess
@@ -11,7 +11,7 @@ from redoubt.facts.paths import HiddenStdin, Paths
 from redoubt.filesystem import DesiredFile, PathState
 
 
-def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) -> None:
+def test_digest_of_a_secret_stays_on_the_host(tmp_path: Path) -> None:
     public, right, wrong = tmp_path / "public", tmp_path / "right", tmp_path / "wrong"
     public.write_text("port 6379\n")
     right.write_text("hunter2-hunter2\n")
@@ -19,7 +19,7 @@ def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) 
     secrets = [str(right), str(wrong), str(tmp_path / "missing")]
     digest = DesiredFile("x", "hunter2-hunter2\n").digest
     command = Paths().command([str(public), *secrets], secrets)
-    said = subprocess.run(
+    output = subprocess.run(
         command,
         shell=True,
         input="".join(f"{digest}  {path}\n" for path in secrets),
@@ -28,31 +28,31 @@ def test_a_secret_s_digest_is_compared_on_the_host_and_not_told(tmp_path: Path) 
         check=True,
     ).stdout
 
-    found = Paths().process(said.splitlines())
+    states = Paths().process(output.splitlines())
 
-    assert found[str(public)].digest == DesiredFile("x", "port 6379\n").digest
-    assert {path: (there.matches, there.digest) for path, there in found.items() if path != str(public)} == {
+    assert states[str(public)].digest == DesiredFile("x", "port 6379\n").digest
+    assert {path: (state.matches, state.digest) for path, state in states.items() if path != str(public)} == {
         str(right): (True, ""),
         str(wrong): (False, ""),
     }
-    assert digest not in command + said
+    assert digest not in command + output
 
 
-def test_paths_that_are_not_there_are_left_out(tmp_path: Path) -> None:
+def test_missing_paths_are_left_out(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     command = Paths().command([str(tmp_path), missing])
-    said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
-    (there,) = Paths().process(said.splitlines()).values()
-    assert there == PathState(tmp_path.stat().st_mode, tmp_path.stat().st_uid, tmp_path.stat().st_gid)
-    assert stat.S_ISDIR(there.st_mode)
+    output = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    (state,) = Paths().process(output.splitlines()).values()
+    assert state == PathState(tmp_path.stat().st_mode, tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    assert stat.S_ISDIR(state.st_mode)
 
 
-def test_what_goes_to_standard_input_unseen_is_not_among_the_arguments_that_pyinfra_shows() -> None:
-    unseen = HiddenStdin("hunter2\n")
-    assert "hunter2" not in f"{get_kwargs_str({'_stdin': unseen})} {unseen!r} {unseen!s} {[unseen]}"
-    assert unseen.encode() == b"hunter2\n"
+def test_hidden_stdin_is_not_shown_by_pyinfra() -> None:
+    hidden = HiddenStdin("hunter2\n")
+    assert "hunter2" not in f"{get_kwargs_str({'_stdin': hidden})} {hidden!r} {hidden!s} {[hidden]}"
+    assert hidden.encode() == b"hunter2\n"
 
 
-def test_an_image_that_the_host_does_not_have_has_no_version() -> None:
-    """The engine prints an empty line for it."""
+def test_missing_image_has_no_version() -> None:
+    """Docker prints an empty line for it."""
     assert ImageBuild().process([""]) is None

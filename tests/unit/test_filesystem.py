@@ -1,4 +1,4 @@
-"""The plan for directories and files: nothing when all is right, one reasoned step for each difference."""
+"""The steps for directories and files: none if all is right, one with a reason for each difference."""
 
 import stat
 import subprocess
@@ -16,24 +16,24 @@ RIGHT = {
 }
 
 
-def test_nothing_is_done_when_all_is_right() -> None:
+def test_right_paths_need_no_step() -> None:
     assert plan([DIRECTORY, FILE], RIGHT) == []
 
 
-def test_what_a_former_deploy_left_is_removed_by_its_name_alone() -> None:
-    left = AbsentPath("/srv/redis/secrets/default")
-    (step,) = plan([left], {left.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
-    assert (step.why, step.command) == ("no longer wanted", "rm -f /srv/redis/secrets/default")
-    assert plan([left], {}) == []
+def test_absent_path_is_removed_by_its_name() -> None:
+    path = AbsentPath("/srv/redis/secrets/default")
+    (step,) = plan([path], {path.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
+    assert (step.why, step.command) == ("no longer needed", "rm -f /srv/redis/secrets/default")
+    assert plan([path], {}) == []
 
 
-def test_what_is_missing_is_made() -> None:
+def test_missing_paths_are_created() -> None:
     steps = plan([DIRECTORY, FILE], {})
     assert [(step.path, step.why) for step in steps] == [(DIRECTORY.path, "missing"), (FILE.path, "missing")]
 
 
 @pytest.mark.parametrize(
-    ("there", "why", "command"),
+    ("state", "why", "command"),
     [
         (PathState(stat.S_IFDIR | 0o755, 999, 999), "mode 0755, should be 0750", "chmod 0750 /srv/redis/data"),
         (PathState(stat.S_IFDIR | 0o750, 0, 999), "owner 0:999, should be 999:999", "chown 999:999 /srv/redis/data"),
@@ -41,21 +41,21 @@ def test_what_is_missing_is_made() -> None:
         (PathState(stat.S_IFDIR | 0o4750, 999, 999), "mode 4750, should be 0750", "chmod 0750 /srv/redis/data"),
     ],
 )
-def test_owner_and_mode_are_mended_by_number(there: PathState, why: str, command: str) -> None:
-    (step,) = plan([DIRECTORY], {DIRECTORY.path: there})
+def test_owner_and_mode_are_repaired_by_number(state: PathState, why: str, command: str) -> None:
+    (step,) = plan([DIRECTORY], {DIRECTORY.path: state})
     assert (step.why, step.command) == (why, command)
 
 
-def test_other_contents_are_replaced_whole() -> None:
+def test_different_contents_are_replaced_whole() -> None:
     (step,) = plan([FILE], {FILE.path: PathState(stat.S_IFREG | 0o640, 999, 999, "0" * 64)})
     assert step.why == "content differs"
     assert step.stdin == FILE.content
 
 
-def test_a_secret_is_written_where_the_host_says_that_it_does_not_match() -> None:
+def test_secret_that_does_not_match_is_written() -> None:
     secret = DesiredFile("/srv/redis/secrets/admin", "hunter2-hunter2\n", mode=0o400, secret=True)
-    there = PathState(stat.S_IFREG | 0o400, 999, 999, matches=True)
-    assert plan([secret], {secret.path: there}) == []
+    state = PathState(stat.S_IFREG | 0o400, 999, 999, matches=True)
+    assert plan([secret], {secret.path: state}) == []
     (step,) = plan([secret], {secret.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
     assert step.why == "content differs"
 
@@ -68,13 +68,13 @@ def test_contents_are_in_no_command_line_and_no_repr() -> None:
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFREG, stat.S_IFSOCK])
-def test_what_stands_in_the_place_of_a_directory_is_never_removed(kind: int) -> None:
+def test_path_that_must_be_a_directory_is_not_removed(kind: int) -> None:
     with pytest.raises(PathConflict, match="move it away"):
         plan([DIRECTORY], {DIRECTORY.path: PathState(kind | 0o644, 0, 0)})
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO])
-def test_what_stands_in_the_place_of_a_file_is_never_removed(kind: int) -> None:
+def test_path_that_must_be_a_file_is_not_removed(kind: int) -> None:
     with pytest.raises(PathConflict, match="move it away"):
         plan([FILE], {FILE.path: PathState(kind | 0o644, 0, 0)})
 
@@ -87,18 +87,18 @@ def _write(tmp_path: Path, received: str) -> tuple[int, Path]:
         [DesiredFile(str(target), "new contents\n", mode=0o400, uid=owner.st_uid, gid=owner.st_gid)],
         {str(target): PathState(stat.S_IFREG | 0o400, owner.st_uid, owner.st_gid, "")},
     )
-    done = subprocess.run(["sh", "-c", step.command], input=received, text=True, check=False)
-    return done.returncode, target
+    result = subprocess.run(["sh", "-c", step.command], input=received, text=True, check=False)
+    return result.returncode, target
 
 
-def test_a_file_is_written_with_its_mode(tmp_path: Path) -> None:
+def test_file_is_written_with_its_mode(tmp_path: Path) -> None:
     status, target = _write(tmp_path, "new contents\n")
     assert (status, target.read_text(), stat.S_IMODE(target.stat().st_mode)) == (0, "new contents\n", 0o400)
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_lost_connection_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """The end of a connection ends standard input early; a file cut short must not replace the old one."""
+def test_lost_connection_keeps_the_old_file(tmp_path: Path) -> None:
+    """A lost connection ends standard input early; an incomplete file must not replace the old one."""
     status, target = _write(tmp_path, "new con")
     assert status != 0
     assert target.read_text() == "old\n"

@@ -1,4 +1,4 @@
-"""Network: whom the filter before the published port keeps out."""
+"""Firewall: which sources the filter before the published port refuses."""
 
 import pytest
 
@@ -17,22 +17,22 @@ from redoubt.settings.load import load
         (["0.0.0.0/0", "::/0"], []),
     ],
 )
-def test_all_sources_but_the_named_ones_are_refused(allowed: list[str], rules: list[str]) -> None:
+def test_only_named_sources_are_allowed(allowed: list[str], rules: list[str]) -> None:
     assert list(firewall.refused(allowed)) == rules
 
 
-def test_without_networks_or_without_a_port_there_is_no_filter() -> None:
+def test_no_networks_or_no_port_means_no_filter() -> None:
     for data in ({}, {"redis_allow_from": ["10.0.0.0/8"], "redis_bind": []}):
         assert all(isinstance(entry, AbsentPath) for entry in firewall.files(load(data)))
 
 
-def test_two_instances_have_tables_and_units_of_their_own() -> None:
-    made = [
+def test_each_instance_has_its_own_table_and_unit() -> None:
+    names = [
         (firewall.table(settings), firewall.unit(settings), *(entry.path for entry in firewall.files(settings)))
         for name in ("redis", "redis-queue")
         for settings in [load({"redis_name": name, "redis_allow_from": ["10.0.0.0/8"]})]
     ]
-    assert not set(made[0]) & set(made[1])
+    assert not set(names[0]) & set(names[1])
     (rules, _) = firewall.files(load({"redis_name": "q", "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]}))
     assert isinstance(rules, DesiredFile)
     assert "tcp dport 6380 ip saddr != { 10.0.0.0/8 } drop" in rules.content

@@ -104,6 +104,6 @@ def test_missing_tests_are_reported(reference: str, expected: str) -> None:
         "| A promise. | tests/unit/test_x.py |",
     ],
 )
-def test_a_promise_without_tests_is_refused(row: str) -> None:
+def test_promise_without_tests_is_refused(row: str) -> None:
     with pytest.raises(ValueError, match=r"A promise\."):
         promises(f"| Promise | Tests |\n|---|---|\n{row}\n")

@@ -1,4 +1,4 @@
-"""Preflight: what a host says is read right, and what stands against a deploy is said in words."""
+"""Host checks: facts are parsed, and every blocker of a deploy is reported."""
 
 from dataclasses import replace
 from typing import Any
@@ -170,24 +170,24 @@ def container(image_id: str) -> Container:
     return Container("redis", "redis", "abc", image_id, "running", "healthy", 0.0, frozenset(), {})
 
 
-def test_a_container_s_kernel_is_not_tuned() -> None:
+def test_kernel_of_a_container_is_not_tuned() -> None:
     inside = replace(FACTS, container="lxc")
-    (said,) = problems(load({}), inside)
-    assert "this host is a container (lxc) and its kernel is not its own: set redis_host_tuning = False" in said
+    (problem,) = problems(load({}), inside)
+    assert "this host is a container (lxc), which cannot set up the kernel: set redis_host_tuning = False" in problem
     assert problems(load({"redis_host_tuning": False}), inside) == []
 
 
-def test_a_probe_cut_short_is_an_error_and_not_a_guess() -> None:
+def test_incomplete_host_facts_are_an_error() -> None:
     with pytest.raises(ValueError, match="compose"):
         parse_host_facts([line for line in PROBE.splitlines() if not line.startswith("compose")])
 
 
-def test_a_good_host_has_no_problems() -> None:
+def test_good_host_has_no_blockers() -> None:
     assert problems(load({}), FACTS) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "data", "word"),
+    ("change", "data", "message"),
     [
         ({"uid": 1000}, {}, "needs root"),
         ({"system_id": ("fedora", "43"), "system": "Fedora Linux 43"}, {}, "Fedora Linux 43 is not supported"),
@@ -200,7 +200,7 @@ def test_a_good_host_has_no_problems() -> None:
         (
             {"docker": None, "system_id": ("fedora", "43"), "system": "Fedora Linux 43"},
             {"redis_allow_unsupported_system": True},
-            "cannot install one on Fedora Linux 43",
+            "cannot install it on Fedora Linux 43",
         ),
         ({"docker": None}, {"redis_docker_source": "none"}, "forbids"),
         (
@@ -213,58 +213,64 @@ def test_a_good_host_has_no_problems() -> None:
         (
             {"instance": replace(INSTANCE, published=())},
             {},
-            "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop that, or choose another redis_port or redis_bind"
-            "; where docker ps shows no container with it, the engine holds it for one that is gone",
+            "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop it, or set another redis_port or redis_bind"
+            ". If 'docker ps' shows no container with this port, Docker has not released it",
         ),
         ({}, {"redis_root": "/opt/redis"}, "redis_root = '/opt/redis', but redis has its data in /srv/redis"),
-        ({}, {"redis_bind": ["10.0.0.6"]}, "10.0.0.6 is no address of this host; it has 10.0.0.5, 127.0.0.1, ::1"),
-        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is no address of this host"),
-        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::"], **ALLOWED}, ":: is no address of this host"),
+        (
+            {},
+            {"redis_bind": ["10.0.0.6"]},
+            "10.0.0.6 is not an address of this host, which has 10.0.0.5, 127.0.0.1, ::1",
+        ),
+        ({"addresses": frozenset({"127.0.0.1"})}, {"redis_bind": ["::1"]}, "::1 is not an address of this host"),
+        (
+            {"addresses": frozenset({"127.0.0.1"})},
+            {"redis_bind": ["::"], **ALLOWED},
+            ":: is not an address of this host",
+        ),
         ({}, {"redis_port": 22}, "127.0.0.1:22 is in use by sshd (pid 401)"),
         ({}, {"redis_port": 8080}, "127.0.0.1:8080 is in use by another process"),
         (
             {"instance": replace(INSTANCE, foreign_container="web sha256:1")},
             {},
-            "there is a container redis that Redoubt did not make",
+            "there is a container redis that Redoubt did not create",
         ),
     ],
 )
-def test_what_stands_against_a_deploy_is_said(change: dict[str, object], data: dict[str, object], word: str) -> None:
-    found = problems(load(data), replace(FACTS, **change))  # type: ignore[arg-type]
-    assert found
-    assert word in found[0]
+def test_each_blocker_of_a_host_is_reported(change: dict[str, object], data: dict[str, object], message: str) -> None:
+    blockers = problems(load(data), replace(FACTS, **change))  # type: ignore[arg-type]
+    assert blockers
+    assert message in blockers[0]
 
 
 @pytest.mark.parametrize(
-    ("data", "loss", "words"),
+    ("data", "loss", "message"),
     [
-        ({"redis_maxmemory": "98mb"}, "eviction", "redis holds 99.0 MiB: it would evict keys by volatile-lru until"),
+        ({"redis_maxmemory": "98mb"}, "eviction", "redis uses 99.0 MiB: it would evict keys by volatile-lru until"),
         (
             {"redis_maxmemory": "98mb", "redis_maxmemory_policy": "noeviction"},
             "eviction",
-            "redis holds 99.0 MiB: it would refuse every write",
+            "redis uses 99.0 MiB: it would refuse every write",
         ),
         (
             {"redis_maxmemory_policy": "allkeys-lru"},
             "policy",
-            "evicts any key, queues and jobs as well; redis runs with 'volatile-lru'",
+            "evicts any key, also queues and jobs; redis runs with 'volatile-lru'",
         ),
-        ({"redis_appendonly": False}, "persistence", "a crash loses what came after"),
+        ({"redis_appendonly": False}, "persistence", "a crash loses all changes since the last one"),
     ],
 )
-def test_what_may_cost_data_is_refused_until_it_is_allowed(data: dict[str, Any], loss: str, words: str) -> None:
-    (found,) = problems(load(data), FACTS)
-    assert words in found
-    assert found.endswith(f"--data redis_allow_data_loss={loss}")
+def test_data_loss_is_refused_until_allowed(data: dict[str, Any], loss: str, message: str) -> None:
+    (blocker,) = problems(load(data), FACTS)
+    assert message in blocker
+    assert blocker.endswith(f"--data redis_allow_data_loss={loss}")
     allowed = load({**data, "redis_allow_data_loss": f"{loss},policy"})
     assert problems(allowed, FACTS) == []
     assert allowed.digest == load(data).digest
 
 
 @pytest.mark.parametrize(("running", "refused"), [(98 * MIB, False), (64 * MIB, False), (100 * MIB, True), (0, True)])
-def test_a_redis_that_is_full_may_be_deployed_to_and_only_less_memory_is_asked_about(
-    running: int, refused: bool
-) -> None:
+def test_only_a_lower_maxmemory_can_evict(running: int, refused: bool) -> None:
     full = with_state(config={**INSTANCE.config, "maxmemory": str(running)})
     assert bool(problems(load({"redis_maxmemory": "98mb"}), full)) is refused
 
@@ -273,21 +279,21 @@ def test_a_redis_that_is_full_may_be_deployed_to_and_only_less_memory_is_asked_a
     "data",
     [{"redis_maxmemory": "99mb"}, {"redis_maxmemory_policy": "noeviction"}, {"redis_maxmemory_policy": "volatile-ttl"}],
 )
-def test_what_costs_no_data_is_not_asked_about(data: dict[str, Any]) -> None:
+def test_harmless_changes_need_no_permission(data: dict[str, Any]) -> None:
     assert problems(load(data), FACTS) == []
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.2", "10.0.0.5", "0.0.0.0", "::", "::1"])
-def test_addresses_of_the_host_may_be_bound(bind: str) -> None:
+def test_own_addresses_may_be_bound(bind: str) -> None:
     assert problems(load({**ALLOWED, "redis_bind": [bind]}), replace(FACTS, listeners=())) == []
 
 
-def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
+def test_unknown_addresses_of_a_host_are_accepted() -> None:
     assert problems(load({"redis_bind": ["10.0.0.6"]}), replace(FACTS, addresses=frozenset())) == []
 
 
 @pytest.mark.parametrize(
-    ("wanted", "now", "written"),
+    ("desired", "facts", "written"),
     [
         (True, with_persistence("yes", ""), ""),
         (True, with_persistence("no", "900 1"), "aof"),
@@ -300,12 +306,12 @@ def test_a_host_that_does_not_list_its_addresses_is_believed() -> None:
         (False, with_persistence(), ""),
     ],
 )
-def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: HostFacts, written: str) -> None:
-    assert persistence_switch(load({"redis_appendonly": wanted}), now) == written
+def test_data_is_written_where_the_next_start_reads_it(desired: bool, facts: HostFacts, written: str) -> None:
+    assert persistence_switch(load({"redis_appendonly": desired}), facts) == written
 
 
 @pytest.mark.parametrize(
-    ("wanted", "now", "refused"),
+    ("desired", "facts", "refused"),
     [
         (True, with_persistence(), False),
         (True, with_persistence(configured="yes", rdb=True, aof=True), False),
@@ -317,61 +323,67 @@ def test_data_is_written_where_the_next_start_reads_it(wanted: bool, now: HostFa
         (False, with_persistence("yes", "", "yes", rdb=True, aof=True), False),
     ],
 )
-def test_a_redis_that_would_start_without_its_data_is_refused(wanted: bool, now: HostFacts, refused: bool) -> None:
-    settings = load({"redis_appendonly": wanted, "redis_allow_data_loss": ["persistence"]})
-    found = problems(settings, now)
-    assert bool(found) is refused
-    assert all("it would start without the data" in problem for problem in found)
+def test_start_without_the_data_is_refused(desired: bool, facts: HostFacts, refused: bool) -> None:
+    settings = load({"redis_appendonly": desired, "redis_allow_data_loss": ["persistence"]})
+    blockers = problems(settings, facts)
+    assert bool(blockers) is refused
+    assert all("it would start without the data" in problem for problem in blockers)
 
 
 @pytest.mark.parametrize(
-    ("engine", "formats", "word"),
+    ("engine", "formats", "message"),
     [
         ("redis", {"REDIS0012"}, ""),
         ("redis", {"REDIS0011"}, ""),
-        ("redis", {"REDIS0011", "VALKEY080"}, "written by Valkey 9.0 or newer (VALKEY080), and Redis does not read it"),
+        (
+            "redis",
+            {"REDIS0011", "VALKEY080"},
+            "Valkey 9.0 or newer wrote the data in /srv/redis/data/live (VALKEY080), and Redis does not read it",
+        ),
         ("valkey", set(), ""),
         ("valkey", {"REDIS0009", "REDIS0011"}, ""),
         ("valkey", {"VALKEY080"}, ""),
-        ("valkey", {"REDIS0012"}, "written by Redis 7.4 or newer (REDIS0012), and Valkey does not read it"),
+        (
+            "valkey",
+            {"REDIS0012"},
+            "Redis 7.4 or newer wrote the data in /srv/redis/data/live (REDIS0012), and Valkey does not read it",
+        ),
         ("valkey", {"REDIS0011", "REDIS0015"}, "(REDIS0015)"),
         ("valkey", {""}, ""),
     ],
 )
-def test_data_that_the_other_engine_wrote_is_refused_where_it_cannot_be_read(
-    engine: str, formats: set[str], word: str
-) -> None:
+def test_unreadable_data_of_the_other_engine_is_refused(engine: str, formats: set[str], message: str) -> None:
     facts = with_state(stored=replace(INSTANCE.stored, formats=tuple(sorted(formats))))
-    found = problems(load({"redis_engine": engine}), facts)
-    assert bool(found) is bool(word)
-    assert all(word in problem for problem in found)
+    blockers = problems(load({"redis_engine": engine}), facts)
+    assert bool(blockers) is bool(message)
+    assert all(message in problem for problem in blockers)
 
 
-def test_a_process_on_both_families_is_named_once() -> None:
+def test_process_on_ipv4_and_ipv6_is_reported_once() -> None:
     assert len(problems(load({"redis_port": 22}), FACTS)) == 1
 
 
-def test_all_of_them_at_once() -> None:
+def test_all_blockers_are_reported_at_once() -> None:
     taken = with_state(published=(), foreign_container="web sha256:1")
     bad = replace(taken, memory=1, disk_free=1, docker=(1, 0), system_id=("x", "1"))
     assert len(problems(load({}), bad)) == 6
 
 
-def test_a_setting_known_to_be_wrong_is_not_compared_with_the_host() -> None:
+def test_invalid_setting_is_not_checked_on_the_host() -> None:
     assert problems(load({}), replace(FACTS, memory=1, disk_free=1), invalid={"redis_maxmemory"}) == []
 
 
-def test_the_data_that_is_there_already_counts_as_room() -> None:
+def test_present_data_counts_as_free_space() -> None:
     assert problems(load({}), replace(with_state(stored=StoredData(size=2 * GIB)), disk_free=GIB)) == []
 
 
-def test_an_unsupported_system_may_be_allowed() -> None:
+def test_unsupported_system_can_be_allowed() -> None:
     facts = replace(FACTS, system_id=("fedora", "43"))
     assert problems(load({"redis_allow_unsupported_system": True}), facts) == []
 
 
 @pytest.mark.parametrize(
-    ("wanted", "taken", "conflict"),
+    ("desired", "used", "conflict"),
     [
         ("127.0.0.1", "127.0.0.1", True),
         ("127.0.0.1", "127.0.0.2", False),
@@ -384,9 +396,9 @@ def test_an_unsupported_system_may_be_allowed() -> None:
         ("::", "10.0.0.1", True),
     ],
 )
-def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bool) -> None:
-    facts = replace(FACTS, addresses=frozenset(), listeners=(Listener(taken, 7000),))
-    assert bool(problems(load({**ALLOWED, "redis_port": 7000, "redis_bind": [wanted]}), facts)) is conflict
+def test_overlapping_addresses_are_a_conflict(desired: str, used: str, conflict: bool) -> None:
+    facts = replace(FACTS, addresses=frozenset(), listeners=(Listener(used, 7000),))
+    assert bool(problems(load({**ALLOWED, "redis_port": 7000, "redis_bind": [desired]}), facts)) is conflict
 
 
 @pytest.mark.parametrize(
@@ -401,41 +413,41 @@ def test_addresses_that_exclude_each_other(wanted: str, taken: str, conflict: bo
         ({"docker": None}, "none", "none"),
     ],
 )
-def test_where_the_engine_comes_from(change: dict[str, object], setting: str, source: str) -> None:
+def test_source_of_docker(change: dict[str, object], setting: str, source: str) -> None:
     facts = replace(FACTS, **change)  # type: ignore[arg-type]
     assert docker_source(load({"redis_docker_source": setting}), facts) == source
 
 
-def test_every_supported_system_is_named_in_the_refusal() -> None:
+def test_refusal_names_every_supported_system() -> None:
     (message,) = problems(load({}), replace(FACTS, system_id=("x", "1")))
     for name, version in docker.SUPPORTED:
         assert f"{name.capitalize()} {version}" in message
 
 
-@pytest.mark.parametrize(("stored", "words"), [(3, None), (4, None), (2, "older than the passwords"), (0, "missing")])
-def test_a_store_that_is_older_than_the_host_s_passwords_is_refused(stored: int, words: str | None) -> None:
-    found = host_checks.check_secret_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
-    assert bool(found) == bool(words)
-    assert (words or "") in "".join(found)
+@pytest.mark.parametrize(("stored", "message"), [(3, None), (4, None), (2, "older than the passwords"), (0, "missing")])
+def test_outdated_password_store_is_refused(stored: int, message: str | None) -> None:
+    blockers = host_checks.check_secret_store("secrets/a/redis.yml", stored, "/srv/redis", FACTS)
+    assert bool(blockers) == bool(message)
+    assert (message or "") in "".join(blockers)
 
 
-def test_a_host_without_the_instance_needs_no_store() -> None:
+def test_host_without_the_instance_needs_no_store() -> None:
     fresh = parse_host_facts(PROBE.splitlines())
     assert host_checks.check_secret_store("secrets/a/redis.yml", 0, "/srv/redis", fresh) == []
 
 
 @pytest.mark.parametrize(
-    ("repository", "stored", "there", "refused"),
+    ("repository", "stored", "present", "refused"),
     [("/mnt", "", True, True), ("/mnt", "known", True, False), ("/mnt", "", False, False), ("", "", True, False)],
 )
-def test_a_password_that_opens_copies_is_never_replaced(
-    repository: str, stored: str, there: bool, refused: bool
-) -> None:
+def test_repository_password_is_never_replaced(repository: str, stored: str, present: bool, refused: bool) -> None:
     settings = load({"redis_backup_restic_repository": repository})
-    said = host_checks.check_repository_password("redis.yml", stored, settings, with_state(repository_password=there))
-    assert [("'repository: <password>'" in line) for line in said] == [True] * refused
+    blockers = host_checks.check_repository_password(
+        "redis.yml", stored, settings, with_state(repository_password=present)
+    )
+    assert [("'repository: <password>'" in line) for line in blockers] == [True] * refused
 
 
-def test_a_calendar_that_the_host_refuses_is_named_with_its_words() -> None:
-    (said,) = problems(load({"redis_backup_schedule": "25:00"}), replace(FACTS, schedule_refused="Failed to parse"))
-    assert said.startswith("redis_backup_schedule = '25:00': this host's systemd says: Failed to parse")
+def test_refused_schedule_is_reported() -> None:
+    (problem,) = problems(load({"redis_backup_schedule": "25:00"}), replace(FACTS, schedule_refused="Failed to parse"))
+    assert problem.startswith("redis_backup_schedule = '25:00': this host's systemd reports: Failed to parse")

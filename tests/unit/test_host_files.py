@@ -1,4 +1,4 @@
-"""The Compose project as Compose will read it, and the files beside it."""
+"""The Compose project, as Compose reads it, and the other files of an instance."""
 
 from dataclasses import replace
 from typing import Any
@@ -41,7 +41,7 @@ def test_names_and_paths_derive_from_the_instance() -> None:
     assert all(secret["file"].startswith("/srv/queue/secrets/") for secret in document["secrets"].values())
 
 
-def test_another_release_makes_no_other_container_for_what_a_running_redis_takes(
+def test_live_directive_keeps_the_fingerprint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = load({})
@@ -57,12 +57,12 @@ def test_another_release_makes_no_other_container_for_what_a_running_redis_takes
     ("bind", "published"),
     [([], None), (["127.0.0.1"], ["127.0.0.1"]), (["10.0.0.5", "::1"], ["10.0.0.5", "::1"])],
 )
-def test_the_port_is_published_on_the_given_addresses_only(bind: list[str], published: list[str] | None) -> None:
+def test_port_is_published_on_configured_addresses(bind: list[str], published: list[str] | None) -> None:
     ports = compose(redis_bind=bind)["services"]["redis"].get("ports")
     assert (ports and [port["host_ip"] for port in ports]) == published
 
 
-def test_selinux_hosts_get_labels_on_every_mount() -> None:
+def test_selinux_labels_every_mount() -> None:
     assert {mount["bind"]["selinux"] for mount in mounts(selinux=True)} == {"Z"}
     assert not [mount for mount in mounts() if "selinux" in mount["bind"]]
 
@@ -77,7 +77,7 @@ def test_redis_may_write_only_its_data_and_logs() -> None:
     assert sources == {"/srv/redis/data/live": "/data", "/srv/redis/logs": "/var/log/redis"}
 
 
-def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
+def test_application_waits_for_a_healthy_redis() -> None:
     web = {"image": "web:1", "depends_on": ["db"], "networks": ["front"]}
     document = compose(redis_app_services={"web": web, "worker": {"image": "web:1"}})
     assert document["services"]["web"]["depends_on"] == {
@@ -89,14 +89,14 @@ def test_an_application_waits_for_a_healthy_redis_and_reaches_it() -> None:
     assert document["networks"]["backend"]["internal"] is True
 
 
-def test_a_container_is_what_it_was_made_with_whatever_was_changed_since() -> None:
-    """All that may be changed live stands in the label, and laid over a new project it gives the former one."""
+def test_override_restores_the_created_container() -> None:
+    """The label has everything that can change live: as an override it turns a new project into the old one."""
 
-    def laid(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
-        both = {name: laid(value, under[name]) for name, value in over.items() if isinstance(value, dict)}
+    def merged(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+        both = {name: merged(value, under[name]) for name, value in over.items() if isinstance(value, dict)}
         return {**under, **over, **both}
 
-    former = load({})
+    previous = load({})
     limits: dict[str, Any] = {
         "redis_maxmemory": "2gb",
         "redis_container_cpus": 2.0,
@@ -105,29 +105,29 @@ def test_a_container_is_what_it_was_made_with_whatever_was_changed_since() -> No
         "redis_container_memory_reservation": "256M",
         "redis_restart": "always",
     }
-    overlay = yaml.safe_load(override_file(former, live_settings(former)))
+    overlay = yaml.safe_load(override_file(previous, live_settings(previous)))
     assert compose(**limits) != compose()
-    assert laid(overlay, compose(**limits)) == compose()
+    assert merged(overlay, compose(**limits)) == compose()
 
 
 @pytest.mark.parametrize(("backlog", "sysctls"), [(511, None), (4096, None), (4097, {"net.core.somaxconn": 4097})])
-def test_redis_s_own_network_has_the_ceiling_that_the_backlog_needs(backlog: int, sysctls: dict[str, int]) -> None:
+def test_container_somaxconn_allows_the_backlog(backlog: int, sysctls: dict[str, int]) -> None:
     assert compose(redis_tcp_backlog=backlog)["services"]["redis"].get("sysctls") == sysctls
 
 
-def test_systemd_is_told_of_a_limit_of_swap_that_the_kernel_rounds_to_none() -> None:
-    """runc leaves a limit of 0 out, and what is less than a page is none."""
+def test_swap_limit_is_less_than_a_page() -> None:
+    """runc omits a limit of 0, and the kernel rounds less than a page to none."""
     redis = compose(redis_container_memory="1536M")["services"]["redis"]
     assert 0 < redis["memswap_limit"] - 1536 * MIB < 4096
 
 
-def test_the_memory_reservation_never_exceeds_the_limit() -> None:
+def test_memory_reservation_never_exceeds_the_limit() -> None:
     """Docker refuses such a container."""
     resources = compose(redis_maxmemory="64mb")["services"]["redis"]["deploy"]["resources"]
     assert resources["reservations"]["memory"] == resources["limits"]["memory"] == "208mb"
 
 
-def test_every_secret_is_a_file_of_its_own_for_uid_999_alone() -> None:
+def test_each_secret_is_a_file_that_only_uid_999_reads() -> None:
     settings = load({"redis_enable_default_user": True})
     entries = host_files.secret_files(settings, SECRETS)
     files = [entry for entry in entries if isinstance(entry, DesiredFile)]
@@ -137,17 +137,17 @@ def test_every_secret_is_a_file_of_its_own_for_uid_999_alone() -> None:
     assert all((file.mode, file.uid, file.gid, file.secret) == (0o400, 999, 999, True) for file in files)
 
 
-def test_the_password_of_a_user_who_is_off_goes() -> None:
+def test_password_of_a_disabled_user_is_removed() -> None:
     assert AbsentPath("/srv/redis/secrets/default") in host_files.secret_files(load({}), SECRETS)
 
 
-def test_the_password_of_a_user_whom_the_settings_know_no_more_goes() -> None:
-    former = replace(SECRETS, passwords={**SECRETS.passwords, "shop": "x"})
-    assert AbsentPath("/srv/redis/secrets/shop") in host_files.secret_files(load({}), former)
+def test_password_of_a_removed_user_is_removed() -> None:
+    previous = replace(SECRETS, passwords={**SECRETS.passwords, "shop": "x"})
+    assert AbsentPath("/srv/redis/secrets/shop") in host_files.secret_files(load({}), previous)
 
 
-def test_redis_is_shown_the_secrets_that_it_reads_and_no_others() -> None:
-    """Its mount is the directory of the server; the passwords of users are beside it."""
+def test_container_sees_only_the_server_secrets() -> None:
+    """It mounts the directory of the server; the passwords of users are in the one above."""
     paths = host_files.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
     inside = {name for name, path in paths.items() if path.startswith("/srv/redis/secrets/server/")}
     assert inside == {"health", "commands.conf", "generation"}
@@ -157,12 +157,12 @@ def test_redis_is_shown_the_secrets_that_it_reads_and_no_others() -> None:
     ]
 
 
-def test_applications_are_given_the_ca_as_they_are_passwords() -> None:
+def test_applications_get_the_ca_as_a_secret() -> None:
     assert compose(redis_tls="required")["secrets"]["ca.crt"] == {"file": "/srv/redis/ca.crt"}
     assert "ca.crt" not in compose()["secrets"]
 
 
-def test_files_for_everybody_hold_no_secret() -> None:
+def test_readable_files_contain_no_secret() -> None:
     settings = load({})
     texts = [file.content for file in (*host_files.config_files(settings), compose_file(settings, selinux=False))]
     for value in (*SECRETS.passwords.values(), *SECRETS.commands.values()):

@@ -1,4 +1,4 @@
-"""An archive of docker save, told without loading it: which image is in it. And which server is in an image."""
+"""Images: identified in an archive without loading it, and the server in an image by labels and its own answer."""
 
 import io
 import json
@@ -25,7 +25,7 @@ CONFIG = {"created": "2026-01-01T00:00:00Z", "rootfs": {"type": "layers", "diff_
 
 
 def archive(tmp_path: Path, tags: list[str]) -> str:
-    """The two members that matter, laid out as docker save does."""
+    """Return an archive with the two members that matter, as docker save writes them."""
     manifest = [{"Config": "blobs/sha256/c", "RepoTags": tags, "Layers": []}]
     path = tmp_path / "image.tar"
     with tarfile.open(path, "w") as tar:
@@ -38,27 +38,27 @@ def archive(tmp_path: Path, tags: list[str]) -> str:
 
 
 @pytest.mark.parametrize("tag", ["redis:8.10.2", "docker.io/library/redis:8.10.2"])
-def test_the_image_is_found_under_each_way_to_write_its_name(tmp_path: Path, tag: str) -> None:
+def test_image_is_found_by_each_form_of_its_name(tmp_path: Path, tag: str) -> None:
     identity = in_archive(archive(tmp_path, [tag]), "docker.io/library/redis:8.10.2")
     assert identity == Identity("2026-01-01T00:00:00Z", ("sha256:a", "sha256:b"))
 
 
-def test_the_engine_s_answer_for_the_same_image_is_equal(tmp_path: Path) -> None:
+def test_archive_and_docker_agree_on_the_identity(tmp_path: Path) -> None:
     inspected = {"Created": CONFIG["created"], "RootFS": {"Layers": ["sha256:a", "sha256:b"]}, "Id": "sha256:any"}
     assert of_inspect(inspected) == in_archive(archive(tmp_path, ["x:1"]), "x:1")
 
 
-def test_another_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="holds no image redis:8; it holds: x:1"):
+def test_missing_image_is_refused_with_the_present_ones(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="does not contain redis:8, but x:1"):
         in_archive(archive(tmp_path, ["x:1"]), "redis:8")
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_text("no tar")
-    with pytest.raises(ArchiveError, match="not an archive of docker save"):
+    with pytest.raises(ArchiveError, match="is not an archive of docker save"):
         in_archive(str(path), "redis:8")
-    with pytest.raises(ArchiveError, match="not an archive of docker save"):
+    with pytest.raises(ArchiveError, match="is not an archive of docker save"):
         in_archive(str(tmp_path / "missing.tar"), "redis:8")
 
 
@@ -76,9 +76,9 @@ DEBIAN = {"redoubt.package": "redis-server=5:8.0.2-3+deb13u3"}
         ),
         ({"Env": ["PATH=/bin", "REDIS_VERSION=8.6.4"]}, Build("redis", "8.6.4")),
         ({"Env": ["VALKEY_VERSION=9.1.4"]}, Build("valkey", "9.1.4")),
-        # A package is patched under the number that a variable may tell.
+        # A package is patched under the number that a variable may have.
         ({"Labels": DEBIAN, "Env": ["REDIS_VERSION=8.0.2"]}, Build("redis", "5:8.0.2-3+deb13u3", "redis-server")),
-        # Of the base, as every image built on Ubuntu's has it.
+        # Inherited from the base, as in every image that is built on Ubuntu.
         ({"Labels": {"org.opencontainers.image.version": "24.04"}}, None),
         ({"Labels": {"org.opencontainers.image.version": "8.10.2"}, "Env": None}, None),
         ({"Labels": {"redoubt.package": "nginx=1.2.3"}}, None),
@@ -87,7 +87,7 @@ DEBIAN = {"redoubt.package": "redis-server=5:8.0.2-3+deb13u3"}
         ({}, None),
     ],
 )
-def test_an_image_says_which_server_is_in_it(config: dict[str, object], build: Build | None) -> None:
+def test_labels_and_variables_name_the_server(config: dict[str, object], build: Build | None) -> None:
     assert build_in(config) == build
 
 
@@ -101,44 +101,42 @@ def test_an_image_says_which_server_is_in_it(config: dict[str, object], build: B
         ("redis:8.10", None),
         ("redis:8.12-rc1", None),
         ("redis@sha256:" + "0" * 64, None),
-        # A package, perhaps, that is patched under this number.
+        # Possibly a package that is patched under this number.
         ("redoubt/redis:8.0.2", None),
         ("127.0.0.1:5000/redis:8.10.2", None),
         ("valkey:9.1.4", None),
     ],
 )
-def test_only_the_tag_of_an_official_image_promises_a_version(reference: str, build: Build | None) -> None:
+def test_only_an_official_tag_names_a_version(reference: str, build: Build | None) -> None:
     assert build_named(reference) == build
 
 
 @pytest.mark.parametrize(
-    ("labels", "said", "build"),
+    ("labels", "output", "build"),
     [
         ({}, "Redis server v=8.0.2 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", Build("redis", "8.0.2")),
         ({}, "Valkey server v=8.1.1 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", Build("valkey", "8.1.1")),
         (DEBIAN, "Redis server v=8.0.2 sha=", Build("redis", "5:8.0.2-3+deb13u3", "redis-server")),
-        # The label was copied, or stayed when another server was put in.
+        # The label was copied, or remained when the server was replaced.
         (DEBIAN, "Redis server v=8.0.3 sha=", Build("redis", "8.0.3")),
         (DEBIAN, "Valkey server v=8.0.2 sha=", Build("valkey", "8.0.2")),
         (DEBIAN, "exec: redis-server: not found", None),
     ],
 )
-def test_a_label_that_the_server_contradicts_does_not_count(
-    labels: dict[str, str], said: str, build: Build | None
-) -> None:
-    assert build_that_runs({"Labels": labels}, said) == build
+def test_label_that_the_server_contradicts_is_ignored(labels: dict[str, str], output: str, build: Build | None) -> None:
+    assert build_that_runs({"Labels": labels}, output) == build
 
 
 @pytest.mark.parametrize(
     ("reference", "engine"),
     [("redis:8", "redis"), ("docker.io/valkey/valkey:9.1", "valkey"), ("127.0.0.1:5000/redis:8", None)],
 )
-def test_only_the_name_of_an_official_image_tells_its_engine(reference: str, engine: str | None) -> None:
+def test_only_an_official_image_names_its_engine(reference: str, engine: str | None) -> None:
     assert engine_named(reference) == engine
 
 
 @pytest.mark.parametrize("engine", ["redis", "valkey"])
-def test_the_default_image_is_safe(engine: str) -> None:
+def test_default_image_is_safe(engine: str) -> None:
     build = build_named(load({"redis_engine": engine}).redis_image)
     assert build is not None
     assert build.engine == engine

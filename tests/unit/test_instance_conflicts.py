@@ -1,4 +1,4 @@
-"""Several instances on one host: what would collide, or take too much together, is said of each."""
+"""Several instances on one host: collisions and too little memory are reported for each of them."""
 
 from typing import Any
 
@@ -11,20 +11,21 @@ from redoubt.sizes import GIB, MIB
 
 SESSIONS: dict[str, Any] = {"redis_name": "sessions"}
 QUEUES: dict[str, Any] = {"redis_name": "queues", "redis_port": 6380, "redis_maxmemory_policy": "noeviction"}
-THERE = Neighbour("third", "/srv/third", 512 * MIB, frozenset({("127.0.0.1", 6400)}))
+PRESENT = Neighbour("third", "/srv/third", 512 * MIB, frozenset({("127.0.0.1", 6400)}))
 
 
-def entry(data: dict[str, Any], machine: str = "one", memory: int = 4 * GIB, *there: Neighbour) -> Entry:
-    return Entry(load(data), machine, memory, there)
+def entry(data: dict[str, Any], machine: str = "one", memory: int = 4 * GIB, *neighbours: Neighbour) -> Entry:
+    """Return an instance of the inventory with these settings and neighbours."""
+    return Entry(load(data), machine, memory, neighbours)
 
 
-def test_instances_that_do_not_meet_are_deployed_together() -> None:
-    both = {"a": entry(SESSIONS, "one", 4 * GIB, THERE), "b": entry(QUEUES, "one", 4 * GIB, THERE)}
+def test_separate_instances_have_no_conflicts() -> None:
+    both = {"a": entry(SESSIONS, "one", 4 * GIB, PRESENT), "b": entry(QUEUES, "one", 4 * GIB, PRESENT)}
     assert problems(both) == {"a": [], "b": []}
 
 
 @pytest.mark.parametrize(
-    ("second", "words"),
+    ("second", "message"),
     [
         (
             {**QUEUES, "redis_name": "sessions"},
@@ -38,35 +39,35 @@ def test_instances_that_do_not_meet_are_deployed_together() -> None:
         ),
     ],
 )
-def test_what_collides_is_said_of_both(second: dict[str, Any], words: str) -> None:
-    found = problems({"a": entry(SESSIONS), "b": entry(second)})
-    assert found["a"][0].startswith(words)
-    assert "a of this inventory" in found["b"][0]
+def test_collision_is_reported_for_both_instances(second: dict[str, Any], message: str) -> None:
+    blockers = problems({"a": entry(SESSIONS), "b": entry(second)})
+    assert blockers["a"][0].startswith(message)
+    assert "a of this inventory" in blockers["b"][0]
     elsewhere = problems({"a": entry(SESSIONS), "b": entry(second, "two")})
     assert elsewhere == {"a": [], "b": []}
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
-        ({**SESSIONS, "redis_port": 6400}, "127.0.0.1:6400 is third's on this host, whether it runs or not"),
+        ({**SESSIONS, "redis_port": 6400}, "127.0.0.1:6400 belongs to third on this host, even if it does not run"),
         (
             {**SESSIONS, "redis_root": "/srv/third/x"},
             "redis_root = '/srv/third/x': third on this host has '/srv/third'",
         ),
     ],
 )
-def test_an_instance_that_is_there_is_not_run_into(data: dict[str, Any], words: str) -> None:
-    assert problems({"a": entry(data, "one", 4 * GIB, THERE)})["a"][0].startswith(words)
-    # The very one that is deployed anew is nobody else.
-    assert problems({"a": entry({**data, "redis_name": "third"}, "one", 4 * GIB, THERE)})["a"] == []
+def test_collision_with_a_present_instance_is_reported(data: dict[str, Any], message: str) -> None:
+    assert problems({"a": entry(data, "one", 4 * GIB, PRESENT)})["a"][0].startswith(message)
+    # The instance that is deployed again does not collide with itself.
+    assert problems({"a": entry({**data, "redis_name": "third"}, "one", 4 * GIB, PRESENT)})["a"] == []
 
 
-def test_the_memory_of_all_is_compared_with_the_host_s() -> None:
-    both = {"a": entry(SESSIONS, "one", 3 * GIB, THERE), "b": entry(QUEUES, "one", 3 * GIB, THERE)}
-    why = (
-        "the instances on this host may use 3584mb together (sessions 1536mb, queues 1536mb, third 512mb), and it has "
-        "3072 MiB of RAM: lower redis_maxmemory of one, or take it elsewhere"
+def test_total_memory_is_compared_with_the_host() -> None:
+    both = {"a": entry(SESSIONS, "one", 3 * GIB, PRESENT), "b": entry(QUEUES, "one", 3 * GIB, PRESENT)}
+    blocker = (
+        "the instances on this host may use 3584mb together (sessions 1536mb, queues 1536mb, third 512mb), but it has "
+        "3072 MiB of RAM: lower redis_maxmemory of one, or move it to another host"
     )
-    assert problems(both) == {"a": [why], "b": [why]}
-    assert problems({"a": entry(SESSIONS, "one", 3 * GIB, THERE)}) == {"a": []}
+    assert problems(both) == {"a": [blocker], "b": [blocker]}
+    assert problems({"a": entry(SESSIONS, "one", 3 * GIB, PRESENT)}) == {"a": []}

@@ -1,4 +1,4 @@
-"""The way from a pyinfra inventory to the hosts under test, and what the tests may do there."""
+"""From a pyinfra inventory to the hosts under test, and what the tests may do there."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ SOCKETS = Path("/tmp/rd-x")
 
 @pytest.fixture
 def inventory(tmp_path: Path) -> Path:
-    """An inventory with settings for all hosts and for one."""
+    """Return an inventory with settings for all hosts and for one."""
     (tmp_path / "group_data").mkdir()
     (tmp_path / "group_data" / "all.py").write_text('redis_maxmemory = "2gb"\nssh_user = "ops"\n')
     file = tmp_path / "hosts.py"
@@ -35,14 +35,14 @@ def inventory(tmp_path: Path) -> Path:
 
 
 def effective(entry: Entry, tmp_path: Path, given: Path | None = None) -> dict[str, str]:
-    """What ssh itself makes of the generated configuration."""
+    """Return the configuration as ssh itself understands it."""
     config = tmp_path / "ssh_config"
     config.write_text(ssh_config([entry], SOCKETS, given))
     shown = subprocess.run(["ssh", "-G", "-F", config, entry.alias], capture_output=True, text=True, check=True).stdout
     return dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
 
 
-def test_hosts_of_an_inventory_come_with_their_settings(inventory: Path) -> None:
+def test_hosts_of_an_inventory_have_their_settings(inventory: Path) -> None:
     assert {entry.name: entry.data for entry in read_inventory(str(inventory))} == {
         "plain": {"redis_maxmemory": "2gb", "ssh_user": "ops"},
         "own": {"redis_maxmemory": "2gb", "ssh_user": "ops", "redis_port": 7000, "_sudo": True},
@@ -50,30 +50,30 @@ def test_hosts_of_an_inventory_come_with_their_settings(inventory: Path) -> None
     }
 
 
-def test_a_host_that_no_inventory_names_gets_the_settings_of_all(inventory: Path) -> None:
+def test_unlisted_host_gets_the_settings_for_all_hosts(inventory: Path) -> None:
     (entry,) = unlisted(["elsewhere"], str(inventory))
     assert (entry.name, entry.data["redis_maxmemory"], entry.listed) == ("elsewhere", "2gb", False)
 
 
-def test_an_inventory_without_hosts_is_an_error(inventory: Path) -> None:
+def test_inventory_without_hosts_is_an_error(inventory: Path) -> None:
     inventory.write_text("redis = []\n")
     with pytest.raises(NoHostsError, match="names no host"):
         read_inventory(str(inventory))
 
 
-def test_a_misspelt_inventory_is_an_error() -> None:
+def test_misspelt_inventory_is_an_error() -> None:
     with pytest.raises(BridgeError, match="there is no inventory"):
         read_inventory("inventory/prodution.py")
 
 
-def test_a_misspelt_inventory_ends_the_test_run_in_words() -> None:
+def test_misspelt_inventory_ends_the_run_with_one_line() -> None:
     command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", "inventory/prodution.py"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (pytest.ExitCode.USAGE_ERROR, "")
     assert done.stderr.strip() == "ERROR: there is no inventory inventory/prodution.py"
 
 
-def test_a_broken_inventory_shows_where(inventory: Path) -> None:
+def test_invalid_inventory_shows_the_error(inventory: Path) -> None:
     inventory.write_text("redis = [nonsense]\n")
     with pytest.raises(BridgeError, match="name 'nonsense' is not defined"):
         read_inventory(str(inventory))
@@ -103,7 +103,7 @@ def test_only_the_default_inventory_is_disposable(inventory: str, disposable: bo
         (Entry("fd00::1"), "ssh://fd00__1"),
     ],
 )
-def test_a_host_becomes_a_specification(entry: Entry, spec: str) -> None:
+def test_host_becomes_a_specification(entry: Entry, spec: str) -> None:
     assert entry.spec == spec
 
 
@@ -116,7 +116,7 @@ def test_a_host_becomes_a_specification(entry: Entry, spec: str) -> None:
         ("local://", "@local"),
     ],
 )
-def test_a_specification_names_a_host(spec: str, name: str) -> None:
+def test_specification_names_a_host(spec: str, name: str) -> None:
     assert name_in(spec) == name
 
 
@@ -126,10 +126,10 @@ def test_other_specifications_are_refused(spec: str) -> None:
         name_in(spec)
 
 
-def test_named_hosts_get_what_the_inventory_says_of_them() -> None:
+def test_named_hosts_get_their_inventory_data() -> None:
     known = Entry("redis-1", {"_sudo": True})
-    found, missing = named(["redis-1", "ssh://root@redis-1:22?sudo=false", "ssh://other"], [known])
-    assert found == [("ssh://redis-1?sudo=true", known), ("ssh://root@redis-1:22?sudo=false", known)]
+    listed, missing = named(["redis-1", "ssh://root@redis-1:22?sudo=false", "ssh://other"], [known])
+    assert listed == [("ssh://redis-1?sudo=true", known), ("ssh://root@redis-1:22?sudo=false", known)]
     assert missing == ["other"]
 
 
@@ -142,7 +142,7 @@ def test_ssh_connects_as_the_deploy_does(tmp_path: Path) -> None:
         "ssh_known_hosts_file": "/keys/known",
         "ssh_strict_host_key_checking": "yes",
     }
-    got = effective(Entry("redis-1", data), tmp_path)
+    options = effective(Entry("redis-1", data), tmp_path)
     expected = {
         "hostname": "192.0.2.7",
         "port": "2222",
@@ -155,37 +155,37 @@ def test_ssh_connects_as_the_deploy_does(tmp_path: Path) -> None:
         "controlmaster": "auto",
         "batchmode": "yes",
     }
-    assert {key: got[key] for key in expected} == expected
+    assert {key: options[key] for key in expected} == expected
 
 
-def test_the_users_own_ssh_config_is_respected_by_name(tmp_path: Path) -> None:
+def test_user_ssh_config_applies_by_name(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("Host redis-1\n  HostName 192.0.2.9\n  User theirs\n")
-    got = effective(Entry("redis-1", {"ssh_config_file": str(own), "ssh_user": "ops"}), tmp_path)
-    assert (got["hostname"], got["user"]) == ("192.0.2.9", "ops")
+    options = effective(Entry("redis-1", {"ssh_config_file": str(own), "ssh_user": "ops"}), tmp_path)
+    assert (options["hostname"], options["user"]) == ("192.0.2.9", "ops")
 
 
-def test_the_users_own_ssh_config_is_respected_by_address(tmp_path: Path) -> None:
+def test_user_ssh_config_applies_by_address(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("Host 192.0.2.7\n  ProxyJump bastion\n")
-    got = effective(Entry("redis-1", {"ssh_config_file": str(own), "ssh_hostname": "192.0.2.7"}), tmp_path)
-    assert got["proxyjump"] == "bastion"
+    options = effective(Entry("redis-1", {"ssh_config_file": str(own), "ssh_hostname": "192.0.2.7"}), tmp_path)
+    assert options["proxyjump"] == "bastion"
 
 
-def test_an_ssh_config_given_on_the_command_line_comes_before_the_users(tmp_path: Path) -> None:
+def test_given_ssh_config_replaces_the_users(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.write_text("Host redis-1\n  User theirs\n")
     assert effective(Entry("redis-1"), tmp_path, given)["user"] == "theirs"
 
 
-def test_new_host_keys_are_accepted_as_the_deploy_accepts_them(tmp_path: Path) -> None:
+def test_new_host_keys_are_accepted_as_in_a_deploy(tmp_path: Path) -> None:
     assert effective(Entry("redis-1"), tmp_path)["stricthostkeychecking"] == "accept-new"
 
 
-def test_a_login_by_password_is_refused() -> None:
-    with pytest.raises(BridgeError, match="need a key") as refused:
+def test_login_by_password_is_refused() -> None:
+    with pytest.raises(BridgeError, match="need a key") as error:
         ssh_config([Entry("redis-1", {"ssh_password": "hunter2"})], SOCKETS)
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -199,16 +199,16 @@ def test_a_login_by_password_is_refused() -> None:
         (True, False, False, ["disrupts", "writes"]),
     ],
 )
-def test_only_disposable_hosts_are_changed_unasked(
+def test_only_disposable_hosts_are_changed_by_default(
     disposable: bool, writes: bool | None, disrupts: bool | None, left_out: list[str]
 ) -> None:
     marks = ["writes", "disrupts", "parametrize"]
     assert marks_left_out(marks, disposable=disposable, writes=writes, disrupts=disrupts) == left_out
 
 
-def test_a_test_without_marks_is_never_left_out() -> None:
+def test_test_without_marks_is_never_left_out() -> None:
     assert marks_left_out([], disposable=False, writes=None, disrupts=None) == []
 
 
-def test_secrets_are_taken_out_of_reports() -> None:
+def test_secrets_are_removed_from_reports() -> None:
     assert scrubbed("a hunter2 b", ["hunter2", "absent"]) == "a [secret] b"

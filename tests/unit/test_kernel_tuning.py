@@ -1,4 +1,4 @@
-"""Host tuning: what differs in the kernel is told, and what is right is left alone."""
+"""Kernel tuning: differences of the running kernel are reported, and the files for the next boot agree."""
 
 from redoubt import kernel_tuning
 from redoubt.settings.model import Settings
@@ -11,11 +11,11 @@ KERNEL = {
 }
 
 
-def test_a_kernel_as_wanted_is_left_alone() -> None:
+def test_tuned_kernel_has_no_differences() -> None:
     assert kernel_tuning.differences(KERNEL) == []
 
 
-def test_every_value_that_stands_otherwise_is_told_with_what_it_is() -> None:
+def test_each_different_value_is_reported() -> None:
     fresh = dict(zip(KERNEL, ("0", "60", "4096", "[always] madvise never"), strict=True))
     assert [(setting.path, now, setting.value) for setting, now in kernel_tuning.differences(fresh)] == [
         ("/proc/sys/vm/overcommit_memory", "0", "1"),
@@ -25,11 +25,11 @@ def test_every_value_that_stands_otherwise_is_told_with_what_it_is() -> None:
     ]
 
 
-def test_a_kernel_without_huge_pages_needs_none() -> None:
+def test_kernel_without_huge_pages_needs_none() -> None:
     assert kernel_tuning.differences({path: value for path, value in KERNEL.items() if path != kernel_tuning.THP}) == []
 
 
-def test_the_files_for_the_next_boot_say_the_same() -> None:
+def test_boot_files_have_the_same_values() -> None:
     sysctls, pages = (file.content.splitlines() for file in kernel_tuning.files())
     assert [line for line in sysctls if line and not line.startswith("#")] == [
         "vm.overcommit_memory = 1",
@@ -39,6 +39,8 @@ def test_the_files_for_the_next_boot_say_the_same() -> None:
     assert [line for line in pages if line and not line.startswith("#")] == [f"w {kernel_tuning.THP} - - - - madvise"]
 
 
-def test_the_ceiling_of_backlogs_is_above_every_backlog_that_can_be_set() -> None:
-    (most,) = [bound.le for bound in Settings.model_fields["redis_tcp_backlog"].metadata if hasattr(bound, "le")]
-    assert [int(setting.value) for setting in kernel_tuning.SYSCTLS if setting.sysctl == "net.core.somaxconn"] == [most]
+def test_somaxconn_allows_every_backlog() -> None:
+    (maximum,) = [bound.le for bound in Settings.model_fields["redis_tcp_backlog"].metadata if hasattr(bound, "le")]
+    assert [int(setting.value) for setting in kernel_tuning.SYSCTLS if setting.sysctl == "net.core.somaxconn"] == [
+        maximum
+    ]

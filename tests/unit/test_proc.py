@@ -1,4 +1,4 @@
-"""Reading what a kernel says of a container, under both versions of cgroups."""
+"""Parsing what the kernel enforces on a container, with both versions of cgroups."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ PROCESS = [
 MOUNTS = [
     "@@mounts",
     "314 205 0:79 / / ro,relatime - overlay overlay rw,lowerdir=/a",
-    "335 314 0:39 /srv/redis/data /data rw,relatime master:2 - ext4 /dev/vda rw",
+    "335 314 0:39 /srv/redis/data/live /data rw,relatime master:2 - ext4 /dev/vda rw",
     "336 314 0:39 /srv/redis/logs /var/log/redis rw,relatime - ext4 /dev/vda ro,errors=x",
 ]
 V1 = [
@@ -43,33 +43,33 @@ V2 = [
 LIMITS = Limits(memory=1610612736, reservation=536870912, swap=0, cpus=1.5, weight=512, pids=128, version=1)
 
 
-def test_both_versions_say_the_same() -> None:
-    assert proc.read([*PROCESS, *MOUNTS, *V1]).limits == LIMITS
-    assert proc.read([*PROCESS, *MOUNTS, *V2]).limits == replace(LIMITS, weight=20, version=2)
+def test_both_cgroup_versions_give_the_same_limits() -> None:
+    assert proc.parse([*PROCESS, *MOUNTS, *V1]).limits == LIMITS
+    assert proc.parse([*PROCESS, *MOUNTS, *V2]).limits == replace(LIMITS, weight=20, version=2)
 
 
 @pytest.mark.parametrize(
     ("lines", "line"), [(V1, "cpu.cfs_quota_us -1"), (V2, "cpu.max max 100000"), (V2, "memory.max max")]
 )
-def test_no_limit_is_no_number(lines: list[str], line: str) -> None:
+def test_missing_limit_is_none(lines: list[str], line: str) -> None:
     key = line.split(maxsplit=1)[0]
     changed = [line if old.startswith(key) else old for old in lines]
-    limits = proc.read([*PROCESS, *MOUNTS, *changed]).limits
+    limits = proc.parse([*PROCESS, *MOUNTS, *changed]).limits
     assert None in (limits.cpus, limits.memory)
 
 
-def test_swap_is_what_comes_on_top_of_memory() -> None:
+def test_swap_excludes_memory() -> None:
     changed = [line.replace("memsw.limit_in_bytes 1610612736", "memsw.limit_in_bytes 3221225472") for line in V1]
-    assert proc.read([*PROCESS, *MOUNTS, *changed]).limits.swap == 1610612736
+    assert proc.parse([*PROCESS, *MOUNTS, *changed]).limits.swap == 1610612736
 
 
-def test_a_kernel_that_does_not_say_is_an_error() -> None:
+def test_missing_value_is_an_error() -> None:
     with pytest.raises((KeyError, ValueError)):
-        proc.read([*PROCESS, *MOUNTS, "@@cgroup", "memory.limit_in_bytes "])
+        proc.parse([*PROCESS, *MOUNTS, "@@cgroup", "memory.limit_in_bytes "])
 
 
-def test_a_mount_writes_where_it_and_its_filesystem_do() -> None:
-    assert proc.read([*PROCESS, *MOUNTS, *V1]).mounts == (
+def test_mount_is_writable_if_its_file_system_is() -> None:
+    assert proc.parse([*PROCESS, *MOUNTS, *V1]).mounts == (
         Mount("/", "overlay", False),
         Mount("/data", "ext4", True),
         Mount("/var/log/redis", "ext4", False),
@@ -77,7 +77,7 @@ def test_a_mount_writes_where_it_and_its_filesystem_do() -> None:
 
 
 def test_processes_have_their_status() -> None:
-    (process,) = proc.read([*PROCESS, *MOUNTS, *V1]).processes
+    (process,) = proc.parse([*PROCESS, *MOUNTS, *V1]).processes
     assert (process.pid, process.name, process.status["CapEff"]) == (10, "redis-server", "0000000000000000")
     assert process.shared_namespaces == {"net"}
 
@@ -87,7 +87,7 @@ def test_processes_have_their_status() -> None:
     [
         (512, 1, {512}),
         (2, 2, {1}),
-        # Docker's default share: 39 by the old scale, the kernel's default of 100 by the new.
+        # Docker's default shares: 39 on runc's old scale, the kernel's default of 100 on the new one.
         (1024, 2, {39, 100}),
         (262144, 2, {10000}),
     ],

@@ -1,4 +1,4 @@
-"""redis.conf: every directive on a line of its own, and drift told from what means the same."""
+"""redis.conf has each directive on its own line, and only real differences of a running Redis count as drift."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def conf(**data: Any) -> list[str]:
     return host_files.config_files(load(data))[0].content.splitlines()
 
 
-def test_the_defaults_are_those_that_were_asked_for() -> None:
+def test_the_default_directives() -> None:
     expected = {
         "maxmemory 1073741824",
         "maxmemory-policy volatile-lru",
@@ -39,11 +39,11 @@ def test_the_defaults_are_those_that_were_asked_for() -> None:
     "line", conf(redis_save="", redis_notify_keyspace_events="", redis_extra_config={"io-threads": "2"})
 )
 def test_no_directive_is_followed_by_a_comment(line: str) -> None:
-    """That is fatal at start."""
+    """Redis would refuse to start."""
     assert not line or line.startswith("# ") or "#" not in line
 
 
-def test_an_empty_value_is_written_as_one() -> None:
+def test_an_empty_value_is_written_as_quotes() -> None:
     assert {'save ""', 'notify-keyspace-events ""'} <= set(conf(redis_save="", redis_notify_keyspace_events=""))
 
 
@@ -67,12 +67,12 @@ def test_commands_are_disabled_and_renamed_in_the_secret_file() -> None:
     ]
 
 
-def test_a_running_server_as_wanted_has_no_differences() -> None:
+def test_an_up_to_date_server_has_no_differences() -> None:
     settings = load({})
     assert redis_conf.differences(settings, redis_conf.runtime(settings)) == {}
 
 
-def test_the_order_of_event_classes_is_no_difference() -> None:
+def test_the_order_of_event_classes_does_not_matter() -> None:
     settings = load({"redis_notify_keyspace_events": "Exg"})
     running = {**redis_conf.runtime(settings), "notify-keyspace-events": "gxE"}
     assert redis_conf.differences(settings, running) == {}
@@ -83,5 +83,46 @@ def test_the_order_of_event_classes_is_no_difference() -> None:
 )
 def test_a_value_changed_by_hand_is_a_difference(name: str, running: str) -> None:
     settings = load({})
-    wanted = redis_conf.runtime(settings)
-    assert redis_conf.differences(settings, {**wanted, name: running}) == {name: (running, wanted[name])}
+    desired = redis_conf.runtime(settings)
+    assert redis_conf.differences(settings, {**desired, name: running}) == {name: (running, desired[name])}
+
+
+def test_a_directive_that_redis_does_not_report_is_a_difference() -> None:
+    settings = load({})
+    running = redis_conf.runtime(settings)
+    del running["timeout"]
+    assert redis_conf.differences(settings, running) == {"timeout": ("(unknown)", "300")}
+
+
+@pytest.mark.parametrize(
+    ("image", "appendonly", "expected"),
+    [
+        ("redis:8.2.10", True, {"shutdown-on-sigterm": "nosave", "aof-timestamp-enabled": "yes"}),
+        ("redis:8.2.10", False, {"shutdown-on-sigterm": "default", "aof-timestamp-enabled": "yes"}),
+        ("redis:6.2.24", True, {}),
+    ],
+)
+def test_an_old_server_gets_no_directive_that_it_lacks(image: str, appendonly: bool, expected: dict[str, str]) -> None:
+    persistence = redis_conf.directives(load({"redis_image": image, "redis_appendonly": appendonly}))["Persistence"]
+    new = ("shutdown-on-sigterm", "aof-timestamp-enabled")
+    assert {name: persistence[name] for name in new if name in persistence} == expected
+
+
+def test_one_call_sets_all_directives_or_none() -> None:
+    values = {"timeout": "0", "maxmemory": "20"}
+    assert redis_conf.set_commands(load({}), values) == [("timeout", "0", "maxmemory", "20")]
+    assert redis_conf.set_commands(load({}), {}) == []
+
+
+def test_redis_6_sets_one_directive_in_a_call() -> None:
+    values = {"timeout": "0", "maxmemory": "20"}
+    old = load({"redis_image": "redis:6.2.24"})
+    assert redis_conf.set_commands(old, values) == [("timeout", "0"), ("maxmemory", "20")]
+
+
+def test_further_directives_need_a_restart() -> None:
+    """Redoubt does not know which of them Redis can change live."""
+    at_start = redis_conf.read_at_start(load({"redis_extra_config": {"io-threads": "2"}}))
+    assert at_start["io-threads"] == "2"
+    assert {"port", "maxclients", "databases", "dir"} <= set(at_start)
+    assert "maxmemory" not in at_start

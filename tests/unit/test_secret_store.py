@@ -1,4 +1,4 @@
-"""The secret store: made once, private, and refused in words when it is not as it should be."""
+"""The secret store: generated once, private, and refused with a clear error if it is damaged."""
 
 import os
 import stat
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "secrets" / "host" / "redis.yml"
 
 
-def test_secrets_are_made_once_and_stay(tmp_path: Path) -> None:
+def test_secrets_are_generated_once(tmp_path: Path) -> None:
     first = secret_store.load_or_create(settings(tmp_path), "host")
     assert (
         secret_store.load_or_create(settings(tmp_path), "host")
@@ -33,17 +33,17 @@ def test_secrets_are_made_once_and_stay(tmp_path: Path) -> None:
     assert set(first.commands) == {"CONFIG", "SHUTDOWN"}
 
 
-def test_hosts_and_instances_share_nothing(tmp_path: Path) -> None:
-    made = [
+def test_hosts_and_instances_share_no_secret(tmp_path: Path) -> None:
+    secrets = [
         secret_store.load_or_create(settings(tmp_path, redis_name=name), host)
         for host in ("a", "b", "@local")
         for name in ("redis", "queue")
     ]
-    everything = [value for one in made for value in (*one.passwords.values(), *one.commands.values())]
-    assert len(everything) == len(set(everything)) == 6 * 6
+    values = [value for each in secrets for value in (*each.passwords.values(), *each.commands.values())]
+    assert len(values) == len(set(values)) == 6 * 6
 
 
-def test_what_is_added_later_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
+def test_added_user_leaves_other_secrets_unchanged(tmp_path: Path) -> None:
     before = secret_store.load_or_create(settings(tmp_path), "host")
     after = secret_store.load_or_create(
         settings(tmp_path, redis_enable_default_user=True, redis_renamed_commands=["CONFIG", "SHUTDOWN", "KEYS"]),
@@ -54,16 +54,16 @@ def test_what_is_added_later_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
     assert set(after.passwords) - set(before.passwords) == {"default"}
 
 
-def test_a_command_that_is_renamed_no_more_has_its_own_name_and_later_its_old_one(tmp_path: Path) -> None:
+def test_command_renamed_again_gets_its_previous_name(tmp_path: Path) -> None:
     before = secret_store.load_or_create(settings(tmp_path), "host")
     plain = settings(tmp_path, redis_renamed_commands=["SHUTDOWN"])
-    for meanwhile in (secret_store.load_or_create(plain, "host"), secret_store.load(plain, "host")):
-        assert meanwhile.renamed_command("CONFIG") == "CONFIG"
-        assert meanwhile.renamed_command("SHUTDOWN") == before.renamed_command("SHUTDOWN")
+    for secrets in (secret_store.load_or_create(plain, "host"), secret_store.load(plain, "host")):
+        assert secrets.renamed_command("CONFIG") == "CONFIG"
+        assert secrets.renamed_command("SHUTDOWN") == before.renamed_command("SHUTDOWN")
     assert secret_store.load_or_create(settings(tmp_path), "host") == before
 
 
-def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
+def test_store_is_private(tmp_path: Path) -> None:
     before = os.umask(0o000)
     try:
         secret_store.load_or_create(settings(tmp_path), "host")
@@ -75,43 +75,43 @@ def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_two_deploys_at_once_make_one_set(tmp_path: Path) -> None:
+def test_concurrent_deploys_generate_one_set(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: secret_store.load_or_create(settings(tmp_path), "host"), range(16)))
-    assert all(one == made[0] for one in made)
+        results = list(pool.map(lambda _: secret_store.load_or_create(settings(tmp_path), "host"), range(16)))
+    assert all(secrets == results[0] for secrets in results)
 
 
-def test_secrets_are_never_shown(tmp_path: Path) -> None:
-    made = secret_store.load_or_create(settings(tmp_path), "host")
-    assert not [value for value in (*made.passwords.values(), *made.commands.values()) if value in repr(made)]
+def test_repr_shows_no_secret(tmp_path: Path) -> None:
+    secrets = secret_store.load_or_create(settings(tmp_path), "host")
+    assert not [value for value in (*secrets.passwords.values(), *secrets.commands.values()) if value in repr(secrets)]
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "message"),
     [
         ("passwords: {admin: changeme}\ncommands: {}\n", "password of admin is too short"),
-        (f"passwords: {{admin: 'a password of {'many ' * 9}words'}}\ncommands: {{}}\n", "holds spaces"),
-        ("passwords: {admin: please-change-me-before-use-1}\ncommands: {}\n", "admin stands for one"),
-        ("passwords: {admin: ExamplePassword-0123456789}\ncommands: {}\n", "admin stands for one"),
-        ("passwords: {admin: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx}\ncommands: {}\n", "admin stands for one"),
+        (f"passwords: {{admin: 'a password of {'many ' * 9}words'}}\ncommands: {{}}\n", "contains spaces"),
+        ("passwords: {admin: please-change-me-before-use-1}\ncommands: {}\n", "admin is a placeholder"),
+        ("passwords: {admin: ExamplePassword-0123456789}\ncommands: {}\n", "admin is a placeholder"),
+        ("passwords: {admin: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx}\ncommands: {}\n", "admin is a placeholder"),
         ("passwords: {}\ncommands: {CONFIG: x}\n", "new name of CONFIG"),
         ("passwords: [\n", "not a document of passwords"),
         ("- s3cr3t-s3cr3t-s3cr3t-s3cr3t\n", "not a document of passwords"),
         ("", "not a document of passwords"),
     ],
 )
-def test_a_bad_store_is_refused_without_quoting_it(tmp_path: Path, text: str, word: str) -> None:
+def test_damaged_store_is_refused_without_quoting_it(tmp_path: Path, text: str, message: str) -> None:
     path = store(tmp_path)
     path.parent.mkdir(parents=True)
     path.touch(mode=0o600)
     path.write_text(text)
-    with pytest.raises(SecretsError, match=word) as caught:
+    with pytest.raises(SecretsError, match=message) as caught:
         secret_store.load_or_create(settings(tmp_path), "host")
     assert "s3cr3t" not in str(caught.value)
     assert path.read_text() == text
 
 
-def test_a_store_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_store_readable_by_others_is_refused(tmp_path: Path) -> None:
     secret_store.load_or_create(settings(tmp_path), "host")
     path = store(tmp_path)
     path.chmod(0o640)
@@ -119,7 +119,7 @@ def test_a_store_that_others_can_read_is_refused(tmp_path: Path) -> None:
         secret_store.load_or_create(settings(tmp_path), "host")
 
 
-def test_reading_before_the_first_deploy_says_so(tmp_path: Path) -> None:
+def test_load_before_first_deploy_names_the_deploy(tmp_path: Path) -> None:
     with pytest.raises(SecretsError, match="deploy redis to host first"):
         secret_store.load(settings(tmp_path), "host")
 
@@ -127,7 +127,7 @@ def test_reading_before_the_first_deploy_says_so(tmp_path: Path) -> None:
 # -- Rotation
 
 
-def test_a_rotated_user_has_two_passwords_until_the_former_is_retired(tmp_path: Path) -> None:
+def test_rotated_user_has_two_passwords_until_finished(tmp_path: Path) -> None:
     first = secret_store.load_or_create(settings(tmp_path), "host")
     both = secret_store.rotate(first, ["sessions"])
     assert both.valid()["sessions"] == (both.passwords["sessions"], first.passwords["sessions"])
@@ -140,7 +140,7 @@ def test_a_rotated_user_has_two_passwords_until_the_former_is_retired(tmp_path: 
     assert (first.generation, both.generation, after.generation) == (1, 2, 3)
 
 
-def test_a_rotation_that_is_begun_again_makes_no_third_password(tmp_path: Path) -> None:
+def test_repeated_rotation_generates_no_third_password(tmp_path: Path) -> None:
     both = secret_store.rotate(secret_store.load_or_create(settings(tmp_path), "host"), ["sessions"])
     assert secret_store.rotate(both, ["sessions"]) == both
     more = secret_store.rotate(both, ["sessions", "queues"])
@@ -148,7 +148,7 @@ def test_a_rotation_that_is_begun_again_makes_no_third_password(tmp_path: Path) 
     assert len(more.valid()["queues"]) == 2
 
 
-def test_a_rotation_that_is_turned_back_has_the_former_password_again(tmp_path: Path) -> None:
+def test_undone_rotation_restores_previous_password(tmp_path: Path) -> None:
     first = secret_store.load_or_create(settings(tmp_path), "host")
     back = secret_store.undo_rotation(secret_store.rotate(first, ["sessions", "queues"]), ["sessions"])
     assert back.passwords["sessions"] == first.passwords["sessions"]
@@ -156,7 +156,7 @@ def test_a_rotation_that_is_turned_back_has_the_former_password_again(tmp_path: 
     assert secret_store.drop_previous(back, ["sessions"]).valid()["sessions"] == (first.passwords["sessions"],)
 
 
-def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
+def test_update_stores_both_passwords(tmp_path: Path) -> None:
     first = secret_store.load_or_create(settings(tmp_path), "host")
     both = secret_store.rotate(first, ["sessions"])
     secret_store.update(settings(tmp_path), "host", first, both)
@@ -166,45 +166,43 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     assert "previous" not in store(tmp_path).read_text()
 
 
-def test_two_who_rotate_at_once_are_told_apart(tmp_path: Path) -> None:
+def test_concurrent_rotation_is_refused(tmp_path: Path) -> None:
     first = secret_store.load_or_create(settings(tmp_path), "host")
     mine, theirs = secret_store.rotate(first, ["sessions"]), secret_store.rotate(first, ["sessions"])
     secret_store.update(settings(tmp_path), "host", first, theirs)
-    with pytest.raises(SecretsError, match="somebody else changed passwords just now"):
+    with pytest.raises(SecretsError, match="another command has just changed the passwords"):
         secret_store.update(settings(tmp_path), "host", first, mine)
     assert secret_store.load(settings(tmp_path), "host") == theirs
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("previous: {sessions: old}", "password of sessions is too short"),
-        ("repository: short", "password of the repository of backups is too short"),
+        ("repository: short", "password of the backup repository is too short"),
     ],
 )
-def test_a_former_password_that_is_weak_and_one_of_the_repository_that_was_cut_are_refused(
-    tmp_path: Path, line: str, words: str
-) -> None:
+def test_weak_previous_or_repository_password_is_refused(tmp_path: Path, line: str, message: str) -> None:
     path = store(tmp_path)
     path.parent.mkdir(parents=True)
     path.touch(mode=0o600)
     path.write_text(f"passwords: {{}}\ncommands: {{}}\n{line}\n")
-    with pytest.raises(SecretsError, match=words):
+    with pytest.raises(SecretsError, match=message):
         secret_store.check(settings(tmp_path), "host")
 
 
-def test_the_repository_s_password_is_made_where_there_is_one_and_outlives_everything(tmp_path: Path) -> None:
-    """No rotation changes it, and a repository that is used no more can still be opened."""
+def test_repository_password_is_never_changed(tmp_path: Path) -> None:
+    """No rotation changes it, and it stays when the settings name no repository any more."""
     assert secret_store.load_or_create(settings(tmp_path), "host").repository == ""
     copied = settings(tmp_path, redis_backup_restic_repository="/mnt/backup")
-    made = secret_store.load_or_create(copied, "host")
-    assert len(made.repository) == 43
-    assert made.repository not in made.passwords.values()
-    users = list(made.passwords)
+    secrets = secret_store.load_or_create(copied, "host")
+    assert len(secrets.repository) == 43
+    assert secrets.repository not in secrets.passwords.values()
+    users = list(secrets.passwords)
     for change in (secret_store.rotate, secret_store.undo_rotation, secret_store.drop_previous):
-        after = change(made, users)
-        assert after.repository == made.repository
-        if after != made:
-            secret_store.update(copied, "host", made, after)
-            made = after
-        assert secret_store.load_or_create(settings(tmp_path), "host").repository == made.repository
+        after = change(secrets, users)
+        assert after.repository == secrets.repository
+        if after != secrets:
+            secret_store.update(copied, "host", secrets, after)
+            secrets = after
+        assert secret_store.load_or_create(settings(tmp_path), "host").repository == secrets.repository

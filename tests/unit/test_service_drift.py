@@ -1,4 +1,4 @@
-"""The service: what the engine says is read right, and every kind of drift has a reason in words."""
+"""Service drift: every difference of the running service has a reason, and only some recreate the container."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ DEFINITION, CREATED_WITH = compose.config_fingerprint(SETTINGS), compose.live_se
 CONTAINER = Container(
     "redis", "redis", "abc", "sha256:1", "running", "healthy", 1000.5, NETWORKS, LIMITS, DEFINITION, CREATED_WITH, 51
 )
-RIGHT = InstanceState(
+UP_TO_DATE = InstanceState(
     hashes={"redis": "abc"},
     containers=(CONTAINER,),
     image={"Id": "sha256:1"},
@@ -44,32 +44,33 @@ V1 = {
 V2 = {"memory.max": "1610612736", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "100000 100000"}
 
 ACL = (
-    *(f"user {one.name} on sanitize-payload # {one.rules(SETTINGS.server_version)}" for one in acl.users(SETTINGS)),
+    *(f"user {user.name} on sanitize-payload # {user.rules(SETTINGS.server_version)}" for user in acl.users(SETTINGS)),
     "user default off sanitize-payload ~* &* +@all",
 )
 
 
 def state(**container: Any) -> InstanceState:
-    return replace(RIGHT, containers=(replace(CONTAINER, **container),))
+    """Return an up-to-date instance whose container differs in this."""
+    return replace(UP_TO_DATE, containers=(replace(CONTAINER, **container),))
 
 
-def test_nothing_is_done_when_what_runs_is_what_is_wanted() -> None:
-    assert drift(SETTINGS, RIGHT) == Drift((), ())
-    assert drift(SETTINGS, replace(RIGHT, acl=ACL)) == Drift((), ())
-    assert service_drift.users_drift(SETTINGS, replace(RIGHT, acl=ACL)) == ()
+def test_up_to_date_service_has_no_drift() -> None:
+    assert drift(SETTINGS, UP_TO_DATE) == Drift((), ())
+    assert drift(SETTINGS, replace(UP_TO_DATE, acl=ACL)) == Drift((), ())
+    assert service_drift.users_drift(SETTINGS, replace(UP_TO_DATE, acl=ACL)) == ()
 
 
-def test_a_paused_service_is_resumed_and_keeps_its_container() -> None:
+def test_paused_service_keeps_its_container() -> None:
     assert drift(SETTINGS, state(status="paused")) == Drift(("redis is paused",), (), ("redis",))
 
 
 @pytest.mark.parametrize("kernel", [V1, V2, {"memory.max": "1610612736"}])
-def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> None:
-    assert not drift(SETTINGS, replace(RIGHT, cgroup=kernel))
+def test_enforced_limits_are_no_drift(kernel: dict[str, str]) -> None:
+    assert not drift(SETTINGS, replace(UP_TO_DATE, cgroup=kernel))
 
 
 @pytest.mark.parametrize(
-    ("kernel", "held"),
+    ("kernel", "limit"),
     [
         ({**V2, "memory.swap.max": "max"}, "swap = no limit, the settings say 0"),
         ({**V2, "memory.max": "max"}, "memory = no limit, the settings say 1610612736"),
@@ -81,11 +82,11 @@ def test_limits_that_the_kernel_holds_are_left_alone(kernel: dict[str, str]) -> 
         ({**V1, "cpu.cfs_quota_us": "-1"}, "cpus = no limit, the settings say 1"),
     ],
 )
-def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str], held: str) -> None:
-    """The engine still says the right one: systemd, or a hand, set another behind its back."""
-    current = replace(RIGHT, cgroup=kernel)
+def test_limit_that_the_kernel_lifted_is_reported(kernel: dict[str, str], limit: str) -> None:
+    """Docker still shows the up_to_date one: systemd or a person changed it in the kernel."""
+    current = replace(UP_TO_DATE, cgroup=kernel)
     change = service_drift.live_change(SETTINGS, current)
-    assert (change.reasons, change.limits, change.config) == ((f"redis is limited by the kernel to {held}",), True, {})
+    assert (change.reasons, change.limits, change.config) == ((f"redis is limited by the kernel to {limit}",), True, {})
     assert not drift(SETTINGS, current)
     assert not service_drift.live_change(SETTINGS, replace(current, hashes={"redis": "other"}))
 
@@ -95,27 +96,25 @@ def test_a_limit_that_the_kernel_no_longer_holds_is_told(kernel: dict[str, str],
     [
         ({"127.0.0.1:6379": 128, "[::1]:6379": 4096}, 65535, ("127.0.0.1:6379",)),
         ({"127.0.0.1:6379": 511, "[::1]:6379": 510}, 65535, ("[::1]:6379",)),
-        # More than is needed; less than is needed and all that there is; another's; an engine that does not listen.
+        # Long enough; as long as the kernel allows; other ports; Docker does not listen.
         ({"127.0.0.1:6379": 4096, "[::1]:6379": 4096}, 65535, ()),
         ({"127.0.0.1:6379": 128, "[::1]:6379": 128}, 128, ()),
         ({"127.0.0.1:6380": 5, "10.0.0.5:6379": 5}, 65535, ()),
         ({}, 65535, ()),
     ],
 )
-def test_a_listener_older_than_the_kernel_s_ceiling_is_told(
-    queues: dict[str, int], somaxconn: int, short: tuple[str, ...]
-) -> None:
+def test_short_backlog_is_reported(queues: dict[str, int], somaxconn: int, short: tuple[str, ...]) -> None:
     settings = load({"redis_bind": ["127.0.0.1", "::1"]})
-    right = state(definition=compose.config_fingerprint(settings))
-    found = drift(settings, replace(right, backlogs=queues, somaxconn=somaxconn))
-    assert found.reasons == tuple(
-        f"redis lets {queues[one]} connections wait at {one}, the settings say 511" for one in short
+    up_to_date = state(definition=compose.config_fingerprint(settings))
+    difference = drift(settings, replace(up_to_date, backlogs=queues, somaxconn=somaxconn))
+    assert difference.reasons == tuple(
+        f"redis has a backlog of {queues[address]} at {address}, the settings say 511" for address in short
     )
-    assert found.replace == (("redis",) if short else ())
+    assert difference.replace == (("redis",) if short else ())
 
 
 @pytest.mark.parametrize("value", [0, None])
-def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | None) -> None:
+def test_limit_without_kernel_support_is_no_drift(value: int | None) -> None:
     assert not drift(SETTINGS, state(limits={**LIMITS, "MemoryReservation": value}))
     without = state(limits={**LIMITS, "PidsLimit": value})
     assert not drift(SETTINGS, replace(without, cgroup={**V2, "pids.max": "max"}))
@@ -124,29 +123,33 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
 @pytest.mark.parametrize(
     ("current", "reason", "replaced"),
     [
-        (replace(RIGHT, hashes={}, containers=()), "Compose does not accept compose.yml", ()),
-        (replace(RIGHT, containers=()), "redis has no container", ()),
-        (state(config_hash="other"), "was made from another definition", ()),
-        (state(config_hash=""), "was made from another definition", ()),
+        (replace(UP_TO_DATE, hashes={}, containers=()), "compose.yml is missing, or Compose does not accept it", ()),
+        (replace(UP_TO_DATE, containers=()), "redis has no container", ()),
+        (state(config_hash="other"), "was created from another definition", ()),
+        (state(config_hash=""), "was created from another definition", ()),
         (state(status="exited"), "redis is exited", ()),
-        (state(status="restarting"), "redis ends whenever the engine starts it", ("redis",)),
+        (state(status="restarting"), "redis exits whenever Docker starts it", ("redis",)),
         (state(health="unhealthy"), "redis is unhealthy", ()),
         (state(health="starting"), "redis is starting", ()),
         (state(image_id="sha256:2"), "runs another image", ("redis",)),
-        (replace(RIGHT, files={"config/users.acl": 1001.0}), "started before config/users.acl changed", ("redis",)),
         (
-            replace(RIGHT, files={"secrets/server/commands.conf": 1001.0}),
+            replace(UP_TO_DATE, files={"config/users.acl": 1001.0}),
+            "started before config/users.acl changed",
+            ("redis",),
+        ),
+        (
+            replace(UP_TO_DATE, files={"secrets/server/commands.conf": 1001.0}),
             "started before secrets/server/commands.conf changed",
             ("redis",),
         ),
         (
-            replace(RIGHT, config={**RIGHT.config, "databases": "5"}),
+            replace(UP_TO_DATE, config={**UP_TO_DATE.config, "databases": "5"}),
             "runs with databases = '5', the settings say '16'",
             ("redis",),
         ),
-        (state(definition="other"), "was made from another definition", ("redis",)),
+        (state(definition="other"), "was created from another definition", ("redis",)),
         (
-            replace(RIGHT, config={}, files={"config/redis.conf": 1001.0}),
+            replace(UP_TO_DATE, config={}, files={"config/redis.conf": 1001.0}),
             "started before config/redis.conf changed",
             ("redis",),
         ),
@@ -156,34 +159,38 @@ def test_a_limit_that_the_kernel_does_not_know_is_not_called_drift(value: int | 
             ("redis",),
         ),
         (
-            replace(RIGHT, containers=(CONTAINER, replace(CONTAINER, service="old"))),
-            "old is no longer wanted",
+            replace(UP_TO_DATE, containers=(CONTAINER, replace(CONTAINER, service="old"))),
+            "old is not in the settings",
             (),
         ),
-        (replace(RIGHT, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
-        (replace(RIGHT, upgrade_saved=True), "the way back of an upgrade is kept", ()),
-        (replace(RIGHT, interrupted=InterruptedTransaction("start", "starting")), "a start was broken off", ()),
-        (state(name="elsewhere"), "is named elsewhere", ("redis",)),
-        (state(networks=NETWORKS | {"bridge"}), "is on bridge as well", ("redis",)),
-        (state(networks=frozenset({"redis_edge"})), "is cut off from redis_backend", ("redis",)),
-        (replace(RIGHT, passwords=("admin",), config={}), "refuses the password of admin", ("redis",)),
+        (replace(UP_TO_DATE, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
+        (replace(UP_TO_DATE, upgrade_saved=True), "an upgrade has not finished", ()),
+        (
+            replace(UP_TO_DATE, interrupted=InterruptedTransaction("start of redis", "starting")),
+            "start of redis was interrupted",
+            (),
+        ),
+        (state(name="elsewhere"), "has a container with the name elsewhere", ("redis",)),
+        (state(networks=NETWORKS | {"bridge"}), "is also connected to bridge", ("redis",)),
+        (state(networks=frozenset({"redis_edge"})), "is not connected to redis_backend", ("redis",)),
+        (replace(UP_TO_DATE, passwords=("admin",), config={}), "refuses the password of admin", ("redis",)),
     ],
 )
 def test_every_kind_of_drift_has_a_reason(current: InstanceState, reason: str, replaced: tuple[str, ...]) -> None:
-    found = drift(SETTINGS, current)
-    assert any(reason in text for text in found.reasons)
-    assert found.replace == replaced
+    difference = drift(SETTINGS, current)
+    assert any(reason in text for text in difference.reasons)
+    assert difference.replace == replaced
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"acl": ("user default off ~* &* +@all",)}, "redis lacks the user sessions"),
-        ({"acl": ACL, "passwords": ("sessions",)}, "redis has other passwords of sessions"),
+        ({"acl": ACL, "passwords": ("sessions",)}, "redis has other passwords for sessions"),
     ],
 )
-def test_users_are_mended_without_another_container(changes: dict[str, Any], reason: str) -> None:
-    current = replace(RIGHT, **changes)
+def test_users_change_without_a_new_container(changes: dict[str, Any], reason: str) -> None:
+    current = replace(UP_TO_DATE, **changes)
     assert reason in service_drift.users_drift(SETTINGS, current)
     assert not drift(SETTINGS, current)
     assert not service_drift.will_be_recreated(SETTINGS, current)
@@ -192,34 +199,34 @@ def test_users_are_mended_without_another_container(changes: dict[str, Any], rea
 @pytest.mark.parametrize(
     "current",
     [
-        replace(RIGHT, containers=()),
+        replace(UP_TO_DATE, containers=()),
         state(status="exited"),
         state(config_hash="other"),
         state(image_id="sha256:2"),
         state(definition="other"),
-        replace(RIGHT, files={"secrets/server/commands.conf": 1001.0}),
+        replace(UP_TO_DATE, files={"secrets/server/commands.conf": 1001.0}),
     ],
 )
-def test_a_container_that_will_be_replaced_reads_its_users_by_itself(current: InstanceState) -> None:
+def test_outdated_container_will_be_recreated(current: InstanceState) -> None:
     assert service_drift.will_be_recreated(SETTINGS, current)
 
 
 @pytest.mark.parametrize("name", ["config/users.acl", "secrets/server/health", "secrets/sessions"])
-def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
-    """It is asked for its users, and the health check reads its password every time."""
-    assert not drift(SETTINGS, replace(RIGHT, acl=ACL, files={name: 1001.0}))
+def test_changed_passwords_do_not_restart_redis(name: str) -> None:
+    """The deploy compares the users of the running Redis, and the health check reads its password each time."""
+    assert not drift(SETTINGS, replace(UP_TO_DATE, acl=ACL, files={name: 1001.0}))
 
 
 @pytest.mark.parametrize(
-    ("current", "says", "change"),
+    ("current", "message", "change"),
     [
         (
-            replace(RIGHT, config={**RIGHT.config, "maxmemory": "5"}),
+            replace(UP_TO_DATE, config={**UP_TO_DATE.config, "maxmemory": "5"}),
             "redis runs with maxmemory = '5', the settings say '1073741824'",
             service_drift.LiveChange(config={"maxmemory": "1073741824"}),
         ),
         (
-            replace(RIGHT, config={**RIGHT.config, "activedefrag": "no"}, activedefrag="activedefrag yes"),
+            replace(UP_TO_DATE, config={**UP_TO_DATE.config, "activedefrag": "no"}, activedefrag="activedefrag yes"),
             "redis runs with activedefrag = 'no', the settings say 'yes'",
             service_drift.LiveChange(config={"activedefrag": "yes"}),
         ),
@@ -239,53 +246,53 @@ def test_passwords_that_changed_leave_redis_alone(name: str) -> None:
             "the limit RestartPolicy = 'no'",
             service_drift.LiveChange(limits=True),
         ),
-        (state(created_with="{}"), "redis keeps its container, which was made with {}", service_drift.LiveChange()),
+        (state(created_with="{}"), "redis keeps its container, which was created with {}", service_drift.LiveChange()),
     ],
 )
-def test_what_a_running_redis_takes_is_no_reason_to_start_it_anew(
-    current: InstanceState, says: str, change: service_drift.LiveChange
+def test_live_change_is_no_reason_to_restart(
+    current: InstanceState, message: str, change: service_drift.LiveChange
 ) -> None:
-    found = service_drift.live_change(SETTINGS, current)
-    (why,) = found.reasons
-    assert says in why
-    assert replace(found, reasons=(), created_with="") == change
+    difference = service_drift.live_change(SETTINGS, current)
+    (reason,) = difference.reasons
+    assert message in reason
+    assert replace(difference, reasons=(), created_with="") == change
     assert not drift(SETTINGS, current)
-    # One that starts anew reads it by itself, and one that is down takes nothing.
+    # A Redis that restarts reads its files, and one that is down cannot change.
     assert not service_drift.live_change(SETTINGS, replace(current, image={"Id": "sha256:2"}))
     assert not service_drift.live_change(SETTINGS, replace(current, containers=(replace(CONTAINER, status="exited"),)))
     assert not service_drift.live_change(SETTINGS, replace(current, config={}))
 
 
-def test_a_container_that_was_changed_is_told_once() -> None:
-    """From then on the hashes are those of what it was made with."""
+def test_live_changed_container_is_reported_once() -> None:
+    """Afterwards the override makes Compose's hashes those of the created container."""
     changed = replace(state(created_with="{}"), has_override=True)
     assert not service_drift.live_change(SETTINGS, changed)
     assert not drift(SETTINGS, changed)
 
 
-def test_where_a_stop_writes_all_data_it_must_have_the_time() -> None:
+def test_stop_timeout_must_suffice_without_aof() -> None:
     settings = load({"redis_appendonly": False, "redis_maxmemory": "2gb"})
-    right = state(definition=compose.config_fingerprint(settings))
-    why = "redis has 51 s to stop, the settings say 71"
-    assert why in drift(settings, right).reasons
-    assert why not in drift(load({"redis_maxmemory": "2gb"}), right).reasons
+    up_to_date = state(definition=compose.config_fingerprint(settings))
+    reason = "redis has 51 s to stop, the settings say 71"
+    assert reason in drift(settings, up_to_date).reasons
+    assert reason not in drift(load({"redis_maxmemory": "2gb"}), up_to_date).reasons
 
 
-def test_an_application_is_replaced_for_its_own_secrets_only() -> None:
+def test_application_restarts_for_its_own_secrets_only() -> None:
     web = replace(CONTAINER, service="web", health=None)
-    both = replace(RIGHT, hashes={"redis": "abc", "web": "abc"}, containers=(CONTAINER, web))
+    both = replace(UP_TO_DATE, hashes={"redis": "abc", "web": "abc"}, containers=(CONTAINER, web))
     assert drift(SETTINGS, replace(both, files={"secrets/server/commands.conf": 1001.0})).replace == ("redis",)
     assert drift(SETTINGS, replace(both, files={"secrets/sessions": 1001.0})).replace == ("web",)
 
 
-def test_a_redis_that_does_not_answer_is_not_called_drifted() -> None:
-    """Its health says what is wrong; an empty answer is no configuration."""
-    assert not drift(SETTINGS, replace(RIGHT, config={}))
+def test_silent_redis_has_no_drift() -> None:
+    """Its health reports what is wrong; an empty answer is not a configuration."""
+    assert not drift(SETTINGS, replace(UP_TO_DATE, config={}))
 
 
-def test_data_that_a_restart_would_lose_is_told_from_other_directories() -> None:
-    assert drift(SETTINGS, replace(RIGHT, stale_mounts=("data/live",))).data_lost
-    assert not drift(SETTINGS, replace(RIGHT, stale_mounts=("logs",))).data_lost
+def test_replaced_live_directory_means_data_loss() -> None:
+    assert drift(SETTINGS, replace(UP_TO_DATE, stale_mounts=("data/live",))).data_lost
+    assert not drift(SETTINGS, replace(UP_TO_DATE, stale_mounts=("logs",))).data_lost
 
 
 def network(**changes: Any) -> Network:
@@ -293,33 +300,35 @@ def network(**changes: Any) -> Network:
 
 
 @pytest.mark.parametrize(
-    ("networks", "anew"),
+    ("networks", "recreated"),
     [
         ({"redis_backend": network(), "redis_edge": network(internal=False)}, ()),
         ({"redis_backend": network(internal=False), "redis_edge": network(internal=False)}, ("redis_backend",)),
         ({"redis_backend": network(), "redis_edge": network(internal=False, masquerade=True)}, ("redis_edge",)),
     ],
 )
-def test_networks_with_a_way_out_are_made_anew(networks: dict[str, Network], anew: tuple[str, ...]) -> None:
-    found = drift(SETTINGS, replace(RIGHT, networks=networks))
-    assert found.networks == anew
-    assert found.reasons == tuple(f"the network {name} leads out of the host" for name in anew)
-    assert found.foreign_containers == ()
+def test_networks_with_a_way_out_are_recreated(networks: dict[str, Network], recreated: tuple[str, ...]) -> None:
+    difference = drift(SETTINGS, replace(UP_TO_DATE, networks=networks))
+    assert difference.networks == recreated
+    assert difference.reasons == tuple(f"the network {name} has a way out of the host" for name in recreated)
+    assert difference.foreign_containers == ()
 
 
-def test_others_on_a_network_that_must_be_made_anew_are_named() -> None:
-    with_guest = network(internal=False, members=frozenset({"redis", "web-1"}))
-    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": with_guest})).foreign_containers == ("web-1",)
-    sound = replace(with_guest, internal=True)
-    assert drift(SETTINGS, replace(RIGHT, networks={"redis_backend": sound})).foreign_containers == ()
+def test_foreign_containers_on_a_network_are_named() -> None:
+    with_foreign_container = network(internal=False, members=frozenset({"redis", "web-1"}))
+    assert drift(
+        SETTINGS, replace(UP_TO_DATE, networks={"redis_backend": with_foreign_container})
+    ).foreign_containers == ("web-1",)
+    internal = replace(with_foreign_container, internal=True)
+    assert drift(SETTINGS, replace(UP_TO_DATE, networks={"redis_backend": internal})).foreign_containers == ()
 
 
-def test_health_may_be_out_of_date_where_the_container_stays() -> None:
+def test_health_is_stale_if_the_container_stays() -> None:
     assert drift(SETTINGS, state(health="unhealthy")).stale
     assert not drift(SETTINGS, state(health="starting")).stale
     assert not drift(SETTINGS, state(health="unhealthy", status="exited")).stale
     assert not drift(SETTINGS, state(health="unhealthy", image_id="sha256:2")).stale
 
 
-def test_a_deploy_waits_until_the_health_check_itself_has_given_up() -> None:
+def test_deploy_waits_until_the_health_check_gives_up() -> None:
     assert SETTINGS.start_timeout >= 10 + 5 * (30 + 10)

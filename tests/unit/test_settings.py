@@ -1,14 +1,19 @@
-"""Settings are refused in words, all at once, and before anything else happens."""
+"""Settings are checked as a whole, and each problem has a clear message."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redoubt import compose, redis_conf
+from redoubt.settings.changes import changed_settings
+from redoubt.settings.field import EFFECTS, Effect, details, is_size
 from redoubt.settings.load import DAY2_KEYS, SettingsError, load
-from redoubt.settings.model import EFFECTS, PERIODS, Effect, Settings, smallest_memory_limit
-from redoubt.settings.reference import PRINTED, settings_file
+from redoubt.settings.model import SECTIONS, Port, Settings, smallest_memory_limit
+from redoubt.settings.reference import PRINTED, settings_file, settings_table
+from redoubt.settings.sections.access import RESERVED_USERS
+from redoubt.settings.sections.backup import PERIODS
 from redoubt.sizes import GIB, MIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,21 +25,30 @@ def problems(**data: Any) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_nothing_needs_to_be_set() -> None:
+# -- Loading
+
+
+def test_no_setting_is_required() -> None:
     settings = load({})
     assert (settings.redis_maxmemory, settings.memory_limit) == (GIB, 1536 * MIB)
     assert settings.root == "/srv/redis"
 
 
-def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
+def test_other_inventory_data_is_ignored() -> None:
+    """It belongs to pyinfra or to the user."""
     assert load({"ssh_user": "ops", "_sudo": True, "owner": "team", "redis_port": 6380}).redis_port == 6380
 
 
+def test_keys_of_day2_verbs_are_not_settings() -> None:
+    assert load(dict.fromkeys(DAY2_KEYS, "x")) == load({})
+
+
 @pytest.mark.parametrize(
-    ("data", "word"),
+    ("data", "message"),
     [
         ({"redis_maxmemry": "1gb"}, "did you mean redis_maxmemory?"),
-        ({"redis_something": 1}, "unknown setting"),
+        ({"redis_something": 1}, "redis_something: unknown setting; did you mean"),
+        ({"redis_0123456789": 1}, "unknown setting; docs/settings.md lists all settings"),
         ({"redis_rotate_user": "sessions"}, "did you mean redis_rotate_users?"),
         ({"reids_maxmemory": "1gb"}, "did you mean redis_maxmemory?"),
         ({"redis_maxmemory": "1zb"}, "is not a size"),
@@ -48,35 +62,59 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
         ({"redis_root": "srv"}, "absolute path"),
         ({"redis_root": "/srv/../etc"}, "absolute path"),
         ({"redis_root": "/"}, "absolute path"),
-        ({"redis_image": "redis"}, "names no version"),
-        ({"redis_image": "redis:latest"}, "names no version"),
+        ({"redis_image": "redis"}, "has no version"),
+        ({"redis_image": "redis:latest"}, "has no version"),
         ({"redis_image": "redis 8"}, "not an image reference"),
         ({"redis_engine": "keydb"}, "input should be 'redis' or 'valkey'"),
         ({"redis_save": "900"}, "pairs"),
+        ({"redis_save": "0 1"}, "pairs"),
         ({"redis_notify_keyspace_events": "x"}, "publishes nothing"),
-        ({"redis_notify_keyspace_events": "E?"}, "no class of event"),
+        ({"redis_notify_keyspace_events": "E?"}, "'?', which is not a class of keyspace events"),
         ({"redis_maxmemory_policy": "lru"}, "input should be 'volatile-lru'"),
         ({"redis_disabled_commands": ["FLUSH ALL"]}, "not the name of a Redis command"),
+        ({"redis_allow_data_loss": "everything"}, "input should be 'eviction', 'policy' or 'persistence'"),
         ({"redis_extra_config": {"io-threads": "2\nrequirepass x"}}, "line break"),
-        ({"redis_extra_config": {"maxmemory": "2gb"}}, "use its own setting"),
-        ({"redis_container_memory": "1G"}, "The smallest limit that works is 1408mb"),
+        ({"redis_backup_schedule": "daily\nUser=x"}, "is not a calendar expression of systemd"),
+        ({"redis_backup_schedule": "%t"}, "is not a calendar expression of systemd"),
+        ({"redis_backup_randomized_delay": -1}, "at least 0"),
+        ({"redis_backup_restic_repository": "backups"}, "is not a supported repository"),
+        ({"redis_backup_restic_repository": "b2:bucket:redis"}, "only from its environment"),
+        ({"redis_backup_restic_repository": "sftp:-oProxyCommand=x:/y"}, "is not a supported repository"),
+        ({"redis_backup_restic_repository": "sftp:nas:/x;reboot"}, "is not a supported repository"),
+        ({"redis_backup_restic_repository": "/x", "redis_backup_repository_files": {"token": "x"}}, "['token']"),
+        ({"redis_tls": "required", "redis_tls_names": ["https://x"]}, "is not a host name (for example redis-1"),
+        ({"redis_tls": "required", "redis_tls_names": ["10.0.0.256"]}, "is not a host name (for example redis-1"),
+    ],
+)
+def test_an_invalid_value_is_refused(data: dict[str, Any], message: str) -> None:
+    (problem,) = problems(**data)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"redis_extra_config": {"maxmemory": "2gb"}}, "maxmemory is managed by Redoubt"),
+        ({"redis_extra_config": {"tls-protocols": "TLSv1"}}, "tls-protocols is managed by Redoubt"),
+        ({"redis_container_memory": "1G"}, "Use at least 1408mb, or remove the setting to get 1536mb"),
         ({"redis_container_nofile": 10000}, "at least 10032"),
         ({"redis_image_source": "archive"}, "needs redis_image_archive"),
         ({"redis_image_source": "archive", "redis_image_archive": "/nowhere.tar"}, "no such file"),
+        (
+            {
+                "redis_image_source": "archive",
+                "redis_image_archive": __file__,
+                "redis_image": "redis:8.10.2@sha256:" + "0" * 64,
+            },
+            "redis_image has a digest, which an archive cannot contain",
+        ),
         ({"redis_image_archive": "/nowhere.tar"}, "does not use it"),
-        ({"redis_renamed_commands": ["CONFIG", "EVAL"]}, "EVAL: in redis_disabled_commands and"),
+        ({"redis_renamed_commands": ["CONFIG", "EVAL"]}, "EVAL: in both redis_disabled_commands and"),
         ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
-        ({"redis_appendonly": False, "redis_save": ""}, "nothing would survive"),
-        ({"redis_backup_schedule": "daily\nUser=x"}, "is not a calendar event of systemd"),
-        ({"redis_backup_schedule": "%t"}, "is not a calendar event of systemd"),
-        ({"redis_backup_randomized_delay": -1}, "at least 0"),
-        ({f"redis_backup_keep_{period}": 0 for period in PERIODS}, "no backup would stay"),
-        ({"redis_backup_restic_repository": "backups"}, "is no repository that can be used"),
-        ({"redis_backup_restic_repository": "b2:bucket:redis"}, "from its environment alone"),
-        ({"redis_backup_restic_repository": "sftp:-oProxyCommand=x:/y"}, "is no repository that can be used"),
-        ({"redis_backup_restic_repository": "sftp:nas:/x;reboot"}, "is no repository that can be used"),
-        ({"redis_backup_restic_repository": "/x", "redis_backup_repository_files": {"token": "x"}}, "['token']"),
-        ({"redis_backup_restic_repository": "sftp:nas:x"}, "reached by SFTP needs ssh_key and known_hosts"),
+        ({"redis_renamed_commands": ["evalsha"]}, "EVALSHA: cannot be disabled or renamed"),
+        ({"redis_appendonly": False, "redis_save": ""}, "no data would survive a restart"),
+        ({f"redis_backup_keep_{period}": 0 for period in PERIODS}, "no backup would be kept"),
+        ({"redis_backup_restic_repository": "sftp:nas:x"}, "an SFTP repository needs ssh_key and known_hosts"),
         (
             {
                 "redis_backup_restic_repository": "s3:https://s3.example.com/x",
@@ -91,10 +129,13 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
             },
             "google_credentials = '/nowhere': there is no such file on this machine",
         ),
-        ({"redis_app_services": {"redis": {}}}, "the Redis service itself"),
-        ({"redis_app_services": {"web": {"secrets": ["ca.crt"]}}}, "web has the secret ca.crt, and there is none"),
-        ({"redis_app_services": {"web": {"secrets": [{"source": "ca.crt", "target": "x"}]}}}, "web has the secret"),
-        ({"redis_tls": "both", "redis_tls_port": 6379}, "redis_tls_port = 6379 is redis_port as well"),
+        ({"redis_secrets_source": "command"}, "needs redis_secrets_command, for example ['./vault-secrets']"),
+        ({"redis_secrets_command": ["./x"]}, "redis_secrets_source = 'file' does not use it"),
+        ({"redis_app_services": {"redis": {}}}, "is the name of the Redis service"),
+        ({"redis_app_services": {"Web App": {}}}, "'Web App' is not a valid name"),
+        ({"redis_app_services": {"web": {"secrets": ["ca.crt"]}}}, "web uses the secret ca.crt, which redis_tls ="),
+        ({"redis_app_services": {"web": {"secrets": [{"source": "ca.crt", "target": "x"}]}}}, "web uses the secret"),
+        ({"redis_tls": "both", "redis_tls_port": 6379}, "redis_tls_port = 6379 is the same as redis_port"),
         ({"redis_tls_cert": "x"}, "redis_tls_cert: set, but redis_tls = 'off' does not use it"),
         (
             {"redis_tls": "required", "redis_tls_ca": "x"},
@@ -104,26 +145,31 @@ def test_what_belongs_to_pyinfra_or_the_user_is_left_alone() -> None:
             {"redis_tls": "required", "redis_tls_source": "files", "redis_tls_ca": "x"},
             "needs redis_tls_cert, redis_tls_key",
         ),
-        ({"redis_tls": "required", "redis_bind": ["0.0.0.0"]}, "redis_bind = 0.0.0.0 does not say by which names"),
+        (
+            {
+                "redis_tls": "required",
+                "redis_tls_source": "files",
+                "redis_tls_cert": __file__,
+                "redis_tls_key": "/nowhere",
+                "redis_tls_ca": __file__,
+            },
+            "redis_tls_key = '/nowhere': there is no such file on this machine",
+        ),
+        ({"redis_tls": "required", "redis_bind": ["0.0.0.0"]}, "redis_tls_names is missing: redis_bind = 0.0.0.0"),
         ({"redis_tls": "both", "redis_tls_names": ["x"], "redis_bind": ["::"]}, "redis_bind: :: publishes Redis"),
-        ({"redis_tls": "required", "redis_tls_names": ["https://x"]}, "is neither a name such as redis-1.example.com"),
-        ({"redis_tls": "required", "redis_tls_names": ["10.0.0.256"]}, "is neither a name such as redis-1.example.com"),
-        ({"redis_extra_config": {"tls-protocols": "TLSv1"}}, "tls-protocols is set by Redoubt"),
-        ({"redis_app_services": {"Web App": {}}}, "not a name"),
     ],
 )
-def test_a_bad_setting_is_refused_in_words(data: dict[str, Any], word: str) -> None:
-    found = problems(**data)
-    assert len(found) == 1
-    assert word in found[0]
+def test_a_violated_rule_is_refused(data: dict[str, Any], message: str) -> None:
+    (problem,) = problems(**data)
+    assert message in problem
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    found = problems(
+    messages = problems(
         redis_maxmemry="1gb", redis_port="x", redis_maxclients=3, redis_container_memory="1G", redis_appendonly=False,
         redis_save="",
     )  # fmt: skip
-    assert len(found) == 5
+    assert len(messages) == 5
 
 
 def test_one_mistake_is_reported_once() -> None:
@@ -131,11 +177,104 @@ def test_one_mistake_is_reported_once() -> None:
     assert len(problems(redis_maxmemory="much", redis_container_memory="64M")) == 1
 
 
-def test_what_is_right_is_still_known_when_something_is_wrong() -> None:
+def test_valid_settings_are_known_despite_invalid_ones() -> None:
     with pytest.raises(SettingsError) as caught:
         load({"redis_maxmemory": "2gb", "redis_port": "x"})
     assert caught.value.valid_part.redis_maxmemory == 2 * GIB
     assert caught.value.invalid == {"redis_port"}
+
+
+# -- Single settings
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        ({"role": "session"}, "shop: the role session needs keys, for example ['shop:*']"),
+        ({"role": "queue", "keys": ["*"]}, "shop: keys = '*' includes the keys of all other users"),
+        ({"role": "metrics", "keys": ["x"]}, "shop: the role metrics reads no keys"),
+        ({"role": "custom", "keys": ["x"]}, "shop: the role custom needs rules"),
+        ({"role": "owner", "keys": ["x"]}, "redis_users['shop']['role'] = 'owner'"),
+        ({"role": "cache", "keys": ["two words"]}, "redis_users['shop']['keys'][0] = 'two words'"),
+        ({"role": "cache", "keys": ["x"], "rules": "~*"}, "'~*' is not a command rule, for example +get"),
+        ({"role": "cache", "keys": ["x"], "rules": "nopass"}, "'nopass' is not a command rule, for example +get"),
+        ({"role": "cache", "keys": ["x"], "rules": "+@all"}, "'+@all' gives access to all data"),
+        ({"role": "cache", "keys": ["x"], "rules": "+get +acl|setuser"}, "'+acl|setuser' gives access to all data"),
+        ({"role": "cache", "key": ["x"]}, "redis_users['shop']['key']"),
+    ],
+)
+def test_an_invalid_user_is_refused(user: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({"redis_users": {"shop": user}})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED_USERS), "Shop", "a b", "../x"])
+def test_a_user_name_is_unique_and_valid_as_a_file_name(name: str) -> None:
+    with pytest.raises(SettingsError, match="redis_users"):
+        load({"redis_users": {name: {"role": "session", "keys": ["shop:*"]}}})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"redis_bind": ["0.0.0.0"]}, "redis_bind: 0.0.0.0 publishes Redis on every address"),
+        ({"redis_bind": ["127.0.0.1", "::"]}, "redis_bind: :: publishes Redis on every address"),
+        ({"redis_allow_from": ["10.0.0.1/24"]}, "redis_allow_from[0] = '10.0.0.1/24'"),
+        ({"redis_allow_from": ["office"]}, "redis_allow_from[0] = 'office': 'office' is not a network"),
+    ],
+)
+def test_redis_is_not_open_to_everyone_by_accident(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(data)
+    assert message in str(caught.value)
+
+
+def test_redis_may_be_open_to_named_networks_or_to_everyone() -> None:
+    load({"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["10.0.0.0/8", "2001:db8::/32"]})
+    load({"redis_bind": ["0.0.0.0"], "redis_allow_from": ["0.0.0.0/0"]})
+    load({"redis_bind": ["0.0.0.0"], "redis_tls": "required", "redis_tls_names": ["*.example.com", "2001:db8::5"]})
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "rest:https://backup:S3cret-word@host/redis",
+        "rest:https://:S3cret-word@host/",
+        "s3:https://AKIA0123:S3cret-word@s3.example.com/redis",
+        "sftp:backup:S3cret-word@nas:/redis",
+        "sftp://backup:S3cret-word@nas:22//redis",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(repository: str) -> None:
+    (problem,) = problems(redis_backup_restic_repository=repository)
+    assert "redis_backup_restic_repository: the address contains a password" in problem
+    assert "S3cret" not in problem
+
+
+@pytest.mark.parametrize("calendar", ["", "daily", "*-*-* 03:00:00", "Mon..Fri 03:00 Europe/Berlin", "*:0/15"])
+def test_calendar_expressions_of_systemd_are_accepted(calendar: str) -> None:
+    assert load({"redis_backup_schedule": calendar}).redis_backup_schedule == calendar
+
+
+@pytest.mark.parametrize(
+    ("repository", "files"),
+    [
+        ("", ()),
+        ("/srv/copies", ()),
+        ("sftp:nas:/redis", ("ssh_key", "known_hosts")),
+        ("s3:https://host/bucket", ("aws_credentials", "ca_certificate")),
+        ("gs:bucket:/redis", ("google_credentials",)),
+        ("rest:https://host/redis", ("ca_certificate", "client_certificate")),
+    ],
+)
+def test_each_kind_of_repository_uses_its_own_files(repository: str, files: tuple[str, ...], tmp_path: Path) -> None:
+    paths = dict.fromkeys(files, __file__)
+    settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": paths})
+    assert settings.repository_files_used == files
+
+
+# -- Derived values
 
 
 @pytest.mark.parametrize("maxmemory", ["16mb", "64mb", "640mb", "1gb", "8gb"])
@@ -152,6 +291,43 @@ def test_no_limit_below_a_measured_peak_is_accepted(maxmemory: str, peak: int) -
     assert smallest_memory_limit(load({"redis_maxmemory": maxmemory}).redis_maxmemory) > peak
 
 
+def test_the_memory_reservation_is_never_above_the_limit() -> None:
+    """Docker refuses a container with such a reservation."""
+    small = load({"redis_maxmemory": "64mb", "redis_container_memory_reservation": "4G"})
+    assert small.memory_reservation == small.memory_limit
+
+
+def test_the_stop_grace_period_grows_with_maxmemory() -> None:
+    assert load({"redis_maxmemory": "50mb"}).stop_grace_period == 31
+    assert load({"redis_maxmemory": "1gb"}).stop_grace_period == 51
+    assert load({"redis_stop_grace_period": 90}).stop_grace_period == 90
+
+
+def test_the_start_timeout_is_above_that_of_the_health_check() -> None:
+    settings = load({"redis_health_start_period": 20, "redis_health_interval": 5, "redis_health_retries": 3})
+    assert settings.start_timeout == 20 + 3 * (5 + settings.redis_health_timeout) + 30
+
+
+@pytest.mark.parametrize(
+    ("tls", "ports"),
+    [
+        ("off", (Port(6379, 6379, tls=False),)),
+        ("required", (Port(6379, 6379, tls=True),)),
+        ("both", (Port(6379, 6379, tls=False), Port(7000, 6380, tls=True))),
+    ],
+)
+def test_the_ports_follow_from_redis_tls(tls: str, ports: tuple[Port, ...]) -> None:
+    assert load({"redis_tls": tls, "redis_tls_port": 7000}).ports == ports
+
+
+def test_paths_derive_from_the_name_and_the_root() -> None:
+    settings = load({"redis_name": "queue", "redis_unix_socket": True})
+    assert (settings.root, settings.ca_file) == ("/srv/queue", "/srv/queue/ca.crt")
+    assert settings.unix_socket == "/srv/queue/socket/redis.sock"
+    assert load({"redis_name": "queue", "redis_root": "/opt/x"}).root == "/opt/x"
+    assert load({}).unix_socket == ""
+
+
 @pytest.mark.parametrize(
     ("image", "version"),
     [
@@ -166,7 +342,7 @@ def test_the_version_is_read_from_the_tag(image: str, version: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("image", [{}, {"redis_image": "redoubt/valkey:8.1.1"}, {"redis_image": "cache:9.0"}])
-def test_valkey_is_redis_7_2_to_its_clients(image: dict[str, str]) -> None:
+def test_clients_see_valkey_as_redis_7_2(image: dict[str, str]) -> None:
     assert load({"redis_engine": "valkey", **image}).server_version == (7, 2)
 
 
@@ -176,16 +352,18 @@ def test_the_default_image_is_that_of_the_engine() -> None:
     assert load({"redis_engine": "valkey", "redis_image": "x/y:1"}).redis_image == "x/y:1"
 
 
-def test_every_setting_says_what_it_means_and_what_a_change_costs() -> None:
+# -- Effects of changes
+
+
+def test_every_setting_has_a_description_and_an_effect() -> None:
     for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
         assert field.description, name
-        assert extra["effect"] in EFFECTS, name
+        assert field.description[-1] == ".", name
+        assert details(field)["effect"] in EFFECTS, name
 
 
-# Another value of each setting whose change may reach what runs.
-OTHERWISE: dict[str, Any] = {
+# Another value for each setting whose change may reach the running Redis.
+OTHER_VALUES: dict[str, Any] = {
     "redis_engine": "valkey",
     "redis_image": "x/y:1",
     "redis_maxmemory_policy": "noeviction",
@@ -206,124 +384,112 @@ OTHERWISE: dict[str, Any] = {
     "redis_extra_config": {"io-threads": "2"},
     "redis_maxmemory": "2gb",
     "redis_app_name": "shop",
+    "redis_container_nofile": 20000,
+    "redis_stop_grace_period": 60,
 }
 
 
 @pytest.mark.parametrize("effect", ["live", "restart"])
-def test_a_container_is_made_anew_for_what_the_settings_say_and_nothing_else(effect: Effect) -> None:
-    """One of a port of TLS or of a socket's group is looked at where there is one."""
+def test_the_container_is_recreated_exactly_for_restarts(effect: Effect) -> None:
+    """A change with the effect live must reach the running Redis without a new container."""
     needs: dict[str, dict[str, Any]] = {
         "redis_tls_port": {"redis_tls": "both"},
         "redis_unix_socket_gid": {"redis_unix_socket": True},
     }
-    # Without TLS these may not be set; with it a deploy has the running Redis load what they name.
+    # They cannot be set without TLS. With it a deploy has the running Redis load them.
     certificate = {"redis_tls_source", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
-    for name, before in load({}).with_effect(effect).items():
+    for name, value in load({}).with_effect(effect).items():
         if name in certificate:
             continue
-        # Memory limits, files and the grace to stop are derived where they are not given.
-        other = not before if isinstance(before, bool) else OTHERWISE.get(name) or (before or 2**31) + 1
-        if before is None:
-            other = {"redis_container_nofile": 20000, "redis_stop_grace_period": 60}.get(name, other)
-        former, changed = (load({**needs.get(name, {}), **change}) for change in ({}, {name: other}))
-        anew = compose.config_fingerprint(former) != compose.config_fingerprint(changed)
-        assert anew == (effect == "restart"), name
-        # What costs no restart has to reach what runs without one.
-        directives = redis_conf.differences(changed, redis_conf.runtime(former))
-        assert anew or all(map(redis_conf.is_live, directives)), name
+        other = not value if isinstance(value, bool) else OTHER_VALUES.get(name) or (value or 2**31) + 1
+        before, after = (load({**needs.get(name, {}), **change}) for change in ({}, {name: other}))
+        is_recreated = compose.config_fingerprint(before) != compose.config_fingerprint(after)
+        assert is_recreated == (effect == "restart"), name
+        directives = redis_conf.differences(after, redis_conf.runtime(before))
+        assert is_recreated or all(map(redis_conf.is_live, directives)), name
+
+
+@pytest.mark.parametrize("data", [{"redis_allow_data_loss": "eviction"}, {"redis_upgrade_verify": False}])
+def test_overrides_for_one_deploy_do_not_change_the_digest(data: dict[str, Any]) -> None:
+    """Otherwise the next deploy, without the override, would report a change."""
+    assert load(data).digest == load({}).digest != load({"redis_maxmemory": "2gb"}).digest
+
+
+def test_live_defaults_keep_what_needs_a_new_container() -> None:
+    settings = load({"redis_name": "queue", "redis_port": 7000, "redis_maxmemory": "2gb", "redis_backup_schedule": ""})
+    assert settings.with_live_defaults() == load({"redis_name": "queue", "redis_port": 7000})
+
+
+def test_changed_settings_are_reported_in_their_units() -> None:
+    deployed = load({}).with_effect("live", "restart")
+    settings = load({"redis_maxmemory": "1200mb", "redis_container_memory": "2G", "redis_port": 7000})
+    assert changed_settings(settings, deployed, "live") == [
+        "redis_maxmemory: 1gb becomes 1200mb",
+        "redis_container_memory: derived becomes 2gb",
+    ]
+    assert changed_settings(settings, deployed, "restart") == ["redis_port: 6379 becomes 7000"]
+
+
+def test_a_setting_of_a_newer_release_is_not_a_change() -> None:
+    """The deploy of an older release did not record it."""
+    deployed = load({}).with_effect("live")
+    del deployed["redis_maxmemory"]
+    assert changed_settings(load({"redis_maxmemory": "2gb"}), deployed, "live") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("redis_maxmemory", True),
+        ("redis_container_memory", True),
+        ("redis_logfile_max_size", True),
+        ("redis_list_max_listpack_size", False),
+        ("redis_port", False),
+    ],
+)
+def test_sizes_are_recognised_by_their_type(name: str, expected: bool) -> None:
+    assert is_size(Settings.model_fields[name]) is expected
+
+
+# -- The settings file and docs/settings.md
+
+
+def test_sections_cover_all_settings_in_order() -> None:
+    assert [name for section in SECTIONS for name in section.model_fields] == list(Settings.model_fields)
 
 
 @pytest.mark.parametrize("path", PRINTED)
-def test_the_printed_settings_are_those_of_the_model(path: str) -> None:
+def test_the_written_settings_are_those_of_the_model(path: str) -> None:
     assert (ROOT / path).read_text() == PRINTED[path](), "run: make settings"
 
 
-def test_the_defaults_in_the_settings_file_are_accepted_when_uncommented() -> None:
+def test_the_settings_file_is_valid_when_uncommented() -> None:
     files = {"redis_image_archive", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
-    lines = settings_file().splitlines()
     values: dict[str, Any] = {}
-    for line in lines:
-        if line.startswith("# redis_") and " = " in line and line.split()[1] not in files:
-            exec(line.removeprefix("# "), {}, values)
+    for line in settings_file().splitlines():
+        name, _, value = line.removeprefix("# ").partition(" = ")
+        if line.startswith("# redis_") and value and name.isidentifier() and name not in files:
+            values[name] = ast.literal_eval(value)
     assert set(values) == set(Settings.model_fields) - files
     load(values)
 
 
-@pytest.mark.parametrize(
-    ("user", "words"),
-    [
-        ({"role": "session"}, "shop: the role session needs keys, such as ['shop:*']"),
-        ({"role": "queue", "keys": ["*"]}, "shop: keys = '*' are those of all others too"),
-        ({"role": "metrics", "keys": ["x"]}, "shop: the role metrics sees numbers and no keys"),
-        ({"role": "custom", "keys": ["x"]}, "shop: the role custom needs rules"),
-        ({"role": "owner", "keys": ["x"]}, "redis_users['shop']['role'] = 'owner'"),
-        ({"role": "cache", "keys": ["two words"]}, "redis_users['shop']['keys'][0] = 'two words'"),
-        ({"role": "cache", "keys": ["x"], "rules": "~*"}, "'~*' is not a rule such as +get"),
-        ({"role": "cache", "keys": ["x"], "rules": "nopass"}, "'nopass' is not a rule such as +get"),
-        ({"role": "cache", "keys": ["x"], "rules": "+@all"}, "'+@all' is a way to everybody's data"),
-        ({"role": "cache", "keys": ["x"], "rules": "+get +acl|setuser"}, "'+acl|setuser' is a way to everybody's data"),
-        ({"role": "cache", "key": ["x"]}, "redis_users['shop']['key']"),
-    ],
-)
-def test_a_user_that_cannot_be_is_refused(user: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        load({"redis_users": {"shop": user}})
-    assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["admin", "default", "server", "Shop", "a b", "../x"])
-def test_a_user_s_name_is_its_own_and_fit_for_a_file(name: str) -> None:
-    with pytest.raises(SettingsError, match="redis_users"):
-        load({"redis_users": {name: {"role": "session", "keys": ["shop:*"]}}})
+def test_the_settings_file_says_what_a_change_costs() -> None:
+    lines = " ".join(line.removeprefix("# ") for line in settings_file().splitlines())
+    for section in SECTIONS:
+        for name, field in section.model_fields.items():
+            assert f"{field.description} [{EFFECTS[details(field)['effect']]}] {name} = " in lines
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("name", "cells"),
     [
-        ({"redis_bind": ["0.0.0.0"]}, "redis_bind: 0.0.0.0 publishes Redis on every address"),
-        ({"redis_bind": ["127.0.0.1", "::"]}, "redis_bind: :: publishes Redis on every address"),
-        ({"redis_allow_from": ["10.0.0.1/24"]}, "redis_allow_from[0] = '10.0.0.1/24'"),
-        ({"redis_allow_from": ["office"]}, "redis_allow_from[0] = 'office': 'office' is not a network"),
+        ("redis_maxmemory", '`"1gb"` | from 16mb'),
+        ("redis_port", "`6379` | 1 to 65535"),
+        ("redis_appendfsync", '`"everysec"` | `always`, `everysec`, `no`'),
+        ("redis_container_memory", "derived | from 64mb"),
+        ("redis_image_archive", "none | "),
     ],
 )
-def test_redis_is_not_open_to_everybody_by_accident(data: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        load(data)
-    assert words in str(caught.value)
-
-
-def test_redis_may_be_open_to_named_networks_and_even_to_everybody() -> None:
-    load({"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["10.0.0.0/8", "2001:db8::/32"]})
-    load({"redis_bind": ["0.0.0.0"], "redis_allow_from": ["0.0.0.0/0"]})
-    load({"redis_bind": ["0.0.0.0"], "redis_tls": "required", "redis_tls_names": ["*.example.com", "2001:db8::5"]})
-
-
-@pytest.mark.parametrize(
-    "repository",
-    [
-        "rest:https://backup:S3cret-word@host/redis",
-        "rest:https://:S3cret-word@host/",
-        "s3:https://AKIA0123:S3cret-word@s3.example.com/redis",
-        "sftp:backup:S3cret-word@nas:/redis",
-        "sftp://backup:S3cret-word@nas:22//redis",
-    ],
-)
-def test_a_password_in_an_address_is_refused_and_not_repeated(repository: str) -> None:
-    (problem,) = problems(redis_backup_restic_repository=repository)
-    assert "redis_backup_restic_repository: the address holds a password" in problem
-    assert "S3cret" not in problem
-
-
-@pytest.mark.parametrize("calendar", ["", "daily", "*-*-* 03:00:00", "Mon..Fri 03:00 Europe/Berlin", "*:0/15"])
-def test_calendars_of_systemd_are_taken(calendar: str) -> None:
-    assert load({"redis_backup_schedule": calendar}).redis_backup_schedule == calendar
-
-
-@pytest.mark.parametrize("data", [{"redis_allow_data_loss": "eviction"}, {"redis_upgrade_verify": False}])
-def test_what_is_meant_for_one_deploy_makes_no_other_settings(data: dict[str, Any]) -> None:
-    """Else the next deploy, without it, would have something to change."""
-    assert load(data).digest == load({}).digest != load({"redis_maxmemory": "2gb"}).digest
-
-
-def test_the_keys_of_day_2_verbs_are_no_settings() -> None:
-    assert load(dict.fromkeys(DAY2_KEYS, "x")) == load({})
+def test_the_table_has_defaults_and_bounds(name: str, cells: str) -> None:
+    assert f"| `{name}` | {cells} |" in settings_table()

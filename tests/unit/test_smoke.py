@@ -1,4 +1,4 @@
-"""The smoke run reboots no machine that it runs on, and takes no cut for one under load that was not."""
+"""The smoke run never reboots its own machine, and recognises a load that ended before the power cut."""
 
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from tests.smoke.conftest import Smoke
 from tests.smoke.load import Load
 
 
-def test_a_host_with_this_machine_s_kernel_is_refused_by_whatever_name_it_is_reached(tmp_path: Path) -> None:
+def test_host_with_this_machines_kernel_is_refused(tmp_path: Path) -> None:
+    """The boot id shows it, whatever the name of the host."""
     target = Target(Entry(LOCAL), "local://", tmp_path / "ssh_config", False, load({}), Secrets({}, {}), None)
     smoke = Smoke("inventory.py", (), fleet=Fleet("inventory.py", tmp_path, {"local": target}))
     with pytest.raises(AssertionError, match="@local: its kernel is that of this machine"):
@@ -22,20 +23,20 @@ def test_a_host_with_this_machine_s_kernel_is_refused_by_whatever_name_it_is_rea
 
 
 @pytest.mark.parametrize("ended", [None, 100, 103])
-def test_a_load_that_wrote_until_the_cut_was_under_way(ended: float | None) -> None:
-    Load(Redis(), "key", acknowledged=[98, 99.5], ended=ended).assert_under_way(100)
+def test_load_that_wrote_until_the_cut_is_accepted(ended: float | None) -> None:
+    Load(Redis(), "key", acknowledged=[98, 99.5], ended=ended).assert_running_at(100)
 
 
 @pytest.mark.parametrize(
-    ("acknowledged", "ended", "why"),
+    ("acknowledged", "ended", "message"),
     [
         ([99.5, 99.9], 99.9, "ended 0.1 s before the cut: ConnectionError"),
-        ([92, 92.1], None, "2 writes, and then no more"),
+        ([92, 92.1], None, "2 writes, and then none"),
         ([], None, "nothing was written"),
     ],
 )
-def test_a_load_that_came_to_an_end_before_the_cut_is_told(
-    acknowledged: list[float], ended: float | None, why: str
+def test_load_that_ended_before_the_cut_is_reported(
+    acknowledged: list[float], ended: float | None, message: str
 ) -> None:
-    with pytest.raises(AssertionError, match=why):
-        Load(Redis(), "key", acknowledged=acknowledged, ended=ended, why="ConnectionError").assert_under_way(100)
+    with pytest.raises(AssertionError, match=message):
+        Load(Redis(), "key", acknowledged=acknowledged, ended=ended, error="ConnectionError").assert_running_at(100)

@@ -1,11 +1,11 @@
-"""The SSH transport: what the socket of a deploy is told, over TCP and over a proxy's pipe."""
+"""The SSH transport: the socket options of a deploy, over TCP and over a proxy."""
 
 import socket
 
 from redoubt import ssh_transport
 
 
-def test_a_host_that_vanished_is_noticed_and_commands_are_sent_at_once() -> None:
+def test_socket_has_keepalive_and_no_nagle_delay() -> None:
     with socket.socket() as sock:
         ssh_transport.transport(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -15,7 +15,7 @@ def test_a_host_that_vanished_is_noticed_and_commands_are_sent_at_once() -> None
         assert silence + probes[0] * probes[1] <= 30
 
 
-def test_a_proxy_s_socket_has_no_such_options_and_is_used_as_it_is() -> None:
+def test_proxy_socket_is_used_unchanged() -> None:
     class Proxy:
         def settimeout(self, seconds: float) -> None:
             pass

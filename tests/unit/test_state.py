@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.exceptions import AuthenticationError
 
 from redisctl.core import journal, lock, process
 from redisctl.core.instance import Instance
@@ -98,7 +99,7 @@ def collect(monkeypatch: pytest.MonkeyPatch, instance: Instance, host: FakeHost,
     """Return the state of an instance on this host."""
     monkeypatch.setattr(process, "run", host.run)
     monkeypatch.setattr(process, "check", lambda command, **_: host.run(command).stdout)
-    monkeypatch.setattr(state.shutil, "which", lambda name: name if name != "nft" else None)
+    monkeypatch.setattr("redisctl.deploy.state.shutil.which", lambda name: name if name != "nft" else None)
     return state.collect(instance, StateRequest("redis", str(instance.root), **request))
 
 
@@ -170,7 +171,7 @@ def test_units_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance)
 
 def test_host_without_docker_has_an_empty_state(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
     monkeypatch.setattr(process, "run", FakeHost().run)
-    monkeypatch.setattr(state.shutil, "which", lambda _: None)
+    monkeypatch.setattr("redisctl.deploy.state.shutil.which", lambda _: None)
     result = state.collect(instance, StateRequest("redis", str(instance.root)))
     assert replace(result, somaxconn=0, units={}, backlogs={}) == InstanceState()
 
@@ -249,7 +250,7 @@ def test_users_with_other_passwords_are_named(desired: str, running: str, differ
 
 def test_redis_that_refuses_the_password_has_no_config(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
     def refuse(*_: Any, **__: Any) -> SimpleNamespace:
-        raise state.AuthenticationError("WRONGPASS")
+        raise AuthenticationError("WRONGPASS")
 
     own = {"State": {"Running": True}}
     monkeypatch.setattr(Instance, "connect", refuse)
@@ -257,3 +258,80 @@ def test_redis_that_refuses_the_password_has_no_config(monkeypatch: pytest.Monke
     assert state._redis(instance, request, own) == {"passwords": ("admin",)}
     assert state._redis(instance, request, {"State": {"Running": True, "Paused": True}}) == {}
     assert state._redis(instance, request, {}) == {}
+
+
+class FakeRedis:
+    """A Redis with these answers."""
+
+    def __init__(self, config: Any, acl: Any, info: Any) -> None:
+        self.answers = {"CONFIG": config, "ACL LIST": acl}
+        self.info_answer = info
+
+    def __enter__(self) -> "FakeRedis":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute_command(self, command: str, *_: str) -> Any:
+        return self.answers[command]
+
+    def info(self, _: str) -> Any:
+        return self.info_answer
+
+
+INFO = {"redis_version": "8.0.2", "used_memory": 500, "mem_not_counted_for_evict": 100}
+RUNNING = {"State": {"Running": True}}
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, instance: Instance, config: Any, acl: Any, info: Any) -> dict[str, Any]:
+    """Return what is reported of a Redis with these answers."""
+    monkeypatch.setattr(Instance, "connect", lambda *_, **__: FakeRedis(config, acl, info))
+    monkeypatch.setattr(Instance, "renamed", {})
+    return state._redis(instance, StateRequest("redis", "/", acl=f"user x on {HASHES['a']}"), RUNNING)
+
+
+def test_answers_of_redis_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    result = ask(monkeypatch, instance, ["save", "", "maxmemory", "5"], [f"user x on {HASHES['b']} ~*"], INFO)
+    assert result == {
+        "config": {"save": "", "maxmemory": "5"},
+        "acl": ("user x on # ~*",),
+        "passwords": ("x",),
+        "running_engine": "redis",
+        "running_version": "8.0.2",
+        "used_memory": 400,
+    }
+    assert (
+        ask(monkeypatch, instance, {"save": ""}, [], {**INFO, "valkey_version": "8.1.1"})["running_engine"] == "valkey"
+    )
+
+
+def test_answers_of_redis_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    escape = "\x1b[2J\ud800"
+    info = {**INFO, "redis_version": escape}
+    result = ask(monkeypatch, instance, [escape, escape], [f"user {escape} on {HASHES['b']}"], info)
+    texts = [*result["config"], *result["config"].values(), *result["acl"], *result["passwords"]]
+    assert r"\x1b[2J\ud800" in texts
+    assert all(text.isprintable() for text in [*texts, result["running_version"]])
+
+
+@pytest.mark.parametrize(
+    ("config", "acl", "info"),
+    [
+        (None, [], INFO),
+        (5, [], INFO),
+        (["a", "b"], None, INFO),
+        (["a", "b"], [5], INFO),
+        (["a", "b"], ["user"], INFO),
+        (["a", "b"], [], {}),
+        (["a", "b"], [], {**INFO, "used_memory": "much"}),
+        (["a", "b"], [], {**INFO, "used_memory": float("inf")}),
+        (["a", "b"], [], []),
+        ([["a"], "b"], [], INFO),
+    ],
+)
+def test_malformed_answers_of_redis_are_no_answers(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, config: Any, acl: Any, info: Any
+) -> None:
+    """A compromised Redis must not prevent the deploy that replaces it."""
+    assert ask(monkeypatch, instance, config, acl, info) == {}

@@ -1,4 +1,4 @@
-"""What the next boot sets is read as systemd reads it."""
+"""Kernel settings of the next boot are read from sysctl.d as systemd reads them."""
 
 import pytest
 
@@ -20,9 +20,9 @@ from tests.host.sysctl import at_boot
         ("", None),
     ],
 )
-def test_the_assignment_that_wins_is_found(files: str, value: str | None) -> None:
+def test_winning_assignment_is_found(files: str, value: str | None) -> None:
     assert at_boot(files, "vm.overcommit_memory") == value
 
 
-def test_a_dot_within_a_name_is_no_separator() -> None:
+def test_dot_after_a_slash_is_no_separator() -> None:
     assert at_boot("net/ipv4/conf/eth0.5/forwarding=1", "net.ipv4.conf.eth0/5.forwarding") == "1"

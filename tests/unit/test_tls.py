@@ -1,4 +1,4 @@
-"""TLS: what the CA issues is accepted by OpenSSL's own strict eye, is renewed in time, and what is given is judged."""
+"""TLS: clients accept issued certificates, which are renewed in time; certificates from files are checked first."""
 
 import ipaddress
 import ssl
@@ -20,7 +20,7 @@ from redoubt.redis_conf import certificate
 from redoubt.secret_backends import SecretsError
 from redoubt.settings.load import load
 from redoubt.settings.model import Settings
-from tests.unit.test_service_drift import RIGHT
+from tests.unit.test_service_drift import UP_TO_DATE
 from tests.unit.test_service_drift import state as running
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -33,32 +33,32 @@ def settings(tmp_path: Path, **data: Any) -> Settings:
     return load({"redis_secrets_dir": str(tmp_path / "secrets"), "redis_tls": "required", **data})
 
 
-def verified(identity: Identity, name: verification.Subject, at: datetime) -> None:
-    """By the rules of the web, which are stricter than any client of Redis."""
+def verify(identity: Identity, name: verification.Subject, at: datetime) -> None:
+    """Verify a certificate by the rules of the web, which are stricter than any client of Redis."""
     trusted = verification.Store(x509.load_pem_x509_certificates(identity.ca.encode()))
-    leaf, *above = identity.chain
-    verification.PolicyBuilder().store(trusted).time(at).build_server_verifier(name).verify(leaf, above)
+    leaf, *intermediates = identity.chain
+    verification.PolicyBuilder().store(trusted).time(at).build_server_verifier(name).verify(leaf, intermediates)
 
 
-def test_what_is_issued_is_accepted_for_its_names_and_for_its_time() -> None:
-    verified(GOOD, x509.DNSName("redis-1.example.com"), NOW)
-    verified(GOOD, x509.DNSName("any.cache.example.com"), NOW + timedelta(days=364))
-    verified(GOOD, x509.IPAddress(ipaddress.ip_address("10.0.0.5")), NOW)
+def test_issued_certificate_is_valid_for_its_names_and_time() -> None:
+    verify(GOOD, x509.DNSName("redis-1.example.com"), NOW)
+    verify(GOOD, x509.DNSName("any.cache.example.com"), NOW + timedelta(days=364))
+    verify(GOOD, x509.IPAddress(ipaddress.ip_address("10.0.0.5")), NOW)
     for name, at in (("other.example.com", NOW), ("redis-1.example.com", NOW + timedelta(days=366))):
         with pytest.raises(verification.VerificationError):
-            verified(GOOD, x509.DNSName(name), at)
+            verify(GOOD, x509.DNSName(name), at)
 
 
-def test_keys_are_not_shown() -> None:
+def test_repr_shows_no_key() -> None:
     assert "PRIVATE" not in repr(GOOD) + repr(CA)
 
 
-def test_a_certificate_ends_with_its_ca_at_the_latest() -> None:
+def test_certificate_never_outlives_its_ca() -> None:
     late = NOW + timedelta(days=certificates.AUTHORITY_DAYS - 30)
     assert certificates.issue(CA, "x", ["x"], late, 365).expires == NOW + timedelta(days=certificates.AUTHORITY_DAYS)
 
 
-def test_a_client_s_certificate_is_no_server_s() -> None:
+def test_client_certificate_is_not_valid_for_servers() -> None:
     client = certificates.issue(CA, "web", (), NOW, 90)
     usage = client.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -70,19 +70,19 @@ def test_a_client_s_certificate_is_no_server_s() -> None:
     [
         (0, NAMES, CA, ""),
         (243, NAMES, CA, ""),
-        (244, NAMES, CA, "it ends at 2027-11-24 12:00 UTC"),
-        (400, NAMES, CA, "it ends at 2027-11-24 12:00 UTC"),
-        (0, (*NAMES, "new"), CA, "it does not stand for new"),
+        (244, NAMES, CA, "it expires on 2027-11-24 12:00 UTC"),
+        (400, NAMES, CA, "it expires on 2027-11-24 12:00 UTC"),
+        (0, (*NAMES, "new"), CA, "it is not valid for new"),
         (0, NAMES, certificates.new_authority(NOW), "another CA issued it"),
     ],
 )
-def test_it_is_due_in_the_last_third_and_when_names_or_the_ca_change(
+def test_certificate_is_due_in_last_third_or_after_changes(
     days: int, names: tuple[str, ...], ca: Authority, why: str
 ) -> None:
     assert certificates.why_due(GOOD, ca, names, NOW + timedelta(days=days)) == why
 
 
-def test_the_names_are_those_by_which_clients_come() -> None:
+def test_certificate_names_are_those_that_clients_use() -> None:
     own = load(
         {"redis_tls": "required", "redis_bind": ["0.0.0.0", "10.0.0.5"], "redis_tls_names": ["cache.example.com"]}
     )
@@ -93,10 +93,10 @@ def test_the_names_are_those_by_which_clients_come() -> None:
 
 
 def intermediate() -> tuple[Authority, str]:
-    """A CA below the CA, as a company's has them, and its certificate."""
+    """Return a CA that the CA issued, as companies use them, and its certificate."""
     key = serialization.load_pem_private_key(CA.key.encode(), None)
-    below = certificates.new_authority(NOW)
-    (template,) = x509.load_pem_x509_certificates(below.certificate.encode())
+    second = certificates.new_authority(NOW)
+    (template,) = x509.load_pem_x509_certificates(second.certificate.encode())
     (issuer,) = x509.load_pem_x509_certificates(CA.certificate.encode())
     builder = x509.CertificateBuilder(
         issuer.subject,
@@ -110,35 +110,35 @@ def intermediate() -> tuple[Authority, str]:
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     signed = builder.sign(key, hashes.SHA256())
     text = signed.public_bytes(serialization.Encoding.PEM).decode()
-    return Authority(text, below.key), text
+    return Authority(text, second.key), text
 
 
-def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
-    below, text = intermediate()
-    leaf = certificates.issue(below, "redis-1", ["a.example.com"], NOW, 90)
+def test_certificate_of_intermediate_ca_is_accepted() -> None:
+    authority, text = intermediate()
+    leaf = certificates.issue(authority, "redis-1", ["a.example.com"], NOW, 90)
     assert (
         certificates.problems(
-            replace(leaf, certificate=leaf.certificate + text, ca=CA.certificate), (), NOW, shown_by_clients=True
+            replace(leaf, certificate=leaf.certificate + text, ca=CA.certificate), (), NOW, used_as_client=True
         )
         == []
     )
-    (said,) = certificates.problems(replace(leaf, ca=CA.certificate), (), NOW, shown_by_clients=True)
-    assert said.startswith("the CA did not issue the certificate")
+    (problem,) = certificates.problems(replace(leaf, ca=CA.certificate), (), NOW, used_as_client=True)
+    assert problem.startswith("the CA issued neither the certificate")
 
 
 @pytest.mark.parametrize(
-    ("given", "names", "at", "words"),
+    ("identity", "names", "at", "message"),
     [
-        (replace(GOOD, key=CA.key), (), NOW, "the key is not that of the certificate"),
+        (replace(GOOD, key=CA.key), (), NOW, "the key belongs to another certificate"),
         (GOOD, ("a.cache.example.com", "10.0.0.5", "*.cache.example.com", "REDIS-1.example.com"), NOW, ""),
-        (GOOD, ("a.b.cache.example.com",), NOW, "does not stand for a.b.cache.example.com (redis_tls_names)"),
-        (GOOD, (), NOW + timedelta(days=366), "the certificate of CN=redis-1 ended at 2027-11-24"),
-        (GOOD, (), NOW - timedelta(days=1), "the certificate of CN=redis-1 is valid from 2026-11-24"),
+        (GOOD, ("a.b.cache.example.com",), NOW, "is not valid for a.b.cache.example.com (redis_tls_names)"),
+        (GOOD, (), NOW + timedelta(days=366), "the certificate of CN=redis-1 expired on 2027-11-24"),
+        (GOOD, (), NOW - timedelta(days=1), "the certificate of CN=redis-1 is not valid before 2026-11-24"),
         (
             replace(GOOD, ca=certificates.new_authority(NOW).certificate),
             (),
             NOW,
-            "the CA did not issue the certificate",
+            "the CA issued neither the certificate",
         ),
         (replace(GOOD, certificate="nothing"), (), NOW, "the certificate is not text in PEM"),
         (replace(GOOD, ca=""), (), NOW, "the CA is not text in PEM"),
@@ -148,22 +148,27 @@ def test_a_given_certificate_may_come_by_way_of_another_ca() -> None:
             certificates.issue(CA, "web", (), NOW, 90),
             (),
             NOW,
-            "the certificate is not for servers (extended key usage)",
+            "the certificate is not valid for servers (extended key usage)",
         ),
-        (replace(GOOD, certificate=GOOD.key + GOOD.certificate), (), NOW, "the file of the certificate holds a key"),
-        (replace(GOOD, ca=CA.certificate + CA.key), (), NOW, "the file of the CA holds a key, and others would read"),
+        (replace(GOOD, certificate=GOOD.key + GOOD.certificate), (), NOW, "the file of the certificate contains a key"),
+        (
+            replace(GOOD, ca=CA.certificate + CA.key),
+            (),
+            NOW,
+            "the file of the CA contains a key, which others could read",
+        ),
     ],
 )
-def test_a_given_certificate_is_judged_before_redis_sees_it(
-    given: Identity, names: tuple[str, ...], at: datetime, words: str
+def test_certificate_from_files_is_checked(
+    identity: Identity, names: tuple[str, ...], at: datetime, message: str
 ) -> None:
-    found = certificates.problems(given, names, at, shown_by_clients=True)
-    assert words in "\n".join(found)
-    assert bool(found) == bool(words)
+    problems = certificates.problems(identity, names, at, used_as_client=True)
+    assert message in "\n".join(problems)
+    assert bool(problems) == bool(message)
 
 
-def given(tmp_path: Path, identity: Identity) -> Settings:
-    """Settings that name files of a certificate."""
+def settings_with_files(tmp_path: Path, identity: Identity) -> Settings:
+    """Write a certificate to files, and return settings that name them."""
     paths = {f"redis_tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
     for path, text in zip(paths.values(), (identity.certificate, identity.key, identity.ca), strict=True):
         path.write_text(text)
@@ -172,8 +177,8 @@ def given(tmp_path: Path, identity: Identity) -> Settings:
     )
 
 
-def short(authority: Authority, now: datetime) -> Identity:
-    """A certificate whose key is of a length that OpenSSL has long refused."""
+def with_short_key(authority: Authority, now: datetime) -> Identity:
+    """Return a certificate whose key is too short for OpenSSL."""
     key, signer = (
         rsa.generate_private_key(65537, 1024),
         serialization.load_pem_private_key(authority.key.encode(), None),
@@ -192,32 +197,34 @@ def short(authority: Authority, now: datetime) -> Identity:
     return Identity(text.decode(), key.private_bytes(*pem).decode(), authority.certificate)
 
 
-def test_files_that_openssl_does_not_take_are_told_before_redis_sees_them(tmp_path: Path) -> None:
+def test_files_that_openssl_refuses_are_reported(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     authority = certificates.new_authority(now)
     good = certificates.issue(authority, "a", ["a"], now, 90)
-    assert certificate_store.check(given(tmp_path, good), "a", now) == []
-    (said,) = certificate_store.check(given(tmp_path, short(authority, now)), "a", now)
-    assert said.endswith("OpenSSL does not take it, with this key and this CA: EE_KEY_TOO_SMALL")
-    below, _ = intermediate()
-    (said,) = certificate_store.check(given(tmp_path, certificates.issue(below, "a", ["a"], now, 90)), "a", now)
-    assert said.endswith("OpenSSL does not take it, with this key and this CA: unable to get issuer certificate")
-    own = given(tmp_path, good)
+    assert certificate_store.check(settings_with_files(tmp_path, good), "a", now) == []
+    (problem,) = certificate_store.check(settings_with_files(tmp_path, with_short_key(authority, now)), "a", now)
+    assert problem.endswith("OpenSSL refuses it with this key and this CA: EE_KEY_TOO_SMALL")
+    second, _ = intermediate()
+    (problem,) = certificate_store.check(
+        settings_with_files(tmp_path, certificates.issue(second, "a", ["a"], now, 90)), "a", now
+    )
+    assert problem.endswith("OpenSSL refuses it with this key and this CA: unable to get issuer certificate")
+    own = settings_with_files(tmp_path, good)
     (tmp_path / "cert").write_bytes(good.chain[0].public_bytes(serialization.Encoding.DER))
-    (said,) = certificate_store.check(own, "a", now)
-    assert said.endswith("the certificate is not text in PEM (-----BEGIN CERTIFICATE-----)")
+    (problem,) = certificate_store.check(own, "a", now)
+    assert problem.endswith("the certificate is not text in PEM (-----BEGIN CERTIFICATE-----)")
 
 
-def test_a_key_with_a_passphrase_is_refused() -> None:
+def test_key_with_passphrase_is_refused() -> None:
     key = serialization.load_pem_private_key(GOOD.key.encode(), None)
     locked = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
     ).decode()
-    (said,) = certificates.problems(replace(GOOD, key=locked), (), NOW, shown_by_clients=False)
-    assert "needs a passphrase" in said
+    (problem,) = certificates.problems(replace(GOOD, key=locked), (), NOW, used_as_client=False)
+    assert "the key has a passphrase" in problem
 
 
-def test_the_ca_and_a_certificate_are_made_once_and_stay(tmp_path: Path) -> None:
+def test_ca_and_certificate_are_created_once(tmp_path: Path) -> None:
     own = settings(tmp_path)
     first = certificate_store.load_or_create(own, "redis-1", NOW)
     assert (
@@ -236,24 +243,24 @@ def test_the_ca_and_a_certificate_are_made_once_and_stay(tmp_path: Path) -> None
     assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.yml")} == {0o600}
 
 
-def test_a_ca_that_ended_or_a_damaged_document_is_told_before_anything_changes(tmp_path: Path) -> None:
+def test_expired_ca_or_damaged_document_is_reported(tmp_path: Path) -> None:
     own = settings(tmp_path)
     certificate_store.load_or_create(own, "redis-1", NOW)
-    (said,) = certificate_store.check(own, "redis-1", NOW + timedelta(days=4000))
-    assert "the CA ended at 2036-11-21" in said
+    (problem,) = certificate_store.check(own, "redis-1", NOW + timedelta(days=4000))
+    assert "the CA expired on 2036-11-21" in problem
     for place in (certificate_store.location(own, "redis-1"), certificate_store.authority_location(own)):
         text = Path(place).read_text()
         for damaged in ("certificate: SECRET", text.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nSECRET")):
             Path(place).write_text(damaged)
-            (said,) = certificate_store.check(own, "redis-1", NOW)
-            assert f"{place}: no document of a certificate and its key" in said
-            assert "SECRET" not in said
+            (problem,) = certificate_store.check(own, "redis-1", NOW)
+            assert f"{place}: not a document of a certificate and its key" in problem
+            assert "SECRET" not in problem
         Path(place).write_text(text)
-    with pytest.raises(SecretsError, match="holds nothing yet"):
+    with pytest.raises(SecretsError, match="is empty: deploy redis to redis-2 first"):
         certificate_store.load(own, "redis-2")
 
 
-def test_a_ca_that_is_lost_or_another_s_is_known_by_the_certificates_that_are_kept(tmp_path: Path) -> None:
+def test_missing_or_other_ca_is_detected(tmp_path: Path) -> None:
     own = settings(tmp_path)
     certificate_store.load_or_create(own, "redis-1", NOW)
     assert certificate_store.ca_problem(own, "redis-1") == ""
@@ -266,7 +273,7 @@ def test_a_ca_that_is_lost_or_another_s_is_known_by_the_certificates_that_are_ke
     assert certificate_store.ca_problem(own, "redis-1").startswith(f"{place} is another CA than that of ")
 
 
-def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Path) -> None:
+def test_client_certificate_is_issued_once_until_due(tmp_path: Path) -> None:
     own, directory = settings(tmp_path), str(tmp_path / "web")
     assert certificate_store.client_is_due(own, "web", directory, NOW) == f"{directory}/client.crt is missing"
     certificate_store.issue_client(own, "web", directory, NOW)
@@ -276,18 +283,21 @@ def test_a_client_s_files_are_made_once_and_again_when_they_are_due(tmp_path: Pa
     certificate_store.issue_client(own, "web", directory, NOW + timedelta(days=300))
     assert Path(directory, "client.crt").read_text() != first
     certificate_store.issue_client(own, "api", directory, NOW + timedelta(days=300))
-    assert certificate_store.client_is_due(own, "web", directory, NOW + timedelta(days=300)) == "it is that of api"
+    assert (
+        certificate_store.client_is_due(own, "web", directory, NOW + timedelta(days=300))
+        == "it is the certificate of api"
+    )
     Path(directory, "client.key").write_text(GOOD.key)
-    why = "the key is not that of the certificate"
+    why = "the key belongs to another certificate"
     assert certificate_store.client_is_due(own, "api", directory, NOW + timedelta(days=300)) == why
     certificate_store.issue_client(own, "api", directory, NOW + timedelta(days=300))
-    # What a client's library asks for.
+    # A client loads the files.
     ssl.create_default_context(cafile=f"{directory}/ca.crt").load_cert_chain(
         f"{directory}/client.crt", f"{directory}/client.key"
     )
 
 
-def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
+def test_each_certificate_has_its_own_file_names() -> None:
     own = load({"redis_tls": "required"})
     entries = [*host_files.certificate_files(own, GOOD), *host_files.certificate_config(own, GOOD)]
     files = {entry.path: entry for entry in entries if isinstance(entry, DesiredFile)}
@@ -300,10 +310,10 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
         file.path for file in files.values() if "PRIVATE" in file.content and (file.mode, file.secret) != (0o400, True)
     ] == []
     renewed = certificates.issue(CA, "redis-1", NAMES, NOW, 365)
-    former = host_files.previous_certificates(own, renewed, files)
-    assert {entry.path for entry in former} == {path for path in files if GOOD.digest in path}
+    previous = host_files.previous_certificates(own, renewed, files)
+    assert {entry.path for entry in previous} == {path for path in files if GOOD.digest in path}
     assert {entry.path for entry in host_files.previous_certificates(own, None, files)} == set(files)
-    assert all(isinstance(entry, AbsentPath) for entry in former)
+    assert all(isinstance(entry, AbsentPath) for entry in previous)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +325,7 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
         (
             {"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new")},
             True,
-            ("redis's certificate was written anew",),
+            ("the files of redis's certificate have changed",),
         ),
         (
             {"tls-port": "6379", **certificate(load({"redis_tls": "required"}), "new"), "tls-auth-clients": "yes"},
@@ -324,13 +334,15 @@ def test_redis_is_told_of_a_new_certificate_by_the_names_of_its_files() -> None:
         ),
     ],
 )
-def test_redis_loads_what_it_does_not_have(config: dict[str, str], written: bool, reasons: tuple[str, ...]) -> None:
-    current = replace(RIGHT, config=config)
+def test_certificate_drift_names_each_difference(
+    config: dict[str, str], written: bool, reasons: tuple[str, ...]
+) -> None:
+    current = replace(UP_TO_DATE, config=config)
     assert service_drift.certificate_drift(load({"redis_tls": "required"}), "new", current, written=written) == reasons
 
 
 @pytest.mark.parametrize(
-    ("container", "state", "silent"),
+    ("container", "state", "unresponsive"),
     [
         ({}, {}, True),
         ({}, {"acl": ("user default off",)}, False),
@@ -341,10 +353,10 @@ def test_redis_loads_what_it_does_not_have(config: dict[str, str], written: bool
         ({"config_hash": "older"}, {}, False),
     ],
 )
-def test_a_healthy_redis_that_says_nothing_is_not_taken_for_one_that_is_right(
-    container: dict[str, Any], state: dict[str, Any], silent: bool
+def test_healthy_but_unresponsive_redis_is_detected(
+    container: dict[str, Any], state: dict[str, Any], unresponsive: bool
 ) -> None:
-    assert service_drift.is_unresponsive(load({}), replace(running(**container), **state)) == silent
+    assert service_drift.is_unresponsive(load({}), replace(running(**container), **state)) == unresponsive
 
 
 @pytest.mark.parametrize(
@@ -358,6 +370,6 @@ def test_a_healthy_redis_that_says_nothing_is_not_taken_for_one_that_is_right(
         ),
     ],
 )
-def test_applications_are_told_the_port_that_is_encrypted(data: dict[str, Any], url: str) -> None:
+def test_url_has_the_tls_port(data: dict[str, Any], url: str) -> None:
     own = load(data)
     assert acl.url(own, acl.users(own)[0]) == url

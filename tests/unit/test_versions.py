@@ -1,4 +1,4 @@
-"""The table of safe versions: nothing below it passes, nothing at it is stopped, and what is said names the defects."""
+"""The table of safe versions: it accepts exactly the versions with all fixes, and messages name the missing ones."""
 
 import re
 from typing import get_args
@@ -9,9 +9,9 @@ from redoubt import host_checks, versions
 from redoubt.facts.host import Build
 from redoubt.settings.load import load
 from redoubt.settings.types import Engine
-from redoubt.versions import DEAD, FIXES, PACKAGES, Verdict, judge, lowest_safe
+from redoubt.versions import END_OF_LIFE, FIXES, PACKAGES, Verdict, judge, lowest_safe
 
-# Written out by hand: what the table must come to.
+# Written out by hand, not derived from the table.
 LOWEST: dict[Engine, dict[str, str]] = {
     "redis": {
         "6.2": "6.2.24",
@@ -28,39 +28,39 @@ LOWEST: dict[Engine, dict[str, str]] = {
 BRANCHES = [(engine, branch, lowest) for engine, rows in LOWEST.items() for branch, lowest in rows.items()]
 
 
-def test_the_table_has_the_branches_that_are_mended() -> None:
+def test_the_table_has_all_maintained_branches() -> None:
     for engine in get_args(Engine):
         found = {".".join(map(str, b)): ".".join(map(str, r)) for b, r in lowest_safe(engine).items()}
         assert found == LOWEST[engine]
 
 
 @pytest.mark.parametrize(("engine", "branch", "lowest"), BRANCHES)
-def test_the_lowest_safe_release_is_accepted_and_the_one_below_is_not(engine: Engine, branch: str, lowest: str) -> None:
+def test_the_lowest_safe_release_is_the_lowest_accepted(engine: Engine, branch: str, lowest: str) -> None:
     patch = int(lowest.rpartition(".")[2])
     assert judge(Build(engine, lowest)) == Verdict()
     assert judge(Build(engine, f"{branch}.{patch + 1}")) == Verdict()
-    said = judge(Build(engine, f"{branch}.{patch - 1}")).problem
+    verdict = judge(Build(engine, f"{branch}.{patch - 1}")).problem
     newest = [fix for fix in FIXES if fix.engine == engine and lowest in fix.releases.split()]
-    assert f"use {lowest} or above" in said
-    assert all(name in said for fix in newest for name in fix.names.split())
+    assert f"use {lowest} or above" in verdict
+    assert all(name in verdict for fix in newest for name in fix.names.split())
 
 
 @pytest.mark.parametrize("fix", FIXES, ids=lambda fix: f"{fix.engine} {fix.names}")
-def test_a_release_before_a_fix_is_said_to_lack_it_and_the_release_that_has_it_is_not(fix: versions.Fix) -> None:
+def test_a_fix_is_missing_only_before_its_release(fix: versions.Fix) -> None:
     for release in fix.releases.split():
         branch, _, patch = release.rpartition(".")
         if patch != "0":
             assert fix.names.split()[0] in judge(Build(fix.engine, f"{branch}.{int(patch) - 1}")).problem
-        dead = any((row.engine, row.branch) == (fix.engine, branch) for row in DEAD)
+        dead = any((row.engine, row.branch) == (fix.engine, branch) for row in END_OF_LIFE)
         assert dead or fix.names.split()[0] not in judge(Build(fix.engine, release)).problem
 
 
-@pytest.mark.parametrize("row", DEAD, ids=lambda row: f"{row.engine} {row.branch}")
-def test_no_release_of_a_dead_branch_is_accepted(row: versions.Dead) -> None:
+@pytest.mark.parametrize("row", END_OF_LIFE, ids=lambda row: f"{row.engine} {row.branch}")
+def test_no_release_of_an_ended_branch_is_accepted(row: versions.EndOfLife) -> None:
     for version in (row.last, f"{row.branch}.99"):
-        said = judge(Build(row.engine, version)).problem
-        assert all(name in said for name in row.lacks.split())
-        assert f"its branch {row.branch} is no longer mended (last release {row.last}" in said
+        verdict = judge(Build(row.engine, version)).problem
+        assert all(name in verdict for name in row.lacks.split())
+        assert f"its branch {row.branch} is no longer maintained (last release {row.last}" in verdict
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: f"{package.distribution} {package.name}")
@@ -68,14 +68,14 @@ def test_a_package_is_accepted_from_its_last_update_on(package: versions.Package
     engine: Engine = "redis" if package.name.startswith("redis") else "valkey"
     versions_ = [update.version for update in package.updates]
     assert judge(Build(engine, versions_[-1], package.name)).problem == ""
-    # The next update, as dpkg counts: 10 is above 9.
+    # To dpkg, update 10 is above 9.
     last = re.fullmatch(r"(.*?)(\d+)", versions_[-1])
     assert last
     assert judge(Build(engine, f"{last[1]}{int(last[2]) + 10}", package.name)).problem == ""
     for update, following in zip(versions_, package.updates[1:], strict=False):
-        said = judge(Build(engine, update, package.name)).problem
-        assert following.names.split()[0] in said
-        assert versions_[-1] in said
+        verdict = judge(Build(engine, update, package.name)).problem
+        assert following.names.split()[0] in verdict
+        assert versions_[-1] in verdict
 
 
 @pytest.mark.parametrize(
@@ -88,27 +88,27 @@ def test_a_package_is_accepted_from_its_last_update_on(package: versions.Package
         (Build("redis", "5:8.0.2-3+deb13u3", "redis-server"), "lacks CVE-2026-92925 (in a cluster only)"),
     ],
 )
-def test_what_a_distribution_has_not_fixed_yet_is_named_in_a_warning(build: Build, lacks: str) -> None:
-    said = judge(build)
-    assert said.problem == ""
-    assert lacks in said.warning
+def test_a_warning_names_what_a_distribution_has_not_fixed(build: Build, lacks: str) -> None:
+    verdict = judge(build)
+    assert verdict.problem == ""
+    assert lacks in verdict.warning
 
 
 @pytest.mark.parametrize(
     "build",
     [
-        # dpkg's order alone would put these above Debian's.
+        # dpkg alone would sort these above Debian's.
         Build("redis", "5:7.0.15-1ubuntu0.24.04.2", "redis-server"),
         Build("redis", "6:8.0.2-1rl1~bookworm1", "redis-server"),
         Build("redis", "5:8.6.3-1", "redis-server"),
         Build("valkey", "8.0.1+dfsg1-1~bpo12+1", "valkey-server"),
         Build("valkey", "9.1.2-1", "valkey-server"),
-        # As Debian 13 had it before its first update.
+        # Debian 13 before its first update.
         Build("redis", "5:8.0.2-3", "redis-server"),
-        # Upstream's build under a number that Debian patches.
+        # Upstream's builds with numbers that Debian patches.
         Build("redis", "8.0.2"),
         Build("redis", "7.0.15"),
-        # Of one engine, with a number that the other has mended.
+        # The other engine has the fixes in releases with these numbers.
         Build("redis", "8.1.12"),
         Build("valkey", "8.2.10"),
         Build("redis", "6.0.20"),
@@ -116,48 +116,50 @@ def test_what_a_distribution_has_not_fixed_yet_is_named_in_a_warning(build: Buil
     ],
     ids=str,
 )
-def test_what_nobody_is_known_to_have_mended_is_refused(build: Build) -> None:
+def test_a_build_without_known_fixes_is_refused(build: Build) -> None:
     assert judge(build).problem
 
 
-def test_a_package_of_an_unknown_distribution_counts_as_upstream_s_release() -> None:
+def test_a_package_of_an_unknown_distribution_is_a_release() -> None:
     assert judge(Build("redis", "6:8.2.10-1rl1~bookworm1", "redis-server")) == Verdict()
 
 
 @pytest.mark.parametrize("build", [Build("redis", "8.12.0"), Build("valkey", "9.2.0"), Build("redis", "255.255.255")])
-def test_a_branch_that_came_after_the_table_is_allowed_with_a_warning(build: Build) -> None:
-    said = judge(build)
-    assert said.problem == ""
-    assert "newer than the table of safe versions" in said.warning
+def test_a_branch_newer_than_the_table_only_warns(build: Build) -> None:
+    verdict = judge(build)
+    assert verdict.problem == ""
+    assert "newer than the table of safe versions" in verdict.warning
 
 
-def test_every_row_says_when_and_where_it_was_read() -> None:
+def test_every_row_has_a_date_and_a_source() -> None:
     updates = [update for package in PACKAGES for update in package.updates]
-    for date in [fix.date for fix in FIXES] + [row.date for row in DEAD] + [update.date for update in updates]:
+    for date in [fix.date for fix in FIXES] + [row.date for row in END_OF_LIFE] + [update.date for update in updates]:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
         assert date <= versions.AS_OF
-    sources = {fix.source for fix in FIXES} | {row.source for row in DEAD} | {package.source for package in PACKAGES}
+    sources = (
+        {fix.source for fix in FIXES} | {row.source for row in END_OF_LIFE} | {package.source for package in PACKAGES}
+    )
     for source in sources:
         assert source.startswith("https://")
     for package in PACKAGES:
         assert all(re.search(package.pattern, update.version) for update in package.updates)
 
 
-def test_another_engine_than_that_of_the_settings_is_refused_whatever_is_allowed() -> None:
+def test_another_engine_is_refused_even_if_vulnerable_is_allowed() -> None:
     data = {"redis_engine": "valkey", "redis_image": "redis:8.10.2", "redis_allow_vulnerable_version": True}
     assert host_checks.check_version(load(data), Build("redis", "8.10.2")).problem == (
-        "redis_image = 'redis:8.10.2' holds Redis, and redis_engine = 'valkey': set redis_engine = 'redis', or name "
-        "another image (docker.io/valkey/valkey:9.1.4)"
+        "redis_image = 'redis:8.10.2' contains Redis, but redis_engine = 'valkey': set redis_engine = 'redis', or use "
+        "another image such as docker.io/valkey/valkey:9.1.4"
     )
     assert host_checks.check_version(load({"redis_engine": "valkey"}), Build("valkey", "9.1.4")) == Verdict()
-    assert "holds Valkey" in host_checks.check_version(load({}), Build("valkey", "9.1.4")).problem
+    assert "contains Valkey" in host_checks.check_version(load({}), Build("valkey", "9.1.4")).problem
 
 
-def test_a_setting_allows_what_is_vulnerable_and_says_what_it_is() -> None:
+def test_a_setting_allows_a_vulnerable_version() -> None:
     bad = Build("redis", "8.2.8")
     refused = host_checks.check_version(load({}), bad)
     assert "redis_image = 'docker.io/library/redis:8.10.2': Redis 8.2.8 lacks CVE-2026-81934" in refused.problem
-    assert "redis_allow_vulnerable_version = True deploys it all the same" in refused.problem
+    assert "redis_allow_vulnerable_version = True deploys it anyway" in refused.problem
     allowed = host_checks.check_version(load({"redis_allow_vulnerable_version": True}), bad)
     assert allowed.problem == ""
     assert "CVE-2026-81934" in allowed.warning

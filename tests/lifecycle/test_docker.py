@@ -1,7 +1,7 @@
-"""A host without a container engine gets one, and the engine brings Redis back by itself.
+"""A host without Docker gets it, and Docker starts Redis at every boot.
 
-The host is what a fresh Debian 13 server is: no engine, no Compose, no apt lists, and an apt of its own at work.
-The tests build on each other in the order of this file: the engine is installed once.
+The host is like a fresh Debian 13 server: no Docker, no Compose, no apt lists, and an apt that runs in the background.
+The tests depend on their order in this file, because Docker is installed only once.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, wait_until
 
-# Holds apt's locks for some seconds, as unattended upgrades do after a first boot.
+# Holds apt's locks for some seconds, like unattended upgrades after the first boot.
 OTHER_APT = """\
 import fcntl, time
 names = ["lists/lock", "../dpkg/lock-frontend", "../dpkg/lock"]
@@ -26,26 +26,19 @@ time.sleep(6)
 
 @pytest.fixture(scope="module")
 def bare(start_host: Callable[..., Host]) -> Host:
-    """A host that had no engine before this file's first test."""
+    """A host without Docker before the first test of this file."""
     return start_host("lifecycle-bare", image="bare")
 
 
 @pytest.fixture
 def redis(bare: Host, deployer: Deployer) -> Instance:
-    """Redis on the host; the engine is there after the first test, or whenever a test is run alone."""
+    """Redis on that host. The deploy installs Docker if the test runs alone."""
     result = deployer.deploy(bare)
     assert result.returncode == 0, result.stderr
     return Instance(bare, deployer.secrets(bare))
 
 
-def assert_no_change(deployer: Deployer, host: Host) -> None:
-    again = deployer.deploy(host)
-    assert again.returncode == 0, again.stderr
-    assert again.operations
-    assert again.changed == []
-
-
-def test_dockers_own_packages_are_planned_where_the_settings_ask_for_them(bare: Host, deployer: Deployer) -> None:
+def test_dockers_own_packages_are_in_the_plan(bare: Host, deployer: Deployer) -> None:
     planned = deployer.deploy(bare, arguments=("--dry",), redis_docker_source="docker")
     assert planned.returncode == 0, planned.stderr
     assert "missing: containerd.io, docker-ce, docker-ce-cli, docker-compose-plugin" in planned.stderr
@@ -53,12 +46,13 @@ def test_dockers_own_packages_are_planned_where_the_settings_ask_for_them(bare: 
     assert bare.run("ls /etc/apt/sources.list.d").stdout == "", "a dry run changed the host"
 
 
-def test_a_bare_host_gets_docker_and_compose_from_debian_and_a_healthy_redis(bare: Host, deployer: Deployer) -> None:
+def test_a_bare_host_gets_docker_compose_and_redis(bare: Host, deployer: Deployer) -> None:
+    """From Debian's packages, and the second deploy changes nothing."""
     assert bare.run("command -v docker").returncode != 0, "the host is not bare"
-    # Else the lists that somebody else fetched would do.
+    # With older lists the deploy would not have to fetch its own.
     assert bare.run("ls /var/lib/apt/lists/*Packages*").returncode != 0, "the host has apt lists already"
     bare.run("cat >/run/other-apt.py; systemd-run --quiet python3 /run/other-apt.py", input=OTHER_APT, check=True)
-    wait_until(lambda: bare.run("test -e /run/other-apt").returncode == 0, "another apt is at work", 5)
+    wait_until(lambda: bare.run("test -e /run/other-apt").returncode == 0, "another apt runs", 5)
 
     result = deployer.deploy(bare)
 
@@ -68,10 +62,11 @@ def test_a_bare_host_gets_docker_and_compose_from_debian_and_a_healthy_redis(bar
     assert "Installed: (none)" not in origins
     assert "download.docker.com" not in origins
     assert bare.run("systemctl is-enabled docker").stdout.strip() == "enabled"
-    assert_no_change(deployer, bare)
+    again = deployer.deploy(bare)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_after_a_reboot_redis_is_back_by_itself_with_its_data(redis: Instance, deployer: Deployer) -> None:
+def test_redis_and_its_data_are_back_after_a_reboot(redis: Instance, deployer: Deployer) -> None:
     redis.call("SET app:session:reboot kept EX 3600", user="sessions")
     redis.call("SADD rq:queues rq:queue:reboot", user="queues")
     before = redis.host.run("cat /proc/sys/kernel/random/boot_id; stat -c %Z /run/systemd").stdout
@@ -82,12 +77,13 @@ def test_after_a_reboot_redis_is_back_by_itself_with_its_data(redis: Instance, d
     wait_until(lambda: redis.health == "healthy", "Redis is healthy after a reboot", 30)
     assert redis.call("GET app:session:reboot", user="sessions") == ["kept"]
     assert redis.call("SMEMBERS rq:queues", user="queues") == ["rq:queue:reboot"]
-    assert_no_change(deployer, redis.host)
+    again = deployer.deploy(redis.host)
+    assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_an_engine_that_is_stopped_is_started_and_redis_with_it(redis: Instance, deployer: Deployer) -> None:
+def test_a_deploy_starts_a_stopped_docker_and_redis(redis: Instance, deployer: Deployer) -> None:
     redis.call("SET app:session:stopped kept EX 3600", user="sessions")
-    # The socket, too: it would start the engine for the first that asks.
+    # The socket as well: it would start Docker at the first connection.
     redis.host.run("systemctl stop docker.socket docker.service", check=True)
 
     result = deployer.deploy(redis.host)
@@ -95,12 +91,9 @@ def test_an_engine_that_is_stopped_is_started_and_redis_with_it(redis: Instance,
     assert result.returncode == 0, result.stderr
     assert redis.health == "healthy"
     assert redis.call("GET app:session:stopped", user="sessions") == ["kept"]
-    assert_no_change(deployer, redis.host)
 
 
-def test_an_engine_that_would_not_start_at_boot_is_enabled_and_redis_left_alone(
-    redis: Instance, deployer: Deployer
-) -> None:
+def test_a_deploy_enables_docker_and_leaves_redis_alone(redis: Instance, deployer: Deployer) -> None:
     before = redis.identity
     redis.host.run("systemctl disable docker.service", check=True)
 
@@ -109,12 +102,10 @@ def test_an_engine_that_would_not_start_at_boot_is_enabled_and_redis_left_alone(
     assert result.changed == ["Docker | Start Docker, now and at boot"], result.stderr
     assert redis.host.run("systemctl is-enabled docker").stdout.strip() == "enabled"
     assert redis.identity == before
-    assert_no_change(deployer, redis.host)
 
 
-def test_what_was_removed_of_the_packages_is_installed_again_and_redis_left_alone(
-    redis: Instance, deployer: Deployer
-) -> None:
+def test_a_deploy_installs_removed_packages_again(redis: Instance, deployer: Deployer) -> None:
+    """Redis is not restarted."""
     before = redis.identity
     redis.host.run("dpkg --remove --force-depends docker-compose logrotate && rm -r /var/lib/apt/lists/*", check=True)
 
@@ -122,4 +113,3 @@ def test_what_was_removed_of_the_packages_is_installed_again_and_redis_left_alon
 
     assert result.changed == ["Docker | Install Docker and Compose v2", "Logs | Install logrotate"], result.stderr
     assert redis.identity == before
-    assert_no_change(deployer, redis.host)

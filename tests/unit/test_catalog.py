@@ -141,7 +141,7 @@ def test_a_backup_is_found_by_its_name_its_beginning_and_as_the_latest(tmp_path:
     backup(tmp_path / "20261124T030000Z")
     assert catalog.find_backup(tmp_path, "latest").id == "20261124T030000Z"
     assert catalog.find_backup(tmp_path, "20261123").id == "20261123T030000Z"
-    with pytest.raises(Failure, match="begins the names of 2 backups"):
+    with pytest.raises(Failure, match="2 backups begin with"):
         catalog.find_backup(tmp_path, "2026")
     with pytest.raises(Failure, match=r"no backup '2025'; there are 20261124T030000Z, 20261123T030000Z"):
         catalog.find_backup(tmp_path, "2025")
@@ -178,7 +178,7 @@ def test_a_moment_is_read_as_people_write_it() -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "16:20:05", "nan", "inf", "-1e30", "1795521600000", "0001-01-01"])
 def test_what_is_no_moment_is_refused_in_words(text: str) -> None:
-    with pytest.raises(Failure, match="no moment such as"):
+    with pytest.raises(Failure, match="is not a time"):
         parse_time(text)
 
 
@@ -189,5 +189,5 @@ def test_a_log_says_when_it_begins(tmp_path: Path) -> None:
     (tmp_path / aof_manifest.MANIFEST).write_text("file a.rdb seq 1 type b\n")
     assert aof_start_time(tmp_path) == NOON
     (tmp_path / "a.rdb").write_bytes(b"REDIS0012")
-    with pytest.raises(Failure, match="does not say when it was made"):
+    with pytest.raises(Failure, match="does not say when it was created"):
         aof_start_time(tmp_path)

@@ -1,25 +1,13 @@
-"""redisctl: readings become verdicts with advice, and the program is one file that is the same everywhere."""
+"""redisctl health: each check has a verdict, and a remedy if something is wrong."""
 
-import io
-import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redisctl.__main__ import DIGEST, modules_dir
-from redisctl.core.formatting import ago, size
 from redisctl.monitor import health
 from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
-from redisctl.monitor.stats import rows, stats_of
 from redisctl.monitor.status import Status
-from redoubt import host_files, redisctl_bundle
-from redoubt.settings.load import load
 
 GIB = 1024**3
 NOW = 1_800_000_000.0
@@ -73,7 +61,7 @@ def found(**changes: Any) -> dict[str, Check]:
     return {check.name: check for check in run_checks(replace(WELL, **{"info": info, **own}))}
 
 
-def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
+def test_healthy_instance_needs_no_remedy() -> None:
     checks = run_checks(WELL)
     assert {check.verdict for check in checks} == {OK}
     assert {check.remedy for check in checks} == {""}
@@ -115,15 +103,13 @@ def test_what_is_well_is_said_to_be_and_needs_no_advice() -> None:
         ({"certificate_ends": NOW - 1}, "certificate", CRITICAL, "days left"),
     ],
 )
-def test_what_is_not_well_has_a_verdict_and_advice(
-    changes: dict[str, Any], name: str, verdict: str, words: str
-) -> None:
+def test_each_problem_has_a_verdict_and_a_remedy(changes: dict[str, Any], name: str, verdict: str, words: str) -> None:
     check = found(**changes)[name]
     assert (check.verdict, words in check.observed) == (verdict, True), check
     assert bool(check.remedy) == (verdict != OK)
 
 
-def test_a_redis_that_does_not_answer_is_critical_and_the_host_is_looked_at_all_the_same() -> None:
+def test_silent_redis_is_critical_and_host_is_checked() -> None:
     checks = {
         check.name: check for check in run_checks(replace(WELL, info={}, config={}, unreachable_reason="Timeout"))
     }
@@ -131,79 +117,13 @@ def test_a_redis_that_does_not_answer_is_critical_and_the_host_is_looked_at_all_
     assert {"container", "disk", "certificate"} < set(checks)
 
 
-def test_without_tls_there_is_no_certificate_to_look_at() -> None:
+def test_certificate_is_checked_only_with_tls() -> None:
     assert "certificate" not in found(certificate_ends=None)
 
 
-def test_the_worst_verdict_decides_and_nothing_at_all_is_unknown() -> None:
+def test_worst_verdict_is_the_overall_verdict() -> None:
     made = [Check("x", verdict, "") for verdict in (OK, CRITICAL, WARNING)]
     assert overall(made) == CRITICAL
     assert overall(made[:1] + made[2:]) == WARNING
     assert overall([]) == UNKNOWN
     assert health.EXIT_CODES == {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-
-
-def test_a_snapshot_is_numbers_and_the_same_for_people() -> None:
-    values = stats_of(WELL)
-    assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
-    shown = dict(rows(values))
-    assert shown["hits"] == "90.0% of reads found their key"
-    assert shown["memory"].startswith("200.0 MiB of 1.0 GiB")
-    unasked = stats_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
-    assert (unasked["hit_ratio"], unasked["aof_size"]) == (None, None)
-    assert dict(rows(unasked))["hits"] == "no reads yet"
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (GIB, "1.0 GiB"), (5e12, "4.5 TiB")]
-)
-def test_sizes_are_short(count: float, words: str) -> None:
-    assert size(count) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h"), (90061, "1 d 1 h")]
-)
-def test_times_are_short(seconds: float, words: str) -> None:
-    assert ago(seconds) == words
-
-
-def test_the_program_is_one_file_with_its_libraries_and_always_the_same(tmp_path: Path) -> None:
-    made = redisctl_bundle.archive()
-    redisctl_bundle.archive.cache_clear()
-    assert redisctl_bundle.archive() == made
-    names = zipfile.ZipFile(io.BytesIO(made)).namelist()
-    assert {"__main__.py", "redisctl/cli/main.py", "redis/client.py", "click/core.py", "rich/console.py"} < set(names)
-    assert not [name for name in names if name.startswith(("redoubt/", "pyinfra/", "tests/"))]
-    program = tmp_path / "redisctl"
-    program.write_bytes(made)
-    # Help needs no root, no Redis and nothing that is installed.
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(program), "health", "--help"], capture_output=True, text=True, check=True
-        )
-    finally:
-        # By root.
-        shutil.rmtree(modules_dir(str(tmp_path)), ignore_errors=True)
-    assert "The exit code is that" in done.stdout
-
-
-def test_the_program_ends_with_the_digest_of_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the place where its modules are unpacked: one for what is the same, another for what is not."""
-    ends = []
-    for libraries in ((), ("click",), ()):
-        monkeypatch.setattr(redisctl_bundle, "LIBRARIES", libraries)
-        redisctl_bundle.archive.cache_clear()
-        ends.append(redisctl_bundle.archive()[-DIGEST:])
-    redisctl_bundle.archive.cache_clear()
-    assert re.fullmatch(rb"[0-9a-f]{64}", ends[0])
-    assert ends[0] == ends[2] != ends[1]
-
-
-def test_an_instance_of_another_name_has_a_command_of_its_own() -> None:
-    settings = load({"redis_name": "queue"})
-    files = {file.path: file.content for file in host_files.redisctl_program(settings)}
-    assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'
-    config = host_files.redisctl_config(settings)
-    assert (config.path, '"name": "queue"' in config.content) == ("/srv/queue/redisctl.json", True)
-    assert host_files.redisctl_path(load({})) == "/usr/local/sbin/redisctl"

@@ -1,0 +1,81 @@
+"""The state of backups, previous data and AOF files on the disk becomes verdicts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
+from redisctl.monitor.status import DiskStatus
+from tests.unit.test_health import NOW, WELL
+
+HOUR, DAY, GIB = 3600.0, 86400.0, 1024**3
+GOOD = DiskStatus(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
+
+
+def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
+    """A check of a reading with this on its disk."""
+    return {one.name: one for one in run_checks(replace(WELL, disk=kept, **changes))}.get(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({}, OK, "the newest good one is 1 h old"),
+        ({"verified": NOW - 25 * HOUR}, OK, "1 d 1 h old"),
+        ({"verified": NOW - 27 * HOUR}, WARNING, "1 d 3 h old"),
+        ({"verified": NOW - 53 * HOUR}, CRITICAL, "2 d 5 h old"),
+        ({"verified": None, "deployed": NOW - HOUR}, OK, "no verified backup among 3"),
+        ({"verified": None, "deployed": NOW - 27 * HOUR, "count": 0}, WARNING, "no verified backup"),
+        ({"verified": None}, WARNING, "no verified backup"),
+        ({"verified": NOW - 90 * DAY, "scheduled": False}, OK, "not scheduled"),
+        ({"attempt": {"began": NOW - 60, "ended": NOW, "error": ""}}, OK, "1 h old"),
+        ({"attempt": {"began": NOW - 60, "ended": NOW, "error": "disk full"}}, CRITICAL, "failed: disk full"),
+        ({"attempt": {"began": NOW - 60}}, CRITICAL, "1 min ago, was interrupted"),
+        ({"attempt": {"began": NOW - 60}, "lock_holder": "redisctl is at work", "lock_verb": "backup"}, OK, "at work"),
+        ({"attempt": {"began": NOW - 60}, "scheduled": False}, CRITICAL, "was interrupted"),
+        ({"bad": ("20261124T030000Z",)}, CRITICAL, "found damage in 20261124T030000Z"),
+        ({"unreadable": ("x: no backup",)}, WARNING, "x: no backup"),
+        ({"unknown": {"backup": "Permission denied"}}, UNKNOWN, "Permission denied"),
+    ],
+)
+def test_backup_state_has_a_verdict_and_a_remedy(changes: dict[str, Any], verdict: str, words: str) -> None:
+    found = check("backup", replace(GOOD, **changes))
+    assert found is not None
+    assert (found.verdict, words in found.observed, bool(found.remedy)) == (verdict, True, verdict != OK), found
+
+
+def test_disk_state_has_verdicts() -> None:
+    names = ("backup disk", "previous data", "interrupted restore", "aof files", "aof truncated")
+    assert [check(name, GOOD) for name in names] == [None] * 5
+    for free, verdict in ((3 * GIB, OK), (1.5 * GIB, WARNING), (GIB / 2, CRITICAL)):
+        found = check("backup disk", replace(GOOD, backups_free=int(free)))
+        assert found
+        assert found.verdict == verdict
+    found = check("previous data", replace(GOOD, previous=("20261124T030000Z",), previous_size=GIB))
+    assert found
+    assert found.verdict == OK
+    assert "1.0 GiB in data/previous, replaced at 20261124T030000Z: redisctl restore --undo" in found.observed
+    broken = replace(GOOD, interrupted="restore of x was interrupted while starting")
+    found = check("interrupted restore", broken)
+    assert found
+    assert (found.verdict, "redisctl recover" in found.remedy) == (CRITICAL, True)
+    assert check("interrupted restore", replace(broken, lock_holder="redisctl is at work (restore)")) is None
+    found = check("upgrade", replace(GOOD, upgrading=True))
+    assert found
+    assert (found.verdict, "deploy again" in found.remedy) == (CRITICAL, True)
+    found = check("aof files", replace(GOOD, aof_problem="missing: x"))
+    assert found
+    assert (found.verdict, "do not restart" in found.remedy) == (CRITICAL, True)
+    for ago, verdict in ((HOUR, WARNING), (2 * DAY, OK)):
+        found = check("aof truncated", replace(GOOD, truncations=(NOW - 3 * DAY, NOW - ago)))
+        assert found
+        assert (found.verdict, "2 times, last" in found.observed) == (verdict, True)
+
+
+@pytest.mark.parametrize("name", ["backup", "backup disk", "previous data", "aof files", "redis log"])
+def test_unreadable_state_is_unknown(name: str) -> None:
+    checks = run_checks(replace(WELL, disk=replace(GOOD, unknown={name: "cannot be read"})))
+    assert {one.name: one.verdict for one in checks}[name] == UNKNOWN
+    assert overall(checks) == UNKNOWN
+    assert overall([*checks, Check("x", WARNING, "")]) == WARNING

@@ -1,0 +1,20 @@
+"""The growth of keys since earlier backups."""
+
+from redisctl.apps import growth
+from tests.unit.test_health import NOW
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+def test_growth_is_reported_for_backup_day_and_week() -> None:
+    before = [(NOW - hours * HOUR, 1000 - int(hours)) for hours in (1, 2, 23, 26, 100, 160, 300)]
+    found = growth.growth(NOW, 1100, before)
+    assert [(round((NOW - one["since"]) / HOUR), one["count"], one["change"]) for one in found] == [
+        (1, 999, 101),
+        (23, 977, 123),
+        (160, 840, 260),
+    ]
+    assert list(growth.rows(NOW, found[:1])) == [("growth", "+101 (+10%) in 1 h: the backup had 999")]
+    assert growth.growth(NOW, 5, []) == []
+    # The only one is a day old, and told once.
+    assert growth.growth(NOW, 5, [(NOW - DAY, 9)]) == [{"since": NOW - DAY, "count": 9, "change": -4}]

@@ -1,0 +1,17 @@
+"""redisctl stats: the same numbers for programs and for people."""
+
+from dataclasses import replace
+
+from redisctl.monitor.stats import rows, stats_of
+from tests.unit.test_health import INFO, WELL
+
+
+def test_stats_are_the_same_for_programs_and_people() -> None:
+    values = stats_of(WELL)
+    assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
+    shown = dict(rows(values))
+    assert shown["hits"] == "90.0% of reads found their key"
+    assert shown["memory"].startswith("200.0 MiB of 1.0 GiB")
+    unasked = stats_of(replace(WELL, info={**INFO, "keyspace_hits": 0, "keyspace_misses": 0, "aof_enabled": 0}))
+    assert (unasked["hit_ratio"], unasked["aof_size"]) == (None, None)
+    assert dict(rows(unasked))["hits"] == "no reads yet"
