@@ -33,7 +33,7 @@ def test_missing_paths_are_created() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "why", "command"),
+    ("state", "why", "command"),
     [
         (PathState(stat.S_IFDIR | 0o755, 999, 999), "mode 0755, should be 0750", "chmod 0750 /srv/redis/data"),
         (PathState(stat.S_IFDIR | 0o750, 0, 999), "owner 0:999, should be 999:999", "chown 999:999 /srv/redis/data"),

@@ -437,7 +437,7 @@ def test_host_without_the_instance_needs_no_store() -> None:
 
 
 @pytest.mark.parametrize(
-    ("repository", "stored", "there", "refused"),
+    ("repository", "stored", "present", "refused"),
     [("/mnt", "", True, True), ("/mnt", "known", True, False), ("/mnt", "", False, False), ("", "", True, False)],
 )
 def test_repository_password_is_never_replaced(repository: str, stored: str, present: bool, refused: bool) -> None:
