@@ -191,6 +191,11 @@ def _inspect(each: Host, plan: _HostPlan) -> HostFacts | None:
             # If that fails, the deploy may still repair the instance: it starts from what is there now.
             recover_instance(each, settings)
             facts = state.inspect(each, settings, acl)
+            if facts and facts.instance.interrupted:
+                plan.problems.append(
+                    f"{facts.instance.interrupted.operation} was interrupted and cannot be finished: the lines above "
+                    "say why. Fix that, then deploy again"
+                )
         return facts
 
 
