@@ -1,6 +1,5 @@
 """What deploys and day-2 verbs did to the instance: the records that each of them left on this host."""
 
-import fcntl
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-LOGS, LOCKS = Path("/var/log/redoubt"), Path("/run")
+from redisctl.core import lock
+
+LOGS = Path("/var/log/redoubt")
 
 # How a deploy ended: well, with and without a change; not well; not by itself, but killed or cut off; not yet.
 CHANGED, UNCHANGED, FAILED, INTERRUPTED, RUNNING = "changed", "no change", "failed", "interrupted", "running"
@@ -82,13 +83,6 @@ def load(name: str) -> tuple[list[Deploy], int]:
 
 
 def _running(name: str) -> str:
-    """The id of the deploy that has the lock; empty when none has it."""
-    try:
-        with (LOCKS / f"redoubt-{name}.lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.readline().strip()
-    except FileNotFoundError:
-        pass
-    return ""
+    """The id of the deploy that holds the lock; empty without one. A deploy shares its lock, so lock.holder asks."""
+    holder = lock.holder(name)
+    return holder.run if holder else ""

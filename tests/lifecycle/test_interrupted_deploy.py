@@ -338,9 +338,10 @@ def test_killed_redisctl_is_finished_by_systemd(redis: Instance, deployer: Deplo
 def test_killed_redisctl_is_finished_by_next_deploy(redis: Instance, deployer: Deployer) -> None:
     """systemd's recovery is switched off, and Compose is killed as well."""
     host = redis.host
-    host.run("systemctl stop redis-recover.path", check=True)
     with data_kept(redis):
         running = between(deployer, host, redis_tcp_backlog=308)
+        # Not before: the deploy starts the unit again.
+        host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
         host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
         assert running.wait().returncode == 1
         assert not is_recovered(host)

@@ -73,9 +73,7 @@ def writing(redis: Instance) -> Iterator[dict[str, Any]]:
     measured.update(json.loads(redis.host.run("cat /run/written; rm /run/written /run/write.py", check=True).stdout))
 
 
-def test_restart_loses_no_write_and_kills_nothing(
-    redis: Instance, deployer: Deployer
-) -> None:
+def test_restart_loses_no_write_and_kills_nothing(redis: Instance, deployer: Deployer) -> None:
     """With 0 to a million sessions, with the AOF and without it."""
     present = written = 0
     for number, (keys, aof) in enumerate(((0, True), (100_000, True), (1_000_000, True), (1_000_000, False))):

@@ -162,12 +162,13 @@ def interrupt(server: Instance, deployer: Deployer) -> None:
 
     systemd's recovery is switched off, so that the state in between can be examined.
     """
-    server.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
     before = server.inspect()["Id"]
     under_way = deployer.start(server.host, **newer("unhealthy"))
     wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
     wait_until(lambda: answers(server), "the new version serves", 10)
     write(server, "newer")
+    # Not before: the deploy starts the unit again.
+    server.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
     kill_redisctl(server)
     assert under_way.wait().returncode != 0
     server.host.run("test -d /srv/redis/data/rollback && test -s /srv/redis/rollback/image", check=True)
