@@ -188,7 +188,7 @@ def _inspect(each: Host, plan: _HostPlan) -> HostFacts | None:
             logger.info(
                 f"{each.print_prefix}{facts.instance.interrupted.operation} was interrupted: finishing it first"
             )
-            # A recovery that fails may have ended the transaction all the same: then the deploy can repair the instance.
+            # A recovery that fails may have ended the transaction: then the deploy can repair the instance.
             recover_instance(each, settings)
             facts = state.inspect(each, settings, acl)
             if facts and facts.instance.interrupted:
