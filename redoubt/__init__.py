@@ -1,6 +1,5 @@
-"""Redoubt's own library: what the deploy decides and how the host is asked and told.
+"""The control machine's program: it decides what a deploy changes, and inspects and changes hosts through pyinfra.
 
-Pure modules (no host, no pyinfra): ``settings``, ``preflight``, ``access``, ``redisconf``,
-``render``, ``secret_store``, ``image``, ``tree``, ``service``. Thin pyinfra modules on top of them:
-``facts``, ``operations``, ``cli``.
+Pure modules know no host: ``settings``, ``host_files``, ``compose``, ``host_checks``, ``service_drift`` and others.
+Thin pyinfra modules use them: ``facts``, ``operations`` and ``host_state``.
 """

@@ -14,6 +14,8 @@ from redoubt.host_files import mounts, secret_paths, template
 from redoubt.settings.model import Settings
 from redoubt.settings.types import REDIS_GID, REDIS_UID
 
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 def compose_file(settings: Settings, *, selinux: bool) -> DesiredFile:
     """Return the Compose file. It names secrets only by their files, so anyone may read it."""
@@ -40,10 +42,10 @@ def config_fingerprint(settings: Settings) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-# A deploy asks for the fingerprint several times, and a YAML parser in Python is slow.
+# A deploy asks for the fingerprint several times, and PyYAML without libyaml is slow.
 @cache
 def _parse(project: str) -> str:
-    return json.dumps(yaml.safe_load(project), sort_keys=True)
+    return json.dumps(yaml.load(project, Loader=_YAML_LOADER), sort_keys=True)
 
 
 def live_settings(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from redoubt.sizes import KIB, format_size
 
 # The largest page of any kernel. The kernel rounds memory limits to whole pages.
 _PAGE = 64 * KIB
-# cgroup version 1 writes no limit as the most pages that it can count.
+# cgroup version 1 shows "no limit" as the largest number of pages.
 _UNLIMITED = 2**62
 
 
@@ -39,12 +39,12 @@ class ContainerLimits:
 
     @property
     def cpu_shares(self) -> int:
-        """The weight that stands for the CPU reservation: 1024 is one core. Docker enforces no other."""
+        """Return the CPU weight that stands for the reservation: 1024 is one core. Docker has no CPU reservation."""
         return int(self.cpu_reservation * 1024)
 
     @property
     def memory_and_swap(self) -> int:
-        """Memory and swap together: one byte of swap, which the kernel rounds to none.
+        """Return the limit of memory and swap together: one byte of swap, which the kernel rounds to none.
 
         A swapping Redis stalls every client. With no swap at all, runc leaves the limit out, and systemd lifts it at
         its next daemon-reload.
@@ -89,7 +89,7 @@ class ContainerLimits:
         differing = [
             f"has the limit {name} = {inspected.get(name)!r}, the settings say {desired!r}"
             for name, desired in self.inspected().items()
-            # Without the kernel's support Docker drops a limit, and nothing can change that.
+            # Docker drops a limit that the kernel does not support, and no deploy can change that.
             if inspected.get(name, desired) not in (desired, 0, None)
         ]
         return differing + self._not_enforced(inspected, cgroup)

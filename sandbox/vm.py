@@ -140,8 +140,8 @@ def command(host: Host, image: Image, console: Path, pidfile: Path, *, kvm: bool
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
         # eth0 whatever the bus; the console is the log that is left when a boot fails.
         *("-append", f"root=/dev/vda rw console=ttyS0 net.ifnames=0 systemd.hostname={host.name}"),
-        # QEMU passes each write to this machine's page cache, which survives a killed QEMU. Flushing the disk as well would
-        # only cost time: a power cut loses what the guest has not written, as on real hardware.
+        # QEMU passes each write to this machine's page cache, which survives a killed QEMU. Flushing the disk as well
+        # would only cost time: a power cut loses what the guest has not written, as on real hardware.
         *("-drive", f"file={_value(image.disk)},format=raw,if=virtio,cache=unsafe"),
         *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{host.ssh_port}-:22"),
         *("-device", "virtio-net-pci,netdev=net,romfile="),

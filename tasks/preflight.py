@@ -188,9 +188,14 @@ def _inspect(each: Host, plan: _HostPlan) -> HostFacts | None:
             logger.info(
                 f"{each.print_prefix}{facts.instance.interrupted.operation} was interrupted: finishing it first"
             )
-            # If that fails, the deploy may still repair the instance: it starts from what is there now.
+            # A recovery that fails may have ended the transaction: then the deploy can repair the instance.
             recover_instance(each, settings)
             facts = state.inspect(each, settings, acl)
+            if facts and facts.instance.interrupted:
+                plan.problems.append(
+                    f"{facts.instance.interrupted.operation} was interrupted and cannot be finished: the lines above "
+                    "say why. Fix that, then deploy again"
+                )
         return facts
 
 

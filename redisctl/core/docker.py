@@ -2,13 +2,15 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redisctl import paths
 from redisctl.core import process
 from redisctl.core.errors import Failure
+
+T = TypeVar("T")
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -63,31 +65,52 @@ def compose(root: Path, project: str, *arguments: str, override: bool = False) -
     return ["docker", "compose", *options, *named, *arguments]
 
 
+def run(command: Sequence[str]) -> str:
+    """Run a command that may take long, without a timeout. Returns its output. Raises Failure with the output."""
+    result = process.run(command, timeout=None)
+    output = (result.stdout + result.stderr).strip()
+    if result.returncode != 0:
+        raise Failure(output)
+    return output
+
+
 def answers() -> bool:
     """Say whether Docker answers."""
-    return process.run(["docker", "version"]).returncode == 0
+    try:
+        return process.run(["docker", "version"]).returncode == 0
+    except Failure:
+        return False
 
 
 class RestartGuard:
-    """Runs commands that must survive a restart of Docker.
+    """Repeats work that failed because Docker restarted in the middle of it.
 
-    If Docker stops in the middle of a command, the command fails and Docker does not restart containers that were
-    stopped by then. So the command runs once more when Docker is back.
+    A command fails if Docker stops, and Docker does not restart containers that were stopped by then. So the work is
+    done once more when Docker is back.
     """
 
     def __init__(self) -> None:
         self._daemon = _daemon_id()
 
-    def run(self, command: Sequence[str], *, timeout: float | None = None) -> tuple[bool, str]:
-        """Run a command. Returns whether it succeeded, and its output."""
-        result = process.run(command, timeout=timeout)
-        if result.returncode != 0 and self._restarted():
-            wait_until_answers()
-            self._daemon = _daemon_id()
-            result = process.run(command, timeout=timeout)
-        return result.returncode == 0, (result.stdout + result.stderr).strip()
+    def call(self, work: Callable[[], T]) -> T:
+        """Do work that raises Failure if it fails, and once more if Docker restarted."""
+        try:
+            return work()
+        except Failure:
+            if not self._has_restarted():
+                raise
+        wait_until_answers()
+        self._daemon = _daemon_id()
+        return work()
 
-    def _restarted(self) -> bool:
+    def run(self, command: Sequence[str]) -> tuple[bool, str]:
+        """Run a command. Returns whether it succeeded, and its output."""
+        try:
+            return True, self.call(lambda: run(command))
+        except Failure as error:
+            return False, str(error)
+
+    def _has_restarted(self) -> bool:
         # In this order: systemd holds Docker's socket, so the answer may be that of the next daemon.
         return not answers() or _daemon_id() != self._daemon
 

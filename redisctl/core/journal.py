@@ -42,6 +42,8 @@ class Stage(str, Enum):
     ROLLING_BACK = "rolling back"
     # The old data and configuration are back; Redis starts with them.
     RESTARTING_OLD = "starting the old state"
+    # The old or the new state runs; what the other one needed is being removed.
+    FINISHING = "finishing"
 
 
 class Kind(str, Enum):

@@ -78,7 +78,7 @@ def clean_up(instance: Instance) -> None:
 
 @contextmanager
 def hold(name: str, verb: str, *, run: str = "", wait: float = 0) -> Iterator[None]:
-    """Hold the instance's lock; the kernel releases it when the process exits.
+    """Hold the instance's lock; the kernel releases it when this process and the programs that it started exit.
 
     With ``run``, share the lock of that deploy. ``wait`` is how many seconds to wait for another holder. Raises Failure
     that names the current holder.
@@ -86,14 +86,16 @@ def hold(name: str, verb: str, *, run: str = "", wait: float = 0) -> Iterator[No
     with open(paths.lock_file(name), "a+", opener=_open_private) as file:
         if run:
             _share(file, name, run)
-            yield
-            return
-        _acquire(file, name, wait)
-        _write(file, verb)
+        else:
+            _acquire(file, name, wait)
+            _write(file, verb)
         try:
-            yield
+            # If this process is killed, a Compose that it started still works on the containers.
+            with process.inherited(file.fileno()):
+                yield
         finally:
-            file.truncate(0)
+            if not run:
+                file.truncate(0)
 
 
 def holder(name: str) -> Holder | None:

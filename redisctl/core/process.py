@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from redisctl.core.errors import Failure
 
@@ -15,6 +16,21 @@ ENVIRONMENT: Mapping[str, str] = {
 
 # Seconds for programs that only answer a question.
 QUESTION_TIMEOUT = 60
+
+_inherited: set[int] = set()
+
+
+@contextmanager
+def inherited(descriptor: int) -> Iterator[None]:
+    """Give an open file to every program that starts meanwhile.
+
+    A lock on that file stays held until the last of these programs has exited, even if this process is killed.
+    """
+    _inherited.add(descriptor)
+    try:
+        yield
+    finally:
+        _inherited.discard(descriptor)
 
 
 def pin_environment() -> None:
@@ -41,6 +57,7 @@ def run(
             env=dict(ENVIRONMENT),
             timeout=timeout,
             check=False,
+            pass_fds=tuple(_inherited),
             # A lost SSH connection must not end a program that replaces containers.
             start_new_session=True,
         )

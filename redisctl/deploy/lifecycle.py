@@ -11,6 +11,7 @@ from redisctl.core.errors import Failure
 from redisctl.core.files import read_end
 from redisctl.core.instance import Instance
 from redisctl.core.service import UncleanStop
+from redisctl.deploy.service import check_data_directory
 from redisctl.schema import Result
 
 
@@ -45,6 +46,7 @@ def start(instance: Instance) -> Result:
     journal.ensure_none(instance)
     if not (instance.root / paths.COMPOSE_FILE).exists():
         raise Failure(f"there is no {instance.name} in {instance.root}: deploy it")
+    check_data_directory(instance)
     service.set_restart_policy(instance, instance.restart)
     wait = ("--wait", "--wait-timeout", str(instance.start_timeout))
     command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)

@@ -4,9 +4,11 @@ One transaction: the configuration is tried first, in a container of its own, wh
 goes down in the middle finishes the start at boot. An upgrade whose new version is not healthy is rolled back.
 """
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from redis.exceptions import RedisError
 
@@ -25,87 +27,123 @@ _PORT_LEAKED = "port is already allocated"
 _LOG_LINES = 20
 
 
+class RolledBack(Failure):
+    """An upgrade failed, and the previous version serves its data again."""
+
+
 def start(instance: Instance, request: StartRequest) -> Result:
     """Bring the project up and wait until it is healthy. Raises Failure with the reason and the last log lines.
 
     Replaces containers, and on a failed upgrade puts the previous version back.
     """
     journal.ensure_none(instance)
-    preview.check_config(instance, request.image, request.owner)
-    record = journal.begin(instance, f"start of {instance.name}", Kind.SERVICE, request=dataclasses.asdict(request))
-    return _run(instance, request, record, at_boot=False)
+    try:
+        check_data_directory(instance)
+        preview.check_config(instance, request.image, request.owner)
+        record = journal.begin(instance, f"start of {instance.name}", Kind.SERVICE, request=dataclasses.asdict(request))
+    except Failure:
+        upgrade.cancel(instance)
+        raise
+    return Result(changed=True, messages=tuple(_run(instance, request, record, at_boot=False).splitlines()))
 
 
 def recover(instance: Instance, record: Journal, *, at_boot: bool) -> str:
-    """Finish an interrupted start, or the rollback of an upgrade that had begun. Returns what was done."""
+    """Finish an interrupted start, or the rollback of an upgrade that had begun. Returns what was done.
+
+    Raises Failure if neither the new nor the old state runs.
+    """
     request = schema.from_dict(StartRequest, record.request)
+    if record.stage is Stage.FINISHING:
+        upgrade.complete(instance, record)
+        return f"{record.operation} had finished"
     if record.stage in (Stage.ROLLING_BACK, Stage.RESTARTING_OLD):
-        message = upgrade.roll_back(instance, record, _Compose(instance, request, at_boot=at_boot))
+        compose = _Compose(instance, request, at_boot=at_boot)
+        message = RestartGuard().call(lambda: upgrade.roll_back(instance, compose))
         return f"an upgrade of {instance.name} was interrupted: {message}"
-    _run(instance, request, record, at_boot=at_boot)
+    try:
+        _run(instance, request, record, at_boot=at_boot)
+    except RolledBack as error:
+        return f"{record.operation} was interrupted. {error}"
     return f"{record.operation} was interrupted and is finished now"
 
 
 def recover_files(instance: Instance, record: Journal) -> Journal:
     """Finish the file moves of an interrupted rollback, before Docker starts."""
-    return upgrade.put_back_files(instance, record) if record.stage is Stage.ROLLING_BACK else record
+    return upgrade.put_back_files(instance, record)
 
 
-def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot: bool) -> Result:
-    compose = _Compose(instance, request, at_boot=at_boot)
+def check_data_directory(instance: Instance) -> None:
+    """Raise Failure if the data is not there: Redis must not start without it."""
+    if not instance.live.is_dir():
+        raise Failure(
+            f"{instance.live} is missing, and nothing was started. If {instance.data} is a disk of its own, mount it, "
+            "then try again. If the data was moved away on purpose, deploy: that starts empty"
+        )
+
+
+def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot: bool) -> str:
+    """Start, and commit or roll back. Returns Compose's output. Raises Failure, after a rollback RolledBack."""
+    compose, guard = _Compose(instance, request, at_boot=at_boot), RestartGuard()
     try:
-        record = upgrade.save_data(instance, record, request)
-    except Failure:
-        # The old version runs again; its own files must be there when it starts the next time.
-        upgrade.restore_config(instance)
-        upgrade.discard_saved(instance)
-        journal.end(instance)
-        raise
+        record = guard.call(lambda: upgrade.save_data(instance, record, request))
+    except Failure as error:
+        _cancel_upgrade(instance, request, record, compose, error)
     record = journal.advance(instance, record, Stage.STARTING)
-    done, output = _bring_up(instance, request, compose)
-    if done:
-        upgrade.discard_saved(instance)
-        journal.end(instance)
-        return Result(changed=True, messages=tuple(output.splitlines()))
-    reasons = _diagnose(instance, compose, output)
+    try:
+        output = guard.call(lambda: _bring_up(instance, request, compose))
+    except Failure as error:
+        reasons = _diagnose(instance, compose, str(error))
+    else:
+        upgrade.complete(instance, record)
+        return output
     # A service next to a healthy new version is no reason to give up what was written since.
     if upgrade.has_saved_data(instance) and not _is_healthy(instance):
-        # Docker must not start the new version on the old data at boot.
-        service.hold_down(instance)
-        record = journal.advance(instance, record, Stage.ROLLING_BACK)
-        reasons += f"\n{upgrade.roll_back(instance, record, compose)}"
-    else:
-        if upgrade.has_saved_config(instance) and not upgrade.has_saved_data(instance):
-            upgrade.restore_config(instance)
-            upgrade.discard_saved(instance)
-        journal.end(instance)
+        raise RolledBack(f"{reasons}\n{_roll_back(instance, record, compose)}")
+    upgrade.complete(instance, record)
     raise Failure(reasons)
 
 
-def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") -> tuple[bool, str]:
-    service.set_restart_policy(instance, request.restart)
+def _cancel_upgrade(
+    instance: Instance, request: StartRequest, record: Journal, compose: "_Compose", error: Failure
+) -> NoReturn:
+    """Leave the old version running: its data cannot be kept, so nothing may replace it. Raises Failure."""
+    state = docker.container(instance.name).get("State", {})
+    if state.get("Running") and not state.get("Restarting"):
+        service.set_restart_policy(instance, request.restart)
+        upgrade.restore_config(instance)
+        upgrade.complete(instance, record)
+        raise RolledBack(f"{error}. The running Redis was left alone") from None
+    raise RolledBack(f"{error}. {_roll_back(instance, record, compose)}") from None
+
+
+def _roll_back(instance: Instance, record: Journal, compose: "_Compose") -> str:
+    journal.advance(instance, record, Stage.ROLLING_BACK)
+    return RestartGuard().call(lambda: upgrade.roll_back(instance, compose))
+
+
+def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") -> str:
+    """Bring the project up. Returns Compose's output. Raises Failure. May be repeated."""
+    if not (upgrade.has_saved_data(instance) and upgrade.is_old_version(instance)):
+        # Docker must not start the old version of an upgrade any more: its data is kept for a rollback.
+        service.set_restart_policy(instance, request.restart)
     if request.paused:
-        compose.run("unpause", *request.paused)
+        with contextlib.suppress(Failure):
+            compose.run("unpause", *request.paused)
     if request.recovery_seconds:
         _help_recover(instance, request.recovery_seconds)
     if request.recreate_networks:
         # Compose does not change a network that exists.
-        done, output = compose.run("down", "--remove-orphans")
-        if not done:
-            return False, output
+        compose.run("down", "--remove-orphans")
     if request.recreate:
-        done, output = compose.up("--force-recreate", "--no-deps", *request.recreate)
-        if not done:
-            return False, output
+        compose.up("--force-recreate", "--no-deps", *request.recreate)
     return compose.up()
 
 
 class _Compose:
-    """Compose commands for the project. They survive a restart of Docker and remove what an interrupted one left."""
+    """Compose commands for the project. They remove what an interrupted one left, and raise Failure."""
 
     def __init__(self, instance: Instance, request: StartRequest, *, at_boot: bool) -> None:
         self._instance, self._request, self._at_boot = instance, request, at_boot
-        self._guard = RestartGuard()
         self._override = self._keeps_container()
 
     def _keeps_container(self) -> bool:
@@ -123,25 +161,29 @@ class _Compose:
         (self._instance.root / paths.COMPOSE_OVERRIDE).unlink(missing_ok=True)
         self._override = False
 
-    def run(self, *arguments: str) -> tuple[bool, str]:
-        """Run a Compose command. Returns whether it succeeded, and its output."""
+    def run(self, *arguments: str) -> str:
+        """Run a Compose command. Returns its output. Raises Failure with the output."""
         instance = self._instance
-        return self._guard.run(docker.compose(instance.root, instance.name, *arguments, override=self._override))
+        command = docker.compose(instance.root, instance.name, *arguments, override=self._override)
+        return docker.run(command)
 
-    def up(self, *arguments: str) -> tuple[bool, str]:
+    def up(self, *arguments: str) -> str:
         """Create and start containers and wait until they are healthy."""
         # An interrupted Compose leaves them under names that the next one needs.
         created = docker.project_containers(self._instance.name, status="created")
         if created:
             process.run(["docker", "rm", *created])
         wait = ("--wait", "--wait-timeout", str(self._request.timeout))
-        done, output = self.run("up", "--detach", "--remove-orphans", *wait, *arguments)
-        if done or _PORT_LEAKED not in output:
-            return done, output
-        problem = self._release_leaked_port()
-        if problem:
-            return False, f"{output}\n{problem}"
-        return self.run("up", "--detach", "--remove-orphans", *wait, *arguments)
+        command = ("up", "--detach", "--remove-orphans", *wait, *arguments)
+        try:
+            return self.run(*command)
+        except Failure as error:
+            if _PORT_LEAKED not in str(error):
+                raise
+            problem = self._release_leaked_port()
+            if problem:
+                raise Failure(f"{error}\n{problem}") from None
+        return self.run(*command)
 
     def _release_leaked_port(self) -> str:
         """Restart Docker where that disturbs no other container. Returns why not, empty when it restarted.
@@ -204,11 +246,11 @@ def _diagnose(instance: Instance, compose: _Compose, output: str) -> str:
     health = inspected.get("State", {}).get("Health") or {}
     checks = [str(entry.get("Output", "")).strip() for entry in health.get("Log") or []]
     log = read_end(instance.root / paths.LOGS / "redis.log", 0, 64 * 1024).splitlines()[-_LOG_LINES:]
-    parts = (
-        output,
-        compose.run("ps", "--all")[1],
-        "\n".join(check for check in checks if check),
-        compose.run("logs", "--tail", str(_LOG_LINES))[1],
-        "\n".join(log),
-    )
+    parts = [output]
+    with contextlib.suppress(Failure):
+        parts.append(compose.run("ps", "--all"))
+    parts.append("\n".join(check for check in checks if check))
+    with contextlib.suppress(Failure):
+        parts.append(compose.run("logs", "--tail", str(_LOG_LINES)))
+    parts.append("\n".join(log))
     return preview.mask_secrets("\n".join(part for part in parts if part))

@@ -21,7 +21,6 @@ from redisctl.core.files import fsync_directory
 from redisctl.core.formatting import size
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Stage
-from redisctl.core.service import UncleanStop
 from redisctl.data.layout import upgrade_in_progress
 from redisctl.data.swap import unused_name
 from redisctl.schema import Result, StartRequest, UpgradeRequest
@@ -35,8 +34,8 @@ _PARTS = (paths.COMPOSE_FILE, "ca.crt", paths.CONFIG, paths.SECRETS)
 class Compose(Protocol):
     """The Compose commands that a rollback needs."""
 
-    def up(self, *arguments: str) -> tuple[bool, str]:
-        """Create and start containers and wait until they are healthy."""
+    def up(self, *arguments: str) -> str:
+        """Create and start containers and wait until they are healthy. Returns the output. Raises Failure."""
 
     def forget_override(self) -> None:
         """The container is created from compose.yml alone."""
@@ -50,9 +49,6 @@ def check(instance: Instance, request: UpgradeRequest) -> Result:
 
     Raises Failure, with the running Redis untouched, if the new version does not read the data or there is no room.
     """
-    if has_saved_data(instance) and (docker.image(request.image) or {}).get("Id") == saved_image(instance)[0]:
-        # Back to the version that the upgrade began from: its own data is kept and needs no proof.
-        return Result()
     try:
         backup = back_up(instance, verify=request.verify).backup
         if request.verify:
@@ -110,16 +106,16 @@ def saved_image(instance: Instance) -> tuple[str, str]:
 
 
 def restore_config(instance: Instance) -> None:
-    """Put the old version's configuration back, in place: containers that stay hold these very files."""
+    """Put the old version's configuration back. May be interrupted and repeated. Raises OSError."""
     saved = instance.root / paths.ROLLBACK_CONFIG
     if not saved.is_dir():
         return
     for name in _PARTS:
         source, target = saved / name, instance.root / name
         if source.is_dir():
-            kept = {path.relative_to(source) for path in source.rglob("*")}
+            old = {path.relative_to(source) for path in source.rglob("*")}
             for path in sorted(target.rglob("*"), reverse=True):
-                if path.relative_to(target) not in kept and not path.is_dir():
+                if path.relative_to(target) not in old and not path.is_dir():
                     path.unlink()
             for path in sorted(source.rglob("*")):
                 _restore(path, target / path.relative_to(source))
@@ -127,50 +123,62 @@ def restore_config(instance: Instance) -> None:
             _restore(source, target)
         elif not target.is_dir():
             target.unlink(missing_ok=True)
+    _sync(instance.root)
 
 
 def _restore(source: Path, target: Path) -> None:
+    """Put one file back, whole or not at all: a full disk must not leave half of it."""
     if source.is_dir():
         target.mkdir(exist_ok=True)
+        _copy_owner(source, target)
     elif not target.exists() or target.read_bytes() != source.read_bytes():
-        shutil.copyfile(source, target)
-    _copy_owner(source, target)
+        partial = target.with_name(f".{target.name}.new")
+        try:
+            _copy_file(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    else:
+        _copy_owner(source, target)
+
+
+def cancel(instance: Instance) -> None:
+    """Give up an upgrade whose start did not begin: the old version runs, and finds its own configuration again."""
+    if has_saved_config(instance) and not has_saved_data(instance):
+        restore_config(instance)
+        _discard_saved(instance)
 
 
 # -- The old version's data
 
 
 def save_data(instance: Instance, record: Journal, request: StartRequest) -> Journal:
-    """Stop the old version and keep its data, if this start is an upgrade. Raises Failure; then the old one runs.
+    """Stop the old version and keep its data, if this start is an upgrade. Raises Failure. May be repeated.
 
     RDB files are kept by a hard link, because Redis only ever replaces them. AOF files that are appended to are copied.
     """
     if not has_saved_config(instance) or has_saved_data(instance):
         return record
-    old_id, _ = saved_image(instance)
-    running = docker.container(instance.name)
-    if running.get("Image") != old_id or (docker.image(request.image) or {}).get("Id") == old_id:
+    if not is_old_version(instance) or (docker.image(request.image) or {}).get("Id") == saved_image(instance)[0]:
         return record
     _rewrite_aof(instance)
     _ensure_room(instance)
     # The journal has the request, and with it the restart policy to put back.
     service.hold_down(instance)
+    service.stop(instance)
+    record = journal.advance(instance, record, Stage.STOPPED)
     try:
-        service.stop(instance)
-        record = journal.advance(instance, record, Stage.STOPPED)
         _link_data(instance)
-    except (OSError, Failure) as error:
+    except OSError as error:
         shutil.rmtree(_partial(instance), ignore_errors=True)
-        if isinstance(error, UncleanStop) and error.running:
-            service.set_restart_policy(instance, request.restart)
-            raise Failure(f"{error}. The upgrade did not begin") from None
-        restore_config(instance)
-        problems = service.start_and_check(instance, lambda _: [], request.restart)
-        state = f"it does not start again: {'; '.join(problems)}" if problems else "it runs again as before"
-        raise Failure(
-            f"the data cannot be kept for a rollback ({error}): {instance.name} was stopped, and {state}"
-        ) from None
+        reason = error.strerror or error
+        raise Failure(f"the data cannot be kept for a rollback: {reason}") from None
     return record
+
+
+def is_old_version(instance: Instance) -> bool:
+    """Say whether the container is still that of the version that an upgrade replaces."""
+    return bool(docker.container(instance.name).get("Image") == saved_image(instance)[0])
 
 
 def _rewrite_aof(instance: Instance) -> None:
@@ -243,31 +251,46 @@ def _link_or_copy(source: str, target: str) -> None:
 # -- Rollback
 
 
-def roll_back(instance: Instance, record: Journal, compose: Compose) -> str:
-    """Put the old version, its configuration and its data back. It may be interrupted anywhere and repeated.
+def roll_back(instance: Instance, compose: Compose) -> str:
+    """Put the old version, its configuration and its data back. May be interrupted anywhere and repeated.
 
-    What the new version wrote becomes previous data. Returns what was done, or why the old version is not back.
+    The journal says that the rollback has begun. What the new version wrote becomes previous data. Returns what was
+    done. Raises Failure if the old version is not back.
     """
-    process.run(["docker", "stop", instance.name], timeout=None)
-    process.run(["docker", "rm", "--force", instance.name])
+    record = journal.read(instance)
+    if record is None:
+        raise Failure(f"{instance.root}/{paths.JOURNAL} is missing: the rollback cannot go on. Deploy again")
+    _remove_container(instance)
     record = put_back_files(instance, record)
     image_id, reference = saved_image(instance)
-    # By now the reference may be another image's.
+    # The reference may be another image's now.
     process.check(["docker", "tag", image_id, reference])
     compose.forget_override()
-    done, output = compose.up("--force-recreate")
-    if not done:
-        return f"{output}\nThe previous version is not back. Deploy again, which resumes the rollback"
-    previous = record.previous
-    discard_saved(instance)
-    journal.end(instance)
-    kept = f"; what the new one wrote is in {instance.root}/{previous}" if previous else ""
+    try:
+        compose.up("--force-recreate")
+    except Failure as error:
+        raise Failure(
+            f"{error}\nThe previous version is not back yet. systemd tries again every minute; to try now, run "
+            "'redisctl recover'"
+        ) from None
+    complete(instance, record)
+    written = instance.root / record.previous
+    kept = f"; what the new one wrote is in {written}" if record.previous and written.is_dir() else ""
     return f"the previous version is back and serves its data{kept}"
 
 
+def _remove_container(instance: Instance) -> None:
+    """Remove the container, so that nothing uses the data while it moves. Raises Failure."""
+    service.hold_down(instance)
+    process.run(["docker", "stop", instance.name], timeout=None)
+    process.run(["docker", "rm", "--force", instance.name])
+    if docker.container(instance.name):
+        raise Failure(f"Docker does not remove the container {instance.name}: 'docker rm --force {instance.name}'")
+
+
 def put_back_files(instance: Instance, record: Journal) -> Journal:
-    """Make the old version's data the live data and restore its configuration. Needs no Docker."""
-    if record.stage is Stage.RESTARTING_OLD:
+    """Make the old version's data the live data and restore its configuration. Needs no Docker; Redis must not run."""
+    if record.stage is not Stage.ROLLING_BACK:
         return record
     if not record.previous:
         previous_name = f"{paths.PREVIOUS}/{unused_name(instance)}"
@@ -279,17 +302,32 @@ def put_back_files(instance: Instance, record: Journal) -> Journal:
         if instance.live.exists() and not previous.exists():
             os.rename(instance.live, previous)
             fsync_directory(previous.parent)
+            fsync_directory(instance.live.parent)
         os.rename(saved, instance.live)
         fsync_directory(saved.parent)
     restore_config(instance)
     return journal.advance(instance, record, Stage.RESTARTING_OLD)
 
 
-def discard_saved(instance: Instance) -> None:
-    """Remove what was kept for a rollback: the new version is healthy, or the old one is back."""
-    for path in (instance.root / paths.ROLLBACK_DATA, _partial(instance), instance.root / paths.ROLLBACK_CONFIG):
+def complete(instance: Instance, record: Journal) -> None:
+    """End the transaction: the new version is healthy, or the old one is back.
+
+    The stage says so first: a rollback must not begin from data that is removed in part.
+    """
+    journal.advance(instance, record, Stage.FINISHING)
+    _discard_saved(instance)
+    journal.end(instance)
+
+
+def _discard_saved(instance: Instance) -> None:
+    """Remove what was kept for a rollback. The configuration disappears as a whole, because others look for it."""
+    config = instance.root / paths.ROLLBACK_CONFIG
+    partial = config.with_name(f"{config.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if config.is_dir():
+        config.rename(partial)
+    for path in (instance.root / paths.ROLLBACK_DATA, _partial(instance), partial):
         shutil.rmtree(path, ignore_errors=True)
-    shutil.rmtree(instance.root / f"{paths.ROLLBACK_CONFIG}.partial", ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -298,8 +336,13 @@ def _copy(source: Path, target: Path) -> None:
         for path in (target, *target.rglob("*")):
             _copy_owner(source / path.relative_to(target), path)
     else:
-        shutil.copyfile(source, target)
-        _copy_owner(source, target)
+        _copy_file(source, target)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    # With its times: a file that is newer than the container looks like a change to the next deploy.
+    shutil.copy2(source, target)
+    _copy_owner(source, target)
 
 
 def _copy_owner(source: Path, target: Path) -> None:

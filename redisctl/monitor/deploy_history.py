@@ -1,6 +1,5 @@
 """The history of deploys and day-2 verbs, from the records that each of them wrote on this host."""
 
-import fcntl
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from redisctl import paths
+from redisctl.core import lock
 from redisctl.core.formatting import printable
 
 # How a deploy ended. Interrupted means that it was killed or lost its connection.
@@ -82,13 +82,6 @@ def load(name: str) -> tuple[list[Deploy], int]:
 
 
 def _running(name: str) -> str:
-    """Return the id of the deploy that holds the lock; empty if none does."""
-    try:
-        with open(paths.lock_file(name), encoding="utf-8", errors="replace") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.readline().strip()
-    except FileNotFoundError:
-        pass
-    return ""
+    """Return the id of the deploy that holds the lock; empty without one. A deploy shares its lock."""
+    holder = lock.holder(name)
+    return holder.run if holder else ""

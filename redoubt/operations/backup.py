@@ -31,7 +31,7 @@ def backup_timer(settings: Settings) -> Commands:
 
 @operation()
 def remove_backup_timer(settings: Settings) -> Commands:
-    """Remove the units that take backups. A backup that is being taken is finished."""
+    """Remove the units that take backups. A running backup finishes first."""
     timer, job = backup_units.timer(settings), backup_units.job(settings)
     note_change(f"{settings.redis_name}: redis_backup_schedule is empty")
     yield command(

@@ -91,6 +91,6 @@ def _result(stdout: list[str], stderr: list[str]) -> Result:
     try:
         return schema.load(Result, stdout[-1] if stdout else "")
     except schema.SchemaError:
-        # It ended before it could report: the lines say why.
+        # It exited without a result: its output explains why.
         lines = [line for line in (*stdout, *stderr) if line.strip()]
         return Result(error="\n".join(lines) or "redisctl printed no result: the connection may be lost")

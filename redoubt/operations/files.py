@@ -28,7 +28,7 @@ def files(entries: Sequence[Entry]) -> Commands:
         return
     if not steps:
         host.noop("up to date")
-    # All reasons before the first step: a dry run goes no further.
+    # All reasons come before the first step, because a dry run stops there.
     for step in steps:
         if step.stdin is not None and state.config.DIFF:
             _show_diff(by_path[step.path])

@@ -1,4 +1,4 @@
-"""The operations for images: load or pull them, check their version, probe what their build can do."""
+"""The operations for images: load or pull them, check their version, probe their build."""
 
 import shlex
 
@@ -33,7 +33,7 @@ def load_image(settings: Settings) -> Commands:
     quoted = shlex.quote(directory)
     yield command(f'rm -rf {quoted} && install -d -m 0700 -o "${{SUDO_UID:-${{DOAS_USER:-0}}}}" {quoted}')
     yield FileUploadCommand(archive, f"{directory}/image.tar", _sudo=False, _doas=False)
-    # Removed once it is open: an interruption leaves nothing, and takes nothing from the run after it.
+    # Removed as soon as it is open, so that an interruption leaves no file behind.
     yield command(f"exec 3<{quoted}/image.tar && rm -rf {quoted} && docker load --quiet <&3")
 
 

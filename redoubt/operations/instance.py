@@ -18,7 +18,7 @@ def run_redisctl(settings: Settings, line: str) -> Commands:
     if not state.is_executing:
         yield command("true")
         return
-    # Split here, so that the host's shell interprets nothing in it.
+    # Split here, so that the host's shell does not interpret the line.
     result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=shlex.split(line))
     for output in result.lines:
         note_change(output)

@@ -1,4 +1,4 @@
-"""What operations on systemd units share."""
+"""How systemd units differ from the desired state."""
 
 from collections.abc import Iterable
 

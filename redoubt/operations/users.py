@@ -52,7 +52,7 @@ def apply_users(settings: Settings, acl: DesiredFile, *, now: bool = False) -> C
 
 @operation()
 def store_passwords(settings: Settings, host_name: str, before: Secrets, after: Secrets) -> Commands:
-    """Store changed passwords on this machine. Fails if somebody else changed them since they were read."""
+    """Store changed passwords on this machine. Fails if they have changed since this command read them."""
     if before == after:
         host.noop("up to date")
         return

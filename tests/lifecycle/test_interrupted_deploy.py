@@ -1,18 +1,20 @@
-"""A deploy that is cut off anywhere leaves nothing that the next one does not finish, and no data is lost.
+"""An interrupted deploy: the next one finishes it, no data is lost, and a half-done start finishes by itself.
 
-The control machine's end is killed without a chance to clean up; the connection is cut on the host; the host loses
-its power. What then runs again is the same command.
+The control machine's process is killed, the connection is lost, redisctl is killed, Docker restarts, or the host loses
+power. The tests share one host and run in order; each leaves a healthy instance, whatever its settings.
 """
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from redisctl.core.journal import Stage
 from redoubt import deploy_lock
 from redoubt.settings.load import load
 from sandbox import images
@@ -20,44 +22,43 @@ from sandbox.hosts import Host
 from tests.lifecycle.conftest import BackgroundDeploy, Deployer, remove_instance
 from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
 from tests.lifecycle.expected_files import TREE, digests, looks
-
-# All operations of a deploy to a host that has an engine, in order.
-OPERATIONS = (
-    "Directories | Create the directories",
-    "Image | Load the image from its archive",
-    "Access | Write the ACL file",
-    "Access | Set the users of the running Redis",
-    "Secrets | Write the secrets",
-    "Config | Write redis.conf and the health check",
-    "Config | Find out whether the image can defragment",
-    "Logs | Rotate the log file",
-    "Service | Change the running Redis",
-    "Service | Write the Compose project",
-    "Service | Start Redis and wait until it is healthy",
-    "redisctl | Write redisctl",
-    "Backup | Write the units that take backups",
-    "Backup | Schedule backups",
+from tests.lifecycle.interruption import (
+    cut_power,
+    is_recovered,
+    is_unlocked,
+    pause_at,
+    resume,
+    wait_until_paused,
+    wait_until_recovered,
 )
-USERS, CHANGE, START = OPERATIONS[3], OPERATIONS[8], OPERATIONS[10]
 
 # Settings that change what most operations write.
-OTHERWISE: dict[str, Any] = {
+OTHER_SETTINGS: dict[str, Any] = {
     "redis_maxmemory": "300mb",
     "redis_app_name": "shop",
     "redis_renamed_commands": ["CONFIG", "SHUTDOWN", "BGREWRITEAOF"],
     "redis_logfile_rotations": 7,
 }
-
+START = "Service | Start Redis and wait until it is healthy"
 COMPOSE_UP = "[c]ompose .*up --detach"
+# The old Redis has ended, the new one has not started: Docker starts neither by itself.
+NONE_RUNS = "! pgrep -x redis-server >/dev/null"
 
 
 def until(condition: str, seconds: int = 60) -> str:
-    """A shell command that waits until a condition holds on the host, and fails when it does not."""
+    """Return a shell command that waits until a condition holds on the host, and fails if it does not."""
     return f"for _ in $(seq {seconds * 50}); do {{ {condition}; }} && exit 0; sleep 0.02; done; exit 1"
 
 
+def kill(deploy: BackgroundDeploy, host: Host) -> None:
+    """Kill a deploy on the control machine, and wait until its last command on the host has ended."""
+    deploy.signal(signal.SIGKILL)
+    assert deploy.wait().returncode == -signal.SIGKILL
+    wait_until(lambda: is_unlocked(host), "the killed deploy releases its lock", 90)
+
+
 def finish(deployer: Deployer, host: Host, **settings: Any) -> Instance:
-    """Deploy again and look: healthy, as configured, every file whole and none too many."""
+    """Deploy again and check: healthy, every file whole and none too many."""
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
     instance = Instance(host, deployer.secrets(host))
@@ -73,7 +74,7 @@ def assert_nothing_left_to_do(deployer: Deployer, host: Host, **settings: Any) -
 
 @contextmanager
 def data_kept(instance: Instance) -> Iterator[None]:
-    """Data that a client wrote before, and reads again after."""
+    """Write data, and check afterwards that it is still there."""
     jobs = [b"job %d" % number for number in range(100)]
     with instance.client("queues") as client:
         client.delete("rq:queue:kept")
@@ -83,176 +84,146 @@ def data_kept(instance: Instance) -> Iterator[None]:
         assert client.lrange("rq:queue:kept", 0, -1) == jobs
 
 
+@dataclass(frozen=True)
+class Complete:
+    """A first deploy that nothing disturbed: its operations, those that changed the host, and its files."""
+
+    operations: list[str]
+    changed: list[str]
+    digests: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def complete(host: Host, deployer: Deployer) -> dict[str, str]:
-    """The files of a deploy that nobody disturbed: what every other one has to end with."""
+def complete(host: Host, deployer: Deployer) -> Complete:
     remove_instance(host)
     result = deployer.deploy(host)
-    assert [entry["name"] for entry in result.operations] == list(OPERATIONS), "OPERATIONS is out of date"
-    # No Redis runs yet.
-    assert result.changed == [operation for operation in OPERATIONS if operation not in (USERS, CHANGE)]
+    assert result.returncode == 0, result.stderr
+    operations = [entry["name"] for entry in result.operations]
+    assert START in operations
+    # Only what changes a running Redis has nothing to do.
+    assert sum("running Redis" in name for name in operations) == len(operations) - len(result.changed)
     assert_nothing_left_to_do(deployer, host)
-    return digests(host)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_first_deploy_killed_at_any_operation_is_finished_by_the_next(
-    operation: str, complete: dict[str, str], host: Host, deployer: Deployer
-) -> None:
-    remove_instance(host, image=operation in OPERATIONS[:2])
-    running = deployer.start(host)
-    running.wait_for(f"Starting operation: {operation}")
-    running.signal(signal.SIGKILL)
-    assert running.wait().returncode == -signal.SIGKILL
-
-    finish(deployer, host)
-    assert digests(host) == complete
-    if operation == START:
-        # Files, owners and health were compared with those of a deploy after which nothing is left to do.
-        assert_nothing_left_to_do(deployer, host)
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [
-        pytest.param("[ -s /srv/redis/.incoming/image.tar ]", id="pushed"),
-        pytest.param("pgrep -f '[d]ocker load' >/dev/null", id="loaded"),
-    ],
-)
-def test_a_deploy_killed_while_the_image_is_on_its_way_leaves_no_part_of_it(
-    condition: str, host: Host, deployer: Deployer
-) -> None:
-    remove_instance(host)
-    running = deployer.start(host)
-    host.run(until(condition), check=True)
-    running.signal(signal.SIGKILL)
-    assert running.wait().returncode == -signal.SIGKILL
-    assert not host.run(f"docker image inspect {images.redis_reference()}").stdout.startswith("[{"), "killed too late"
-
-    finish(deployer, host)
-    assert_nothing_left_to_do(deployer, host)
-
-
-def test_a_change_killed_at_every_operation_in_turn_is_finished_and_keeps_the_data(
-    deployed: Host, deployer: Deployer
-) -> None:
-    """Each deploy gets one operation further than the one before. Until Redis is replaced, it runs on undisturbed."""
-    instance = Instance(deployed, deployer.secrets(deployed))
-    with data_kept(instance):
-        identity = instance.identity
-        for operation in OPERATIONS:
-            # Killed when Redis was about to be replaced, it is replaced by the deploy after that.
-            if OPERATIONS.index(operation) <= OPERATIONS.index(START) + 1:
-                assert instance.identity == identity, f"restarted before {operation}"
-            running = deployer.start(deployed, **OTHERWISE)
-            running.wait_for(f"Starting operation: {operation}")
-            running.signal(signal.SIGKILL)
-            assert running.wait().returncode == -signal.SIGKILL
-
-        changed = finish(deployer, deployed, **OTHERWISE)
-        assert changed.config("maxmemory") == str(300 * 1024**2)
-        assert_nothing_left_to_do(deployer, deployed, **OTHERWISE)
-    finish(deployer, deployed)
+    return Complete(operations, result.changed, digests(host))
 
 
 @pytest.fixture
-def cut_off() -> Callable[[Host], None]:
-    """Ends the SSH session in which Compose is being run, as a lost connection does, and nothing else."""
-
-    def cut(host: Host) -> None:
-        host.run(until(f"pgrep -f '{COMPOSE_UP}' >/dev/null"), check=True)
-        host.run(
-            f"process=$(pgrep -o -f '{COMPOSE_UP}'); until grep -q ^sshd /proc/$process/comm; do "
-            "process=$(awk '/^PPid/ { print $2 }' /proc/$process/status); done; kill -9 $process",
-            check=True,
-        )
-
-    return cut
+def redis(complete: Complete, host: Host, deployer: Deployer) -> Instance:
+    """The instance as the test before left it."""
+    return Instance(host, deployer.secrets(host))
 
 
-def test_a_lost_connection_ends_the_deploy_in_words_and_redis_comes_up_all_the_same(
-    deployed: Host, deployer: Deployer, cut_off: Callable[[Host], None]
-) -> None:
-    instance = Instance(deployed, deployer.secrets(deployed))
-    identity = instance.identity
-    with data_kept(instance):
-        running = deployer.start(deployed, redis_tcp_backlog=301)
-        cut_off(deployed)
+def test_first_deploy_killed_at_each_operation_is_finished(complete: Complete, host: Host, deployer: Deployer) -> None:
+    """Each deploy starts from what the killed one left, and comes one operation further."""
+    remove_instance(host)
+    for operation in complete.operations:
+        running = deployer.start(host)
+        running.wait_for(f"Starting operation: {operation}")
+        kill(running, host)
+
+    finish(deployer, host)
+    assert digests(host) == complete.digests
+    assert_nothing_left_to_do(deployer, host)
+
+
+def test_killed_image_transfer_leaves_no_part(complete: Complete, host: Host, deployer: Deployer) -> None:
+    """The deploy is killed while the image is pushed, and while Docker loads it."""
+    remove_instance(host)
+    for condition in ("[ -s /srv/redis/.incoming/image.tar ]", "pgrep -f '[d]ocker load' >/dev/null"):
+        running = deployer.start(host)
+        host.run(until(condition), check=True)
+        running.signal(signal.SIGKILL)
+        assert running.wait().returncode == -signal.SIGKILL
+        loaded = host.run(f"docker image inspect {images.redis_reference()}").stdout
+        assert not loaded.startswith("[{"), "killed too late"
+        wait_until(lambda: is_unlocked(host), "the killed deploy releases its lock", 30)
+
+    finish(deployer, host)
+    assert_nothing_left_to_do(deployer, host)
+
+
+def test_change_killed_at_each_operation_keeps_data(redis: Instance, complete: Complete, deployer: Deployer) -> None:
+    """Each deploy comes one operation further. Until Redis is replaced, it runs undisturbed."""
+    host = redis.host
+    with data_kept(redis):
+        identity = redis.identity
+        for operation in complete.operations:
+            # Killed when it was about to replace Redis, the deploy leaves that to the next one.
+            if complete.operations.index(operation) <= complete.operations.index(START):
+                assert redis.identity == identity, f"restarted before {operation}"
+            running = deployer.start(host, **OTHER_SETTINGS)
+            running.wait_for(f"Starting operation: {operation}")
+            kill(running, host)
+
+        changed = finish(deployer, host, **OTHER_SETTINGS)
+        assert changed.config("maxmemory") == str(300 * 1024**2)
+        assert_nothing_left_to_do(deployer, host, **OTHER_SETTINGS)
+    finish(deployer, host)
+
+
+def cut_connection(host: Host) -> None:
+    """End the SSH session in which Compose runs, as a lost connection does, and nothing else."""
+    host.run(until(f"pgrep -f '{COMPOSE_UP}' >/dev/null"), check=True)
+    host.run(
+        f"process=$(pgrep -o -f '{COMPOSE_UP}'); until grep -q ^sshd /proc/$process/comm; do "
+        "process=$(awk '/^PPid/ { print $2 }' /proc/$process/status); done; kill -9 $process",
+        check=True,
+    )
+
+
+def test_lost_connection_does_not_stop_a_start(redis: Instance, deployer: Deployer) -> None:
+    """The deploy reports the lost connection, and the host finishes the start."""
+    host, identity = redis.host, redis.identity
+    with data_kept(redis):
+        running = deployer.start(host, redis_tcp_backlog=301)
+        cut_connection(host)
         result = running.wait()
         assert result.returncode == 1
         assert "the connection to the host is lost; its last command may still run there" in result.stderr
         assert "is up" not in result.stderr
 
         def came_up() -> bool:
-            inspected = instance.inspect()
-            return bool(inspected) and instance.identity != identity and instance.health == "healthy"
+            return bool(redis.inspect()) and redis.identity != identity and redis.health == "healthy"
 
         wait_until(came_up, "Redis is up without another deploy", 30)
-        assert finish(deployer, deployed, redis_tcp_backlog=301).config("tcp-backlog") == "301"
-        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=301)
+        wait_until_recovered(host, 30)
+        assert finish(deployer, host, redis_tcp_backlog=301).config("tcp-backlog") == "301"
+        assert_nothing_left_to_do(deployer, host, redis_tcp_backlog=301)
 
 
-def test_of_two_deploys_at_once_the_second_is_told_who_is_at_it_and_changes_nothing(
-    deployed: Host, deployer: Deployer
-) -> None:
-    instance = Instance(deployed, deployer.secrets(deployed))
-    with data_kept(instance):
-        # The first does not come to its end before the others were there.
-        deployed.run("systemd-run --quiet --unit=lifecycle-holds flock /srv/redis sleep 60", check=True)
+def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deployer: Deployer) -> None:
+    host = redis.host
+    with data_kept(redis):
+        pause_at(host, Stage.PREPARED)
         try:
-            first = deployer.start(deployed, redis_tcp_backlog=302)
-            first.wait_for("Starting operation: Service | Start Redis")
+            first = deployer.start(host, redis_tcp_backlog=302)
+            wait_until_paused(host)
             # A plan waits for nobody.
-            planned = deployer.deploy(deployed, arguments=("--dry",), redis_tcp_backlog=304)
-            second = deployer.deploy(deployed, redis_tcp_backlog=304)
-            verb = deployer.deploy(deployed, job="day2/stop.py")
-            (under_way,) = redisctl(instance, "history --last 1")["deploys"]
+            planned = deployer.deploy(host, arguments=("--dry",), redis_tcp_backlog=304)
+            second = deployer.deploy(host, redis_tcp_backlog=304)
+            verb = deployer.deploy(host, job="day2/stop.py")
+            (under_way,) = redisctl(redis, "history --last 1")["deploys"]
             assert first.process.poll() is None
         finally:
-            deployed.run("systemctl stop lifecycle-holds", check=True)
+            resume(host)
         assert first.wait().returncode == 0, first.stderr
         assert planned.returncode == 0, planned.stderr
         for refused in (second, verb):
             assert (refused.returncode, refused.operations) == (1, [])
             assert "Nothing was changed on any host" in refused.stderr
-            told = re.search(r": (\S+) is changing redis \(deploy\) since (20\S+\+00:00): wait", refused.stderr)
-            assert told, refused.stderr
-            assert told[1] == deploy_lock.operator()
-            assert abs(datetime.now(UTC) - datetime.fromisoformat(told[2])) < timedelta(minutes=2)
+            holder = re.search(r": (\S+) is changing redis \(deploy\) since (20\S+\+00:00): wait", refused.stderr)
+            assert holder, refused.stderr
+            assert holder[1] == deploy_lock.operator()
+            assert abs(datetime.now(UTC) - datetime.fromisoformat(holder[2])) < timedelta(minutes=2)
         assert (under_way["result"], under_way["who"]) == ("running", deploy_lock.operator())
-        assert instance.config("tcp-backlog") == "302"
-        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=302)
+        assert redis.config("tcp-backlog") == "302"
+        assert_nothing_left_to_do(deployer, host, redis_tcp_backlog=302)
 
 
-@pytest.mark.parametrize("end", ["not heard of for a while", "killed as the refusal says"])
-def test_a_deploy_that_hangs_does_not_hold_the_lock_for_ever(end: str, deployed: Host, deployer: Deployer) -> None:
-    """As one whose network is gone: the host is not told that it is."""
-    stopped = deployer.start(deployed, redis_tcp_backlog=305)
-    stopped.wait_for("Starting operation: ")
-    stopped.signal(signal.SIGSTOP)
-    try:
-        refused = deployer.deploy(deployed).stderr
-        told = re.search(r"is changing redis .* release it with 'kill (\d+)' on the host", refused)
-        assert told, refused
-        seconds = deploy_lock.LOCK_TIMEOUT + 15
-        if end.startswith("killed"):
-            deployed.run(f"kill {told[1]}", check=True)
-            seconds = 2
-        free = "flock --nonblock /run/redoubt-redis.lock true"
-        wait_until(lambda: deployed.run(free).returncode == 0, "the lock is let go of", seconds)
-        assert deployer.deploy(deployed, redis_tcp_backlog=306).returncode == 0
-    finally:
-        stopped.signal(signal.SIGKILL)
-        stopped.wait()
-    finish(deployer, deployed, redis_tcp_backlog=306)
-    assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=306)
-
-
-def test_every_deploy_is_in_the_history_however_it_ended(undeployed_host: Host, deployer: Deployer) -> None:
-    """Also one that was killed, with what it had done; and none of it twice."""
+def test_history_has_every_deploy(complete: Complete, undeployed_host: Host, deployer: Deployer) -> None:
+    """Also one that was killed, with what it had done, and nothing twice."""
     undeployed_host.run("rm -rf /var/log/redoubt")
     killed = deployer.start(undeployed_host)
-    # What it had done by then, it had told; not what it had just done.
+    # The record has what was done before, not what it has just done.
     killed.wait_for("Starting operation: Access | Write the ACL file")
     killed.signal(signal.SIGKILL)
     killed.wait()
@@ -266,112 +237,214 @@ def test_every_deploy_is_in_the_history_however_it_ended(undeployed_host: Host, 
     assert deployer.deploy(undeployed_host, arguments=("--dry",)).returncode == 0
 
     deploys = redisctl(redis, "history")["deploys"]
-    assert [(one["verb"], one["result"]) for one in reversed(deploys)] == [
+    assert [(deploy["verb"], deploy["result"]) for deploy in reversed(deploys)] == [
         ("deploy", "interrupted"),
         ("deploy", "changed"),
         ("deploy", "no change"),
         ("deploy", "failed"),
         ("rotate", "changed"),
     ]
-    rotated, failed, unchanged, changed, broken_off = deploys
-    first = [one for one in OPERATIONS if one not in (USERS, CHANGE)]
-    assert broken_off["changed"][:1] == [OPERATIONS[0]]
-    assert broken_off["changed"] == first[: len(broken_off["changed"])]
-    assert changed["changed"] == first[-len(changed["changed"]) :]
+    rotated, failed, unchanged, changed, interrupted = deploys
+    assert interrupted["changed"][:1] == [complete.operations[0]]
+    assert interrupted["changed"] == complete.changed[: len(interrupted["changed"])]
+    assert changed["changed"] == complete.changed[-len(changed["changed"]) :]
     assert failed["failed"].startswith("Service | "), failed
     assert "Rotate | Set the users of the running Redis" in rotated["changed"]
-    assert {one["who"] for one in deploys} == {deploy_lock.operator()}
+    assert {deploy["who"] for deploy in deploys} == {deploy_lock.operator()}
     digest = load({**undeployed_host.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir)}).digest
-    assert {one["settings"] for one in deploys} == {digest}
+    assert {deploy["settings"] for deploy in deploys} == {digest}
     assert unchanged["started"] <= unchanged["ended"]
     shown = undeployed_host.run("redisctl history --last 2", check=True).stdout
     assert (shown.count("rotate "), shown.count("deploy "), shown.count("interrupted")) == (1, 1, 0), shown
-    told = undeployed_host.run("cat /var/log/redoubt/redis.jsonl; redisctl history", check=True).stdout
-    assert not any(secret in told for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values()))
+    records = undeployed_host.run("cat /var/log/redoubt/redis.jsonl; redisctl history", check=True).stdout
+    assert not any(
+        secret in records for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values())
+    )
     assert (
         undeployed_host.run("stat -c '%a %U' /var/log/redoubt /var/log/redoubt/redis.jsonl").stdout
         == "700 root\n600 root\n"
     )
 
 
-def test_the_history_is_kept_short(deployed: Host, deployer: Deployer) -> None:
+def test_history_is_kept_short(redis: Instance, deployer: Deployer) -> None:
+    host = redis.host
     line = deploy_lock.Record("deploy", "", "", "somebody", "2026-01-01T00:00:00+00:00", ended="x").line()
-    deployed.run("cat >/root/line", input=line + "\n", check=True)
-    deployed.run(
+    host.run("cat >/root/line", input=line + "\n", check=True)
+    host.run(
         f'yes "$(cat /root/line)" | head -n {deploy_lock.MAX_RECORDS * 4} >/var/log/redoubt/redis.jsonl', check=True
     )
-    assert deployer.deploy(deployed).returncode == 0
-    kept = deployed.run("cat /var/log/redoubt/redis.jsonl; rm /root/line", check=True).stdout.splitlines()
-    assert len(kept) == deploy_lock.MAX_RECORDS * 2
-    assert '"ended": "20' in kept[-1]
+    assert deployer.deploy(host).returncode == 0
+    records = host.run("cat /var/log/redoubt/redis.jsonl; rm /root/line", check=True).stdout.splitlines()
+    assert len(records) == deploy_lock.MAX_RECORDS * 2
+    assert '"ended": "20' in records[-1]
 
 
-# The old Redis has ended, the new one has not started: the engine starts neither by itself.
-NONE_RUNS = "! pgrep -x redis-server >/dev/null"
-PENDING = "ls /srv/redis/start /etc/systemd/system/redis-start.service /etc/systemd/system/*/redis-start.service"
+@pytest.mark.parametrize("end", ["without a heartbeat", "killed as the refusal says"])
+def test_hanging_deploy_does_not_keep_the_lock(end: str, redis: Instance, deployer: Deployer) -> None:
+    """A deploy whose network is gone: the host is not told that it ended."""
+    host = redis.host
+    hanging = deployer.start(host, redis_tcp_backlog=305)
+    hanging.wait_for("Starting operation: ")
+    hanging.signal(signal.SIGSTOP)
+    try:
+        refused = deployer.deploy(host).stderr
+        holder = re.search(r"is changing redis .* release it with 'kill (\d+)' on the host", refused)
+        assert holder, refused
+        seconds = deploy_lock.LOCK_TIMEOUT + 15
+        if end.startswith("killed"):
+            host.run(f"kill {holder[1]}", check=True)
+            seconds = 2
+        wait_until(lambda: is_unlocked(host), "the lock is released", seconds)
+        assert deployer.deploy(host, redis_tcp_backlog=306).returncode == 0
+    finally:
+        hanging.signal(signal.SIGKILL)
+        hanging.wait()
+    finish(deployer, host, redis_tcp_backlog=306)
+    assert_nothing_left_to_do(deployer, host, redis_tcp_backlog=306)
 
 
 def between(deployer: Deployer, host: Host, **settings: Any) -> BackgroundDeploy:
     """Start a deploy, and return when it is between the old Redis and the new one."""
     running = deployer.start(host, **settings)
-    running.wait_for("Starting operation: Service | Start Redis")
+    running.wait_for(f"Starting operation: {START}")
     host.run(until(NONE_RUNS), check=True)
     return running
 
 
-def test_a_host_that_loses_power_while_redis_is_replaced_has_the_new_one_without_another_deploy(
-    deployed: Host, deployer: Deployer
-) -> None:
-    instance = Instance(deployed, deployer.secrets(deployed))
-    with data_kept(instance):
-        running = between(deployer, deployed, redis_tcp_backlog=303)
-        deployed.kill()
+def assert_up(redis: Instance, deployer: Deployer, backlog: int, **settings: Any) -> None:
+    """Check that the new state runs and that a deploy has no more than its own records to write."""
+    wait_until(lambda: redis.health == "healthy", "Redis is healthy by itself", 60)
+    assert redis.config("tcp-backlog") == str(backlog)
+    identity = redis.identity
+    finish(deployer, redis.host, redis_tcp_backlog=backlog, **settings)
+    assert redis.identity == identity, "the deploy restarted what had recovered"
+    assert_nothing_left_to_do(deployer, redis.host, redis_tcp_backlog=backlog, **settings)
+
+
+@pytest.mark.core
+def test_killed_redisctl_is_finished_by_systemd(redis: Instance, deployer: Deployer) -> None:
+    """The Compose that the killed redisctl started still runs: the recovery waits until it has ended."""
+    host = redis.host
+    with data_kept(redis):
+        running = between(deployer, host, redis_tcp_backlog=307)
+        host.run("pkill -KILL -f '[r]edisctl deploy start-service'", check=True)
         assert running.wait().returncode == 1
-        deployed.start()
-        wait_until(lambda: instance.health == "healthy", "Redis is back by itself", 60)
-        assert instance.config("tcp-backlog") == "303"
-        wait_until(lambda: not deployed.run(PENDING).stdout, "the start has ended", 30)
-        finish(deployer, deployed, redis_tcp_backlog=303)
-        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=303)
+        wait_until_recovered(host)
+        said = host.run("journalctl --unit redis-recover.service --since -5min", check=True).stdout
+        assert "start of redis was interrupted and is finished now" in said, said
+        assert_up(redis, deployer, 307)
+
+
+def test_killed_redisctl_is_finished_by_next_deploy(redis: Instance, deployer: Deployer) -> None:
+    """systemd's recovery is switched off, and Compose is killed as well."""
+    host = redis.host
+    with data_kept(redis):
+        running = between(deployer, host, redis_tcp_backlog=308)
+        # Not before: the deploy starts the unit again.
+        host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
+        host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
+        assert running.wait().returncode == 1
+        assert not is_recovered(host)
+        result = deployer.deploy(host, redis_tcp_backlog=308)
+        assert "start of redis was interrupted: finishing it first" in result.stderr, result.stderr
+        assert is_recovered(host)
+        assert_up(redis, deployer, 308)
 
 
 @pytest.mark.parametrize(
-    "end",
+    ("end", "backlog"),
     [
-        pytest.param("systemctl restart docker", id="restarts"),
-        pytest.param("systemctl kill --signal=KILL docker", id="is-killed"),
+        pytest.param("systemctl restart docker", 309, id="restarts"),
+        pytest.param("systemctl kill --signal=KILL docker", 310, id="is-killed"),
     ],
 )
-def test_a_deploy_goes_on_with_an_engine_that_ends_while_redis_is_replaced(
-    end: str, deployed: Host, deployer: Deployer
-) -> None:
-    instance = Instance(deployed, deployer.secrets(deployed))
-    with data_kept(instance):
-        running = between(deployer, deployed, redis_tcp_backlog=304)
-        deployed.run(end, check=True)
+def test_start_survives_a_restart_of_docker(end: str, backlog: int, redis: Instance, deployer: Deployer) -> None:
+    host = redis.host
+    with data_kept(redis):
+        running = between(deployer, host, redis_tcp_backlog=backlog)
+        host.run(end, check=True)
         result = running.wait()
         assert result.returncode == 0, result.stderr
-        assert deployed.run(PENDING).stdout == ""
-        assert finish(deployer, deployed, redis_tcp_backlog=304).config("tcp-backlog") == "304"
-        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=304)
+        assert is_recovered(host)
+        assert_up(redis, deployer, backlog)
 
 
-def test_a_start_that_was_killed_on_the_host_is_finished_by_the_next_and_not_at_every_boot(
-    deployed: Host, deployer: Deployer
-) -> None:
-    instance = Instance(deployed, deployer.secrets(deployed))
-    with data_kept(instance):
-        running = between(deployer, deployed, redis_tcp_backlog=305)
-        deployed.run("pkill -KILL -f '^sh /srv/redis/start'; pkill -KILL -x docker-compose", check=True)
+@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+def test_power_cut_at_each_stage_of_a_start(policy: str, redis: Instance, deployer: Deployer) -> None:
+    """The host finishes the start when it is back."""
+    host, first = redis.host, 320 if policy == "always" else 330
+    settings: dict[str, Any] = {"redis_restart": policy}
+    with data_kept(redis):
+        for backlog, stage in enumerate((Stage.PREPARED, Stage.STARTING, Stage.FINISHING), first):
+            pause_at(host, stage)
+            running = deployer.start(host, redis_tcp_backlog=backlog, **settings)
+            wait_until_paused(host)
+            cut_power(host)
+            assert running.wait().returncode == 1
+            wait_until_recovered(host)
+            wait_until(lambda: redis.health == "healthy", f"Redis is healthy after a cut at {stage.value}", 60)
+            assert redis.config("tcp-backlog") == str(backlog)
+            assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
+
+        backlog = first + 3
+        running = between(deployer, host, redis_tcp_backlog=backlog, **settings)
+        cut_power(host)
         assert running.wait().returncode == 1
-        assert len(deployed.run(PENDING).stdout.split()) == 3
-        # What is stopped stays stopped at a boot.
-        enabled = "systemctl is-enabled redis-start.service"
-        assert deployed.run(enabled).stdout == "enabled\n"
-        assert deployer.deploy(deployed, job="day2/stop.py").returncode == 0
-        assert deployed.run(enabled).stdout == "static\n"
-        result = deployer.deploy(deployed, redis_tcp_backlog=305)
-        assert "start of redis was interrupted" in result.stderr, result.stderr
-        assert deployed.run(PENDING).stdout == ""
-        assert finish(deployer, deployed, redis_tcp_backlog=305).config("tcp-backlog") == "305"
-        assert_nothing_left_to_do(deployer, deployed, redis_tcp_backlog=305)
+        wait_until_recovered(host)
+        assert_up(redis, deployer, backlog, **settings)
+
+
+def test_start_without_the_data_disk_fails(redis: Instance) -> None:
+    """Redis must not start empty, neither by a command nor at boot; it has its data when the disk is back."""
+    host, data = redis.host, "/srv/redis/data"
+    with data_kept(redis):
+        host.run(f"redisctl stop && mkdir /run/empty && mount --bind /run/empty {data}", check=True)
+        try:
+            refused = host.run("redisctl start")
+            assert refused.returncode == 3
+            assert "/srv/redis/data/live is missing, and nothing was started" in refused.stderr
+            assert host.run("docker start redis").returncode != 0
+            assert not redis.inspect()["State"]["Running"]
+            assert host.run(f"ls -A {data}").stdout == ""
+        finally:
+            host.run(f"umount {data}", check=True)
+        host.run("redisctl start", check=True)
+        assert redis.health == "healthy"
+
+    with data_kept(redis):
+        # Redis writes its AOF to disk every second.
+        host.run(f"sleep 2; mv {data}/live {data}/away", check=True)
+        cut_power(host)
+        wait_until(redis.inspect, "Docker is up", 30)
+        assert not redis.inspect()["State"]["Running"]
+        assert host.run(f"ls -A {data}").stdout == "away\n"
+        host.run(f"mv {data}/away {data}/live && redisctl start", check=True)
+        assert redis.health == "healthy"
+
+
+def test_other_release_is_installed_after_preflight(redis: Instance, deployer: Deployer) -> None:
+    """A plan and a refused deploy run this release's redisctl from a private directory and leave the installed one."""
+    host, program = redis.host, "/srv/redis/redisctl"
+    finish(deployer, host)
+    # The digest at its end says which release it is.
+    host.run(
+        f"cp {program} /run/current && printf %064d 1 | "
+        f"dd of={program} bs=1 seek=$(($(stat -c %s {program}) - 64)) conv=notrunc",
+        check=True,
+    )
+    installed = (
+        f"stat -c '%y %i' {program}; sha256sum {program}; find /run/redoubt*.modules /run/redoubt-inspect* | sort"
+    )
+    before = host.run(installed).stdout
+    planned = deployer.deploy(host, arguments=("--dry",))
+    assert planned.returncode == 0, planned.stderr
+    assert host.run(installed).stdout == before
+    refused = deployer.deploy(host, redis_port=22)
+    assert refused.returncode == 1
+    assert "Nothing was changed on any host. Fix these problems first:" in refused.stderr
+    assert host.run(installed).stdout == before
+    result = deployer.deploy(host)
+    assert result.returncode == 0, result.stderr
+    assert result.changed == ["redisctl | Install redisctl"]
+    assert host.run(f"cmp {program} /run/current; rm /run/current").stdout == ""
+    assert_nothing_left_to_do(deployer, host)

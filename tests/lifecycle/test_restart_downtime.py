@@ -1,6 +1,6 @@
-"""A deploy for which Redis starts anew: no acknowledged write is lost, nothing is killed, and how long clients wait.
+"""A deploy that restarts Redis: no acknowledged write is lost, nothing is killed, and how long clients wait.
 
-``pytest tests/lifecycle/test_restart_downtime.py -rP`` prints the times: docs/changes.md has them.
+``pytest tests/lifecycle/test_restart_downtime.py -rP`` prints the times, for docs/changes.md.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.lifecycle.deployed_redis import Instance, wait_until
 
 SETTINGS: dict[str, Any] = {"redis_maxmemory": "2gb"}
 
-# Sessions of some hundred bytes, as inline commands; the first number that is theirs, and the one after the last.
+# Writes sessions of a few hundred bytes as inline commands. {first} is included, {last} is not.
 FILL = (
     '{{ printf "AUTH admin %s\\n" "$(cat /srv/redis/secrets/admin)"; '
     'awk \'BEGIN {{ v = sprintf("%0400d", 0); for (i = {first}; i < {last}; i++) '
@@ -24,8 +24,8 @@ FILL = (
     "| timeout 300 docker exec -i redis redis-cli --pipe"
 )
 
-# On the host: a client of the published port that writes one number after the other, each until it is acknowledged, for
-# as long as /run/write exists and for five minutes at most. Prints the longest wait between two, and the last number.
+# Runs on the host: a client of the published port that writes number after number, each until it is acknowledged, while
+# /run/write exists, at most five minutes. Prints the longest wait between two writes, and how many there were.
 WRITE = """
 import json, os, sys, time
 sys.path.insert(0, "/srv/redis/redisctl")
@@ -59,45 +59,44 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 @contextmanager
 def writing(redis: Instance) -> Iterator[dict[str, Any]]:
-    """A client that writes meanwhile; what it saw is there afterwards."""
-    seen: dict[str, Any] = {}
+    """Write with a client meanwhile; afterwards the dictionary has what the client measured."""
+    measured: dict[str, Any] = {}
     unit = "systemd-run --quiet --unit=lifecycle-writes --property=StandardOutput=file:/run/written"
     redis.host.run("touch /run/write; rm -f /run/written; cat >/run/write.py", input=WRITE, check=True)
     redis.host.run(f"{unit} python3 /run/write.py", check=True)
     try:
         wait_until(lambda: redis.call("EXISTS app:session:written:100") == ["1"], "a client writes", 20)
-        yield seen
+        yield measured
     finally:
         redis.host.run("rm -f /run/write")
-        wait_until(lambda: redis.host.run("test -s /run/written").returncode == 0, "the client is done", 60)
-    seen.update(json.loads(redis.host.run("cat /run/written; rm /run/written /run/write.py", check=True).stdout))
+        wait_until(lambda: redis.host.run("test -s /run/written").returncode == 0, "the client has ended", 60)
+    measured.update(json.loads(redis.host.run("cat /run/written; rm /run/written /run/write.py", check=True).stdout))
 
 
-def test_a_restart_loses_no_write_and_kills_nothing_however_much_data_there_is(
-    redis: Instance, deployer: Deployer
-) -> None:
-    there = written = 0
-    for number, (keys, log) in enumerate(((0, True), (100_000, True), (1_000_000, True), (1_000_000, False))):
-        if keys > there:
-            filled = redis.host.run(FILL.format(first=there, last=keys), check=True).stdout
-            assert filled.endswith(f"errors: 0, replies: {keys - there + 1}\n"), filled
-        there = keys
-        redis.call("DEL " + " ".join(["none", *(f"app:session:written:{one}" for one in range(written))]))
+def test_restart_loses_no_write_and_kills_nothing(redis: Instance, deployer: Deployer) -> None:
+    """With 0 to a million sessions, with the AOF and without it."""
+    present = written = 0
+    for number, (keys, aof) in enumerate(((0, True), (100_000, True), (1_000_000, True), (1_000_000, False))):
+        if keys > present:
+            filled = redis.host.run(FILL.format(first=present, last=keys), check=True).stdout
+            assert filled.endswith(f"errors: 0, replies: {keys - present + 1}\n"), filled
+        present = keys
+        redis.call("DEL " + " ".join(["none", *(f"app:session:written:{number}" for number in range(written))]))
         memory = dict(line.split(":") for line in redis.call("INFO memory") if ":" in line)
         before = redis.identity
         redis.host.run(": >/srv/redis/logs/redis.log", check=True)
-        with writing(redis) as seen:
-            persistence: dict[str, Any] = {"redis_appendonly": log, "redis_allow_data_loss": "persistence"}
+        with writing(redis) as measured:
+            persistence: dict[str, Any] = {"redis_appendonly": aof, "redis_allow_data_loss": "persistence"}
             result = deployer.deploy(redis.host, **SETTINGS, **persistence, redis_tcp_backlog=600 + number)
         assert result.returncode == 0, result.stderr
         assert redis.identity != before
         assert "ready to exit, bye bye" in redis.host.run("cat /srv/redis/logs/redis.log").stdout
-        assert seen["errors"] > 0, "no restart was seen"
-        exists = [f"EXISTS app:session:written:{one}" for one in range(seen["written"])]
-        assert redis.call(*exists) == ["1"] * seen["written"]
-        written = seen["written"]
-        assert int(redis.call("DBSIZE")[0]) >= keys + seen["written"]
+        assert measured["errors"] > 0, "the client saw no restart"
+        exists = [f"EXISTS app:session:written:{number}" for number in range(measured["written"])]
+        assert redis.call(*exists) == ["1"] * measured["written"]
+        written = measured["written"]
+        assert int(redis.call("DBSIZE")[0]) >= keys + measured["written"]
         print(
-            f"{keys} sessions, {int(memory['used_memory']) / 1024**2:.0f} MiB, {'log' if log else 'snapshot'}: "
-            f"the longest wait of a client was {seen['longest']:.1f} s"
+            f"{keys} sessions, {int(memory['used_memory']) / 1024**2:.0f} MiB, {'AOF' if aof else 'RDB snapshot'}: "
+            f"the longest wait of a client was {measured['longest']:.1f} s"
         )

@@ -1,4 +1,4 @@
-"""Real versions, one after the other, with the same data: Redis 7.0, 8.0 and 8.6, and Redis 7.0 to Valkey 8.1 and 9."""
+"""Upgrades between real versions with the same data: Redis 7.0, 8.0 and 8.6, and Redis 7.0 to Valkey 8.1 and 9."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from tests.lifecycle.test_valkey import assert_no_change, settings_for
 
 @pytest.fixture(scope="module")
 def own(start_host: Callable[..., Host]) -> Iterator[Host]:
-    """A host of its own, for data of many versions."""
+    """A separate host, for data of many versions."""
     host = start_host("lifecycle-upgrades")
     yield host
     host.down()
@@ -27,7 +27,7 @@ def version(build: str) -> dict[str, Any]:
 
 
 def deploy(deployer: Deployer, host: Host, build: str, number: str) -> Instance:
-    """Deploy it, see that it is what runs and that a second deploy has nothing to do."""
+    """Deploy a build, and check that it runs and that a second deploy changes nothing."""
     result = deployer.deploy(host, **version(build))
     assert result.returncode == 0, result.stderr
     server = Instance(host, deployer.secrets(host))
@@ -37,19 +37,20 @@ def deploy(deployer: Deployer, host: Host, build: str, number: str) -> Instance:
 
 
 def assert_runs(server: Instance, number: str) -> None:
-    said = [line.strip() for line in server.call("INFO server")]
-    numbers = [line.partition(":")[2] for line in said if line.startswith(("redis_version:", "valkey_version:"))]
-    assert any(one.startswith(number) for one in numbers), numbers
-    # A restore starts it; the engine looks only now and then.
+    """Check the version that runs by its first digits, and that it is healthy."""
+    lines = [line.strip() for line in server.call("INFO server")]
+    numbers = [line.partition(":")[2] for line in lines if line.startswith(("redis_version:", "valkey_version:"))]
+    assert any(version.startswith(number) for version in numbers), numbers
+    # Docker runs the health check of a Redis that a restore started only after an interval.
     wait_until(lambda: server.health == "healthy", "it is healthy", 60)
 
 
-def refused(deployer: Deployer, server: Instance, build: str, *, words: str) -> None:
-    """Deploying it stops before Redis notices, and says why."""
+def assert_refused(deployer: Deployer, server: Instance, build: str, *, reason: str) -> None:
+    """Deploy a build that is refused, with the reason, while Redis runs undisturbed."""
     before = server.identity
     result: DeployResult = deployer.deploy(server.host, **version(build))
     assert result.returncode == 1
-    assert words in result.stderr, result.stderr
+    assert reason in result.stderr, result.stderr
     assert server.identity == before
     assert server.health == "healthy"
 
@@ -58,62 +59,62 @@ JOBS = [f"job {number}" for number in range(20)]
 
 
 def write(server: Instance) -> None:
-    """A session that ends, queued jobs, and types whose encodings differ between versions."""
+    """Write a session with a TTL, queued jobs, and types whose encodings differ between versions."""
     assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
     with server.client("queues") as client:
         queue = Queue("default", connection=client)
         for name in JOBS:
             queue.enqueue(print, name, job_id=name.replace(" ", "-"))
     types = ("HSET t:hash a 1 b 2", "ZADD t:scores 1 one 2 two", "SADD t:set 1 2 3", "XADD t:stream 1-1 field value")
-    said = server.call(*types)
-    assert not [line for line in said if "ERR" in line or "NOPERM" in line], said
+    answers = server.call(*types)
+    assert not [line for line in answers if "ERR" in line or "NOPERM" in line], answers
 
 
-def assert_there(server: Instance) -> None:
-    """All of it."""
-    kept, left = server.call("GET app:session:1", "TTL app:session:1", user="sessions")
-    assert (kept, 0 < int(left) <= 7200) == ("kept", True)
+def assert_data_is_complete(server: Instance) -> None:
+    """Check everything that write() wrote."""
+    value, ttl = server.call("GET app:session:1", "TTL app:session:1", user="sessions")
+    assert (value, 0 < int(ttl) <= 7200) == ("kept", True)
     with server.client("queues") as client:
         ids = Queue("default", connection=client).get_job_ids()
-        assert [Job.fetch(one, connection=client).args for one in ids] == [(name,) for name in JOBS]
-    said = server.call("HGET t:hash b", "ZSCORE t:scores two", "SCARD t:set", "XLEN t:stream")
-    assert said == ["2", "2", "3", "1"]
+        assert [Job.fetch(job_id, connection=client).args for job_id in ids] == [(name,) for name in JOBS]
+    answers = server.call("HGET t:hash b", "ZSCORE t:scores two", "SCARD t:set", "XLEN t:stream")
+    assert answers == ["2", "2", "3", "1"]
 
 
-def upgraded(host: Host, deployer: Deployer, *steps: tuple[str, str]) -> tuple[Instance, list[dict[str, Any]]]:
-    """Redis 7.0 with data, and each step after it. The instance, and the backups of before each step, newest first."""
+def upgrade(host: Host, deployer: Deployer, *steps: tuple[str, str]) -> tuple[Instance, list[dict[str, Any]]]:
+    """Deploy Redis 7.0 with data, then each step. Return the instance and the backup before each step, newest first."""
     server = deploy(deployer, host, "redis-oldstable", "7.0")
     write(server)
     for build, number in steps:
         server = deploy(deployer, host, build, number)
-        assert_there(server)
+        assert_data_is_complete(server)
     backups: list[dict[str, Any]] = redisctl(server, "backup list")["backups"]
-    assert [one["verified"]["verdict"] for one in backups] == ["ok" for _ in steps]
+    assert [backup["verified"]["verdict"] for backup in backups] == ["ok" for _ in steps]
     return server, backups
 
 
-def test_redis_goes_from_7_0_to_8_0_to_8_6_and_back_through_the_backup(own: Host, deployer: Deployer) -> None:
-    server, backups = upgraded(own, deployer, ("redis", "8.0"), ("redis-experimental", "8.6"))
-    assert [one["version"][:3] for one in backups] == ["8.0", "7.0"]
+def test_redis_upgrades_to_8_6_and_downgrades_by_a_backup(own: Host, deployer: Deployer) -> None:
+    server, backups = upgrade(own, deployer, ("redis", "8.0"), ("redis-experimental", "8.6"))
+    assert [backup["version"][:3] for backup in backups] == ["8.0", "7.0"]
 
-    # 8.0 cannot read what 8.6 wrote: the way back is the backup that was taken on the way there.
-    refused(deployer, server, "redis", words="does not read backup")
+    # 8.0 cannot read what 8.6 wrote: a downgrade needs the backup that the upgrade took.
+    assert_refused(deployer, server, "redis", reason="does not read backup")
     stopped = deployer.deploy(own, job="day2/stop.py", **version("redis-experimental"))
     assert stopped.returncode == 0, stopped.stderr
-    own.run("mv /srv/redis/data /srv/redis/data.newer", check=True)
+    own.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)
     back = deployer.deploy(own, **version("redis"))
     assert back.returncode == 0, back.stderr
     own.run(f"redisctl restore {backups[0]['id']} --yes", check=True)
     server = Instance(own, deployer.secrets(own))
     assert_runs(server, "8.0")
-    assert_there(server)
+    assert_data_is_complete(server)
     assert_no_change(deployer, own, version("redis"))
 
-    refused(deployer, server, "valkey", words="Redis 7.4 or newer")
-    assert_there(server)
-    own.run("rm -r /srv/redis/data.newer", check=True)
+    assert_refused(deployer, server, "valkey", reason="Redis 7.4 or newer")
+    assert_data_is_complete(server)
+    own.run("rm -r /srv/redis/data/live.newer", check=True)
 
 
-def test_redis_7_0_goes_to_valkey_8_1_and_9(own: Host, deployer: Deployer) -> None:
+def test_redis_7_0_upgrades_to_valkey_8_1_and_9(own: Host, deployer: Deployer) -> None:
     remove_instance(own)
-    upgraded(own, deployer, ("valkey", "8.1"), ("valkey-testing", "9."))
+    upgrade(own, deployer, ("valkey", "8.1"), ("valkey-testing", "9."))

@@ -1,70 +1,91 @@
-"""A new version that starts and is not well: the former one is back by itself, with its data and its files."""
+"""A new version that is not healthy: the previous one comes back by itself, with its data and its files.
+
+The same holds if the upgrade is interrupted at any stage. The tests share one host and run in order.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from redisctl.core.journal import Stage
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, remove_instance
 from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.lifecycle.interruption import (
+    cut_power,
+    is_recovered,
+    pause_at,
+    wait_until_paused,
+    wait_until_recovered,
+)
 from tests.lifecycle.test_valkey import assert_no_change, assert_runs, settings_for
 
-# What stands in the place of a program of a newer version. Each passes all that is tried beside the one that serves.
+# Scripts that replace a program of a newer version. Each passes everything that is tried next to the running version.
 BROKEN = {
-    # It serves and writes its own format; the health check alone finds no way to it.
+    # It serves and writes its own format; only the health check does not reach it.
     "unhealthy": ("redis-cli", 'case "$*" in -s*) exec valkey-cli "$@" ;; esac; echo broken >&2; exit 1'),
-    # As the service it ends at once.
+    # As the service it exits at once.
     "ends": ("redis-server", '[ "$*" != /etc/redis/redis.conf ] || exit 1; exec valkey-server "$@"'),
 }
+# The version that runs, under another number: an upgrade that succeeds, and can be taken back.
+RENUMBERED = (
+    "redis-server",
+    '[ "$*" != --version ] || { valkey-server --version | sed "s/v=8.1.[0-9]*/v=8.1.99/"; exit; }; '
+    'exec valkey-server "$@"',
+)
 QUICK: dict[str, Any] = {"redis_health_interval": 2, "redis_health_retries": 3, "redis_health_start_period": 5}
-LOOKED = "cd /srv/redis && find compose.yml config secrets -type f -exec sha256sum {} + | sort"
-BACK = "the former version is back and serves what it had"
+FILES = "cd /srv/redis && find compose.yml config secrets -type f -exec sha256sum {} + | sort"
+BACK = "the previous version is back and serves its data"
 
 
 @pytest.fixture(scope="module")
 def own(start_host: Callable[..., Host]) -> Iterator[Host]:
     """A host of its own, for data that another version wrote."""
-    host = start_host("lifecycle-way-back")
+    host = start_host("lifecycle-rollback")
     yield host
     host.down()
 
 
 @pytest.fixture(scope="module")
-def former() -> dict[str, Any]:
+def previous() -> dict[str, Any]:
     """Settings of the version that serves."""
     return {**settings_for("valkey"), **QUICK}
 
 
 @pytest.fixture(scope="module")
-def server(own: Host, deployer: Deployer, former: dict[str, Any]) -> Instance:
-    """The version that serves, on a host with broken images of a newer one."""
+def server(own: Host, deployer: Deployer, previous: dict[str, Any]) -> Instance:
+    """The version that serves, on a host that also has broken images of a newer one."""
     newer = settings_for("valkey-testing")
     first = deployer.deploy(own, **newer, redis_allow_vulnerable_version=True)
     assert first.returncode == 0, first.stderr
     for name, (program, script) in BROKEN.items():
-        change = (
-            f'rm /usr/bin/{program}; printf "%s\\n" "#!/bin/sh" "$1" >/usr/bin/{program}; chmod 755 /usr/bin/{program}'
-        )
-        own.run(
-            f"docker run --network none --user 0 --name donor --entrypoint sh {newer['redis_image']} -c '{change}' sh "
-            f"\"$(cat)\" && docker commit --change 'ENTRYPOINT []' --change 'CMD [\"redis-server\"]' "
-            f"--change 'USER root' donor {reference(name)} && docker rm donor",
-            input=script,
-            check=True,
-        )
+        make_image(own, newer["redis_image"], name, program, script)
     remove_instance(own, image=False)
-    served = deployer.deploy(own, **former)
+    served = deployer.deploy(own, **previous)
     assert served.returncode == 0, served.stderr
+    make_image(own, previous["redis_image"], "renumbered", *RENUMBERED)
     return Instance(own, deployer.secrets(own))
+
+
+def make_image(host: Host, base: str, name: str, program: str, script: str) -> None:
+    """Make an image in which a script replaces a program."""
+    change = f'rm /usr/bin/{program}; printf "%s\\n" "#!/bin/sh" "$1" >/usr/bin/{program}; chmod 755 /usr/bin/{program}'
+    host.run(
+        f"docker run --network none --user 0 --name donor --entrypoint sh {base} -c '{change}' sh "
+        f"\"$(cat)\" && docker commit --change 'ENTRYPOINT []' --change 'CMD [\"redis-server\"]' "
+        f"--change 'USER root' donor {reference(name)} && docker rm donor",
+        input=script,
+        check=True,
+    )
 
 
 def reference(name: str) -> str:
     return f"registry.example.com/valkey:{name}"
 
 
-def broken(name: str) -> dict[str, Any]:
-    """Settings that deploy a broken version, and change what the former one is made from and reads."""
+def newer(name: str) -> dict[str, Any]:
+    """Settings that deploy a newer version, and change what the previous one was created from and reads."""
     return {
         **QUICK,
         "redis_engine": "valkey",
@@ -77,176 +98,235 @@ def broken(name: str) -> dict[str, Any]:
     }
 
 
+def power_cut_settings(policy: str) -> dict[str, Any]:
+    """Settings of the tests that cut the power. The backup before each upgrade is not loaded, to save time."""
+    return {"redis_restart": policy, "redis_upgrade_verify": False}
+
+
 def write(server: Instance, value: str) -> None:
     assert server.call(f"SET app:session:1 {value} EX 7200", user="sessions") == ["OK"]
     assert server.call("DEL rq:queue:default", f"RPUSH rq:queue:default {value}", user="queues")[1] == "1"
 
 
+def read_files(server: Instance) -> str:
+    """Return the digests of the configuration and the secrets."""
+    return server.host.run(FILES, check=True).stdout
+
+
 def answers(server: Instance) -> bool:
-    said = server.host.run("docker exec redis redis-cli -s /run/redis/redis.sock PING").stdout
-    return "PONG" in said or "NOAUTH" in said
+    output = server.host.run("docker exec redis redis-cli -s /run/redis/redis.sock PING").stdout
+    return "PONG" in output or "NOAUTH" in output
 
 
 def assert_back(server: Instance, value: str, files: str) -> None:
-    """Everything is as it was, and nothing of the attempt is left but what the new version wrote."""
+    """Check that everything is as it was, and that nothing is left of the upgrade except previous data."""
     assert_runs(server, "8.1")
     assert server.health == "healthy"
     assert server.call("GET app:session:1", user="sessions") == [value]
     assert server.call("LRANGE rq:queue:default 0 -1", user="queues") == [value]
-    assert server.host.run(LOOKED, check=True).stdout == files
-    assert server.host.run("ls -d /srv/redis/upgrade* /srv/redis/data/.upgrade*").stdout == ""
+    assert read_files(server) == files
+    assert_nothing_kept(server)
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_the_former_version_is_back_with_its_data_and_its_files(
-    server: Instance, deployer: Deployer, former: dict[str, Any], name: str
+def assert_nothing_kept(server: Instance) -> None:
+    assert is_recovered(server.host)
+    assert server.host.run("ls -d /srv/redis/rollback* /srv/redis/data/rollback*").stdout == ""
+
+
+def discard_previous_data(server: Instance) -> None:
+    server.host.run("rm -rf /srv/redis/data/previous", check=True)
+
+
+@pytest.mark.parametrize("name", [pytest.param("unhealthy", marks=pytest.mark.core), "ends"])
+def test_failed_upgrade_is_rolled_back(
+    server: Instance, deployer: Deployer, previous: dict[str, Any], name: str
 ) -> None:
     write(server, name)
-    files = server.host.run(f": >/srv/redis/logs/redis.log; {LOOKED}", check=True).stdout
-    result = deployer.deploy(server.host, **broken(name))
+    server.host.run(": >/srv/redis/logs/redis.log", check=True)
+    files = read_files(server)
+    result = deployer.deploy(server.host, **newer(name))
     assert result.returncode == 1
     assert BACK in result.stderr, result.stderr
-    # What is copied while it is down is what was written since.
+    # Only what was written after a rewrite is copied while Redis is down.
     log = server.host.run("cat /srv/redis/logs/redis.log", check=True).stdout
     assert "AOF rewrite terminated with success" in log.partition("User requested shutdown")[0], log
     assert_back(server, name, files)
-    aside = server.host.run("find /srv/redis/data/previous -name '*.rdb'", check=True).stdout
-    assert aside, "what the new version found and wrote is kept"
-    assert_no_change(deployer, server.host, former)
-    server.host.run("rm -r /srv/redis/data/previous", check=True)
+    kept = server.host.run("find /srv/redis/data/previous -name '*.rdb'", check=True).stdout
+    assert kept, "what the new version found and wrote is kept"
+    assert_no_change(deployer, server.host, previous)
+    discard_previous_data(server)
 
 
-def broken_off(server: Instance, deployer: Deployer) -> None:
-    """Deploy a new version, have it write, and kill on the host what waits for it to be healthy."""
+def interrupt(server: Instance, deployer: Deployer) -> None:
+    """Deploy a new version, have it write, and kill on the host what waits for it to be healthy.
+
+    systemd's recovery is switched off, so that the state in between can be examined.
+    """
     before = server.inspect()["Id"]
-    under_way = deployer.start(server.host, **broken("unhealthy"))
+    under_way = deployer.start(server.host, **newer("unhealthy"))
     wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
     wait_until(lambda: answers(server), "the new version serves", 10)
     write(server, "newer")
-    server.host.run("pkill -KILL -f '^[s]h /srv/redis/start'; pkill -KILL -f '[d]ocker compose'", check=True)
+    # Not before: the deploy starts the unit again.
+    server.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
+    kill_redisctl(server)
     assert under_way.wait().returncode != 0
-    server.host.run("test -d /srv/redis/data/.upgrade && test -s /srv/redis/upgrade/image", check=True)
+    server.host.run("test -d /srv/redis/data/rollback && test -s /srv/redis/rollback/image", check=True)
 
 
-# By hand, what a return that is broken off leaves.
-ASIDE = "install -d -m 700 -o 999 -g 999 previous previous/20260101T000000Z"
-STEPS = {
-    "not begun": "true",
-    "data half moved": f"echo away 20260101T000000Z >../upgrade/stage; {ASIDE}; "
-    "mv appendonlydir previous/20260101T000000Z/",
-    "former data half back": f"echo in 20260101T000000Z >../upgrade/stage; docker rm -f redis; {ASIDE}; "
-    "mv appendonlydir dump.rdb previous/20260101T000000Z/; mv .upgrade/appendonlydir .",
-}
+def kill_redisctl(server: Instance) -> None:
+    server.host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
 
 
-@pytest.mark.parametrize("came", STEPS)
-def test_an_upgrade_that_was_broken_off_is_told_and_ended_by_the_next_deploy(
-    server: Instance, deployer: Deployer, former: dict[str, Any], came: str
+def test_interrupted_upgrade_is_reported_and_finished(
+    server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
-    """And a return that was, at single steps of it."""
-    host, value = server.host, came.replace(" ", "-")
-    write(server, value)
-    files = host.run(LOOKED, check=True).stdout
-    broken_off(server, deployer)
-    host.run(f"cd /srv/redis/data && {STEPS[came]}", check=True)
-    told = host.run("redisctl health")
-    assert (told.returncode, "the data of the former one is kept" in told.stdout) == (2, True), told.stdout
-    assert "an upgrade is not ended" in host.run("redisctl restore latest --yes").stderr
-    removal = deployer.deploy(host, job="day2/remove.py", **former)
-    assert (removal.returncode, "an upgrade of redis was not ended" in removal.stderr) == (1, True), removal.stderr
-
-    again = deployer.deploy(host, **broken("unhealthy"))
-    assert again.returncode == 1
-    assert BACK in again.stderr, again.stderr
-    assert_back(server, value, files)
-    assert_no_change(deployer, host, former)
-    host.run("rm -r /srv/redis/data/previous", check=True)
-
-
-def test_a_host_that_loses_power_in_an_upgrade_ends_it_by_itself(
-    server: Instance, deployer: Deployer, former: dict[str, Any]
-) -> None:
-    """While the new version starts, which is not healthy afterwards either."""
+    """The health check is critical, a removal is refused, and the next deploy finishes it."""
     host = server.host
-    write(server, "power")
-    files = host.run(LOOKED, check=True).stdout
-    under_way = deployer.start(host, **broken("unhealthy"))
-    wait_until(lambda: not host.run("test -d /srv/redis/data/.upgrade").returncode, "the data is kept", 120)
-    host.kill()
-    assert under_way.wait().returncode == 1
-    host.start()
-    wait_until(lambda: host.run("test -e /srv/redis/start").returncode == 1, "the upgrade is given up", 120)
-    told = host.run("journalctl --unit redis-start.service", check=True).stdout
-    assert BACK in told, told
-    assert_back(server, "power", files)
-    assert_no_change(deployer, host, former)
-    host.run("rm -r /srv/redis/data/previous", check=True)
+    write(server, "reported")
+    files = read_files(server)
+    interrupt(server, deployer)
+    health = host.run("redisctl health")
+    assert (health.returncode, "CRITICAL" in health.stdout.upper()) == (2, True), health.stdout
+    assert "another version was started and is not healthy yet" in health.stdout, health.stdout
+    removal = deployer.deploy(host, job="day2/remove.py", **previous)
+    assert (removal.returncode, "start of redis was interrupted" in removal.stderr) == (1, True), removal.stderr
+
+    again = deployer.deploy(host, **newer("unhealthy"))
+    assert again.returncode == 1
+    assert "start of redis was interrupted: finishing it first" in again.stderr, again.stderr
+    assert BACK in again.stderr, again.stderr
+    assert_back(server, "reported", files)
+    assert_no_change(deployer, host, previous)
+    discard_previous_data(server)
 
 
-def test_an_upgrade_that_was_broken_off_is_given_up_by_deploying_the_former_version(
-    server: Instance, deployer: Deployer, former: dict[str, Any]
+def test_restore_finishes_an_interrupted_upgrade_first(
+    server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
-    """It goes on with what the new one wrote where it reads that, and with its own data where it does not."""
+    host = server.host
+    write(server, "restored")
+    files = read_files(server)
+    interrupt(server, deployer)
+    restored = host.run("redisctl restore latest --yes")
+    assert restored.returncode == 0, restored.stderr
+    assert BACK in restored.stderr, restored.stderr
+    # The newest backup is the one that the upgrade took.
+    assert_back(server, "restored", files)
+    assert_no_change(deployer, host, previous)
+    discard_previous_data(server)
+
+
+def test_deploying_the_previous_version_gives_the_upgrade_up(
+    server: Instance, deployer: Deployer, previous: dict[str, Any]
+) -> None:
+    """What the new version wrote stays as previous data."""
     host = server.host
     write(server, "older")
-    files = host.run(LOOKED, check=True).stdout
-    broken_off(server, deployer)
-    given_up = deployer.deploy(host, **former)
+    files = read_files(server)
+    interrupt(server, deployer)
+    given_up = deployer.deploy(host, **previous)
     assert given_up.returncode == 0, given_up.stderr
-    assert_back(server, "newer", files)
-    assert_no_change(deployer, host, former)
-
-    broken_off(server, deployer)
-    write(server, "newest")
-    # The new version's own format takes the place of what both read.
-    rewritten = "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"
-    server.call(server.secrets.renamed_command("BGREWRITEAOF"))
-    wait_until(lambda: set(rewritten) <= set(server.call("INFO persistence")), "the log is rewritten", 30)
-    given_up = deployer.deploy(host, **former)
-    assert given_up.returncode == 1
     assert BACK in given_up.stderr, given_up.stderr
-    assert_back(server, "newer", files)
-    assert_no_change(deployer, host, former)
-    host.run("rm -r /srv/redis/data/previous", check=True)
+    assert_back(server, "older", files)
+    assert host.run("cat /srv/redis/data/previous/*/appendonlydir/*.incr.aof", check=True).stdout.count("newer") >= 2
+    assert_no_change(deployer, host, previous)
+    discard_previous_data(server)
+
+
+@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+def test_power_cut_in_a_failing_upgrade_rolls_back(
+    server: Instance, deployer: Deployer, previous: dict[str, Any], policy: str
+) -> None:
+    """At every stage, with a new version that is not healthy after the power cut either."""
+    host, settings = server.host, power_cut_settings(policy)
+    assert deployer.deploy(host, **previous, **settings).returncode == 0
+    write(server, policy)
+    files = read_files(server)
+    stages = (
+        *(Stage.PREPARED, Stage.STOPPED, Stage.STARTING),
+        *(Stage.ROLLING_BACK, Stage.RESTARTING_OLD, Stage.FINISHING),
+    )
+    for stage in stages:
+        pause_at(host, stage)
+        under_way = deployer.start(host, **{**newer("unhealthy"), **settings})
+        wait_until_paused(host, 180)
+        cut_power(host)
+        assert under_way.wait().returncode == 1
+        wait_until_recovered(host, 240)
+        wait_until(lambda: server.health == "healthy", f"the previous version is back after {stage.value}", 60)
+        if stage not in (Stage.RESTARTING_OLD, Stage.FINISHING):
+            log = host.run("journalctl --boot --unit redis-recover.service", check=True).stdout
+            assert BACK in log, log
+        assert_back(server, policy, files)
+        assert server.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
+        discard_previous_data(server)
+    assert_no_change(deployer, host, {**previous, **settings})
+
+
+@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+def test_power_cut_in_an_upgrade_ends_in_the_new_version(
+    server: Instance, deployer: Deployer, previous: dict[str, Any], policy: str
+) -> None:
+    """At every stage, with a new version that is healthy."""
+    host, settings = server.host, power_cut_settings(policy)
+    assert deployer.deploy(host, **previous, **settings).returncode == 0
+    write(server, policy)
+    for stage in (Stage.PREPARED, Stage.STOPPED, Stage.STARTING, Stage.FINISHING):
+        pause_at(host, stage)
+        under_way = deployer.start(host, **{**newer("renumbered"), **settings})
+        wait_until_paused(host, 180)
+        cut_power(host)
+        assert under_way.wait().returncode == 1
+        wait_until_recovered(host, 120)
+        wait_until(lambda: server.health == "healthy", f"the new version is healthy after {stage.value}", 60)
+        inspected = server.inspect()
+        assert inspected["Config"]["Image"] == reference("renumbered")
+        assert inspected["HostConfig"]["RestartPolicy"]["Name"] == policy
+        assert server.call("GET app:session:1", user="sessions") == [policy]
+        assert server.config("tcp-backlog") == "300"
+        assert_nothing_kept(server)
+        back = deployer.deploy(host, **previous, **settings)
+        assert back.returncode == 0, back.stderr
 
 
 @pytest.mark.parametrize(
-    ("fills", "told"),
+    ("fills", "message"),
     [
-        # Less than the log takes, as bytes and as files: the first is seen beforehand, the second is not.
+        # Less than the AOF takes, in bytes and in files: the first is noticed before Redis stops, the second is not.
         (
             'head -c "$(($(df --output=avail --block-size=1 . | tail -n 1) - 2097152))" /dev/zero >.other',
-            "was left alone: a",
+            "was left alone",
         ),
         (
             "mount -o remount,nr_inodes=$(($(df --output=iused . | tail -n 1) + 2)) .",
-            "redis was started again as it was",
+            "the data cannot be kept for a rollback",
         ),
     ],
     ids=["bytes", "files"],
 )
-def test_where_the_disk_gets_too_full_to_keep_the_data_the_version_that_serves_goes_on(
-    fills: str, told: str, server: Instance, deployer: Deployer, former: dict[str, Any]
+def test_full_disk_stops_an_upgrade_and_redis_runs(
+    fills: str, message: str, server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
     host, data = server.host, "/srv/redis/data"
-    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=192m tmpfs {data}", check=True)
+    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=192m,mode=700 tmpfs {data}", check=True)
     try:
-        assert deployer.deploy(host, **former).returncode == 0
+        assert deployer.deploy(host, **previous).returncode == 0
         write(server, "kept")
-        # In a snapshot it takes next to nothing, in the log of writes all of it.
+        # In an RDB snapshot it is compressed to almost nothing, in the AOF it is not.
         assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
-        files, before = host.run(LOOKED, check=True).stdout, server.inspect()["State"]["StartedAt"]
-        under_way = deployer.start(host, **broken("unhealthy"))
-        # Before the backup it would be found, and nothing would be begun.
+        files, before = host.run(FILES, check=True).stdout, server.inspect()["State"]["StartedAt"]
+        under_way = deployer.start(host, **newer("unhealthy"))
+        # A disk that is full before the backup is noticed there, and nothing begins.
         under_way.wait_for("Starting operation: Secrets | Write the secrets", 180)
         host.run(f"cd {data} && {fills}", check=True)
         result = under_way.wait()
         assert result.returncode == 1
-        assert told in result.stderr, result.stderr
-        assert (server.inspect()["State"]["StartedAt"] == before) == ("left alone" in told)
-        wait_until(lambda: server.health == "healthy", "the version that served is back", 60)
+        assert message in result.stderr, result.stderr
+        assert (server.inspect()["State"]["StartedAt"] == before) == ("left alone" in message)
+        wait_until(lambda: server.health == "healthy", "the previous version is back", 60)
         assert_back(server, "kept", files)
         assert server.call("STRLEN app:session:long") == ["5000000"]
-        assert_no_change(deployer, host, former)
+        assert_no_change(deployer, host, previous)
     finally:
         host.run(f"docker rm -f redis; umount {data}", check=True)

@@ -1,4 +1,4 @@
-"""Valkey in the place of Redis: the same settings, the same deploy, and the same acceptance suite."""
+"""Valkey instead of Redis: the same settings, the same deploy, and the same host suite."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with 
 
 @pytest.fixture(scope="module")
 def valkey() -> dict[str, Any]:
-    """Settings that deploy Debian's Valkey; everything else stays as it is."""
+    """Settings that deploy Debian's Valkey; everything else stays at its default."""
     return settings_for("valkey")
 
 
@@ -42,7 +42,7 @@ def settings_for(build: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def own(start_host: Callable[..., Host]) -> Iterator[Host]:
-    """A host that has never seen Redis. Removed at once: Valkey's data is of no use to another test."""
+    """A separate host, which no other module uses: Redis does not read Valkey's data."""
     host = start_host("lifecycle-valkey")
     yield host
     host.down()
@@ -62,36 +62,34 @@ def server(own: Host, deployer: Deployer, result: DeployResult) -> Instance:
     return Instance(own, deployer.secrets(own))
 
 
-def test_valkey_is_deployed_and_what_its_distribution_has_not_fixed_is_said_once(
-    server: Instance, result: DeployResult
-) -> None:
+def test_valkey_is_deployed_with_one_warning(server: Instance, result: DeployResult) -> None:
     assert [OPEN in line for line in result.stderr.splitlines() if "GHSA" in line] == [True]
     assert server.health == "healthy"
-    said = [line.strip() for line in server.call("INFO server")]
-    assert any(line.startswith("valkey_version:") for line in said)
-    assert "redis_version:7.2.4" in said
+    lines = [line.strip() for line in server.call("INFO server")]
+    assert any(line.startswith("valkey_version:") for line in lines)
+    assert "redis_version:7.2.4" in lines
 
 
-def test_a_second_deploy_changes_nothing(server: Instance, deployer: Deployer, valkey: dict[str, Any]) -> None:
+def test_second_deploy_changes_nothing(server: Instance, deployer: Deployer, valkey: dict[str, Any]) -> None:
     again = deployer.deploy(server.host, **valkey)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_the_acceptance_suite_passes_on_it(server: Instance, deployer: Deployer, valkey: dict[str, Any]) -> None:
-    """All of it, as an operator runs it: what writes and what disrupts as well."""
+def test_host_suite_passes_on_valkey(server: Instance, deployer: Deployer, valkey: dict[str, Any]) -> None:
+    """The whole suite as an operator runs it, with the tests that write and disrupt."""
     inventory = deployer.inventory(server.host, **valkey)
     command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", str(inventory), "--writes", "--disrupts"]
     done = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    counted = re.search(r"^=+ (\d+) passed, (\d+) deselected in", done.stdout, re.MULTILINE)
-    assert counted, done.stdout[-2000:]
-    # Left out is only what a container's kernel and its loopback address cannot prove.
-    assert int(counted[1]) > 10 * int(counted[2])
+    counts = re.search(r"^=+ (\d+) passed, (\d+) deselected in", done.stdout, re.MULTILINE)
+    assert counts, done.stdout[-2000:]
+    # Only tests that a container cannot run are deselected: of the kernel, and of other addresses than loopback.
+    assert int(counts[1]) > 10 * int(counts[2])
 
 
-def test_its_data_is_backed_up_and_comes_back(server: Instance) -> None:
+def test_valkey_data_is_backed_up_and_restored(server: Instance) -> None:
     server.check_backup_and_restore()
 
 
@@ -114,7 +112,7 @@ def test_its_data_is_backed_up_and_comes_back(server: Instance) -> None:
     ],
     ids=["Valkey for redis", "Redis for valkey", "Redis by its name"],
 )
-def test_an_image_with_the_other_engine_is_refused(
+def test_image_with_the_other_engine_is_refused(
     server: Instance, deployer: Deployer, valkey: dict[str, Any], data: dict[str, Any], words: str
 ) -> None:
     before = server.identity
@@ -126,10 +124,10 @@ def test_an_image_with_the_other_engine_is_refused(
     assert server.identity == before
 
 
-def test_an_unnamed_image_with_the_other_engine_is_refused_before_the_server_is_touched(
+def test_unnamed_image_with_the_other_engine_is_refused(
     server: Instance, deployer: Deployer, valkey: dict[str, Any]
 ) -> None:
-    """Only the image itself can say so, and only on the host."""
+    """Only the image itself shows its engine, and only on the host."""
     before = server.identity
     name = "registry.example.com/cache:blue"
     server.host.run(f"docker tag {valkey['redis_image']} {name}", check=True)
@@ -142,10 +140,10 @@ def test_an_unnamed_image_with_the_other_engine_is_refused_before_the_server_is_
     assert accepted.returncode == 0, accepted.stderr
 
 
-def test_data_that_valkey_does_not_read_is_not_given_to_it(
+def test_valkey_is_refused_for_data_that_it_cannot_read(
     deployed: Host, deployer: Deployer, valkey: dict[str, Any]
 ) -> None:
-    """It would not start, and Redis would be gone."""
+    """Valkey would not start, and Redis would be gone."""
     redis = Instance(deployed, deployer.secrets(deployed))
     before = redis.identity
     refused = deployer.deploy(deployed, **valkey)
@@ -159,7 +157,7 @@ def test_data_that_valkey_does_not_read_is_not_given_to_it(
     assert redis.health == "healthy"
 
 
-def test_a_redis_that_valkey_does_not_read_is_not_imported_and_told_in_its_own_words(server: Instance) -> None:
+def test_import_from_a_newer_redis_is_refused_with_its_error(server: Instance) -> None:
     host = server.host
     with images.redis_archive().open("rb") as file:
         load = ssh.command(host.name, "--", "docker load --quiet")
@@ -179,10 +177,8 @@ def test_a_redis_that_valkey_does_not_read_is_not_imported_and_told_in_its_own_w
     assert host.run("docker ps --all --format '{{.Names}}'; ls -d /srv/redis/import").stdout.split() == ["redis"]
 
 
-def test_valkey_9_on_a_host_without_data_keeps_what_a_user_of_the_settings_writes(
-    own: Host, deployer: Deployer, nine: dict[str, Any]
-) -> None:
-    """The next Debian's, whose version may lack fixes. On this host nothing of the former one is left."""
+def test_valkey_9_starts_empty_and_keeps_data_of_a_user(own: Host, deployer: Deployer, nine: dict[str, Any]) -> None:
+    """The Valkey of the next Debian, which may lack fixes, on a host from which the previous version was removed."""
     remove_instance(own)
     first = deployer.deploy(own, **nine)
     assert first.returncode == 0, first.stderr
@@ -209,16 +205,16 @@ def test_valkey_9_on_a_host_without_data_keeps_what_a_user_of_the_settings_write
     server.check_backup_and_restore()
 
 
-PROOF = "Upgrade | Back the data up, and have the new version read it"
+CHECK = "Upgrade | Back the data up, and have the new version read it"
 
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Valkey 8.1 with a session and a job that became 9: what the plan said, and what the deploy did."""
+    """An upgrade from Valkey 8.1, with a session and a job, to 9: the plan, and the deploy."""
 
     server: Instance
     planned: DeployResult
-    backed_up_by_the_plan: int
+    backups_of_the_plan: int
     result: DeployResult
 
 
@@ -248,13 +244,13 @@ def assert_no_change(deployer: Deployer, host: Host, settings: dict[str, Any]) -
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_another_version_is_started_with_data_that_is_backed_up_and_that_it_has_read(
+def test_new_version_starts_with_backed_up_data_that_it_read(
     upgrade: Upgrade, deployer: Deployer, nine: dict[str, Any]
 ) -> None:
     assert "runs Valkey 8.1" in upgrade.planned.stderr, upgrade.planned.stderr
-    assert upgrade.backed_up_by_the_plan == 0
+    assert upgrade.backups_of_the_plan == 0
     assert upgrade.result.returncode == 0, upgrade.result.stderr
-    assert PROOF in upgrade.result.changed
+    assert CHECK in upgrade.result.changed
     server = upgrade.server
     assert_runs(server, "9")
     assert server.call("GET app:session:1", user="sessions") == ["kept"]
@@ -264,47 +260,47 @@ def test_another_version_is_started_with_data_that_is_backed_up_and_that_it_has_
     assert_no_change(deployer, server.host, nine)
 
 
-def test_a_version_that_does_not_read_the_data_is_refused_before_anything_of_the_running_one_is_changed(
+def test_version_that_cannot_read_the_data_is_refused(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
 ) -> None:
     server = upgrade.server
-    kept = "config secrets compose.yml redisctl redisctl.json settings.json"
-    looked = f"cd /srv/redis && find {kept} -printf '%p %C@\\n' | sort"
-    before = server.identity, server.host.run(looked, check=True).stdout
+    paths = "config secrets compose.yml redisctl redisctl.json settings.json"
+    list_files = f"cd /srv/redis && find {paths} -printf '%p %C@\\n' | sort"
+    before = server.identity, server.host.run(list_files, check=True).stdout
     refused = deployer.deploy(server.host, **valkey, redis_maxmemory="300mb")
     assert refused.returncode == 1
-    assert f"operation: {PROOF}" in refused.stderr
+    assert f"operation: {CHECK}" in refused.stderr
     assert "does not read backup" in refused.stderr, refused.stderr
     assert "Can't handle RDB format version 80" in refused.stderr or "Wrong signature" in refused.stderr
-    assert "what runs was left alone" in refused.stderr
-    assert (server.identity, server.host.run(looked, check=True).stdout) == before
+    assert "The running Redis was left alone" in refused.stderr
+    assert (server.identity, server.host.run(list_files, check=True).stdout) == before
     assert server.health == "healthy"
-    # What the other one said is no word against the backup.
-    assert all(one["verified"]["verdict"] == "ok" for one in backups(server))
+    # The older version's verdict does not count against the backup.
+    assert all(backup["verified"]["verdict"] == "ok" for backup in backups(server))
     assert_no_change(deployer, server.host, nine)
 
 
-def test_the_way_back_is_through_the_backup_of_before(
+def test_downgrade_restores_the_backup_before_the_upgrade(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
 ) -> None:
-    """As docs/upgrades.md has it."""
+    """The steps of docs/upgrades.md."""
     server, host = upgrade.server, upgrade.server.host
-    (of_before,) = [one["id"] for one in backups(server) if one["version"].startswith("8.1.")]
+    (backup,) = [taken["id"] for taken in backups(server) if taken["version"].startswith("8.1.")]
     assert server.call("SET app:session:2 later EX 7200", user="sessions") == ["OK"]
     stopped = deployer.deploy(host, job="day2/stop.py", **nine)
     assert stopped.returncode == 0, stopped.stderr
-    host.run("mv /srv/redis/data /srv/redis/data.newer", check=True)
+    host.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)
     back = deployer.deploy(host, **valkey)
     assert back.returncode == 0, back.stderr
-    host.run(f"redisctl restore {of_before} --yes", check=True)
+    host.run(f"redisctl restore {backup} --yes", check=True)
     assert_runs(server, "8.1")
     assert server.call("GET app:session:1", "EXISTS app:session:2", user="sessions") == ["kept", "0"]
     assert server.call("LRANGE rq:queue:default 0 -1", user="queues") == ["job"]
     assert_no_change(deployer, host, valkey)
-    host.run("rm -r /srv/redis/data.newer", check=True)
+    host.run("rm -r /srv/redis/data/live.newer", check=True)
 
 
-def test_where_nothing_is_to_be_loaded_the_backup_is_taken_all_the_same(
+def test_upgrade_without_verification_still_takes_a_backup(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
 ) -> None:
     server, host = upgrade.server, upgrade.server.host
@@ -320,19 +316,19 @@ def test_where_nothing_is_to_be_loaded_the_backup_is_taken_all_the_same(
     assert_no_change(deployer, host, nine)
 
 
-def test_a_redis_that_is_down_is_not_backed_up_and_the_deploy_says_so(
+def test_upgrade_of_a_stopped_redis_warns_of_no_backup(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
 ) -> None:
     server, host = upgrade.server, upgrade.server.host
     host.run("docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups", check=True)
     first = deployer.deploy(host, **valkey)
-    assert (first.returncode, "is not backed up" in first.stderr) == (0, False), first.stderr
+    assert (first.returncode, "there is no backup" in first.stderr) == (0, False), first.stderr
     assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
     host.run("docker stop redis", check=True)
     upgraded = deployer.deploy(host, **nine)
     assert upgraded.returncode == 0, upgraded.stderr
-    assert "no Redis serves the data in /srv/redis/data: it is not backed up before" in upgraded.stderr
+    assert "no Redis serves the data in /srv/redis/data/live: there is no backup of it before" in upgraded.stderr
     assert server.call("GET app:session:1", user="sessions") == ["kept"]
     assert backups(server) == []
     again = deployer.deploy(host, **nine)
-    assert (again.returncode, again.changed, "is not backed up" in again.stderr) == (0, [], False), again.stderr
+    assert (again.returncode, again.changed, "there is no backup" in again.stderr) == (0, [], False), again.stderr

@@ -1,4 +1,4 @@
-"""A version that lacks security fixes is refused in words, before anything is changed or Redis is touched."""
+"""A version that lacks security fixes is refused with a clear error, before anything changes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,27 +24,29 @@ def vulnerable() -> dict[str, Any]:
 
 
 def warnings(result: DeployResult) -> list[str]:
-    """What was said of the version, and to which host."""
-    return [line.strip() for line in result.stderr.splitlines() if "redis_allow_vulnerable_version = True says" in line]
+    """Return the warnings about the version, each with its host."""
+    return [
+        line.strip() for line in result.stderr.splitlines() if "because redis_allow_vulnerable_version = True" in line
+    ]
 
 
-def test_an_archive_of_a_vulnerable_version_is_refused_with_everything_else_and_nothing_is_changed(
+def test_vulnerable_archive_is_refused_with_all_other_problems(
     undeployed_host: Host, deployer: Deployer, vulnerable: dict[str, Any], fingerprint: Callable[[Host], list[str]]
 ) -> None:
     before = fingerprint(undeployed_host)
     result = deployer.deploy(undeployed_host, **vulnerable, redis_port=22)
     assert result.returncode == 1
     message = result.stderr.partition("Nothing was changed on any host. Fix these problems first:")[2]
-    said = [line.strip() for line in message.splitlines() if line.startswith(f"  {undeployed_host.name}: ")]
-    assert len(said) == 2
-    assert f"{undeployed_host.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in said[0]
-    assert "and its branch 8.0 is no longer maintained" in said[0]
-    assert ALLOW in said[0]
-    assert "127.0.0.1:22 is in use by sshd" in said[1]
+    problems = [line.strip() for line in message.splitlines() if line.startswith(f"  {undeployed_host.name}: ")]
+    assert len(problems) == 2
+    assert f"{undeployed_host.name}: redis_image = '{vulnerable['redis_image']}': {LACKS}" in problems[0]
+    assert "and its branch 8.0 is no longer maintained" in problems[0]
+    assert ALLOW in problems[0]
+    assert "127.0.0.1:22 is in use by sshd" in problems[1]
     assert fingerprint(undeployed_host) == before
 
 
-def test_it_is_deployed_when_that_is_asked_for_and_each_host_is_warned_once(
+def test_allowed_vulnerable_version_warns_once_for_each_host(
     undeployed_host: Host, start_host: Callable[..., Host], deployer: Deployer, vulnerable: dict[str, Any]
 ) -> None:
     hosts = (undeployed_host, start_host("lifecycle-2"))
@@ -52,20 +54,20 @@ def test_it_is_deployed_when_that_is_asked_for_and_each_host_is_warned_once(
     for number in range(2):
         result = deployer.deploy(*hosts, **vulnerable, redis_allow_vulnerable_version=True)
         assert result.returncode == 0, result.stderr
-        said = warnings(result)
+        lines = warnings(result)
         # pyinfra keeps them in no order.
-        assert sorted(line.partition(" ")[0] for line in said) == sorted(f"[{host.name}]" for host in hosts)
-        assert all(LACKS in line for line in said)
+        assert sorted(line.partition(" ")[0] for line in lines) == sorted(f"[{host.name}]" for host in hosts)
+        assert all(LACKS in line for line in lines)
         assert number == 0 or result.changed == []
     assert Instance(undeployed_host, deployer.secrets(undeployed_host)).health == "healthy"
-    # And back to the patched package of the same number, without a word.
+    # The patched package of the same number is deployed without a warning.
     result = deployer.deploy(*hosts)
     assert (result.returncode, warnings(result)) == (0, []), result.stderr
 
 
 @pytest.fixture
 def unnamed(deployed: Host) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Makes an image on the host whose name and labels do not tell its version; returns the settings for it."""
+    """Make an image on the host whose name and labels do not show its version; return the settings for it."""
     name = "registry.example.com/cache:blue"
 
     def make(change: str) -> dict[str, Any]:
@@ -81,26 +83,26 @@ def unnamed(deployed: Host) -> Iterator[Callable[[str], dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        # Debian's patches are in it, but nothing says so.
+        # It has Debian's patches, but no label proves that.
         ("LABEL redoubt.package=", LACKS),
         # Copied from elsewhere: the server has another number.
         ("LABEL redoubt.package=redis-server=5:8.0.6-3", LACKS),
         ("LABEL redoubt.package=redis-server=5:8.0.2-3+deb13u2", "+deb13u2 of Debian 13 (trixie) lacks CVE-2026-25243"),
-        # Nobody can be asked.
-        ("ENV PATH=/nowhere", "does not tell its version: 'redis-server --version' fails in it"),
+        # Its server does not start.
+        ("ENV PATH=/nowhere", "does not report its version: 'redis-server --version' fails in it"),
     ],
 )
-def test_an_image_that_only_the_host_can_ask_is_refused_before_redis_is_touched(
-    deployed: Host, deployer: Deployer, unnamed: Callable[[str], dict[str, Any]], change: str, words: str
+def test_unnamed_vulnerable_image_is_refused_on_the_host(
+    deployed: Host, deployer: Deployer, unnamed: Callable[[str], dict[str, Any]], change: str, message: str
 ) -> None:
     redis = Instance(deployed, deployer.secrets(deployed))
     before = redis.identity
     result = deployer.deploy(deployed, **unnamed(change))
     assert result.returncode == 1
-    assert words in result.stderr
-    assert "operation: Image | Judge the version in the image" in result.stderr
+    assert message in result.stderr
+    assert "operation: Image | Check the version in the image" in result.stderr
     assert "operation: Secrets" not in result.stderr, "the deploy went on with this image"
     assert redis.identity == before
     assert redis.health == "healthy"
@@ -108,7 +110,7 @@ def test_an_image_that_only_the_host_can_ask_is_refused_before_redis_is_touched(
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_an_image_that_only_the_host_can_ask_is_deployed_when_it_is_safe_or_allowed(
+def test_unnamed_image_is_deployed_if_safe_or_allowed(
     deployed: Host, deployer: Deployer, unnamed: Callable[[str], dict[str, Any]]
 ) -> None:
     safe = unnamed("ENV ANY=thing")
