@@ -1,22 +1,21 @@
-"""Disposable hosts on one machine, and everything it takes to make them.
+"""Disposable hosts on one machine, and everything that they need.
 
-`python -m sandbox up` turns a bare Debian machine into one that runs a host to
-deploy to; `python -m sandbox clean` turns it back. Nothing is installed on the
-machine: what is missing is unpacked under `.sandbox/`, where all state lives.
+`python -m sandbox up` starts a host to deploy to, also on a bare Debian machine, and `python -m sandbox clean` removes
+everything again. Nothing is installed: missing programs are unpacked under `.sandbox/`, which holds all state.
 
-A reader finds the parts in the order in which they are used:
+The modules, in the order in which they are used:
 
     tools.py         Debian packages, unpacked instead of installed
-    engine.py        the Docker engine: the one that answers, or one of our own
-    network.py       the fleet network, on which hosts see each other
-    base_image.py    the image that all others start from
-    image_build.py   the hosts' images and the Redis archive
-    images.py        what was built, for whoever uses it
+    engine.py        Docker: the running one, or one of the sandbox
+    network.py       the network on which hosts reach each other
+    base_image.py    the image on which all others are built
+    image_build.py   the images of hosts, and the archive of the Redis image
+    images.py        the archives that were built
     hosts.py         hosts: the interface for tests and for the inventory
-    container.py     the kind of host that is a system container
-    vm.py            the kind that is a virtual machine
-    disk.py          its disk and its emulator
-    ssh_identity.py  what makes a host this one
+    container.py     hosts as system containers
+    vm.py            hosts as virtual machines
+    disk.py          the disks of virtual machines, and QEMU
+    ssh_identity.py  the keys and the machine-id of a host
     ssh.py           keys, known hosts, the generated ssh_config
-    cleanup.py       the way back
+    cleanup.py       removes everything
 """

@@ -17,24 +17,24 @@ from sandbox import cleanup, engine, hosts, image_build, ssh, vm
 from sandbox.hosts import Host
 from sandbox.util import ROOT, NoEngineError, SandboxError, lock, say
 
-# Seconds that a command has to remove its hosts when it is called off.
-_CLEANUP = 180
+# Seconds for a cancelled command to remove its hosts.
+_CLEANUP_TIMEOUT = 180
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; return its exit code."""
+    """Run one verb and return its exit code."""
     arguments, rest = parse(argv)
     try:
         code: int = arguments.verb(arguments, rest)
     except NoEngineError as error:
-        print(f"error: no container engine answers, and none can be started: {error}", file=sys.stderr)
-        print("a virtual machine has its own: `python -m sandbox up NAME --kind vm --image host`", file=sys.stderr)
+        print(f"error: Docker does not answer and cannot be started: {error}", file=sys.stderr)
+        print("use a virtual machine with Docker: `python -m sandbox up NAME --kind vm --image host`", file=sys.stderr)
         return 1
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (docker.errors.DockerException, requests.RequestException) as error:
-        print(f"error: the Docker engine: {getattr(error, 'explanation', None) or error}", file=sys.stderr)
+        print(f"error: Docker: {getattr(error, 'explanation', None) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split a command line into the verb with its arguments and what follows the first `--`."""
+    """Split a command line into the verb with its arguments and the words after the first `--`."""
     own, rest = argv, []
     if "--" in argv:
         cut = argv.index("--")
@@ -51,32 +51,32 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m sandbox", description="Disposable hosts.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    verb = verbs.add_parser("up", help="make or start a host, and whatever that needs")
+    verb = verbs.add_parser("up", help="create or start a host")
     verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
-    verb.add_argument("--kind", default="", choices=["container", "vm"], help="default: container, where one can run")
-    verb.add_argument("--image", default="", choices=["host", "bare"], help="bare: without a container engine")
+    verb.add_argument("--kind", default="", choices=["container", "vm"], help="default: container if Docker can run")
+    verb.add_argument("--image", default="", choices=["host", "bare"], help="bare: without Docker")
     verb.set_defaults(verb=_up)
 
     verb = verbs.add_parser("down", help="remove a host")
     verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
     verb.set_defaults(verb=_down)
 
-    verb = verbs.add_parser("ssh", help="a shell on a host, or one command there: ssh NAME -- CMD")
+    verb = verbs.add_parser("ssh", help="open a shell on a host, or run one command: ssh NAME -- CMD")
     verb.add_argument("name", nargs="?", default=hosts.DEFAULT)
     verb.set_defaults(verb=_ssh)
 
-    verb = verbs.add_parser("list", help="all hosts")
+    verb = verbs.add_parser("list", help="list all hosts")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(verb=_list)
 
-    verb = verbs.add_parser("run", help="run a command with the default host up: run -- CMD")
-    verb.add_argument("--no-host", action="store_true", help="only with the Redis image built")
+    verb = verbs.add_parser("run", help="run a command while the default host runs: run -- CMD")
+    verb.add_argument("--no-host", action="store_true", help="only build the Redis image")
     verb.set_defaults(verb=_run)
 
-    verb = verbs.add_parser("howto", help="how to go on from here")
+    verb = verbs.add_parser("howto", help="print what to do with the default host")
     verb.set_defaults(verb=_howto)
 
-    verb = verbs.add_parser("clean", help="remove everything that the sandbox made")
+    verb = verbs.add_parser("clean", help="remove everything that the sandbox created")
     verb.set_defaults(verb=_clean)
     return parser.parse_args(own), rest
 
@@ -89,7 +89,7 @@ def _up(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host:
-    """The host; a new one as `choose` has it."""
+    """Start a host; `choose` decides what a new one is."""
     hosts.check_name(name)
     if not any(host.name == name for host in hosts.load()):
         kind, image = choose(name, kind, image)
@@ -97,9 +97,9 @@ def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host
 
 
 def choose(name: str, kind: str, image: str) -> tuple[str, str]:
-    """Kind and image of a new host: a container where nothing else is asked for and an engine runs or can be started.
+    """Return the kind and image of a new host: by default a container if Docker runs or can be started.
 
-    It is started to find out. Elsewhere a virtual machine whose own engine can build images. Says why on stderr.
+    This starts Docker. Otherwise it is a virtual machine, whose Docker can build images; the reason goes to stderr.
     """
     if kind:
         return kind, image
@@ -107,25 +107,27 @@ def choose(name: str, kind: str, image: str) -> tuple[str, str]:
         with lock():
             engine.ensure()
     except NoEngineError as error:
-        say(name, f"no container engine can be started here: {str(error).splitlines()[0]}")
-        say(name, "taking a virtual machine instead, whose engine builds the images, too")
+        say(name, f"Docker cannot be started here: {str(error).splitlines()[0]}")
+        say(name, "using a virtual machine instead, whose Docker also builds the images")
         return "vm", image or "host"
     return "container", image
 
 
 def _build_redis() -> None:
-    """Build the Redis image: by the machine's engine, or where it can have none, by that of a virtual machine."""
+    """Build the Redis image with this machine's Docker, or with that of a virtual machine."""
     with lock():
         try:
             client = engine.ensure()
         except NoEngineError as error:
-            able = [host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()]
-            if not able:
+            candidates = [
+                host for host in hosts.load() if (host.kind, host.image) == ("vm", "host") and host.is_running()
+            ]
+            if not candidates:
                 raise SandboxError(
-                    f"no container engine can be started here: {error}\n"
-                    "None runs in a virtual machine either: `make deploy` starts one"
+                    f"Docker cannot be started here: {error}\n"
+                    "No virtual machine with Docker runs either: `make deploy` starts one"
                 ) from None
-            with vm.engine(able[0]) as client:
+            with vm.engine(candidates[0]) as client:
                 image_build.ensure_redis(client)
         else:
             image_build.ensure_redis(client)
@@ -146,22 +148,22 @@ def _ssh(arguments: argparse.Namespace, command: list[str]) -> int:
 
 
 def _list(arguments: argparse.Namespace, _: list[str]) -> int:
-    found = [{**asdict(host), "running": host.is_running()} for host in hosts.load()]
+    records = [{**asdict(host), "running": host.is_running()} for host in hosts.load()]
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(records, indent=2))
         return 0
-    for host in found:
+    for host in records:
         host["state"] = "running" if host["running"] else "stopped"
         print("{name:<20} {state:<8} {kind:<10} {image:<5} {address!s:<15} SSH 127.0.0.1:{ssh_port}".format(**host))
-    if not found:
-        print("no hosts; `make deploy` or `python -m sandbox up` makes one", file=sys.stderr)
+    if not records:
+        print("there are no hosts: `make deploy` or `python -m sandbox up` starts one", file=sys.stderr)
     return 0
 
 
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:
-    """Run a command against the default host; afterwards stop what this started, and what nobody else uses."""
+    """Run a command while the default host runs. Afterwards stop what this started, unless others use it."""
     if not command:
-        raise SandboxError("nothing to run: python -m sandbox run -- COMMAND")
+        raise SandboxError("there is no command: python -m sandbox run -- COMMAND")
     engine_ran = engine.is_running()
     host_ran = arguments.no_host or _default_runs()
     try:
@@ -169,7 +171,7 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
             _host_up()
         _build_redis()
         environment = ssh.environment()
-        # The programs of this environment come first, whether or not it was activated.
+        # The programs of this virtualenv come first, even if it is not activated.
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         return _wait_for(subprocess.Popen(command, cwd=ROOT, env=environment))
     finally:
@@ -184,44 +186,44 @@ def _default_runs() -> bool:
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a command. When this one is called off the command is, too, and has the time to clean up."""
+    """Return the exit code of a command. If this process is cancelled, so is the command, with time to clean up."""
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal told both.
+        # The terminal has interrupted both.
         return process.wait()
     except SystemExit:
         process.terminate()
         try:
-            process.wait(_CLEANUP)
+            process.wait(_CLEANUP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
         raise
 
 
 def _end(host: Host) -> None:
-    """Stop a host, in good order if it can be: the others and the engine must be stopped as well."""
+    """Stop a host cleanly if possible. After a failure, other hosts and Docker must be stopped as well."""
     try:
         host.stop()
     except SandboxError as error:
-        say(host.name, f"does not stop, so its power is cut: {error}")
+        say(host.name, f"does not stop cleanly, so its power is cut: {error}")
         host.kill()
 
 
 def _end_engine() -> None:
-    """Stop our own engine, unless somebody came to use it meanwhile."""
+    """Stop the sandbox's Docker, unless it runs other containers by now."""
     with lock():
         others = engine.containers()
         if others:
-            say("engine", f"left running: it has {', '.join(others)}")
+            say("docker", f"keeps running for {', '.join(others)}")
         else:
             engine.stop()
 
 
 def _howto(_: argparse.Namespace, __: list[str]) -> int:
     host = hosts.get(hosts.DEFAULT)
-    # Its tests break and mend containers, which need the engine that built the images.
-    test = "  make test                     prove it; disposable hosts of the tests' own are broken and mended\n"
+    # Its tests start further containers, which need this machine's Docker.
+    test = "  make test                     run the quick tests, on this and on further disposable hosts\n"
     test = test if engine.answering() else ""
     at = f" at {host.address}" if host.address else " as a virtual machine"
     print(f"""
@@ -230,8 +232,8 @@ are above. To use them from here: ssh -F .sandbox/ssh_config -N -L 6379:127.0.0.
 
   make ssh                      a root shell there
   make ssh CMD='docker ps'      one command there
-{test}  .venv/bin/pytest tests/host   only look whether this one is as it should be
-  make clean                    remove it, and everything else that was made here
+{test}  .venv/bin/pytest tests/host   check only this host against its settings
+  make clean                    remove it, and everything else that was created here
 """)
     return 0
 
@@ -242,6 +244,6 @@ def _clean(_: argparse.Namespace, __: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Also when a CI job is called off, `run` has to put things back.
+    # `run` must clean up when a CI job is cancelled, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

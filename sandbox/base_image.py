@@ -1,4 +1,4 @@
-"""The base of all images: Debian's official one, or the same made from its archive."""
+"""The base of all images: Debian's official one, or the same built from its archive."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sandbox.util import PREFIX, STATE, SandboxError, events, run_logged, say, s
 SUITE = "trixie"
 REFERENCE = f"{PREFIX}/base:{SUITE}"
 _OFFICIAL = f"debian:{SUITE}-slim"
-# A registry that is within reach says something sooner.
-_PATIENCE = 10.0
+# A registry that can be reached answers sooner.
+_REGISTRY_TIMEOUT = 10.0
 
 
 def ensure(client: docker.DockerClient) -> Image:
-    """The base of all recipes: Debian's official image, or the same made from its archive."""
+    """Return the base of all recipes: Debian's official image, or the same built from its archive."""
     with suppress(docker.errors.ImageNotFound):
         return client.images.get(REFERENCE)
     if not _pull(client):
@@ -34,47 +34,47 @@ def ensure(client: docker.DockerClient) -> Image:
 
 
 def _pull(client: docker.DockerClient) -> bool:
-    """Fetch the official image, unless the registry is out of reach or too slow to tell."""
-    here = bool(client.images.list(_OFFICIAL))
-    if not here:
+    """Fetch the official image. Return whether that succeeded in time."""
+    is_present = bool(client.images.list(_OFFICIAL))
+    if not is_present:
         say("images", f"asking the registry for {_OFFICIAL}")
         name, _, tag = _OFFICIAL.partition(":")
         try:
-            for event in events(client.api.pull, silence=_PATIENCE, repository=name, tag=tag, stream=True):
+            for event in events(client.api.pull, silence=_REGISTRY_TIMEOUT, repository=name, tag=tag, stream=True):
                 if "error" in event:
                     raise docker.errors.APIError(event["error"])
         except (docker.errors.APIError, requests.RequestException, SandboxError) as error:
-            say("images", f"no: {shorten(getattr(error, 'explanation', None) or str(error), 80)}")
+            say("images", f"no answer: {shorten(getattr(error, 'explanation', None) or str(error), 80)}")
             return False
     client.images.get(_OFFICIAL).tag(REFERENCE)
-    if not here:
+    if not is_present:
         client.images.remove(_OFFICIAL)
     return True
 
 
 def _bootstrap(client: docker.DockerClient) -> None:
-    """Make the base from Debian's archive, as the official image is made."""
+    """Build the base from Debian's archive, as the official image is built."""
     if os.geteuid() != 0:
         raise SandboxError(
-            f"the engine cannot pull {_OFFICIAL}, and only root can make it from packages: "
-            "give the engine a way to a registry, or run this as root on Debian"
+            f"Docker cannot pull {_OFFICIAL}, and only root can build it from packages: "
+            "give Docker access to a registry, or run this as root on Debian"
         )
     archive = STATE / "base.tar"
-    debian(archive, "minbase", topic="images", text=f"making the base image from Debian's archive ({SUITE})")
+    debian(archive, "minbase", topic="images", text=f"building the base image from Debian's archive ({SUITE})")
     name, _, tag = REFERENCE.partition(":")
     client.api.import_image_from_file(str(archive), repository=name, tag=tag)
     archive.unlink()
 
 
 def debian(target: Path, variant: str, *options: str, topic: str, text: str) -> None:
-    """Make a root of Debian with mmdebstrap: a directory, or an archive where the name ends with .tar.
+    """Build a Debian root with mmdebstrap: a directory, or an archive if the name ends with .tar. Needs root.
 
-    Needs root. `variant` and `options` are mmdebstrap's; `extract` with packages unpacks these and what they need.
+    `variant` and `options` are mmdebstrap's. The variant `extract` only unpacks packages and their dependencies.
     """
     env = tools.provide({"mmdebstrap": "mmdebstrap"})
     keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
     if not keyring.with_name(f"debian-archive-{SUITE}-stable.gpg").exists():
-        # This machine's keyring is older than the suite.
+        # The keyring of this machine is older than the suite.
         keyring = tools.unpack_one("debian-archive-keyring") / keyring.relative_to("/")
     mirror, security = (mirrors()[name] for name in ("MIRROR", "SECURITY_MIRROR"))
     sources = [
@@ -96,17 +96,17 @@ def debian(target: Path, variant: str, *options: str, topic: str, text: str) -> 
 
 
 def mirrors() -> dict[str, str]:
-    """Where this machine gets Debian from: its own mirror, if it has one."""
-    found = {
+    """Return the Debian mirrors of this machine, or the default ones."""
+    addresses = {
         "MIRROR": "http://deb.debian.org/debian",
         "SECURITY_MIRROR": "http://deb.debian.org/debian-security",
     }
     if shutil.which("apt-get") is None or platform.freedesktop_os_release()["ID"] != "debian":
-        return found
+        return addresses
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     listing = [*tools.apt_get(), "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]
     targets = subprocess.run(listing, capture_output=True, text=True, check=False).stdout
-    found |= parse_mirrors(targets, codename)
+    addresses |= parse_mirrors(targets, codename)
     proxy = subprocess.run(
         ["apt-config", "shell", "proxy", "Acquire::http::Proxy"],
         capture_output=True,
@@ -114,16 +114,16 @@ def mirrors() -> dict[str, str]:
         check=False,
     ).stdout
     if proxy:
-        found["http_proxy"] = shlex.split(proxy)[0].partition("=")[2]
-    return found
+        addresses["http_proxy"] = shlex.split(proxy)[0].partition("=")[2]
+    return addresses
 
 
 def parse_mirrors(targets: str, codename: str) -> dict[str, str]:
-    """The mirrors of a release and of its security updates, from lines of suite and address."""
+    """Return the mirrors of a release and its security updates, from lines of suite and address."""
     names = {codename: "MIRROR", f"{codename}-security": "SECURITY_MIRROR"}
-    found: dict[str, str] = {}
+    mirrors: dict[str, str] = {}
     for line in targets.splitlines():
         suite, _, address = line.partition(" ")
         if suite in names and address.startswith(("http://", "https://")):
-            found.setdefault(names[suite], address.rstrip("/"))
-    return found
+            mirrors.setdefault(names[suite], address.rstrip("/"))
+    return mirrors

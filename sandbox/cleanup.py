@@ -1,4 +1,4 @@
-"""The way back: after `clean` the machine is as it was before the first `up`."""
+"""Removes everything: after `clean` the machine is as it was before the first `up`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from sandbox.util import ID, LABEL, ROOT, RUNTIME, STATE, SandboxError, lock, sa
 
 
 def clean() -> None:
-    """Remove hosts, images, networks, our own engine if any, `.sandbox` and `.venv`."""
+    """Remove hosts, images, networks, the sandbox's Docker, `.sandbox` and `.venv`."""
     with lock():
         for host in hosts.load():
             ssh.hang_up(host.name)
-            if host.kind != "container":  # also one whose record is damaged
+            if host.kind != "container":  # a host with a damaged record may be one, too
                 say("clean", f"removing virtual machine {host.name}")
                 vm.remove(host)
         if engine.was_started():
-            # One that was killed is started again: nobody knows better what it left lying about.
+            # Docker itself can best remove what a killed Docker left.
             try:
                 engine.start()
             except SandboxError as error:
-                say("clean", f"our engine does not start again, so this goes on without it: {error}")
+                say("clean", f"the sandbox's Docker does not start, so its files are removed without it: {error}")
         client = engine.answering()
         if client is not None:
             _remove_objects(client)
         elif any(host.kind == "container" for host in hosts.load()) and not engine.was_started():
-            raise SandboxError("the engine that has the hosts does not answer: start it, and try again")
+            raise SandboxError("the Docker that runs the hosts does not answer: start it and try again")
         engine.remove()
         for path in (STATE, RUNTIME, ROOT / ".venv"):
             if path.exists():
@@ -37,13 +37,13 @@ def clean() -> None:
 
 
 def _remove_objects(client: docker.DockerClient) -> None:
-    """Remove what carries our label or our name from an engine, and nothing else."""
-    ours: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={ID}"}
-    for container in client.containers.list(all=True, filters=ours):
+    """Remove everything with the sandbox's label or name from Docker, and nothing else."""
+    own: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={ID}"}
+    for container in client.containers.list(all=True, filters=own):
         say("clean", f"removing container {container.name}")
         container.remove(force=True, v=True)
-    for volume in client.volumes.list(filters=ours):
+    for volume in client.volumes.list(filters=own):
         volume.remove()
-    for network in client.networks.list(filters=ours):
+    for network in client.networks.list(filters=own):
         network.remove()
     image_build.remove(client)

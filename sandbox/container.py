@@ -1,7 +1,7 @@
-"""Hosts as system containers: systemd as the first process, and an engine of their own inside.
+"""Hosts as system containers, with systemd as the first process and their own Docker.
 
-They boot in seconds at native speed, and share the machine's kernel: what a deploy sets
-there (vm.* sysctls, transparent huge pages) is the machine's, and shows on all of them.
+They boot in seconds and share the kernel of this machine: its settings (vm.* sysctls, transparent huge pages) are the
+same on all of them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from sandbox.util import ID, LABEL, LABELS, PREFIX, SandboxError, capabilities_o
 if TYPE_CHECKING:
     from sandbox.hosts import Host
 
-# On two emulated cores, shared with other work, systemd alone took 69 s or a little more.
+# On two busy emulated cores, systemd took about 70 s.
 BOOT_TIMEOUT = 180.0
 
-# A runaway in a host must not take the machine with it.
+# Limits of a host, so that it cannot exhaust this machine.
 _MEMORY = "3g"
 _PIDS = 4096
 _SHUTDOWN = 30
 
-# By number, as the kernel counts them (linux/capability.h). The three after these are not
-# known to every engine, and parts of SYS_ADMIN.
+# In the kernel's order (linux/capability.h). The three later ones are parts of SYS_ADMIN that not every Docker knows.
 _CAPABILITIES = """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
     NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT
@@ -43,18 +42,18 @@ _CAPABILITIES = """
 """.split()  # noqa: SIM905 - a list of them is a page long
 
 
-# Resumes what its own engine has paused.
-_THAW = "docker ps --quiet --filter status=paused | xargs -r docker unpause"
+_UNPAUSE = "docker ps --quiet --filter status=paused | xargs -r docker unpause"
 
 
 def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
-    """Make the container and its volume; engine, network and image are made if need be."""
+    """Create the container and its volume; also Docker, the network and the image if necessary."""
     client = engine.ensure()
     fleet = network.ensure(client, own_engine=engine.is_running())
     image = image_build.ensure_host(client, host.image)
     legacy = client.info().get("CgroupVersion", "1") == "1"
     address = network.free_address(network.subnet_of(fleet), _addresses(client))
-    remove(host)  # what an interrupted attempt may have left
+    # An interrupted attempt may have left a container.
+    remove(host)
     client.volumes.create(_volume(host), labels=LABELS)
     api = client.api
     host_config = api.create_host_config(
@@ -64,7 +63,7 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
         tmpfs={"/run": "", "/run/lock": "", **({"/sys/fs/cgroup": "mode=755"} if legacy else {})},
         binds=[
             *(f"{path}:{path}:rw" for path in (_legacy_cgroups() if legacy else [])),
-            # Layers on layers do not work: the inner engine's have to lie on the disk itself.
+            # Overlays cannot lie on overlays, so those of the host's Docker need a volume.
             f"{_volume(host)}:/var/lib/docker",
         ],
         mem_limit=_MEMORY,
@@ -73,13 +72,13 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
         port_bindings={22: ("127.0.0.1", host.ssh_port)},
         network_mode=PREFIX,
     )
-    # What `--security-opt systempaths=unconfined` does; the engine inside needs all of /proc.
+    # As with `--security-opt systempaths=unconfined`: the host's Docker needs all of /proc.
     host_config["MaskedPaths"] = []
     host_config["ReadonlyPaths"] = []
-    # A private cgroup namespace breaks journald and nested containers on cgroup v1. On v2 it
-    # takes one for the engine inside to place, pause and limit its containers in this host.
+    # A private cgroup namespace breaks journald and nested containers on cgroup v1. On v2 the host's Docker needs one
+    # to place, pause and limit its containers.
     host_config["CgroupnsMode"] = "host" if legacy else "private"
-    created = api.create_container(
+    container = api.create_container(
         image,
         command=_init(legacy),
         name=_container_name(host),
@@ -92,28 +91,28 @@ def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
             {PREFIX: api.create_endpoint_config(ipv4_address=address, aliases=[host.name])}  # type: ignore[arg-type]
         ),
     )
-    api.put_archive(created["Id"], "/", _archive(ssh_identity.files(host_key, authorized_key)))
+    api.put_archive(container["Id"], "/", _archive(ssh_identity.files(host_key, authorized_key)))
     return dataclasses.replace(host, address=address)
 
 
 def start(host: Host) -> None:
-    """Start the container, and the engine and network if they are down."""
+    """Start the container, and Docker and the network if they are down."""
     client = engine.ensure()
     network.ensure(client, own_engine=engine.is_running())
     try:
         _container(host).start()
     except docker.errors.APIError as error:
-        why = str(error.explanation or error)
-        raise SandboxError(f"the engine cannot start {host.name}: {why}{host.port_hint(why)}") from error
+        reason = str(error.explanation or error)
+        raise SandboxError(f"Docker cannot start {host.name}: {reason}{host.port_hint(reason)}") from error
 
 
 def stop(host: Host) -> None:
-    """Have systemd shut everything down, then stop the container."""
+    """Have systemd shut down, and stop the container."""
     _container(host).stop(timeout=_SHUTDOWN)
 
 
 def kill(host: Host) -> None:
-    """Kill the container's first process, and so all others."""
+    """Kill the container."""
     _container(host).kill()
 
 
@@ -122,21 +121,21 @@ def remove(host: Host) -> None:
     client = engine.ensure() if engine.was_started() else engine.answering()
     if client is None:
         if host.kind == "container":
-            raise SandboxError(f"the engine that has {host.name} does not answer: start it, and try again")
+            raise SandboxError(f"the Docker that runs {host.name} does not answer: start it and try again")
         return
     with suppress(docker.errors.NotFound):
         container = client.containers.get(_container_name(host))
         if container.status == "running":
-            # By version 1 of cgroups what is frozen in it cannot be killed, and so neither can the host.
+            # With cgroup v1 a paused container inside cannot be killed, and neither can the host.
             with suppress(docker.errors.APIError):
-                container.exec_run(["timeout", "20", "sh", "-c", _THAW])
+                container.exec_run(["timeout", "20", "sh", "-c", _UNPAUSE])
         container.remove(force=True, v=True)
     with suppress(docker.errors.NotFound):
         client.volumes.get(_volume(host)).remove()
 
 
 def is_running(host: Host) -> bool:
-    """Whether the container runs; without an engine, none does."""
+    """Return whether the container runs."""
     client = engine.answering()
     if client is None:
         return False
@@ -147,7 +146,7 @@ def is_running(host: Host) -> bool:
 
 
 def diagnose(host: Host) -> str:
-    """The end of the journal and the units that failed, read through the engine."""
+    """Return the end of the journal and the failed units, read with docker exec."""
     container = _container(host)
     if container.status != "running":
         code = container.attrs["State"]["ExitCode"]
@@ -157,36 +156,35 @@ def diagnose(host: Host) -> str:
 
 
 def capabilities(bounding_set: int) -> list[str]:
-    """What to ask the engine for: everything, or by name what the machine itself has.
+    """Return the capabilities to request: ALL, or the names of those that this machine has.
 
-    Where the machine lacks one, `--privileged` fails. So does ALL with older engines, and ALL
-    without the one that is missing with newer ones.
+    If this machine lacks one, `--privileged` fails. ALL fails as well, with newer versions of Docker even without the
+    missing one.
     """
-    there = [name for bit, name in enumerate(_CAPABILITIES) if bounding_set >> bit & 1]
-    return ["ALL"] if there == _CAPABILITIES else there
+    present = [name for bit, name in enumerate(_CAPABILITIES) if bounding_set >> bit & 1]
+    return ["ALL"] if present == _CAPABILITIES else present
 
 
 def _init(legacy: bool) -> list[str]:
-    """The first process, which has to find a cgroup tree that it can use."""
+    """Return the command of the first process, which needs a usable cgroup tree."""
     if legacy:
-        # systemd refuses cgroup v1 unless told twice.
+        # systemd accepts cgroup v1 only with both options.
         return ["/sbin/init", "systemd.unified_cgroup_hierarchy=0", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]
-    # The engine mounts the tree of a private namespace, but read-only.
+    # Docker mounts the tree of a private namespace read-only.
     return ["/bin/sh", "-c", "mount -o remount,rw /sys/fs/cgroup && exec /sbin/init"]
 
 
 def _legacy_cgroups() -> list[str]:
-    """What a host has to see of the machine's cgroup v1 tree.
+    """Return the cgroup v1 hierarchies that a host needs.
 
-    That is each hierarchy, but not the tmpfs that holds them: systemd adds directories
-    there and remounts it read-only, which would happen to the machine's.
+    They do not include their tmpfs: systemd would add directories to the machine's and remount it read-only.
     """
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return [path for path in mounted if path.startswith("/sys/fs/cgroup/")]
 
 
 def _archive(files: Iterable[File]) -> bytes:
-    """Files as a tar archive."""
+    """Return files as a tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for file in files:
@@ -197,8 +195,8 @@ def _archive(files: Iterable[File]) -> bytes:
 
 
 def _text(output: bytes | Iterator[bytes]) -> str:
-    whole = output if isinstance(output, bytes) else b"".join(output)
-    return whole.decode(errors="replace").strip()
+    data = output if isinstance(output, bytes) else b"".join(output)
+    return data.decode(errors="replace").strip()
 
 
 def _container(host: Host) -> Container:
@@ -206,7 +204,7 @@ def _container(host: Host) -> Container:
         return engine.ensure().containers.get(_container_name(host))
     except docker.errors.NotFound:
         raise SandboxError(
-            f"{host.name} has lost its container: `python -m sandbox down {host.name}`, then `up`"
+            f"{host.name} has no container: run `python -m sandbox down {host.name}`, then `up`"
         ) from None
 
 
@@ -219,9 +217,9 @@ def _volume(host: Host) -> str:
 
 
 def _addresses(client: docker.DockerClient) -> list[str | None]:
-    """The addresses that the hosts have, stopped ones too."""
-    found = client.containers.list(all=True, filters={"label": f"{LABEL}={ID}"})
-    settings = [container.attrs["NetworkSettings"]["Networks"] for container in found]
+    """Return the addresses of all hosts, also of stopped ones."""
+    containers = client.containers.list(all=True, filters={"label": f"{LABEL}={ID}"})
+    settings = [container.attrs["NetworkSettings"]["Networks"] for container in containers]
     return [
         (networks[PREFIX].get("IPAMConfig") or {}).get("IPv4Address") for networks in settings if PREFIX in networks
     ]

@@ -1,7 +1,7 @@
-"""The disk that virtual machines start from, and the emulator that runs them: both from Debian's archive.
+"""The disks of virtual machines, and QEMU: both from Debian's archive.
 
-The disk is made from the same recipe as the containers' image, by mmdebstrap and without a container engine. It is
-made again when its recipe has changed, and at no other time.
+mmdebstrap builds a disk from the same recipe as the containers' image, without Docker. A disk is built again only if
+its recipe has changed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sandbox import base_image, tools
 from sandbox.util import STATE, SandboxError, run_logged
 
 _RECIPES = Path(__file__).parent / "images"
-# Disks and the emulator: what all machines of a checkout share.
+# Disks and QEMU, which all virtual machines of a checkout share.
 SHARED = STATE / "vm"
 _QEMU = SHARED / "qemu"
-# Sparse: it takes what is in it. Redis wants 3 x maxmemory, which is 3 GiB by default.
+# The file is sparse. Redis needs 3 x maxmemory, which is 3 GiB by default.
 _SIZE = "12G"
 
 
@@ -34,21 +34,21 @@ class Image:
 
     @property
     def disk(self) -> Path:
-        """A raw image of one ext4 filesystem, never booted itself."""
+        """A raw image of an ext4 file system. Machines boot copies of it."""
         return self.directory / "disk.raw"
 
     @property
     def kernel(self) -> Path:
-        """The kernel that is installed on the disk."""
+        """The kernel of the disk."""
         return self.directory / "vmlinuz"
 
     @property
     def initrd(self) -> Path:
-        """Its initial file system."""
+        """The initial RAM disk of the kernel."""
         return self.directory / "initrd.img"
 
 
-# What is on the disk of each image, and what is run in it.
+# The lists of packages of each image, and the scripts that run in all of them.
 _PACKAGES = {
     "bare": ("host/packages", "vm/packages"),
     "host": ("host/packages", "host/engine-packages", "vm/packages"),
@@ -57,15 +57,15 @@ _SETUPS = ("host/setup.sh", "vm/setup.sh")
 
 
 def ensure(name: str) -> Image:
-    """The image `bare`, or `host` with a container engine, by its present recipe; made if need be, in half a minute."""
+    """Return the image `bare`, or `host` with Docker. It is built if its recipe changed, which takes half a minute."""
     if platform.machine() != "x86_64":
-        raise SandboxError(f"there are virtual machines for x86_64 only, and this machine is {platform.machine()}")
+        raise SandboxError(f"virtual machines need x86_64, but this machine is {platform.machine()}")
     if os.geteuid() != 0:
-        raise SandboxError("only root can make the disk of a virtual machine: run this as root on Debian or Ubuntu")
+        raise SandboxError("only root can build the disk of a virtual machine: run this as root on Debian or Ubuntu")
     image = Image(SHARED / f"{name}-{_recipe(name)}")
     if not all(path.exists() for path in (image.disk, image.kernel, image.initrd)):
-        for former in SHARED.glob(f"{name}-*"):
-            shutil.rmtree(former)
+        for previous in SHARED.glob(f"{name}-*"):
+            shutil.rmtree(previous)
         unfinished = Image(SHARED / f"{name}-unfinished")
         unfinished.directory.mkdir(parents=True)
         _make(unfinished, name)
@@ -74,9 +74,9 @@ def ensure(name: str) -> Image:
 
 
 def _recipe(name: str) -> str:
-    """A digest of all that goes into an image, but for the packages' versions: what is installed and run, and how."""
-    how = "".join(inspect.getsource(function) for function in (base_image.debian, _make))
-    digest = hashlib.sha256(f"{base_image.SUITE} {_SIZE} {how}".encode())
+    """Return a digest of what an image is built from, without the versions of packages."""
+    code = "".join(inspect.getsource(function) for function in (base_image.debian, _make))
+    digest = hashlib.sha256(f"{base_image.SUITE} {_SIZE} {code}".encode())
     for path in (*_PACKAGES[name], *_SETUPS):
         digest.update((_RECIPES / path).read_bytes())
     return digest.hexdigest()[:16]
@@ -92,11 +92,11 @@ def _make(image: Image, name: str) -> None:
         f"--include={','.join(packages)}",
         *setups,
         topic="vm",
-        text=f"making the disk `{name}` from Debian's archive ({base_image.SUITE})",
+        text=f"building the disk `{name}` from Debian's archive ({base_image.SUITE})",
     )
     for file, path in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
-        (found,) = root.glob(f"boot/{file}-*")
-        shutil.copy(found, path)
+        (source,) = root.glob(f"boot/{file}-*")
+        shutil.copy(source, path)
     env = tools.provide({"mke2fs": "e2fsprogs"})
     mke2fs = [str(tools.find("mke2fs")), "-q", "-t", "ext4", "-d", str(root), str(image.disk), _SIZE]
     run_logged("vm", "writing its file system", mke2fs, env=env, timeout=300)
@@ -104,9 +104,9 @@ def _make(image: Image, name: str) -> None:
 
 
 def qemu() -> list[str]:
-    """The start of a QEMU command line; fetched if need be.
+    """Return the beginning of a QEMU command line. QEMU is fetched if necessary.
 
-    From the same suite everywhere: QEMU 7.2 of Debian 12 does not boot this kernel under emulation, 10.0 does.
+    It always comes from the same suite, because QEMU 7.2 of Debian 12 does not boot this kernel when it emulates.
     """
     libraries = _QEMU / "usr/lib" / sysconfig.get_config_var("MULTIARCH")
     if not _QEMU.exists():
@@ -122,11 +122,11 @@ def qemu() -> list[str]:
         )
         unfinished.rename(_QEMU)
     shared = [option for name in ("qemu", "seabios") for option in ("-L", str(_QEMU / "usr/share" / name))]
-    # By its own loader: the machine's C library may be older.
+    # QEMU runs with its own loader, because the C library of this machine may be older.
     loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
     return [*loader, str(_QEMU / "usr/bin/qemu-system-x86_64"), *shared]
 
 
 def copy(image: Image, target: Path) -> None:
-    """Copy an image's disk, without the nothing that most of it holds."""
+    """Copy an image's disk as a sparse file."""
     run_logged("vm", "copying the disk", ["cp", "--sparse=always", "--reflink=auto", image.disk, target], timeout=300)

@@ -1,8 +1,7 @@
-"""The Docker engine: the one that answers here, or one of our own.
+"""Docker: the one that runs on this machine, or one that the sandbox starts.
 
-An engine that the operator has is used as it is. On a bare machine a dockerd is started for
-this checkout alone, with its socket, data, cgroups and log apart from any other engine's, so
-that it can be taken away again without a trace.
+The sandbox uses the operator's Docker without changing it. On a machine without Docker it starts a dockerd for this
+checkout, with its own socket, data, cgroups and log, so that it can be removed without a trace.
 """
 
 from __future__ import annotations
@@ -45,13 +44,14 @@ _PIDFILE = RUNTIME / "dockerd.pid"
 _HOME = STATE / "engine"
 _LOG = STATE / "log" / "dockerd.log"
 _BEFORE = _HOME / "before.json"
-_PATIENCE = 120
+# Seconds.
+_TIMEOUT = 120
 _CGROUPS = Path("/sys/fs/cgroup")
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # linux/capability.h
 _CAP_NET_ADMIN = 12
 
-# What a dockerd makes outside the directories that it is given, innermost first.
+# What a dockerd creates outside its own directories, innermost first.
 _FOOTPRINT = (
     "/etc/docker/key.json",
     "/etc/docker",
@@ -66,9 +66,9 @@ _FOOTPRINT = (
 
 
 def answering() -> docker.DockerClient | None:
-    """The engine in use: ours if it runs, else the one a `docker` command would talk to."""
+    """Return a client of the sandbox's Docker if it runs, else of the one that the command `docker` uses, or None."""
     try:
-        client = _own_client() if is_running() else _found_client()
+        client = _own_client() if is_running() else _default_client()
         client.ping()
     except (docker.errors.DockerException, requests.RequestException):
         return None
@@ -77,55 +77,55 @@ def answering() -> docker.DockerClient | None:
 
 @functools.cache
 def _own_client() -> docker.DockerClient:
-    return docker.DockerClient(base_url=f"unix://{_SOCKET}", version="auto", timeout=_PATIENCE)
+    return docker.DockerClient(base_url=f"unix://{_SOCKET}", version="auto", timeout=_TIMEOUT)
 
 
 @functools.cache
-def _found_client() -> docker.DockerClient:
-    return docker.from_env(version="auto", timeout=_PATIENCE)
+def _default_client() -> docker.DockerClient:
+    return docker.from_env(version="auto", timeout=_TIMEOUT)
 
 
 def is_running() -> bool:
-    """Whether an engine of our own runs."""
+    """Return whether the sandbox's Docker runs."""
     return _pid() is not None
 
 
 def containers() -> list[str]:
-    """The names of the containers that run in our own engine."""
+    """Return the names of the running containers of the sandbox's Docker."""
     client = answering() if is_running() else None
     return [str(container.name) for container in client.containers.list()] if client else []
 
 
 def was_started() -> bool:
-    """Whether this checkout ever started an engine of its own, running now or not."""
+    """Return whether this checkout has ever started its own Docker."""
     return _BEFORE.exists()
 
 
 def ensure() -> docker.DockerClient:
-    """Return an engine that answers; start one of our own if there is none."""
+    """Return a client of Docker; start the sandbox's Docker if none answers."""
     client = answering()
     if client is None:
         start()
         client = answering()
     if client is None:
-        raise SandboxError(f"the engine went away while starting\n{tail(_LOG)}")
+        raise SandboxError(f"Docker stopped while it started\n{tail(_LOG)}")
     return client
 
 
 def stop() -> None:
-    """Stop our own engine, with the containers in it. Another engine is left alone."""
+    """Stop the sandbox's Docker with its containers. Another Docker keeps running."""
     pid = _pid()
     if pid is not None:
-        say("engine", "stopping")
+        say("docker", "stopping")
         os.kill(pid, signal.SIGTERM)
-        if not wait_until("engine", "waiting for it to end", lambda: _pid() != pid, 60):
+        if not wait_until("docker", "waiting for dockerd to end", lambda: _pid() != pid, 60):
             raise SandboxError(f"dockerd (pid {pid}) did not end within 60 s\n{tail(_LOG)}")
     if was_started():
         network.unplug()
 
 
 def remove() -> None:
-    """Take our own engine off the machine: processes, mounts, data, whatever else it made."""
+    """Remove the sandbox's Docker: processes, mounts, data, and everything else that it created."""
     stop()
     if not was_started():
         return
@@ -133,12 +133,13 @@ def remove() -> None:
     _end_leftovers()
     _unmount_below(RUNTIME, Path(before["data"]))
     for path in map(Path, before["absent"]):
-        with suppress(OSError):  # not there, or not empty: another engine came to use it
+        # A directory that is not empty is used by another Docker.
+        with suppress(OSError):
             path.unlink() if path.is_file() else path.rmdir()
     others = [path for path in Path("/run").glob("redoubt-*/docker.sock") if path != _SOCKET]
     if before["ip_forward"] == "0" and not others and not Path("/run/docker.sock").exists():
         _IP_FORWARD.write_text("0")
-    wait_until("engine", "removing its cgroups", _remove_cgroups, 10)
+    wait_until("docker", "removing its cgroups", _remove_cgroups, 10)
     if before["mounted_cgroups"]:
         subprocess.run(["umount", _CGROUPS], check=False)
     for directory in (Path(before["data"]), _HOME, RUNTIME):
@@ -146,19 +147,19 @@ def remove() -> None:
 
 
 def _pid() -> int | None:
-    """The process id of our own dockerd, None if it does not run."""
+    """Return the process id of the sandbox's dockerd; None if it does not run."""
     return running(_PIDFILE, f"--pidfile={_PIDFILE}")
 
 
 def start() -> None:
-    """Start our own engine with the fleet network, unless it runs.
+    """Start the sandbox's Docker with the network of the hosts, unless it runs.
 
-    Raises NoEngineError where even root cannot: before anything is fetched, if that can be told.
+    Raises NoEngineError if even root cannot, before anything is fetched if possible.
     """
     if is_running():
         return
-    _refuse_if_impossible()
-    data = _remember_machine()["data"]
+    _ensure_possible()
+    data = _record_machine()["data"]
     env = tools.provide({"dockerd": "docker.io", "iptables": "iptables", "nft": "nftables"})
     _launch(data, env)
     try:
@@ -169,7 +170,7 @@ def start() -> None:
 
 
 def _launch(data: str, env: dict[str, str]) -> None:
-    """Start dockerd, and wait until it answers."""
+    """Start dockerd and wait until it answers."""
     _LOG.parent.mkdir(exist_ok=True)
     runtime_dir()
     options = {
@@ -177,16 +178,15 @@ def _launch(data: str, env: dict[str, str]) -> None:
         "pidfile": _PIDFILE,
         "data-root": data,
         "exec-root": RUNTIME / "exec",
-        # Its own place in the cgroup tree, also where it would ask systemd for one.
+        # Its own cgroup, without asking systemd for one.
         "exec-opt": "native.cgroupdriver=cgroupfs",
         "cgroup-parent": f"/{PREFIX}",
-        # No docker0, no firewall chains: both have names that a second engine would share.
-        # The fleet network has its own bridge and its own rules, see network.py.
+        # No docker0 and no firewall chains: a second Docker would use the same names. network.py adds its own.
         "bridge": "none",
         "iptables": "false",
         "ip6tables": "false",
     }
-    say("engine", "starting")
+    say("docker", "starting")
     begin = time.monotonic()
     with _LOG.open("wb") as log:
         dockerd = subprocess.Popen(
@@ -200,56 +200,59 @@ def _launch(data: str, env: dict[str, str]) -> None:
             cwd="/",
         )
 
-    def settled() -> bool:
+    def is_settled() -> bool:
         return dockerd.poll() is not None or (_SOCKET.exists() and answering() is not None)
 
-    if not wait_until("engine", "waiting for it to answer", settled, 60):
+    if not wait_until("docker", "waiting for an answer", is_settled, 60):
         dockerd.terminate()
-        raise NoEngineError(f"the engine did not answer within 60 s\n{tail(_LOG)}")
+        raise NoEngineError(f"Docker did not answer within 60 s\n{tail(_LOG)}")
     if dockerd.poll() is not None:
-        last = shorten(tail(_LOG, lines=1).rpartition("| ")[2], 200)
-        raise NoEngineError(f"the engine ended at once (exit code {dockerd.returncode}): {last}\n{tail(_LOG)}")
-    say("engine", f"answers after {time.monotonic() - begin:.1f} s")
+        last_line = shorten(tail(_LOG, lines=1).rpartition("| ")[2], 200)
+        raise NoEngineError(f"Docker ended at once (exit code {dockerd.returncode}): {last_line}\n{tail(_LOG)}")
+    say("docker", f"answers after {time.monotonic() - begin:.1f} s")
 
 
-def _refuse_if_impossible() -> None:
+def _ensure_possible() -> None:
     if os.environ.get("DOCKER_HOST"):
         raise SandboxError(
-            f"no engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}: start it, or unset "
-            "DOCKER_HOST to have the sandbox start one of its own"
+            f"Docker does not answer at DOCKER_HOST={os.environ['DOCKER_HOST']}: start it, or unset "
+            "DOCKER_HOST, so that the sandbox starts its own"
         )
     if not Path("/proc/self/ns").exists():
-        raise SandboxError("no Docker engine answers: start it (Docker Desktop, for one) and try again")
+        raise SandboxError("Docker does not answer: start it (for example Docker Desktop) and try again")
     if os.geteuid() != 0:
         raise SandboxError(
-            "no Docker engine answers, and only root can start one: run this as root, or "
-            "start Docker and make yourself a member of the group `docker`"
+            "Docker does not answer, and only root can start it: run this as root, or start Docker "
+            "and become a member of the group `docker`"
         )
-    lacks = lacking(capabilities_of_this_process("CapEff"), mounts=_may_mount())
-    if lacks:
-        raise NoEngineError(f"root may not {lacks} here, so this is an unprivileged container")
+    denied = lacking(capabilities_of_this_process("CapEff"), mounts=_may_mount())
+    if denied:
+        raise NoEngineError(f"root may not {denied} here, so this is an unprivileged container")
 
 
 def lacking(effective: int, *, mounts: bool) -> str:
-    """What root may not do here though an engine has to; nothing if it may all.
+    """Return what Docker needs and root may not do here; empty if nothing is missing.
 
-    `effective` are its capabilities as a bit mask, and `mounts` says whether a mount came off: a security module can
-    forbid that to root with all capabilities.
+    `effective` are root's capabilities as a bit mask. `mounts` says whether a mount succeeded: a security module can
+    forbid mounts to a root that has all capabilities.
     """
-    tried = {"mount": mounts, "set up networks": bool(effective >> _CAP_NET_ADMIN & 1)}
-    return " or ".join(what for what, may in tried.items() if not may)
+    rights = {"mount": mounts, "set up networks": bool(effective >> _CAP_NET_ADMIN & 1)}
+    return " or ".join(name for name, is_granted in rights.items() if not is_granted)
 
 
 def _may_mount() -> bool:
-    with tempfile.TemporaryDirectory() as where:
-        if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", where], capture_output=True, check=False).returncode != 0:
+    with tempfile.TemporaryDirectory() as directory:
+        if (
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], capture_output=True, check=False).returncode
+            != 0
+        ):
             return False
-        subprocess.run(["umount", where], check=True)
+        subprocess.run(["umount", directory], check=True)
     return True
 
 
-def _remember_machine() -> dict[str, Any]:
-    """Write down how the machine was before our first engine; later starts change nothing."""
+def _record_machine() -> dict[str, Any]:
+    """Record the state of the machine before the first start. Later starts read the record."""
     if not _BEFORE.exists():
         _HOME.mkdir(parents=True, exist_ok=True)
         before = {
@@ -259,31 +262,31 @@ def _remember_machine() -> dict[str, Any]:
             "mounted_cgroups": _mount_cgroups(),
         }
         _BEFORE.write_text(json.dumps(before, indent=2))
-    loaded: dict[str, Any] = json.loads(_BEFORE.read_text())
-    return loaded
+    record: dict[str, Any] = json.loads(_BEFORE.read_text())
+    return record
 
 
 def _mount_cgroups() -> bool:
-    """Mount the cgroup tree if the machine has none; return whether that was done."""
+    """Mount the cgroup tree if the machine has none. Return whether it was mounted."""
     if any(_CGROUPS.iterdir()):
         return False
     mount = ["mount", "-t", "cgroup2", "cgroup2", str(_CGROUPS)]
     try:
-        run_logged("engine", f"mounting the cgroup tree: {_CGROUPS} is empty", mount, timeout=10)
+        run_logged("docker", f"mounting the cgroup tree, because {_CGROUPS} is empty", mount, timeout=10)
     except SandboxError as error:
         raise NoEngineError(str(error)) from None
     return True
 
 
 def _data_root() -> Path:
-    """A directory that can hold the engine's layers: under `.sandbox/` if possible."""
+    """Return a directory that can hold overlay layers, under `.sandbox/` if possible."""
     for path in (_HOME / "data", Path("/var/lib") / PREFIX):
         path.mkdir(parents=True, exist_ok=True)
         if _holds_overlays(path):
             return path
         path.rmdir()
     raise NoEngineError(
-        f"neither {STATE} nor /var/lib is on a filesystem that can hold overlay layers (ext4 and xfs can)"
+        f"neither {STATE} nor /var/lib is on a file system that can hold overlay layers, such as ext4 or xfs"
     )
 
 
@@ -301,47 +304,48 @@ def _holds_overlays(path: Path) -> bool:
 
 
 def _own_cgroups() -> list[Path]:
-    """Our engine's part of the cgroup tree, or of each tree on cgroup v1; the innermost first."""
+    """Return the cgroups of the sandbox's Docker, innermost first; with cgroup v1, those of each tree."""
     tops = [*_CGROUPS.glob(PREFIX), *_CGROUPS.glob(f"*/{PREFIX}")]
     return [Path(directory) for top in tops for directory, _, _ in os.walk(top, topdown=False)]
 
 
 def _end_leftovers() -> None:
-    """Kill what survives an engine that was killed itself: containers and their keepers."""
+    """Kill the containers and shims that survive a killed Docker."""
 
     def survivors() -> set[int]:
-        keepers = [process.name for process in Path("/proc").glob("[0-9]*") if _is_keeper(process.name)]
-        pids = set(map(int, keepers))
+        shims = [process.name for process in Path("/proc").glob("[0-9]*") if _is_shim(process.name)]
+        pids = set(map(int, shims))
         for group in _own_cgroups():
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):
                 pids.update(map(int, (group / "cgroup.procs").read_text().split()))
         return pids
 
-    def all_ended() -> bool:
-        found = survivors()
-        for pid in found:
+    def have_ended() -> bool:
+        pids = survivors()
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not found
+        return not pids
 
-    if not wait_until("engine", "ending what it left running", all_ended, 30):
-        raise SandboxError(f"these processes of our engine cannot be ended: {sorted(survivors())}")
+    if not wait_until("docker", "ending its processes", have_ended, 30):
+        raise SandboxError(f"these processes of Docker do not end: {sorted(survivors())}")
 
 
-def _is_keeper(pid: str) -> bool:
+def _is_shim(pid: str) -> bool:
     return any(str(RUNTIME / "exec") in word for word in arguments_of(pid))
 
 
 def _remove_cgroups() -> bool:
-    """Remove our engine's cgroups, which are empty; return whether none is left."""
+    """Remove the empty cgroups of the sandbox's Docker. Return whether none is left."""
     for group in _own_cgroups():
-        with suppress(OSError):  # a process in it is still ending
+        # One of its processes may still be ending.
+        with suppress(OSError):
             group.rmdir()
     return not _own_cgroups()
 
 
 def _unmount_below(*roots: Path) -> None:
-    """Unmount what a killed engine left mounted, innermost first."""
+    """Unmount what a killed Docker left mounted, innermost first."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for point in reversed(mounted):
         if any(Path(point).is_relative_to(root) for root in roots):

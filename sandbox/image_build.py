@@ -1,7 +1,6 @@
-"""Builds images from Debian's packages: those that hosts are made of, and Redis.
+"""Builds the images of hosts and of Redis from Debian's packages.
 
-Recipes are Dockerfiles under `images/`. An image is built again when its recipe or its base
-has changed, and at no other time; `make clean` forgets them all.
+Recipes are Dockerfiles under `images/`. An image is built again only if its recipe or its base has changed.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from sandbox.util import HEARTBEAT, ID, LABELS, PREFIX, STATE, SandboxError, eve
 
 _RECIPES = Path(__file__).parent / "images"
 _RECIPE_LABEL = "redoubt.recipe"
-# Not the label by which containers are removed: a Redis that runs from the image would have it, too.
+# Another label than that of the hosts' containers: containers have the labels of their image.
 _CHECKOUT_LABEL = "redoubt.checkout"
-# Servers of other suites of Debian, by the names of their builds.
+# Builds with the server of another suite of Debian.
 _SUITES = {"valkey-testing": "forky", "redis-oldstable": "bookworm", "redis-experimental": "experimental"}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def upstream_version(package_version: str) -> str:
-    """The upstream part of a Debian version: 5:8.0.2-3+deb13u3 gives 8.0.2, 8.1.1+dfsg1-3 gives 8.1.1."""
+    """Return the upstream part of a Debian version: 8.0.2 for 5:8.0.2-3+deb13u3, 8.1.1 for 8.1.1+dfsg1-3."""
     return (package_version.rpartition(":")[2].rpartition("-")[0] or package_version).partition("+")[0]
 
 
 def ensure_host(client: docker.DockerClient, image: str) -> str:
-    """Build the image of a host (`host` or `bare`) if need be; return its reference."""
+    """Build the image of a host (`host` or `bare`) if necessary, and return its reference."""
     reference = f"{PREFIX}/{image}:{base_image.SUITE}"
     recipe = _recipe(client, "host")
     if not _is_current(client, reference, recipe):
@@ -46,10 +45,10 @@ def ensure_host(client: docker.DockerClient, image: str) -> str:
 
 
 def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
-    """Build a Redis image and save it as an archive, if need be.
+    """Build a Redis image and save it as an archive, if necessary.
 
     `build` is `redis` or `valkey`, Debian's own, `valkey-testing`, `redis-oldstable` or `redis-experimental` of another
-    suite, or `redis-jemalloc`, which can defragment its memory as the official image can.
+    suite, or `redis-jemalloc`, which can defragment memory like the official image.
     """
     engine = build.partition("-")[0]
     target = "package" if build == engine or build in _SUITES else build
@@ -61,8 +60,8 @@ def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
         _build(client, "redis", unnamed, recipe, target=target, arguments=arguments)
         version = _package_version(client, unnamed, f"{engine}-server")
         upstream = upstream_version(version)
-        # Known only once it is built: a second, cached build says so. Debian patches under an old upstream number, so
-        # the package version is the one to judge a build by.
+        # The version is known after the build, so a second, cached build adds it as a label. It is the package version,
+        # because Debian adds security fixes to an old upstream version.
         labels = {
             "redoubt.package": f"redis={upstream}" if build == "redis-jemalloc" else f"{engine}-server={version}",
             "org.opencontainers.image.version": upstream,
@@ -73,9 +72,9 @@ def ensure_redis(client: docker.DockerClient, build: str = "redis") -> Archive:
 
 
 def _package_version(client: docker.DockerClient, image: str, package: str) -> str:
-    """The version of a Debian package in an image, from dpkg's own list.
+    """Return the version of a Debian package in an image, from dpkg's status file.
 
-    Read from a container that is never started: what one prints may be lost when it ends at once.
+    The file is read from a container that never starts, because Docker may lose the output of a short-lived one.
     """
     container = client.containers.create(image, labels=LABELS)
     try:
@@ -86,10 +85,10 @@ def _package_version(client: docker.DockerClient, image: str, package: str) -> s
             status = file.read().decode()
     finally:
         container.remove()
-    found = re.search(rf"^Package: {re.escape(package)}\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^Package: {re.escape(package)}\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE)
+    if match is None:
         raise SandboxError(f"the image {image} was built without the package {package}")
-    return found[1]
+    return match[1]
 
 
 def _save(client: docker.DockerClient, build: str, image: Image) -> Archive:
@@ -101,14 +100,14 @@ def _save(client: docker.DockerClient, build: str, image: Image) -> Archive:
             return archive
     say("images", f"saving {reference} ({package})")
     images.BUILT.mkdir(exist_ok=True)
-    # The public name is needed in the file only: on a shared engine it is not ours to keep.
-    ours = not client.images.list(reference)
+    # Only the file needs the public name. A name that existed before belongs to somebody else.
+    is_new = not client.images.list(reference)
     image.tag(reference)
     unfinished = archive.path.with_suffix(".partial")
     with unfinished.open("wb") as file:
         for chunk in client.api.get_image(reference):
             file.write(chunk)
-    if ours:
+    if is_new:
         client.images.remove(reference)
     unfinished.rename(archive.path)
     images.save(build, archive)
@@ -116,12 +115,12 @@ def _save(client: docker.DockerClient, build: str, image: Image) -> Archive:
 
 
 def remove(client: docker.DockerClient) -> None:
-    """Remove every image that was built or fetched for this checkout."""
+    """Remove all images that were built or fetched for this checkout."""
     for image in client.images.list():
         for tag in image.tags:
             if tag.startswith(f"{PREFIX}/"):
                 client.images.remove(tag)
-    # Those of former recipes lost their names to newer ones. One that is in use is somebody else's.
+    # Images of previous recipes have no name any more. One that is in use cannot be removed.
     for image in client.images.list(filters={"dangling": True, "label": f"{_CHECKOUT_LABEL}={ID}"}):
         with suppress(docker.errors.APIError):
             client.images.remove(str(image.id))
@@ -135,7 +134,7 @@ def _is_current(client: docker.DockerClient, reference: str, recipe: str) -> boo
 
 
 def _recipe(client: docker.DockerClient, name: str) -> str:
-    """A digest of all that goes into an image: its recipe, and the base it starts from."""
+    """Return a digest of an image's recipe and base."""
     digest = hashlib.sha256(str(base_image.ensure(client).id).encode())
     for path in sorted((_RECIPES / name).rglob("*")):
         if path.is_file():
@@ -164,25 +163,25 @@ def _build(
         target=target,
         buildargs={"BASE": base_image.REFERENCE, **base_image.mirrors(), **(arguments or {})},
         labels={_RECIPE_LABEL: recipe, _CHECKOUT_LABEL: ID, **(labels or {})},
-        # The machine's own network: its name servers, proxies and mtu hold without translation.
+        # With this machine's name servers, proxies and MTU.
         network_mode="host",
         rm=True,
         forcerm=True,
     )
     log = STATE / "log" / f"build-{label.replace(':', '-')}.log"
     log.parent.mkdir(exist_ok=True)
-    spoken, last = start, ""
+    last_message, last = start, ""
     with log.open("w") as file:
         for event in steps:
             text = _COLOUR.sub("", str(event.get("stream", event.get("error", ""))))
             file.write(text)
             last = shorten(text) or last
-            # The steps that take time, and a sign of life within them.
+            # Report the steps that take time, and the last line once in a while.
             step = text.startswith("Step ") and " : RUN " in text
-            if step or time.monotonic() - spoken > HEARTBEAT:
-                spoken = time.monotonic()
+            if step or time.monotonic() - last_message > HEARTBEAT:
+                last_message = time.monotonic()
                 say("images", last if step else f"  {last}")
             if "error" in event:
                 file.flush()
-                raise SandboxError(f"building {label} failed\n{tail(log)}")
+                raise SandboxError(f"the build of {label} failed\n{tail(log)}")
     say("images", f"built {label} in {time.monotonic() - start:.0f} s")

@@ -1,6 +1,6 @@
-"""What was built: images saved as files, for hosts that reach no registry.
+"""The archives of built images, for hosts without a registry.
 
-Reads what image_build.py wrote and asks no engine: an inventory imports this at every run.
+Reads the records of image_build.py without Docker, because every run of the inventory imports this module.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ class Archive:
     """An image saved as a file."""
 
     reference: str
-    """What the image is called once the file is loaded, such as redoubt/redis:8.0.2."""
+    """The image's name after docker load, such as redoubt/redis:8.0.2."""
     package: str
     """The Debian package in it, such as redis-server=5:8.0.2-3+deb13u3."""
     file: str
-    """The name of the file; `path` is where it lies."""
+    """The name of the file in `BUILT`."""
     image_id: str
 
     @property
     def path(self) -> Path:
-        """The file that `docker load` reads."""
+        """The path of the file."""
         return BUILT / self.file
 
 
 def load(name: str) -> Archive:
-    """The archive of this name as it was last built."""
+    """Return the archive that was last built under this name."""
     record = BUILT / f"{name}.json"
     if not record.exists():
-        raise SandboxError(f"the image `{name}` is not built yet: `make deploy` or `python -m sandbox up` does it")
+        raise SandboxError(f"the image `{name}` is not built yet: run `make deploy` or `python -m sandbox up`")
     return Archive(**json.loads(record.read_text()))
 
 
 def save(name: str, archive: Archive) -> None:
-    """Record an archive, once its file is complete."""
+    """Record an archive whose file is complete."""
     (BUILT / f"{name}.json").write_text(json.dumps(asdict(archive), indent=2) + "\n")
 
 
 def redis_archive() -> Path:
-    """The Redis image, as a file that `docker load` reads."""
+    """Return the archive of the Redis image, for `docker load`."""
     return load("redis").path
 
 
 def redis_reference() -> str:
-    """The name that the Redis image has once it is loaded."""
+    """Return the name of the Redis image after `docker load`."""
     return load("redis").reference

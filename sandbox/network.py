@@ -1,7 +1,7 @@
-"""The fleet network: where hosts see each other, and reach the archives.
+"""The network of the hosts, on which they reach each other and the archives.
 
-Its subnet collides neither with the machine's own networks nor with the pools from which
-the engines *inside* the hosts take theirs (172.16.0.0/12 and 192.168.0.0/16).
+Its subnet overlaps neither networks of this machine nor the pools of the Docker inside the hosts (172.16.0.0/12 and
+192.168.0.0/16).
 """
 
 from __future__ import annotations
@@ -28,46 +28,46 @@ BRIDGE = f"rd-{ID}"
 _SIOCSIFFLAGS, _SIOCBRDELBR = 0x8914, 0x89A1
 _POOL = IPv4Network("10.201.0.0/16")
 _RULES = STATE / "engine" / "rules.json"
-# Those that the rules are in. iptables makes a table when it is first asked for and keeps it for ever.
+# The tables of the rules. iptables creates a table at its first use and never removes it.
 _TABLES = ("nat", "filter")
 
 
 def ensure(client: docker.DockerClient, *, own_engine: bool) -> Network:
-    """Make the fleet network if there is none. For our own engine, route it to the outside."""
-    found = client.networks.list(names=[PREFIX])
-    network = found[0] if found else _create(client)
+    """Create the network if there is none. With the sandbox's Docker, also route it to the outside."""
+    networks = client.networks.list(names=[PREFIX])
+    network = networks[0] if networks else _create(client)
     if own_engine:
         _route(subnet_of(network))
     return network
 
 
 def subnet_of(network: Network) -> IPv4Network:
-    """The network's IPv4 subnet."""
+    """Return the network's IPv4 subnet."""
     return ipaddress.IPv4Network(network.attrs["IPAM"]["Config"][0]["Subnet"])
 
 
 def free_subnet(used: Iterable[IPv4Network], start: int) -> IPv4Network:
-    """The first /24 of the pool, counted from number `start`, that overlaps nothing in use."""
-    taken = list(used)
+    """Return the first free /24 of the pool, beginning at number `start`. Raises SandboxError."""
+    used_subnets = list(used)
     subnets: list[IPv4Network] = list(_POOL.subnets(new_prefix=24))
     for number in range(len(subnets)):
         subnet = subnets[(start + number) % len(subnets)]
-        if not any(subnet.overlaps(other) for other in taken):
+        if not any(subnet.overlaps(other) for other in used_subnets):
             return subnet
-    raise SandboxError(f"no /24 of {_POOL} is free for the fleet network: this machine uses it all")
+    raise SandboxError(f"this machine uses all of {_POOL}: free a /24 of it for the network of the hosts")
 
 
 def free_address(subnet: IPv4Network, taken: Iterable[str | None]) -> str:
-    """The first address for a host; .1 is the bridge, and below .10 is left to the engine."""
+    """Return the first free address from .10 on. Docker uses lower ones; .1 is the bridge."""
     used = set(taken)
     for address in list(subnet.hosts())[9:]:
         if str(address) not in used:
             return str(address)
-    raise SandboxError(f"no address left in {subnet}: remove hosts with `make clean`")
+    raise SandboxError(f"{subnet} has no free address: remove hosts with `make clean`")
 
 
 def parse_routes(table: str) -> list[tuple[str, IPv4Network]]:
-    """Device and destination of every route in the format of /proc/net/route."""
+    """Return device and destination of each route of /proc/net/route."""
     routes = []
     for line in table.splitlines()[1:]:
         device, destination, _, _, _, _, _, mask = line.split()[:8]
@@ -82,7 +82,7 @@ def _routes() -> list[tuple[str, IPv4Network]]:
 
 
 def _mtu() -> str | None:
-    """The mtu towards the outside: a larger one on the bridge would lose big packets."""
+    """Return the MTU of the default route. With a larger one, the bridge would lose big packets."""
     for device, destination in _routes():
         if destination.prefixlen == 0:
             return Path(f"/sys/class/net/{device}/mtu").read_text().strip()
@@ -101,7 +101,7 @@ def _create(client: docker.DockerClient) -> Network:
     mtu = _mtu()
     if mtu:
         options["com.docker.network.driver.mtu"] = mtu
-    say("network", f"making {subnet} on {BRIDGE}, mtu {mtu or 'as the engine has it'}")
+    say("network", f"creating {subnet} on {BRIDGE}, MTU {mtu or 'of Docker'}")
     try:
         network = client.networks.create(
             PREFIX,
@@ -111,13 +111,13 @@ def _create(client: docker.DockerClient) -> Network:
             ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(subnet))]),
         )
     except docker.errors.APIError as error:
-        raise SandboxError(f"the engine cannot make the network {PREFIX}: {error.explanation or error}") from error
+        raise SandboxError(f"Docker cannot create the network {PREFIX}: {error.explanation or error}") from error
     network.reload()
     return network
 
 
 def _route(subnet: IPv4Network) -> None:
-    """Let the hosts out through the machine. Our engine is told to leave the firewall alone."""
+    """Route the hosts through this machine. The sandbox's Docker runs without its own firewall rules."""
     rules = [
         ["nat", "POSTROUTING", "-s", str(subnet), "!", "-o", BRIDGE, "-j", "MASQUERADE"],
         ["filter", "FORWARD", "-i", BRIDGE, "-j", "ACCEPT"],
@@ -126,27 +126,24 @@ def _route(subnet: IPv4Network) -> None:
     before = json.loads(_RULES.read_text())["absent"] if _RULES.exists() else sorted(set(_TABLES) - _tables())
     _RULES.write_text(json.dumps({"rules": rules, "absent": before}))
     for table, chain, *match in rules:
-        there = _iptables("-t", table, "-C", chain, *match) == 0
-        # First, not last: a rule of the machine's own firewall must not come before it.
-        if not there and _iptables("-t", table, "-I", chain, *match) != 0:
+        is_present = _iptables("-t", table, "-C", chain, *match) == 0
+        # In front of the rules of this machine's firewall.
+        if not is_present and _iptables("-t", table, "-I", chain, *match) != 0:
             raise SandboxError(f"iptables refuses the rule: {table} {chain} {' '.join(match)}")
 
 
 def unplug() -> None:
-    """Take the network's firewall rules and its bridge off the machine.
-
-    For when our own engine is down: it makes the bridge anew when it starts.
-    """
+    """Remove the firewall rules and the bridge of the sandbox's stopped Docker. Its start creates them again."""
     if Path("/sys/class/net", BRIDGE).exists():
         with socket.socket() as control:
-            # Bring it down, then delete it: a machine without iproute2 has no command for that.
+            # By system calls, because the machine may not have iproute2.
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", BRIDGE.encode(), 0))
             fcntl.ioctl(control, _SIOCBRDELBR, BRIDGE.encode() + b"\0")
     if _RULES.exists():
-        remembered = json.loads(_RULES.read_text())
-        for table, chain, *match in remembered["rules"]:
+        record = json.loads(_RULES.read_text())
+        for table, chain, *match in record["rules"]:
             _iptables("-t", table, "-D", chain, *match)
-        for table in set(remembered["absent"]) & _tables():
+        for table in set(record["absent"]) & _tables():
             listing = _run("nft", "--json", "list", "table", "ip", table)
             if listing.returncode == 0 and is_unused(listing.stdout):
                 _run("nft", "delete", "table", "ip", table)
@@ -154,17 +151,17 @@ def unplug() -> None:
 
 
 def is_unused(table: str) -> bool:
-    """Whether a table, as nft prints it in JSON, has nothing in it that iptables did not make by itself."""
-    kinds = [(kind, what) for item in json.loads(table)["nftables"] for kind, what in item.items()]
-    own = {"metainfo", "table"}
-    return all(kind in own or (kind == "chain" and "hook" in what) for kind, what in kinds)
+    """Return whether a table, in nft's JSON, has only the chains that iptables creates by itself."""
+    entries = [(kind, entry) for item in json.loads(table)["nftables"] for kind, entry in item.items()]
+    headers = {"metainfo", "table"}
+    return all(kind in headers or (kind == "chain" and "hook" in entry) for kind, entry in entries)
 
 
 def _tables() -> set[str]:
-    """Those of the tables that the machine has; none where iptables keeps them in its old way."""
+    """Return which of the tables this machine has; none with the legacy iptables."""
     listing = _run("nft", "--json", "list", "tables", "ip")
-    found = json.loads(listing.stdout)["nftables"] if listing.returncode == 0 else []
-    return {item["table"]["name"] for item in found if "table" in item} & set(_TABLES)
+    items = json.loads(listing.stdout)["nftables"] if listing.returncode == 0 else []
+    return {item["table"]["name"] for item in items if "table" in item} & set(_TABLES)
 
 
 def _iptables(*arguments: str) -> int:
@@ -172,7 +169,7 @@ def _iptables(*arguments: str) -> int:
 
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of the toolbox, whatever comes of it; one that is not there fails as a shell would have it."""
+    """Run an unpacked program and return its result; exit code 127 if there is no such program."""
     path = tools.find(program)
     if path is None:
         return subprocess.CompletedProcess(arguments, 127, "", f"{program}: not found")

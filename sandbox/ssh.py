@@ -1,4 +1,4 @@
-"""SSH to the hosts: one key pair, host keys known before the first connection, one ssh_config."""
+"""SSH to the hosts: a key pair, host keys that are known before the first connection, and an ssh_config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Entry:
-    """What ssh_config says of one host."""
+    """A host in ssh_config."""
 
     name: str
     port: int
@@ -37,7 +37,7 @@ class Entry:
 
 
 def generate() -> KeyPair:
-    """Make a new key pair."""
+    """Generate a key pair."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM,
@@ -49,7 +49,7 @@ def generate() -> KeyPair:
 
 
 def public_key() -> str:
-    """The key that hosts shall accept; the pair is made at the first call."""
+    """Return the public key that hosts accept. The first call generates the pair."""
     public = KEY.with_suffix(".pub")
     if not public.exists():
         pair = generate()
@@ -61,12 +61,12 @@ def public_key() -> str:
 
 
 def known_hosts_line(port: int, host_key: str) -> str:
-    """The line that makes a host on a loopback port known by its public key."""
+    """Return the line of known_hosts for a host on a loopback port."""
     return f"[127.0.0.1]:{port} {host_key}\n"
 
 
 def render_config(entries: Iterable[Entry], *, key: Path, sockets: Path) -> str:
-    """The text of an ssh_config in which every host goes by its name."""
+    """Return an ssh_config with all hosts by name."""
     blocks = [
         f"""\
 Host {entry.name}
@@ -84,13 +84,13 @@ Host *
   StrictHostKeyChecking yes
   ConnectTimeout 10
   ServerAliveInterval 5
-  # One connection for many commands; testinfra sets the first of these and no path.
+  # Commands share a connection. testinfra sets ControlMaster, but no path.
   ControlMaster auto
   ControlPath {sockets}/%n@%r
   ControlPersist 60
   LogLevel ERROR
 """
-    return "\n".join(["# Written by `python -m sandbox`; changes here are lost.", *blocks, common])
+    return "\n".join(["# Written by `python -m sandbox`, which overwrites changes.", *blocks, common])
 
 
 def write_config(entries: Iterable[Entry]) -> None:
@@ -100,17 +100,17 @@ def write_config(entries: Iterable[Entry]) -> None:
 
 
 def command(name: str, *arguments: str, user: str = "root") -> list[str]:
-    """The ssh command line for a host; arguments are options, then the remote command."""
+    """Return the ssh command line for a host. `arguments` are options, then the remote command."""
     return ["ssh", "-F", str(CONFIG), "-l", user, name, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """The environment in which there is an ssh; it is unpacked on a machine that lacks it."""
+    """Return an environment with ssh, which is unpacked if this machine lacks it."""
     return dict(os.environ) if shutil.which("ssh") else tools.provide({"ssh": "openssh-client"})
 
 
 def hang_up(name: str) -> None:
-    """End the shared connections to a host: they outlive the commands that opened them."""
+    """Close the shared connections to a host, which stay open after the commands that opened them."""
     for socket in RUNTIME.glob(f"{name}@*"):
         subprocess.run(
             ["ssh", "-F", os.devnull, "-o", f"ControlPath={socket}", "-O", "exit", name],

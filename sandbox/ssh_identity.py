@@ -1,4 +1,4 @@
-"""What makes a host this host and no other: its keys and its machine-id."""
+"""The identity of a host: its keys and its machine-id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sandbox.ssh import KeyPair
 
-# The user who is not root, by the image's recipe the first of its kind.
+# The uid of the image's first user.
 _OPERATOR = 1000
 
 
@@ -22,7 +22,7 @@ class File:
 
 
 def files(host_key: KeyPair, authorized_key: str) -> list[File]:
-    """The files that are different on every host; a new machine-id each time."""
+    """Return the files that differ between hosts, with a new machine-id at each call."""
     return [
         File("/etc/ssh/ssh_host_ed25519_key", host_key.private, 0o600),
         File("/etc/ssh/ssh_host_ed25519_key.pub", f"{host_key.public}\n", 0o644),

@@ -1,9 +1,8 @@
 """Programs from Debian's archive, unpacked under `.sandbox/tools` and run from there.
 
-Installing them would be simpler to write and harder to take back: maintainer scripts
-add groups, start daemons and leave directories that a purge keeps. Unpacked packages
-are gone with their directory, do not touch dpkg's database, and two checkouts cannot
-take them away from each other. apt still does the choosing and the verifying.
+To install them would be hard to undo: maintainer scripts add groups, start daemons and create directories that a purge
+keeps. Unpacked packages disappear with their directory, do not change dpkg's database, and belong to one checkout. apt
+still chooses and verifies them.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ _TREE = TOOLS / "root"
 _LISTS = TOOLS / "lists"
 _CACHE = TOOLS / "cache"
 
-# A root shell without a login shell's profile often lacks the sbin directories.
+# The PATH of a root shell that is no login shell often lacks the sbin directories.
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 def environment() -> dict[str, str]:
-    """The environment in which unpacked programs find each other and their libraries."""
-    # `lib` beside `usr/lib`: packages from before the merge of /usr still ship files there.
+    """Return the environment in which unpacked programs find each other and their libraries."""
+    # Packages from before the merge of /usr have files in `lib`.
     libraries = [_TREE / top / sysconfig.get_config_var("MULTIARCH") for top in ("usr/lib", "lib")]
     own = [str(_TREE / path) for path in ("usr/sbin", "usr/bin", "sbin", "bin")]
     path = [*os.environ.get("PATH", "").split(":"), *_SYSTEM_PATH, *own]
@@ -41,19 +40,19 @@ def environment() -> dict[str, str]:
 
 
 def find(command: str) -> str | None:
-    """Where a command is, on the machine or unpacked; None if it is in neither place."""
+    """Return the path of a command, on this machine or unpacked; None if there is none."""
     return shutil.which(command, path=environment()["PATH"])
 
 
 def provide(packages: Mapping[str, str]) -> dict[str, str]:
-    """Unpack the Debian package of every command that the machine lacks.
+    """Unpack the Debian package of each command that this machine lacks. Return the environment for the commands.
 
-    `packages` maps a command to its package. Returns the environment to run them in.
+    `packages` maps a command to its package.
     """
     missing = [package for command, package in packages.items() if find(command) is None]
     if missing:
         _unpack(missing, with_dependencies=True)
-        # Debian chooses between the two iptables in a maintainer script, which did not run.
+        # A maintainer script would choose one of the two iptables.
         for name in ("iptables", "ip6tables"):
             link, target = _TREE / "usr/sbin" / name, _TREE / "usr/sbin" / f"{name}-nft"
             if target.is_symlink() and not link.is_symlink():
@@ -62,18 +61,18 @@ def provide(packages: Mapping[str, str]) -> dict[str, str]:
 
 
 def unpack_one(package: str) -> Path:
-    """Unpack one package without what it depends on; return the tree it is in."""
+    """Unpack one package without its dependencies. Return the root directory."""
     _unpack([package], with_dependencies=False)
     return _TREE
 
 
 def apt_get() -> list[str]:
-    """The start of an apt-get command that leaves the machine's lists and caches as they are."""
+    """Return the beginning of an apt-get command that uses lists and caches of the sandbox."""
     (_LISTS / "partial").mkdir(parents=True, exist_ok=True)
     return [
         *("apt-get", "--yes", "--quiet"),
         *("-o", f"Dir::State::Lists={_LISTS}", "-o", f"Dir::Cache={_CACHE}"),
-        # What belongs to us needs neither root nor the machine's locks.
+        # These files need neither root nor the locks of this machine.
         *("-o", "Debug::NoLocking=true", "-o", "APT::Sandbox::User="),
         *("-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20"),
     ]
@@ -82,7 +81,7 @@ def apt_get() -> list[str]:
 def _unpack(packages: list[str], *, with_dependencies: bool) -> None:
     names = ", ".join(packages)
     if shutil.which("apt-get") is None:
-        raise SandboxError(f"this machine lacks {names} and has no apt-get to fetch them with")
+        raise SandboxError(f"this machine lacks {names} and has no apt-get: install them")
     archives = _CACHE / "archives"
     shutil.rmtree(archives, ignore_errors=True)
     (archives / "partial").mkdir(parents=True)
@@ -92,7 +91,7 @@ def _unpack(packages: list[str], *, with_dependencies: bool) -> None:
     if with_dependencies:
         run_logged("packages", f"fetching {names}", [*apt, *fetch, *packages], timeout=600)
     else:
-        # `download` writes to the current directory only.
+        # `apt-get download` can only write to the current directory.
         run_logged(
             "packages",
             f"fetching {names}",

@@ -1,11 +1,10 @@
-"""Copies of backups off the host, by restic, which encrypts them here: a snapshot of its own for each backup.
+"""Copies of backups off the host, by restic: it encrypts them on this host, one restic snapshot for each backup.
 
-Snapshots have the instance's name and the backup's as tags. What others keep in the same repository is not touched.
-Password and credentials are files that root alone reads, put there by a deploy; restic is told where they are.
+Restic snapshots have the names of the instance and of the backup as tags. Other contents of the repository are left
+alone. Password and credentials are files that only root can read; a deploy writes them, and restic gets their paths.
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -18,34 +17,35 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from redisctl import paths
 from redisctl.backup import catalog
+from redisctl.core import process
 from redisctl.core.errors import Failure
 from redisctl.core.files import fsync_directory, own
 from redisctl.core.instance import Instance
 
-# Seconds for what moves little, and bytes a second of a line that is slow and still of use (10 Mbit/s).
+# Seconds for commands that move little data, and the bytes a second of a slow but usable line (10 Mbit/s).
 RESTIC_TIMEOUT, MIN_BYTES_PER_SECOND = 900, 1024**2
-# restic's exit code where there is no repository (since 0.17), and what older ones say of its first file.
+_DAY = 86400
+# restic's exit code if there is no repository (since 0.17), and the error of older versions.
 _NO_REPOSITORY = 10
 _IS_MISSING = re.compile(r"unable to open config file: .*(does not exist|doesn't exist|no such file|404)")
-# Names of files below secrets/repository: the options and variables by which restic is told of them.
+# Files below secrets/repository, and the options and variables that pass their paths to restic.
 _OPTIONS = {"ca_certificate": "--cacert", "client_certificate": "--tls-client-cert"}
 _VARIABLES = {
     "aws_credentials": "AWS_SHARED_CREDENTIALS_FILE",
     "google_credentials": "GOOGLE_APPLICATION_CREDENTIALS",
 }
-# The two ways to name a place that is reached by SFTP; the second one can name a port.
+# The two forms of an SFTP repository; the second one can have a port.
 _SFTP = (
-    re.compile(r"sftp:(?P<who>[^/:]+):.+"),
-    re.compile(r"sftp://(?P<who>([^/@]*@)?(\[[^]]*\]|[^/:]+))(:(?P<port>\d+))?/.+"),
+    re.compile(r"sftp:(?P<login>[^/:]+):.+"),
+    re.compile(r"sftp://(?P<login>([^/@]*@)?(\[[^]]*\]|[^/:]+))(:(?P<port>\d+))?/.+"),
 )
-# restic prunes and reads while somebody else writes; these variables alone are handed on to it.
-_KEPT = ("PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of a backup: the backup's name, the host that it is of, and restic's name for it."""
+    """A copy of a backup: the backup's name, its host, and the id of the restic snapshot."""
 
     id: str
     host: str
@@ -54,7 +54,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What restic printed, and how it ended."""
+    """The exit code of restic, its output, and its error message."""
 
     code: int
     output: str
@@ -62,78 +62,73 @@ class CommandResult:
 
 
 def push(instance: Instance, directory: Path) -> None:
-    """Copy the backup in a directory to the repository, and let go of former copies by the rules that hold here.
+    """Copy a backup to the repository, and prune the copies by the retention settings. Raises Failure.
 
-    Makes the repository where there was none yet. Takes away locks of copies that were cut off, and no others. Raises
-    Failure, with restic's words.
+    Creates the repository if it never existed. Removes stale locks of interrupted copies, and no others.
     """
     _open(instance)
     _restic(instance, "unlock")
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    moment = datetime.strptime(directory.name, "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M:%S")
-    own = ("--host", socket.gethostname(), "--tag", instance.name)
-    # By its relative name, so that the copy holds that directory and not the way to it.
+    time = datetime.strptime(directory.name, "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M:%S")
+    tags = ("--host", socket.gethostname(), "--tag", instance.name)
+    # The relative name, so that the copy contains this directory and not its parents.
     _restic(
-        *(instance, "backup", *own, "--tag", directory.name, "--time", moment, directory.name),
-        inside=directory.parent,
-        patience=RESTIC_TIMEOUT + size // MIN_BYTES_PER_SECOND,
+        instance,
+        *("backup", *tags, "--tag", directory.name, "--time", time, directory.name),
+        cwd=directory.parent,
+        timeout=RESTIC_TIMEOUT + size // MIN_BYTES_PER_SECOND,
     )
     keep = [
         word for period, count in instance.backup.keep.items() if count for word in (f"--keep-{period}", str(count))
     ]
-    # All snapshots of this instance on this host are one group: each has another directory.
+    # Every restic snapshot has another directory: all of this instance on this host have to form one group.
     _restic(
         instance,
-        "forget",
-        *own,
-        "--group-by",
-        "host",
-        *keep,
-        "--prune",
-        patience=RESTIC_TIMEOUT + 4 * size // MIN_BYTES_PER_SECOND,
+        *("forget", *tags, "--group-by", "host", *keep, "--prune"),
+        timeout=RESTIC_TIMEOUT + 4 * size // MIN_BYTES_PER_SECOND,
     )
 
 
 def list_copies(instance: Instance) -> list[Copy]:
-    """The copies of this instance's backups in the repository, of any host, the newest first. Raises Failure."""
-    said = _restic(instance, "snapshots", "--tag", instance.name, "--no-lock")
-    return parse_copies(json.loads(said.output or "[]"), instance.name)
+    """Return the copies of this instance's backups in the repository, of all hosts, newest first. Raises Failure."""
+    result = _restic(instance, "snapshots", "--tag", instance.name, "--no-lock")
+    return parse_copies(json.loads(result.output or "[]"), instance.name)
 
 
 def parse_copies(snapshots: list[dict[str, Any]] | None, name: str) -> list[Copy]:
-    """What restic lists, as copies of an instance's backups, the newest first. What was copied twice is one."""
-    found = {}
-    for one in snapshots or []:
-        tags = one.get("tags") or []
+    """Parse restic's list into the copies of an instance, newest first. Each backup of a host is listed once."""
+    copies = {}
+    for snapshot in snapshots or []:
+        tags = snapshot.get("tags") or []
         for tag in filter(catalog.NAME.fullmatch, tags):
             if name in tags:
-                found[tag, one["hostname"]] = Copy(tag, one["hostname"], one["id"])
-    return sorted(found.values(), key=lambda copy: (copy.id, copy.host), reverse=True)
+                copies[tag, snapshot["hostname"]] = Copy(tag, snapshot["hostname"], snapshot["id"])
+    return sorted(copies.values(), key=lambda copy: (copy.id, copy.host), reverse=True)
 
 
 def fetch(instance: Instance, name: str, host: str = "") -> Path:
-    """Bring a copy back into the instance's backups, whole or not at all: every file is compared with its checksum.
+    """Fetch a copy into the instance's backups, complete or not at all, and return its directory. Raises Failure.
 
-    ``name`` is the backup's, its beginning, or ``latest``; ``host`` is asked for where several have one of that name.
-    Held under the instance's lock. Raises Failure.
+    ``name`` is the backup's name, the beginning of one, or ``latest``. ``host`` selects among several hosts. The caller
+    holds the instance's lock. Every file is compared with its checksum.
     """
-    one = choose_copy(list_copies(instance), name, host)
-    target, partial = instance.backups / one.id, instance.backups / f".{one.id}.partial"
+    copy = choose_copy(list_copies(instance), name, host)
+    target, partial = instance.backups / copy.id, instance.backups / f".{copy.id}.partial"
     if target.exists():
-        raise Failure(f"{target} is here already: remove it first, if it is to be replaced")
+        raise Failure(f"{target} exists already: to replace it, remove it first")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(mode=0o700)
-        # How big it is only newer ones of restic say; a day is for the biggest.
-        _restic(instance, "restore", one.restic_id, "--target", str(partial), "--no-lock", patience=86400)
-        found = catalog.open_backup(partial / one.id)
-        if damage := catalog.find_damage(found):
-            raise Failure(f"the copy of {one.id} is bad: {'; '.join(damage)}")
-        for path in (found.path, *found.path.rglob("*")):
+        # Only newer versions of restic report the size in advance.
+        _restic(instance, "restore", copy.restic_id, "--target", str(partial), "--no-lock", timeout=_DAY)
+        backup = catalog.open_backup(partial / copy.id)
+        if damage := catalog.find_damage(backup):
+            raise Failure(f"the copy of {copy.id} is bad: {'; '.join(damage)}")
+        for path in (backup.path, *backup.path.rglob("*")):
             own(path)
             if path.is_dir():
                 fsync_directory(path)
-        found.path.rename(target)
+        backup.path.rename(target)
         fsync_directory(instance.backups)
     except OSError as error:
         raise Failure(f"{error.filename or instance.backups}: {error.strerror}") from None
@@ -142,168 +137,166 @@ def fetch(instance: Instance, name: str, host: str = "") -> Path:
     return target
 
 
-def choose_copy(there: list[Copy], name: str, host: str) -> Copy:
-    """The one copy that is meant. Raises Failure."""
-    fitting = [one for one in there if host in ("", one.host)]
-    meant = fitting[:1] if name == "latest" else [one for one in fitting if one.id.startswith(name)]
-    if name == "latest" and len({one.host for one in fitting}) > 1:
-        meant = fitting
-    if len(meant) == 1:
-        return meant[0]
-    if not meant:
-        raise Failure(f"no copy of {name!r}: redisctl backup list --offsite lists them")
-    raise Failure(
-        f"{name!r} may be {', '.join(f'{one.id} of {one.host}' for one in meant[:5])}: name one in full, or its --host"
-    )
+def choose_copy(copies: list[Copy], name: str, host: str) -> Copy:
+    """Return the copy that a name and a host select. Raises Failure if it is none or more than one."""
+    of_host = [copy for copy in copies if host in ("", copy.host)]
+    if name != "latest":
+        matches = [copy for copy in of_host if copy.id.startswith(name)]
+    elif len({copy.host for copy in of_host}) > 1:
+        matches = of_host
+    else:
+        matches = of_host[:1]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise Failure(f"no copy of {name!r}: 'redisctl backup list --offsite' lists all copies")
+    names = ", ".join(f"{copy.id} of {copy.host}" for copy in matches[:5])
+    raise Failure(f"{name!r} is ambiguous ({names}): give the full name, or --host")
 
 
 def check(instance: Instance) -> None:
-    """Have restic look whether the repository is whole. It reads its structure, and not every byte. Raises Failure."""
-    _open(instance, make=False)
+    """Have restic check the structure of the repository, and not every byte. Raises Failure."""
+    _open(instance, create=False)
     _restic(instance, "unlock")
-    _restic(instance, "check", patience=86400)
+    _restic(instance, "check", timeout=_DAY)
 
 
-def _open(instance: Instance, *, make: bool = True) -> None:
-    """See that the repository opens; make it where there never was one. Raises Failure.
+def _open(instance: Instance, *, create: bool = True) -> None:
+    """Check that the repository opens; create it if it never existed. Raises Failure.
 
-    One that was there before is not made anew: a disk that is not mounted looks like a new place.
+    One that existed before is not created again, because its disk may just not be mounted.
     """
-    note = _secrets(instance) / "known"
-    said = _run(instance, "cat", "config", "--no-lock")
-    if said.code == 0:
-        _remember(note, instance.backup.repository)
+    repository, marker = instance.backup.repository, _secrets(instance) / "known"
+    result = _run(instance, "cat", "config", "--no-lock")
+    if result.code == 0:
+        _remember(marker, repository)
         return
-    if not is_missing(said):
-        raise _failure(instance, said)
-    if note.exists() and note.read_text().strip() == instance.backup.repository:
+    if not is_missing(result):
+        raise _failure(instance, result)
+    if marker.exists() and marker.read_text().strip() == repository:
         raise Failure(
-            f"{instance.backup.repository} has no repository any more: is it not mounted, or was it removed? To begin "
-            f"another there, remove {note}"
+            f"the repository {repository} is gone: is its disk not mounted, or was it removed? To create another one "
+            f"there, remove {marker}"
         )
-    if not make:
-        raise Failure(f"{instance.backup.repository} has no repository yet: redisctl backup makes it")
+    if not create:
+        raise Failure(f"there is no repository {repository} yet: redisctl backup creates it")
     _restic(instance, "init")
-    _remember(note, instance.backup.repository)
+    _remember(marker, repository)
 
 
-def is_missing(said: CommandResult) -> bool:
-    """Whether there is no repository, and not one that refuses or does not answer."""
-    return said.code == _NO_REPOSITORY or (said.code == 1 and bool(_IS_MISSING.search(said.message)))
+def is_missing(result: CommandResult) -> bool:
+    """Say whether there is no repository, in contrast to one that refuses or does not answer."""
+    return result.code == _NO_REPOSITORY or (result.code == 1 and bool(_IS_MISSING.search(result.message)))
 
 
-def _remember(note: Path, repository: str) -> None:
-    if not note.exists() or note.read_text().strip() != repository:
-        note.write_text(f"{repository}\n")
-        note.chmod(0o400)
+def _remember(marker: Path, repository: str) -> None:
+    if not marker.exists() or marker.read_text().strip() != repository:
+        marker.write_text(f"{repository}\n")
+        marker.chmod(0o400)
 
 
 def _secrets(instance: Instance) -> Path:
-    return instance.root / "secrets/repository"
+    return instance.root / paths.REPOSITORY_SECRETS
 
 
 def _restic(
-    instance: Instance, *words: str, inside: Path | None = None, patience: int = RESTIC_TIMEOUT
+    instance: Instance, *arguments: str, cwd: Path | None = None, timeout: int = RESTIC_TIMEOUT
 ) -> CommandResult:
-    """Run restic. Raises Failure when it does not end well."""
-    said = _run(instance, *words, inside=inside, patience=patience)
-    # 3: a backup without some of the files.
-    if said.code != 0:
-        raise _failure(instance, said)
-    return said
+    """Run restic. Raises Failure if it fails, or if it could not read all files (exit code 3)."""
+    result = _run(instance, *arguments, cwd=cwd, timeout=timeout)
+    if result.code != 0:
+        raise _failure(instance, result)
+    return result
 
 
-def _failure(instance: Instance, said: CommandResult) -> Failure:
-    advice = ""
-    if "wrong password" in said.message:
-        advice = (
-            f". Another instance made the repository, or its password is lost here: {_secrets(instance) / 'password'}, "
-            "and 'repository' among the secrets on the machine that deploys"
+def _failure(instance: Instance, result: CommandResult) -> Failure:
+    remedy = ""
+    if "wrong password" in result.message:
+        remedy = (
+            f". Another instance created the repository, or its password was lost: compare "
+            f"{_secrets(instance)}/password with 'repository' in the secrets on the machine that deploys"
         )
-    return Failure(f"{instance.backup.repository}: restic says: {said.message or f'exit code {said.code}'}{advice}")
+    message = result.message or f"exit code {result.code}"
+    return Failure(f"{instance.backup.repository}: restic reports: {message}{remedy}")
 
 
-def _run(instance: Instance, *words: str, inside: Path | None = None, patience: int = RESTIC_TIMEOUT) -> CommandResult:
-    if not instance.backup.repository:
+def _run(instance: Instance, *arguments: str, cwd: Path | None = None, timeout: int = RESTIC_TIMEOUT) -> CommandResult:
+    repository = instance.backup.repository
+    if not repository:
         raise Failure("there is no place off this host: set redis_backup_restic_repository, and deploy")
     secrets = _secrets(instance)
-    given = {path.name for path in secrets.iterdir()} if secrets.is_dir() else set()
-    # restic may end before it has shown what SSH says.
-    with tempfile.NamedTemporaryFile(mode="r", prefix="redisctl-", errors="backslashreplace") as ssh_says:
+    files = {path.name for path in secrets.iterdir()} if secrets.is_dir() else set()
+    # restic may exit before it has printed what SSH reports.
+    with tempfile.NamedTemporaryFile(mode="r", prefix="redisctl-", errors="backslashreplace") as ssh_log:
         try:
-            done = subprocess.run(
-                command(instance.backup.repository, secrets, given, *words, log=ssh_says.name),
-                env=environment(secrets, given),
-                cwd=inside or "/",
+            result = subprocess.run(
+                command(repository, secrets, files, *arguments, log=ssh_log.name),
+                env=environment(secrets, files),
+                cwd=cwd or "/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 errors="backslashreplace",
-                timeout=patience,
+                timeout=timeout,
                 check=False,
             )
         except FileNotFoundError:
             raise Failure("there is no restic on this host: deploy again") from None
         except subprocess.TimeoutExpired:
-            raise Failure(f"{instance.backup.repository}: restic {words[0]} did not end within {patience} s") from None
-        return CommandResult(done.returncode, done.stdout, error_summary(f"{ssh_says.read()}{done.stderr}"))
+            raise Failure(f"{repository}: restic {arguments[0]} did not finish within {timeout} s") from None
+        return CommandResult(result.returncode, result.stdout, error_summary(f"{ssh_log.read()}{result.stderr}"))
 
 
-def command(repository: str, secrets: Path, given: Collection[str], *words: str, log: str) -> list[str]:
-    """The command line of restic: paths of what is secret, and nothing secret itself. Without a cache on the host.
+def command(repository: str, secrets: Path, files: Collection[str], *arguments: str, log: str) -> list[str]:
+    """Return restic's command line, with paths of secret files, and without a cache on the host.
 
-    What SSH says goes to the file ``log``, where it is used.
+    SSH writes its messages to the file ``log``.
     """
-    options = [word for name, option in _OPTIONS.items() if name in given for word in (option, str(secrets / name))]
+    options = [word for name, option in _OPTIONS.items() if name in files for word in (option, str(secrets / name))]
     if repository.startswith("sftp:"):
         options += ["--option", f"sftp.command={sftp(repository, secrets, log)}"]
     base = ["restic", "--repo", repository, "--password-file", str(secrets / "password"), "--json", "--no-cache"]
-    return [*base, *options, *words]
+    return [*base, *options, *arguments]
 
 
 def sftp(repository: str, secrets: Path, log: str) -> str:
-    """The SSH command that reaches a repository: nothing is asked, and only the host key that was given is trusted.
-
-    Raises Failure.
-    """
+    """Return the SSH command for a repository. It asks nothing and trusts only the given host key. Raises Failure."""
     match = next(filter(None, (form.fullmatch(repository) for form in _SFTP)), None)
     if not match:
-        raise Failure(f"{repository} names no host for SFTP: sftp:user@host:/path")
-    found = match.groupdict()
+        raise Failure(f"{repository} names no host for SFTP: write it like sftp:user@host:/path")
+    parts = match.groupdict()
     options = {
         "IdentitiesOnly": "yes",
         "UserKnownHostsFile": str(secrets / "known_hosts"),
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "yes",
         "BatchMode": "yes",
-        # A line that is cut is noticed within a minute.
+        # Notices a lost connection within a minute.
         "ConnectTimeout": "20",
         "ServerAliveInterval": "15",
         "ServerAliveCountMax": "4",
     }
     words = ["ssh", "-F", "none", "-E", log, "-i", str(secrets / "ssh_key")]
     words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    words += ["-p", found["port"]] if found.get("port") else []
-    return shlex.join([*words, re.sub(r"[\[\]]", "", found["who"]), "-s", "sftp"])
+    words += ["-p", parts["port"]] if parts.get("port") else []
+    return shlex.join([*words, re.sub(r"[\[\]]", "", parts["login"]), "-s", "sftp"])
 
 
-def environment(secrets: Path, given: Collection[str]) -> dict[str, str]:
-    """All variables that restic is given: paths of what is secret. Its clock is UTC, as the names of backups are."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**kept, "TZ": "UTC", **{name: str(secrets / file) for file, name in _VARIABLES.items() if file in given}}
+def environment(secrets: Path, files: Collection[str]) -> dict[str, str]:
+    """Return all variables for restic, with paths of secret files. Its clock is UTC, like the names of backups."""
+    credentials = {variable: str(secrets / file) for file, variable in _VARIABLES.items() if file in files}
+    return {"PATH": process.ENVIRONMENT["PATH"], **process.proxies, "TZ": "UTC", **credentials}
 
 
 def error_summary(errors: str) -> str:
-    """The end of what restic says on standard error, plain or as JSON, on one line."""
-    said = [
-        words.strip().removeprefix("Fatal: ") for line in errors.splitlines() for words in _plain(line).splitlines()
-    ]
-    return " / ".join(list(filter(None, said))[-4:])[:1000]
+    """Return the end of restic's standard error, plain text or JSON, on one line."""
+    lines = [text.strip().removeprefix("Fatal: ") for line in errors.splitlines() for text in _plain(line).splitlines()]
+    return " / ".join(list(filter(None, lines))[-4:])[:1000]
 
 
 def _plain(line: str) -> str:
     try:
-        told = json.loads(line)
-        return str(told.get("message") or told.get("error", {}).get("message") or "")
+        values = json.loads(line)
+        return str(values.get("message") or values.get("error", {}).get("message") or "")
     except (ValueError, AttributeError):
         return line

@@ -1,4 +1,4 @@
-"""The verbs of backups: take one, list them, verify them."""
+"""The commands for backups: create, list, verify, fetch and check."""
 
 import time
 from dataclasses import asdict
@@ -6,19 +6,27 @@ from datetime import datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
 from redisctl.backup import catalog, offsite
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_backup, verify_with_image
-from redisctl.cli.common import OrderedGroup, as_json, console, current_instance, exclusive, print_json, with_instance
+from redisctl.cli.common import (
+    OrderedGroup,
+    as_json,
+    console,
+    current_instance,
+    exclusive,
+    make_table,
+    print_json,
+    with_instance,
+)
 from redisctl.core.formatting import ago, size, took
 from redisctl.core.instance import Instance
 from redisctl.core.lock import locked
 
 verify_option = click.option(
-    "--verify/--no-verify", default=None, help="Load it in a scratch Redis, or not. Default: as deployed."
+    "--verify/--no-verify", default=None, help="Verify the new backup, or not. Default: as the settings say."
 )
 
 
@@ -27,7 +35,7 @@ verify_option = click.option(
 @as_json
 @click.pass_context
 def backup(context: click.Context, *, verify: bool | None, as_json: bool) -> None:
-    """Backups: create one, which is what is done without a verb; list, verify, fetch and check them.
+    """Create, list, verify, fetch and check backups. Without a command: create one.
 
     \b
     redisctl backup                # the same as backup create
@@ -43,14 +51,13 @@ def backup(context: click.Context, *, verify: bool | None, as_json: bool) -> Non
 @as_json
 @with_instance
 def create_(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
-    """Take a backup, load it to see that it restores, and let go of old ones.
+    """Create a backup, verify it, prune old backups, and copy it off the host.
 
-    It holds the snapshot and, where that is on, the log of writes, both of the same moment. Writes wait for some
-    milliseconds, while Redis forks the process that saves. Room is checked first. A backup is listed only when it is
-    whole, and counts only when it was loaded: in a Redis of the same image, without network, for which the host needs
-    as much memory once more for a while.
+    A backup contains the RDB snapshot and, if it is on, the AOF, of exactly one point in time. Writes wait for some
+    milliseconds while Redis forks the process that saves. Disk space is checked first. Verification loads the backup in
+    a second Redis of the same image, without network. For that the host needs the memory of the data once more.
 
-    When it fails, it says why and ends with another code than 0, and redisctl health tells of it until one succeeds.
+    If a backup fails, it says why and exits with 3, and redisctl health reports it until one succeeds.
     """
     _create(instance, verify=verify, as_json=as_json)
 
@@ -58,133 +65,136 @@ def create_(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
 def _create(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
     with exclusive(instance, "backup"):
         finished = back_up(instance, verify=verify)
-    made, removed = finished.backup, finished.pruned
+    created, repository = finished.backup, instance.backup.repository
     if as_json:
-        copied = {"repository": instance.backup.repository or None}
-        print_json({"instance": instance.name, **_as_dict(made), "removed": removed, **copied})
+        values = _as_dict(created)
+        print_json({"instance": instance.name, **values, "pruned": finished.pruned, "repository": repository or None})
         return
-    held = f"writes waited for {took(made.metadata.write_pause)}"
-    click.echo(f"backup {made.id}: {made.metadata.keys} keys, {size(made.metadata.size)}, {held}")
-    if made.is_verified:
-        click.echo(f"verified: loaded and compared in {took(made.verified['took'])}")
-    for name in removed:
-        click.echo(f"let go of {name}")
-    if instance.backup.repository:
-        click.echo(f"copied to {instance.backup.repository}")
+    metadata = created.metadata
+    pause = took(metadata.write_pause)
+    click.echo(f"backup {created.id}: {metadata.keys} keys, {size(metadata.size)}, writes waited for {pause}")
+    if created.is_verified:
+        click.echo(f"verified: loaded and compared in {took(created.verified['took'])}")
+    for name in finished.pruned:
+        click.echo(f"pruned {name}")
+    if repository:
+        click.echo(f"copied to {repository}")
 
 
 @backup.command("list")
-@click.option("--offsite", "elsewhere", is_flag=True, help="List the copies off this host instead.")
+@click.option("--offsite", "off_host", is_flag=True, help="List the copies off this host instead.")
 @as_json
 @with_instance
-def list_(instance: Instance, *, elsewhere: bool, as_json: bool) -> None:
-    """List backups, the newest first. Only whole ones are."""
-    (_list_copies if elsewhere else _list)(instance, as_json)
+def list_(instance: Instance, *, off_host: bool, as_json: bool) -> None:
+    """List the complete backups, newest first."""
+    (_list_copies if off_host else _list)(instance, as_json)
 
 
 @backup.command()
 @click.argument("name", default="latest")
-@click.option("--host", default="", help="Whose, where several hosts copy to the same repository.")
+@click.option("--host", default="", help="The host of the backup, if several hosts use the repository.")
 @as_json
 @with_instance
 def fetch(instance: Instance, name: str, host: str, as_json: bool) -> None:
-    """Bring a copy from off the host back among the backups here, to restore it.
+    """Fetch a copy from off the host into the backups of this host.
 
-    NAME is that of redisctl backup list --offsite, its beginning, or latest. It comes whole or not at all: every file
-    is compared with its checksum. The next backup lets go of it, where it is older than what is kept.
+    NAME is a name from 'redisctl backup list --offsite', the beginning of one, or latest. The copy comes complete or
+    not at all: every file is compared with its checksum. The next backup prunes it if it is older than the retention
+    allows.
     """
     with locked(instance, "backup fetch"):
         path = offsite.fetch(instance, name, host)
     if as_json:
         print_json({"instance": instance.name, **_as_dict(catalog.open_backup(path))})
         return
-    click.echo(f"{path.name} is here, in {path}")
+    click.echo(f"fetched {path.name} into {path}")
 
 
 @backup.command()
 @as_json
 @with_instance
 def check(instance: Instance, as_json: bool) -> None:
-    """Have restic look whether the repository off the host is whole: its structure, and not every byte."""
+    """Have restic check the structure of the repository off the host, and not every byte."""
     offsite.check(instance)
     if as_json:
         print_json({"instance": instance.name, "repository": instance.backup.repository, "whole": True})
         return
-    click.echo(f"{instance.backup.repository} is whole")
+    click.echo(f"the structure of {instance.backup.repository} is intact")
 
 
 def _list_copies(instance: Instance, as_json: bool) -> None:
-    found = offsite.list_copies(instance)
+    copies = offsite.list_copies(instance)
     if as_json:
-        print_json({"instance": instance.name, "copies": [asdict(one) for one in found]})
+        print_json({"instance": instance.name, "copies": [asdict(copy) for copy in copies]})
         return
-    table = Table("backup", "of host", "in restic", box=None, pad_edge=False)
-    for one in found:
-        table.add_row(one.id, one.host, one.restic_id[:8])
-    if found:
+    table = make_table("backup", "host", "restic id")
+    for copy in copies:
+        table.add_row(copy.id, copy.host, copy.restic_id[:8])
+    if copies:
         console().print(table)
     else:
-        click.echo(f"no copies in {instance.backup.repository} yet: redisctl backup")
+        click.echo(f"no copies in {instance.backup.repository} yet: redisctl backup creates one")
 
 
 def _list(instance: Instance, as_json: bool) -> None:
-    found = catalog.list_backups(instance.backups)
+    backups = catalog.list_backups(instance.backups)
     if as_json:
-        print_json({"instance": instance.name, "backups": [_as_dict(one) for one in found]})
+        print_json({"instance": instance.name, "backups": [_as_dict(backup) for backup in backups]})
         return
-    table = Table("backup", "age", "keys", "size", "of", "verified", box=None, pad_edge=False)
-    for one in found:
-        told = one.metadata
-        of = f"{told.engine} {told.version}"
-        table.add_row(one.id, ago(time.time() - told.taken_at), str(told.keys), size(told.size), of, verdict(one))
-    if found:
+    table = make_table("backup", ">age", ">keys", ">size", "version", "verified")
+    for backup in backups:
+        metadata = backup.metadata
+        version = f"{metadata.engine} {metadata.version}"
+        age = ago(time.time() - metadata.taken_at)
+        table.add_row(backup.id, age, str(metadata.keys), size(metadata.size), version, _verdict(backup))
+    if backups:
         console().print(table)
     else:
-        click.echo("no backups yet: redisctl backup")
-    for words in catalog.list_unreadable(instance.backups):
-        click.echo(f"redisctl: {words}", err=True)
+        click.echo("no backups yet: redisctl backup creates one")
+    for problem in catalog.list_unreadable(instance.backups):
+        click.echo(f"redisctl: {problem}", err=True)
 
 
 @backup.command()
 @click.argument("name", default="newest")
-@click.option("--image", default="", help="Load it with this image of the host, as before an upgrade to it.")
+@click.option("--image", default="", help="Verify with this image of the host, for example before an upgrade to it.")
 @as_json
 @with_instance
 def verify(instance: Instance, name: str, image: str, as_json: bool) -> None:
-    """Check the files of a backup, load it in a scratch Redis and compare what is there with what it says of itself.
+    """Check the files of a backup, load it in a second Redis, and compare the contents with its metadata.
 
-    NAME is that of redisctl backup list, or its beginning; without one it is the newest. The Redis that serves is not
-    touched. What another image makes of it says nothing about the backup, and is not kept.
+    NAME is a name from 'redisctl backup list' or the beginning of one; without a name it is the newest. The running
+    Redis is not touched. The result with another image is reported and not recorded.
     """
     with locked(instance, "backup verify"):
-        one = catalog.find_backup(instance.backups, name)
+        backup = catalog.find_backup(instance.backups, name)
         start = time.monotonic()
         if image:
-            verify_with_image(instance, one, image)
+            verify_with_image(instance, backup, image)
         else:
-            one = verify_backup(instance, one)
+            backup = verify_backup(instance, backup)
         seconds = time.monotonic() - start
     if as_json:
-        print_json({"instance": instance.name, **_as_dict(one)})
+        print_json({"instance": instance.name, **_as_dict(backup)})
         return
-    by = f", and {image} reads it" if image else ""
-    click.echo(f"backup {one.id} is good{by}: {one.metadata.keys} keys, compared in {took(seconds)}")
+    reader = f", and {image} reads it" if image else ""
+    click.echo(f"backup {backup.id} is good{reader}: {backup.metadata.keys} keys, compared in {took(seconds)}")
 
 
-def verdict(one: BackupSet) -> str:
-    """What its verification said."""
-    if not one.verified:
+def _verdict(backup: BackupSet) -> str:
+    """Return the result of a backup's verification for people."""
+    if not backup.verified:
         return "no"
-    when = datetime.fromtimestamp(one.verified["at"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    return f"{when}" if one.is_verified else f"BAD, {when}: {'; '.join(one.verified['problems'])}"
+    time_ = datetime.fromtimestamp(backup.verified["at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    return time_ if backup.is_verified else f"BAD, {time_}: {'; '.join(backup.verified['problems'])}"
 
 
-def _as_dict(one: BackupSet) -> dict[str, Any]:
-    told = {name: value for name, value in vars(one.metadata).items() if name != "files"}
+def _as_dict(backup: BackupSet) -> dict[str, Any]:
+    values = {name: value for name, value in vars(backup.metadata).items() if name != "files"}
     return {
-        **told,
-        "keys": one.metadata.keys,
-        "size": one.metadata.size,
-        "path": str(one.path),
-        "verified": one.verified,
+        **values,
+        "keys": backup.metadata.keys,
+        "size": backup.metadata.size,
+        "path": str(backup.path),
+        "verified": backup.verified,
     }

@@ -33,8 +33,14 @@ def inherited(descriptor: int) -> Iterator[None]:
         _inherited.discard(descriptor)
 
 
+# The caller's proxies, for programs that reach the internet.
+proxies: dict[str, str] = {}
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
 def pin_environment() -> None:
     """Replace this process's environment, so that every program it starts gets the pinned one."""
+    proxies.update({name: os.environ[name] for name in _PROXIES if name in os.environ})
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
 

@@ -82,7 +82,7 @@ def remove(instance: Instance, *, data: bool) -> Result:
     networks = process.check(command).split()
     if networks:
         process.check(["docker", "network", "rm", *networks])
-    # The program last: as long as it is there, a removal can be run again.
+    # The program goes last: while it exists, a removal can be run again.
     for path in paths.removable(instance.name, instance.root, data=data):
         _delete(path)
     process.run(["systemctl", "daemon-reload"])
@@ -120,7 +120,11 @@ def _disable(unit: str) -> None:
 
 def _stop_services(instance: Instance) -> None:
     """Stop the services that need Redis first."""
-    names = [docker.inspect(one)[0] for one in docker.project_containers(instance.name, running_only=True)]
-    services = [one["Id"] for one in names if one["Config"]["Labels"].get(docker.SERVICE_LABEL) != instance.name]
+    running = docker.inspect(*docker.project_containers(instance.name, running_only=True))
+    services = [
+        container["Id"]
+        for container in running
+        if container["Config"]["Labels"].get(docker.SERVICE_LABEL) != instance.name
+    ]
     if services:
         process.check(["docker", "stop", *services], timeout=None)

@@ -105,7 +105,7 @@ def reload_certificate(instance: Instance, request: CertificateRequest) -> Resul
             instance.execute_renamed(redis, "CONFIG", "SET", *arguments)
         except RedisError as error:
             reason = _without_secret_names(instance, error_text(error))
-            raise Failure(f"{instance.name} refuses the certificate, and keeps the one that it has: {reason}") from None
+            raise Failure(f"{instance.name} refuses the certificate, and keeps its own: {reason}") from None
     return Result(changed=True)
 
 

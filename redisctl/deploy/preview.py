@@ -1,6 +1,6 @@
 """Tries a configuration, an ACL file or an image in a container without network, next to the running instance.
 
-Everything that Redis would refuse to start with is found here, while the old Redis still serves.
+Everything that Redis would refuse to start with fails here, while the old Redis still serves.
 """
 
 import re
@@ -81,11 +81,11 @@ def probe_activedefrag(instance: Instance, request: ActivedefragRequest) -> Resu
         raise Failure(
             f"redis_activedefrag = 'yes', but the build in {request.image} cannot defragment memory: use auto or no"
         )
-    found = inspect_image(request.image)
-    if found is None:
+    image = inspect_image(request.image)
+    if image is None:
         raise Failure(f"there is no image {request.image} on this host")
     uid, gid = map(int, request.owner.split(":"))
-    text = activedefrag_file(found["Id"], value)
+    text = activedefrag_file(image["Id"], value)
     write_file(instance.root / paths.ACTIVEDEFRAG_FILE, text, mode=0o640, uid=uid, gid=gid)
     return Result(changed=True)
 

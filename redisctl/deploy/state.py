@@ -97,12 +97,12 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
     hashes = pool.submit(_hashes, instance, override=has_override)
     inspected = docker.inspect(*project.result())
     return {
-        "containers": tuple(_container(one) for one in inspected if _is_service(one)),
+        "containers": tuple(_container(item) for item in inspected if _is_service(item)),
         "published": tuple(
             port
-            for one in inspected
-            if one["Config"]["Labels"].get(docker.SERVICE_LABEL) == instance.name
-            for port in _ports(one)
+            for item in inspected
+            if item["Config"]["Labels"].get(docker.SERVICE_LABEL) == instance.name
+            for port in _ports(item)
         ),
         "image": image.result() if image else None,
         "networks": networks.result(),
@@ -151,7 +151,7 @@ def _seconds(timestamp: str) -> float:
 
 def _networks(name: str) -> dict[str, Network]:
     result = process.run(["docker", "network", "inspect", f"{name}_backend", f"{name}_edge"])
-    return {one["Name"]: _network(one) for one in json.loads(result.stdout or "[]")}
+    return {network["Name"]: _network(network) for network in json.loads(result.stdout or "[]")}
 
 
 def _network(inspected: dict[str, Any]) -> Network:
@@ -177,10 +177,11 @@ def _other_instances(name: str) -> tuple[OtherInstance, ...]:
     command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={docker.DEFINITION_LABEL}"]
     ids = process.check([*command, "--filter", f"label={docker.ONE_OFF_LABEL}=False"]).split()
     others = []
-    for one in docker.inspect(*ids):
-        project = one["Config"]["Labels"].get(docker.PROJECT_LABEL, "")
+    for container in docker.inspect(*ids):
+        project = container["Config"]["Labels"].get(docker.PROJECT_LABEL, "")
         if project != name:
-            others.append(OtherInstance(project, _data_dir(one), one["HostConfig"]["Memory"], _ports(one)))
+            memory = container["HostConfig"]["Memory"]
+            others.append(OtherInstance(project, _data_dir(container), memory, _ports(container)))
     return tuple(others)
 
 
@@ -250,9 +251,9 @@ def _differing_passwords(desired: str, acl: list[str]) -> tuple[str, ...]:
     if not desired:
         return ()
     running = {user: _hashes_of(rules) for user, rules in parse_users("\n".join(acl)).items()}
-    wanted = {user: _hashes_of(rules) for user, rules in parse_users(desired).items()}
-    users = set(running) | set(wanted)
-    return tuple(sorted(user for user in users if running.get(user, set()) != wanted.get(user, set())))
+    expected = {user: _hashes_of(rules) for user, rules in parse_users(desired).items()}
+    users = set(running) | set(expected)
+    return tuple(sorted(user for user in users if running.get(user, set()) != expected.get(user, set())))
 
 
 def _hashes_of(rules: list[str]) -> set[str]:
@@ -279,14 +280,14 @@ def _of_process(instance: Instance, request: StateRequest, own: dict[str, Any]) 
 def _cgroup_limits(pid: int) -> dict[str, str]:
     """Return the limits that the kernel enforces: systemd sets them again at every daemon-reload."""
     limits = {}
-    # Lines of number:controllers:path; version 2 has one, without controllers.
+    # Lines of number:controllers:path; version 2 has a single line, without controllers.
     for line in _text(Path(f"/proc/{pid}/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if (_CGROUP / "cgroup.controllers").exists():
-            found: dict[str, tuple[str, ...]] = {"": _CGROUP_V2} if not controllers else {}
+            files_by_controller: dict[str, tuple[str, ...]] = {"": _CGROUP_V2} if not controllers else {}
         else:
-            found = {name: files for name, files in _CGROUP_V1.items() if name in controllers.split(",")}
-        for controller, files in found.items():
+            files_by_controller = {name: files for name, files in _CGROUP_V1.items() if name in controllers.split(",")}
+        for controller, files in files_by_controller.items():
             for file in files:
                 value = _text(_CGROUP / controller / path.lstrip("/") / file)
                 if value:

@@ -275,8 +275,8 @@ def roll_back(instance: Instance, compose: Compose) -> str:
         ) from None
     complete(instance, record)
     written = instance.root / record.previous
-    kept = f"; what the new one wrote is in {written}" if record.previous and written.is_dir() else ""
-    return f"the previous version is back and serves its data{kept}"
+    leftover = f"; what the new one wrote is in {written}" if record.previous and written.is_dir() else ""
+    return f"the previous version is back and serves its data{leftover}"
 
 
 def _remove_container(instance: Instance) -> None:

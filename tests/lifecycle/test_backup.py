@@ -1,6 +1,6 @@
-"""Backups as the host takes them: of one moment under load, proven by loading, and never half a one in the list.
+"""Backups on the host: of one point in time under load, verified by loading, and listed only if complete.
 
-What is taken away, cut, altered or ended in the middle is told, and the Redis that serves does not notice.
+A backup that is truncated, altered or interrupted is reported, and the running Redis does not notice.
 """
 
 import json
@@ -29,8 +29,8 @@ FILL = (
     "| timeout 120 docker exec -i redis redis-cli --pipe"
 )
 
-# On the host: writes 20,000 new sessions a second, in pipelines of 500, for as long as /run/write exists and for a
-# minute at most. Prints how many, in how many seconds, and how long the slowest pipeline took.
+# On the host: writes 20,000 new sessions a second, in pipelines of 500, while /run/write exists (a minute at most).
+# Prints how many, in how many seconds, and how long the slowest pipeline took.
 WRITE = """
 import json, os, sys, time
 from pathlib import Path
@@ -43,9 +43,9 @@ while os.path.exists("/run/write") and time.perf_counter() < start + 60:
     with redis.pipeline(transaction=False) as pipeline:
         for number in range(written, written + 500):
             pipeline.set(f"app:session:w{number}", "x" * 32, ex=7200)
-        asked = time.perf_counter()
+        sent = time.perf_counter()
         pipeline.execute()
-        worst = max(worst, time.perf_counter() - asked)
+        worst = max(worst, time.perf_counter() - sent)
     written += 500
 print(json.dumps({"written": written, "took": time.perf_counter() - start, "worst": worst}))
 """
@@ -53,27 +53,27 @@ print(json.dumps({"written": written, "took": time.perf_counter() - start, "wors
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """The shared host with an empty Redis and no backups; so again afterwards."""
-    # What Redis saves by itself while a test looks for one save would not be the backup's.
+    """Give the shared host with an empty Redis and no backups; empty it again afterwards."""
+    # A save of Redis's own would look like the backup's.
     with empty_instance(host, deployer, redis_save="3600 1000000000") as instance:
         yield instance
-        left = nothing_left_over(host)
-    assert left == ["1"]
+        assert_nothing_left_over(host)
 
 
-def nothing_left_over(host: Host) -> list[str]:
-    """Containers, of which there is one, and what is not whole."""
-    return host.run(f"docker ps --all --quiet | wc -l; find {BACKUPS} -name '*.partial'").stdout.split()
+def assert_nothing_left_over(host: Host) -> None:
+    """There is one container, and no incomplete directory."""
+    output = host.run(f"docker ps --all --quiet | wc -l; find {BACKUPS} -name '*.partial'").stdout
+    assert output.split() == ["1"]
 
 
-def listed(redis: Instance) -> list[str]:
+def backup_ids(redis: Instance) -> list[str]:
     return [backup["id"] for backup in redisctl(redis, "backup list")["backups"]]
 
 
 @contextmanager
 def writers(redis: Instance) -> Iterator[dict[str, Any]]:
-    """Writes that go on meanwhile; what they came to is in the dictionary afterwards."""
-    seen: dict[str, Any] = {}
+    """Write in the background; the dictionary has the statistics afterwards."""
+    statistics: dict[str, Any] = {}
     redis.host.run(
         "cat >/run/write.py; touch /run/write; "
         "{ setsid python3 -I /run/write.py >/run/written 2>&1 </dev/null & echo $! >/run/writer; }",
@@ -82,84 +82,83 @@ def writers(redis: Instance) -> Iterator[dict[str, Any]]:
     )
     try:
         time.sleep(1)
-        yield seen
+        yield statistics
     finally:
         redis.host.run("rm /run/write; tail --pid $(cat /run/writer) -f /dev/null")
-        seen |= json.loads(redis.host.run("cat /run/written").stdout)
+        statistics |= json.loads(redis.host.run("cat /run/written").stdout)
 
 
 @contextmanager
 def damaged(redis: Instance, name: str, command: str) -> Iterator[None]:
-    """A file of a backup that somebody changed by a command, which sees its path as $f."""
+    """Change a file of a backup by a command, which gets its path as $f; restore it afterwards."""
     path = f"{BACKUPS}/{name}"
-    redis.host.run(f"cp -a {path} /run/kept && f={path} && {command}", check=True)
+    redis.host.run(f"cp -a {path} /run/intact && f={path} && {command}", check=True)
     try:
         yield
     finally:
-        redis.host.run(f"rm -f {path} && mv /run/kept {path}", check=True)
+        redis.host.run(f"rm -f {path} && mv /run/intact {path}", check=True)
 
 
-def test_a_million_keys_are_backed_up_in_one_moment_while_thousands_of_writes_a_second_go_on(
-    redis: Instance,
-) -> None:
-    """The snapshot and the log hold the same keys, to the last one, and clients wait for milliseconds."""
+def test_backup_of_a_million_keys_under_load_is_one_moment(redis: Instance) -> None:
+    """RDB snapshot and AOF have the same keys, to the last one, and clients wait for milliseconds."""
     with redis.client("queues", decode_responses=False) as connection:
         queue = Queue("mail", connection=connection)
         jobs = [queue.enqueue("builtins.abs", -1, result_ttl=0).id for _ in range(20)]
     assert redis.host.run(FILL, check=True).stdout.endswith(f"errors: 0, replies: {MILLION + 1}\n")
-    with writers(redis) as seen:
-        taken = redisctl(redis, "backup")
+    with writers(redis) as statistics:
+        backup = redisctl(redis, "backup")
 
-    print(
-        f"{seen['written'] / seen['took']:.0f} writes a second; the slowest pipeline took {seen['worst'] * 1000:.0f} ms"
-    )
-    print(f"{taken['keys']} keys, {taken['size'] / 1024**2:.0f} MiB; writes waited for {taken['held'] * 1000:.1f} ms")
-    print(f"loaded twice and compared in {taken['verified']['took']} s")
-    # Twenty thousand where nothing else takes the processor: enough to tell a moment from another one in any case.
-    assert seen["written"] / seen["took"] > 2_000
-    assert taken["verified"]["verdict"] == "ok"
-    assert taken["verified"]["jobs"] == len(jobs)
-    # Those of before the moment, and some but not all of those that came.
-    assert MILLION < taken["verified"]["sessions"] < MILLION + seen["written"]
-    # That both parts have the very count that Redis had is what makes the verdict: this says that it is compared.
-    with damaged(redis, f"{taken['id']}/backup.json", 'sed -i \'s/"keys": [0-9]*/"keys": 1000000/\' $f'):
-        said = refused(redis, f"backup verify {taken['id']}")
-    assert "the snapshot: db0 has" in said
-    assert "the log of writes: db0 has" in said
-    # Redis gives up a hold by itself after a second.
-    assert taken["write_pause"] < 0.5
+    rate = statistics["written"] / statistics["took"]
+    print(f"{rate:.0f} writes a second; the slowest pipeline took {statistics['worst'] * 1000:.0f} ms")
+    pause = backup["write_pause"]
+    print(f"{backup['keys']} keys, {backup['size'] / 1024**2:.0f} MiB; writes waited for {pause * 1000:.1f} ms")
+    print(f"loaded twice and compared in {backup['verified']['took']} s")
+    # 20,000 on an idle machine. Enough to tell two points in time apart.
+    assert rate > 2_000
+    assert backup["verified"]["verdict"] == "ok"
+    assert backup["verified"]["jobs"] == len(jobs)
+    # All sessions from before, and some but not all of those that were written meanwhile.
+    assert MILLION < backup["verified"]["sessions"] < MILLION + statistics["written"]
+    # The verdict means that both parts have exactly the keys that Redis had. This shows that they are compared.
+    with damaged(redis, f"{backup['id']}/backup.json", 'sed -i \'s/"keys": [0-9]*/"keys": 1000000/\' $f'):
+        message = refused(redis, f"backup verify {backup['id']}")
+    assert "the RDB snapshot: db0 has" in message
+    assert "the AOF: db0 has" in message
+    # Redis ends a write pause by itself after a second.
+    assert pause < 0.5
 
-    back = redisctl(redis, f"restore {taken['id']} --yes")
-    print(f"restored: Redis did not serve for {back['down']} s")
-    assert (back["keys"], redis.keys) == (taken["keys"], taken["keys"])
+    restored = redisctl(redis, f"restore {backup['id']} --yes")
+    print(f"restored: Redis was down for {restored['downtime']} s")
+    assert (restored["keys"], redis.keys) == (backup["keys"], backup["keys"])
     with redis.client("queues", decode_responses=False) as connection:
         assert Job.fetch(jobs[0], connection=connection).func_name == "builtins.abs"
 
 
 @pytest.fixture(scope="module")
 def small(redis: Instance) -> Instance:
-    """The same with some thousand keys, so that what follows is quick."""
-    redis.host.run("docker rm -f redis; rm -rf /srv/redis/data/* && cd /srv/redis && docker compose up -d --wait")
+    """Give the instance with some thousand keys, so that the other tests are quick."""
+    redis.host.run("docker stop redis; rm -rf /srv/redis/data/live/* /srv/redis/data/previous; docker start redis")
+    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
     redis.call(*(f"SET app:session:{number} {number} EX 7200" for number in range(3000)))
     return redis
 
 
-def test_a_backup_is_for_root_and_says_what_it_is(small: Instance) -> None:
+def test_backup_describes_itself_without_showing_keys(small: Instance) -> None:
     name = redisctl(small, "backup")["id"]
     modes = small.host.run(f"find {BACKUPS}/{name} -printf '%#m %U %G %y\\n' | sort -u").stdout.splitlines()
     assert modes == ["0400 999 999 f", "0700 999 999 d"]
-    told = json.loads(small.host.run(f"cat {BACKUPS}/{name}/backup.json").stdout)
-    assert (told["instance"], told["host"]) == ("redis", small.host.run("hostname").stdout.strip())
-    assert f"redis_version:{told['version']}" in small.call("INFO server")
-    sums = "".join(f"{file['sha256']}  {BACKUPS}/{name}/{path}\n" for path, file in told["files"].items())
+    metadata = json.loads(small.host.run(f"cat {BACKUPS}/{name}/backup.json").stdout)
+    assert (metadata["instance"], metadata["host"]) == ("redis", small.host.run("hostname").stdout.strip())
+    assert f"redis_version:{metadata['version']}" in small.call("INFO server")
+    sums = "".join(f"{file['sha256']}  {BACKUPS}/{name}/{path}\n" for path, file in metadata["files"].items())
     assert small.host.run("sha256sum --check --quiet", input=sums).returncode == 0
-    # Names of sessions are cookies: they are in the backup, and nowhere in what is printed.
+    # Keys of sessions are cookies: no command prints them.
     for line in ("backup list", "backup list --json", "backup verify", "backup verify --json"):
         assert "app:session" not in small.host.run(f"redisctl {line}").stdout
 
 
 @pytest.mark.parametrize(
-    ("name", "command", "words"),
+    ("name", "command", "message"),
     [
         ("dump.rdb", "printf x | dd of=$f bs=1 seek=20000 conv=notrunc", "its checksum differs"),
         ("dump.rdb", "truncate -s -100 $f", "bytes, not"),
@@ -168,73 +167,72 @@ def test_a_backup_is_for_root_and_says_what_it_is(small: Instance) -> None:
         ("backup.json", "truncate -s 100 $f", "cannot be read"),
     ],
 )
-def test_a_backup_that_was_cut_or_tampered_with_is_bad(small: Instance, name: str, command: str, words: str) -> None:
-    taken = redisctl(small, "backup")["id"]
-    with damaged(small, f"{taken}/{name}", command):
+def test_damaged_backup_is_bad(small: Instance, name: str, command: str, message: str) -> None:
+    backup = redisctl(small, "backup")["id"]
+    with damaged(small, f"{backup}/{name}", command):
         if name == "backup.json":
-            assert taken not in listed(small)
-            assert words in small.host.run("redisctl backup list").stderr
+            assert backup not in backup_ids(small)
+            assert message in small.host.run("redisctl backup list").stderr
         else:
-            assert words in refused(small, f"backup verify {taken}")
-            assert words in refused(small, f"restore {taken} --yes") or name == "samples.json"
+            assert message in refused(small, f"backup verify {backup}")
+            assert message in refused(small, f"restore {backup} --yes") or name == "samples.json"
             assert "BAD" in small.host.run("redisctl backup list").stdout
     assert small.keys == 3000
-    assert redisctl(small, f"backup verify {taken}")["verified"]["verdict"] == "ok"
+    assert redisctl(small, f"backup verify {backup}")["verified"]["verdict"] == "ok"
 
 
-def test_files_that_are_right_and_yet_not_the_data_are_found_by_loading_them(small: Instance) -> None:
-    """Somebody who alters a file and its checksum with it."""
-    taken = redisctl(small, "backup")["id"]
-    path = f"{BACKUPS}/{taken}"
-    other = "docker exec redis sh -c 'cat /data/dump.rdb' >/run/other.rdb"
+def test_backup_with_other_data_and_a_matching_checksum_is_bad(small: Instance) -> None:
+    """Someone alters a file and its checksum: loading it shows the difference."""
+    backup = redisctl(small, "backup")["id"]
+    path = f"{BACKUPS}/{backup}"
     small.call("SET app:session:more 1 EX 7200", "SAVE")
-    small.host.run(other, check=True)
+    small.host.run("docker exec redis sh -c 'cat /data/dump.rdb' >/run/other.rdb", check=True)
     small.call("DEL app:session:more")
-    swap = "a=$(sha256sum <$f | cut -d' ' -f1) && cat /run/other.rdb >$f && "
-    swap += f"b=$(sha256sum <$f | cut -d' ' -f1) && s=$(stat -c %s $f) && cp {path}/backup.json /run/told && "
-    swap += (
-        "python3 -c 'import json, sys; p, b, s = sys.argv[1:]; t = json.load(open(p)); "
-        't["files"]["dump.rdb"] = {"size": int(s), "sha256": b}; json.dump(t, open(p, "w"))\' '
+    forge = (
+        "cat /run/other.rdb >$f && b=$(sha256sum <$f | cut -d' ' -f1) && s=$(stat -c %s $f) && "
+        f"cp {path}/backup.json /run/metadata && python3 -c 'import json, sys; p, b, s = sys.argv[1:]; "
+        't = json.load(open(p)); t["files"]["dump.rdb"] = {"size": int(s), "sha256": b}; json.dump(t, open(p, "w"))\' '
         f"{path}/backup.json $b $s"
     )
-    with damaged(small, f"{taken}/dump.rdb", swap):
-        said = refused(small, f"backup verify {taken}")
-        small.host.run(f"cat /run/told >{path}/backup.json", check=True)
-    assert "the snapshot: db0 has 3001 keys, 3001 with a TTL, the backup says 3000 keys, 3000 with a TTL" in said
+    with damaged(small, f"{backup}/dump.rdb", forge):
+        message = refused(small, f"backup verify {backup}")
+        small.host.run(f"cat /run/metadata >{path}/backup.json", check=True)
+    expected = "the RDB snapshot: db0 has 3001 keys, 3001 with a TTL, the backup should have 3000 keys, 3000 with a TTL"
+    assert expected in message
 
 
-def test_no_room_is_told_before_anything_is_written(small: Instance) -> None:
-    before = listed(small)
+def test_backup_without_disk_space_is_refused_at_once(small: Instance) -> None:
+    before = backup_ids(small)
     small.host.run(f"mount -t tmpfs -o size=1m tmpfs {BACKUPS}", check=True)
     try:
-        said = refused(small, "backup")
-        there = small.host.run(f"ls -A {BACKUPS}").stdout.split()
+        message = refused(small, "backup")
+        present = small.host.run(f"ls -A {BACKUPS}").stdout.split()
         health = small.host.run("redisctl health")
     finally:
         small.host.run(f"umount {BACKUPS}", check=True)
-    assert " KiB free, and a backup takes up to" in said
-    assert there == [".attempt.json"]
+    assert " KiB free, and a backup takes up to" in message
+    assert present == [".attempt.json"]
     assert health.returncode == 2
     assert " KiB free, and a backup takes up to" in health.stdout
-    assert listed(small) == before
+    assert backup_ids(small) == before
 
 
-def test_a_disk_that_gets_full_on_the_way_leaves_nothing_and_is_told(small: Instance) -> None:
-    """Somebody takes the room between the look at it and the copy."""
+def test_disk_that_fills_up_during_a_backup_is_reported(small: Instance) -> None:
+    """Another program takes the space after the check; nothing incomplete is left."""
     small.host.run(f"mount -t tmpfs -o size=128m tmpfs {BACKUPS}", check=True)
     try:
-        # It is held meanwhile, so that it is never done before.
-        done = small.host.run(
+        # The backup is stopped meanwhile, so that it cannot finish before.
+        result = small.host.run(
             f"redisctl backup & p=$!; while kill -0 $p; do [ -d {BACKUPS}/.taken.partial ] && break; done; "
             f"kill -STOP $p; head -c 200M /dev/zero >{BACKUPS}/other 2>/dev/null; kill -CONT $p; wait $p; echo code $?"
         )
-        there = small.host.run(f"ls -A {BACKUPS}").stdout.split()
+        present = small.host.run(f"ls -A {BACKUPS}").stdout.split()
         health = small.host.run("redisctl health")
     finally:
         small.host.run(f"umount {BACKUPS}", check=True)
-    assert done.stdout == "code 3\n"
-    assert "No space left on device" in done.stderr
-    assert there == [".attempt.json", "other"]
+    assert result.stdout == "code 3\n"
+    assert "No space left on device" in result.stderr
+    assert present == [".attempt.json", "other"]
     assert (health.returncode, "No space left on device" in health.stdout) == (2, True)
 
 
@@ -246,11 +244,9 @@ def test_a_disk_that_gets_full_on_the_way_leaves_nothing_and_is_told(small: Inst
         ("backup verify", "docker ps --quiet --filter label=redoubt.redisctl | grep -q ."),
     ],
 )
-def test_a_verb_that_is_killed_leaves_no_half_of_a_backup_and_the_next_one_clears_up(
-    small: Instance, line: str, until: str
-) -> None:
-    """Nor does it leave writers waiting."""
-    before = listed(small)
+def test_killed_backup_is_cleaned_up_by_the_next(small: Instance, line: str, until: str) -> None:
+    """No writer waits, nothing incomplete is listed, and health reports it until a backup succeeds."""
+    before = backup_ids(small)
     killed = small.host.run(
         f"redisctl {line} & p=$!; while kill -0 $p; do {until} && break; done; kill -9 $p; wait $p; echo $?"
     )
@@ -258,28 +254,28 @@ def test_a_verb_that_is_killed_leaves_no_half_of_a_backup_and_the_next_one_clear
     start = time.monotonic()
     small.call("SET app:session:after 1 EX 7200", "DEL app:session:after")
     assert time.monotonic() - start < 3
-    # One that is whole but was not loaded yet is listed as what it is.
-    unverified = [one["id"] for one in redisctl(small, "backup list")["backups"] if not one["verified"]]
-    assert set(listed(small)) - set(before) <= set(unverified)
+    # A complete backup that was not verified yet is listed as such.
+    unverified = [backup["id"] for backup in redisctl(small, "backup list")["backups"] if not backup["verified"]]
+    assert set(backup_ids(small)) - set(before) <= set(unverified)
     if line == "backup":
         health = small.host.run("redisctl health")
         assert (health.returncode, "was interrupted" in health.stdout) == (2, True)
     assert redisctl(small, "backup")["verified"]["verdict"] == "ok"
     assert "was interrupted" not in small.host.run("redisctl health").stdout
-    assert nothing_left_over(small.host) == ["1"]
+    assert_nothing_left_over(small.host)
 
 
-def test_two_at_once_are_one_and_a_refusal_that_says_who(small: Instance) -> None:
-    done = small.host.run(
-        'redisctl backup >/dev/null & p=$!; for _ in $(seq 200); do grep -qs " $p," /srv/redis/redisctl.lock && break; '
+def test_second_command_is_refused_and_names_the_first(small: Instance) -> None:
+    result = small.host.run(
+        'redisctl backup >/dev/null & p=$!; for _ in $(seq 200); do grep -qsx "$p" /run/redoubt-redis.lock && break; '
         "sleep 0.01; done; kill -STOP $p; redisctl backup verify; echo $?; kill -CONT $p; wait $p; echo $?"
     )
-    assert done.stdout.split() == ["3", "0"]
-    assert "redisctl backup has run for" in done.stderr
+    assert result.stdout.split() == ["3", "0"]
+    assert "redisctl is at work (backup, process" in result.stderr
 
 
-def test_a_log_of_writes_that_is_rewritten_meanwhile_is_whole(small: Instance) -> None:
-    """A rewrite takes away the files that are being copied."""
+def test_backup_during_aof_rewrites_is_complete(small: Instance) -> None:
+    """A rewrite removes the files that are being copied."""
     loop = "for _ in $(seq 30); do [ -e /run/rewrite ] || break; redisctl_rewrite; sleep 0.05; done"
     call = (
         '{ printf "AUTH admin %s\\nBGREWRITEAOF\\n" "$(cat /srv/redis/secrets/admin)"; } '
@@ -297,29 +293,29 @@ def test_a_log_of_writes_that_is_rewritten_meanwhile_is_whole(small: Instance) -
     wait_until(lambda: "aof_rewrite_in_progress:0" in small.call("INFO persistence"), "no rewrite runs", 20)
 
 
-def test_old_backups_go_and_the_newest_good_one_stays(small: Instance) -> None:
-    """Five of one day, made old: the last good one stays, beside what is new."""
-    taken = redisctl(small, "backup")["id"]
-    made = []
+def test_pruning_keeps_the_newest_good_backup_of_a_day(small: Instance) -> None:
+    """Of five old backups of one day the newest good one stays, in addition to the new ones."""
+    backup = redisctl(small, "backup")["id"]
+    old = []
     for number in range(5):
         name = f"20260102T0{number}0000Z"
-        moment = 1767312000 + number * 3600
+        at = 1767312000 + number * 3600
         small.host.run(
-            f'cp -a {BACKUPS}/{taken} {BACKUPS}/{name} && sed -i \'s/"id": "[^"]*"/"id": "{name}"/; '
-            f's/"taken_at": [0-9.]*/"taken_at": {moment}.0/\' {BACKUPS}/{name}/backup.json',
+            f'cp -a {BACKUPS}/{backup} {BACKUPS}/{name} && sed -i \'s/"id": "[^"]*"/"id": "{name}"/; '
+            f's/"taken_at": [0-9.]*/"taken_at": {at}.0/\' {BACKUPS}/{name}/backup.json',
             check=True,
         )
-        made.append(name)
-    assert set(made) < set(listed(small))
-    # The newest of that day is no good, and takes nobody's place.
-    small.host.run(f'sed -i \'s/"verdict": "ok"/"verdict": "failed"/\' {BACKUPS}/{made[-1]}/verified.json', check=True)
+        old.append(name)
+    assert set(old) < set(backup_ids(small))
+    # The newest of that day is bad, and does not take the place of a good one.
+    small.host.run(f'sed -i \'s/"verdict": "ok"/"verdict": "failed"/\' {BACKUPS}/{old[-1]}/verified.json', check=True)
     small.host.run(
-        "cp /srv/redis/redisctl.json /run/told && python3 -c '"
+        "cp /srv/redis/redisctl.json /run/redisctl.json && python3 -c '"
         'import json; p = "/srv/redis/redisctl.json"; t = json.load(open(p)); '
         't["backup"]["keep"] = {"daily": 3}; json.dump(t, open(p, "w"))\'',
         check=True,
     )
-    gone = redisctl(small, "backup")["removed"]
-    small.host.run(f"mv /run/told /srv/redis/redisctl.json; rm -r {BACKUPS}/{made[-1]}", check=True)
-    assert gone == made[-3::-1]
-    assert {made[-2], taken} < set(listed(small))
+    pruned = redisctl(small, "backup")["pruned"]
+    small.host.run(f"mv /run/redisctl.json /srv/redis/redisctl.json; rm -r {BACKUPS}/{old[-1]}", check=True)
+    assert pruned == old[-3::-1]
+    assert {old[-2], backup} < set(backup_ids(small))

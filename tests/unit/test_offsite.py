@@ -1,5 +1,6 @@
-"""Copies off the host: what restic is told, and what is made of what it says."""
+"""Copies off the host: how restic is called, and how its answers are parsed."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from redisctl.backup import offsite
 from redisctl.backup.offsite import CommandResult, Copy
+from redisctl.core import process
 from redisctl.core.errors import Failure
 from redoubt.settings.load import load
 
@@ -15,18 +17,24 @@ SECRETS = Path("/srv/redis/secrets/repository")
 NO_CONFIG = "unable to open config file: "
 
 
-def test_restic_is_told_where_secrets_are_and_not_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESTIC_PASSWORD", "of the caller")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the caller")
+def test_restic_gets_paths_of_secrets_and_the_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the caller's environment it gets the proxies alone."""
+    caller = {"RESTIC_PASSWORD": "x", "AWS_SECRET_ACCESS_KEY": "x", "https_proxy": "http://proxy:3128"}
+    monkeypatch.setattr(os, "environ", caller)
+    monkeypatch.setattr(process, "proxies", {})
+    process.pin_environment()
     given = {"password", "known", "aws_credentials", "ca_certificate"}
     command = offsite.command("s3:https://s3.example.com/redis", SECRETS, given, "snapshots", log="/tmp/log")
     assert command == [
         *("restic", "--repo", "s3:https://s3.example.com/redis", "--password-file", f"{SECRETS}/password"),
         *("--json", "--no-cache", "--cacert", f"{SECRETS}/ca_certificate", "snapshots"),
     ]
-    environment = offsite.environment(SECRETS, given)
-    assert environment.pop("PATH")
-    assert environment == {"TZ": "UTC", "AWS_SHARED_CREDENTIALS_FILE": f"{SECRETS}/aws_credentials"}
+    assert offsite.environment(SECRETS, given) == {
+        "PATH": process.ENVIRONMENT["PATH"],
+        "TZ": "UTC",
+        "https_proxy": "http://proxy:3128",
+        "AWS_SHARED_CREDENTIALS_FILE": f"{SECRETS}/aws_credentials",
+    }
 
 
 @pytest.mark.parametrize(
@@ -39,11 +47,11 @@ def test_restic_is_told_where_secrets_are_and_not_what_they_are(monkeypatch: pyt
         ("sftp://backup@[2001:db8::1]:22//srv/redis-1", ["-p", "22", "backup@2001:db8::1"]),
     ],
 )
-def test_ssh_is_led_to_the_host_that_the_settings_name(repository: str, end: list[str], tmp_path: Path) -> None:
+def test_ssh_connects_to_the_host_of_the_settings(repository: str, end: list[str], tmp_path: Path) -> None:
     files = {name: str(tmp_path / name) for name in ("ssh_key", "known_hosts")}
     for path in files.values():
         Path(path).touch()
-    # What the settings take is what redisctl understands.
+    # The settings accept what redisctl understands.
     settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": files})
     words = shlex.split(offsite.sftp(settings.redis_backup_restic_repository, SECRETS, "/tmp/log"))
     assert words[-2 - len(end) :] == [*end, "-s", "sftp"]
@@ -52,15 +60,15 @@ def test_ssh_is_led_to_the_host_that_the_settings_name(repository: str, end: lis
         assert option in words
 
 
-def test_a_repository_that_names_no_host_is_refused_in_words() -> None:
+def test_repository_without_a_host_is_refused() -> None:
     with pytest.raises(Failure, match="names no host for SFTP"):
         offsite.sftp("sftp:/srv/backup", SECRETS, "/tmp/log")
 
 
 @pytest.mark.parametrize(
-    ("said", "missing"),
+    ("result", "missing"),
     [
-        # restic 0.14 ends with 1 whatever it is, 0.18 with 10 where there is none.
+        # restic 0.14 exits with 1 for every error, 0.18 with 10 if there is no repository.
         (
             CommandResult(1, "", f"{NO_CONFIG}stat /x/config: no such file or directory / Is there a repository at"),
             True,
@@ -81,12 +89,12 @@ def test_a_repository_that_names_no_host_is_refused_in_words() -> None:
         (CommandResult(0, "", ""), False),
     ],
 )
-def test_a_place_without_a_repository_is_told_from_one_that_refuses(said: CommandResult, missing: bool) -> None:
-    assert offsite.is_missing(said) == missing
+def test_missing_repository_differs_from_one_that_fails(result: CommandResult, missing: bool) -> None:
+    assert offsite.is_missing(result) == missing
 
 
-def test_only_copies_of_the_instance_are_listed_the_newest_first_and_each_once() -> None:
-    found: list[dict[str, Any]] = [
+def test_copies_of_the_instance_are_listed_newest_first() -> None:
+    snapshots: list[dict[str, Any]] = [
         {"id": "a1", "hostname": "one", "tags": ["redis", "20261123T030000Z"]},
         {"id": "a2", "hostname": "one", "tags": ["redis", "20261124T030000Z"]},
         {"id": "a3", "hostname": "one", "tags": ["redis", "20261124T030000Z"]},
@@ -95,7 +103,7 @@ def test_only_copies_of_the_instance_are_listed_the_newest_first_and_each_once()
         {"id": "d1", "hostname": "one", "tags": ["redis"]},
         {"id": "e1", "hostname": "one"},
     ]
-    assert offsite.parse_copies(found, "redis") == [
+    assert offsite.parse_copies(snapshots, "redis") == [
         Copy("20261124T030000Z", "two", "b1"),
         Copy("20261124T030000Z", "one", "a3"),
         Copy("20261123T030000Z", "one", "a1"),
@@ -103,40 +111,40 @@ def test_only_copies_of_the_instance_are_listed_the_newest_first_and_each_once()
     assert offsite.parse_copies(None, "redis") == []
 
 
-HERE = [Copy("20261124T030000Z", "one", "a3"), Copy("20261123T030000Z", "one", "a1")]
-ELSEWHERE = [Copy("20261124T030000Z", "two", "b1")]
+ONE_HOST = [Copy("20261124T030000Z", "one", "a3"), Copy("20261123T030000Z", "one", "a1")]
+OTHER_HOST = [Copy("20261124T030000Z", "two", "b1")]
 
 
 @pytest.mark.parametrize(
-    ("there", "name", "host", "snapshot"),
+    ("copies", "name", "host", "restic_id"),
     [
-        (HERE, "latest", "", "a3"),
-        (HERE, "20261123", "", "a1"),
-        ([*ELSEWHERE, *HERE], "latest", "one", "a3"),
-        ([*ELSEWHERE, *HERE], "20261124T030000Z", "two", "b1"),
+        (ONE_HOST, "latest", "", "a3"),
+        (ONE_HOST, "20261123", "", "a1"),
+        ([*OTHER_HOST, *ONE_HOST], "latest", "one", "a3"),
+        ([*OTHER_HOST, *ONE_HOST], "20261124T030000Z", "two", "b1"),
     ],
 )
-def test_the_copy_that_is_meant_is_chosen(there: list[Copy], name: str, host: str, snapshot: str) -> None:
-    assert offsite.choose_copy(there, name, host).restic_id == snapshot
+def test_copy_is_chosen_by_name_and_host(copies: list[Copy], name: str, host: str, restic_id: str) -> None:
+    assert offsite.choose_copy(copies, name, host).restic_id == restic_id
 
 
 @pytest.mark.parametrize(
-    ("there", "name", "words"),
+    ("copies", "name", "message"),
     [
         ([], "latest", "no copy of 'latest'"),
-        (HERE, "2025", "no copy of '2025'"),
-        (HERE, "2026", "20261124T030000Z of one, 20261123T030000Z of one: name one in full"),
-        ([*ELSEWHERE, *HERE], "latest", "20261124T030000Z of two, 20261124T030000Z of one"),
-        ([*ELSEWHERE, *HERE], "20261124T030000Z", "or its --host"),
+        (ONE_HOST, "2025", "no copy of '2025'"),
+        (ONE_HOST, "2026", "20261124T030000Z of one, 20261123T030000Z of one"),
+        ([*OTHER_HOST, *ONE_HOST], "latest", "20261124T030000Z of two, 20261124T030000Z of one"),
+        ([*OTHER_HOST, *ONE_HOST], "20261124T030000Z", "give the full name, or --host"),
     ],
 )
-def test_where_several_may_be_meant_none_is_chosen(there: list[Copy], name: str, words: str) -> None:
-    with pytest.raises(Failure, match=words):
-        offsite.choose_copy(there, name, "")
+def test_ambiguous_copy_is_refused(copies: list[Copy], name: str, message: str) -> None:
+    with pytest.raises(Failure, match=message):
+        offsite.choose_copy(copies, name, "")
 
 
 @pytest.mark.parametrize(
-    ("errors", "words"),
+    ("errors", "summary"),
     [
         ("", ""),
         ("Fatal: wrong password or no key found\n", "wrong password or no key found"),
@@ -149,5 +157,5 @@ def test_where_several_may_be_meant_none_is_chosen(there: list[Copy], name: str,
         ("[]\nnull\n", "[] / null"),
     ],
 )
-def test_restic_s_words_are_shown_plain_or_from_json(errors: str, words: str) -> None:
-    assert offsite.error_summary(errors) == words
+def test_errors_of_restic_are_summarised(errors: str, summary: str) -> None:
+    assert offsite.error_summary(errors) == summary

@@ -1,4 +1,4 @@
-"""The sandbox's own decisions: those that can be judged without a host, an engine or root."""
+"""Decisions of the sandbox that need no host, no Docker and no root."""
 
 from __future__ import annotations
 
@@ -48,35 +48,35 @@ eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 
 
 class TestNetwork:
-    def test_routes_are_read_with_their_devices(self) -> None:
+    def test_routes_are_parsed_with_their_devices(self) -> None:
         assert network.parse_routes(ROUTES) == [
             ("eth0", IPv4Network("0.0.0.0/0")),
             ("eth0", IPv4Network("192.0.2.0/24")),
         ]
 
-    def test_the_fleet_gets_a_subnet_that_nothing_else_uses(self) -> None:
+    def test_free_subnet_overlaps_nothing(self) -> None:
         used = [IPv4Network("10.201.7.0/24"), IPv4Network("10.201.8.0/23")]
         assert network.free_subnet(used, start=7) == IPv4Network("10.201.10.0/24")
 
-    def test_the_search_for_a_subnet_goes_round(self) -> None:
+    def test_search_for_a_subnet_wraps_around(self) -> None:
         used = [IPv4Network("10.201.255.0/24")]
         assert network.free_subnet(used, start=255) == IPv4Network("10.201.0.0/24")
 
-    def test_a_machine_that_uses_the_whole_pool_is_told_so(self) -> None:
+    def test_used_up_pool_is_an_error(self) -> None:
         with pytest.raises(SandboxError, match=r"10\.201\.0\.0/16"):
             network.free_subnet([IPv4Network("10.0.0.0/8")], start=0)
 
     @pytest.mark.parametrize("inner", ["172.17.0.0/16", "172.31.0.0/16", "192.168.0.0/16"])
-    def test_no_fleet_subnet_meets_the_networks_inside_the_hosts(self, inner: str) -> None:
+    def test_pool_does_not_overlap_networks_inside_hosts(self, inner: str) -> None:
         assert not network.free_subnet([], start=0).supernet(new_prefix=16).overlaps(IPv4Network(inner))
 
-    def test_two_hosts_never_share_an_address(self) -> None:
+    def test_hosts_do_not_share_an_address(self) -> None:
         subnet = IPv4Network("10.201.3.0/24")
         assert network.free_address(subnet, []) == "10.201.3.10"
         assert network.free_address(subnet, ["10.201.3.10", None, "10.201.3.12"]) == "10.201.3.11"
 
     @pytest.mark.parametrize(
-        ("contents", "unused"),
+        ("contents", "is_unused"),
         [
             ([], True),
             ([{"chain": {"name": "FORWARD", "type": "filter", "hook": "forward", "policy": "accept"}}], True),
@@ -85,13 +85,11 @@ class TestNetwork:
             ([{"set": {"name": "blocked"}}], False),
         ],
     )
-    def test_a_table_is_removed_only_with_nothing_of_somebody_else_s_in_it(
-        self, contents: list[dict[str, Any]], unused: bool
-    ) -> None:
+    def test_table_with_foreign_entries_is_not_unused(self, contents: list[dict[str, Any]], is_unused: bool) -> None:
         header = [{"metainfo": {"version": "1.0.6"}}, {"table": {"family": "ip", "name": "filter"}}]
-        assert network.is_unused(json.dumps({"nftables": [*header, *contents]})) == unused
+        assert network.is_unused(json.dumps({"nftables": [*header, *contents]})) == is_unused
 
-    def test_the_bridge_has_a_name_that_the_kernel_takes(self) -> None:
+    def test_kernel_accepts_the_name_of_the_bridge(self) -> None:
         assert len(network.BRIDGE) <= 15
 
 
@@ -107,7 +105,7 @@ class TestSsh:
         path.write_text(ssh.render_config(self.ENTRIES, key=Path("/some where/key"), sockets=Path("/run/x")))
         return path
 
-    def test_ssh_takes_from_the_config_what_was_meant(self, config: Path) -> None:
+    def test_ssh_understands_the_config(self, config: Path) -> None:
         answer = subprocess.run(["ssh", "-G", "-F", config, "redoubt-10"], capture_output=True, text=True, check=True)
         settings = dict(line.split(" ", 1) for line in answer.stdout.splitlines())
         assert settings["hostname"] == "127.0.0.1"
@@ -119,11 +117,11 @@ class TestSsh:
         assert settings["stricthostkeychecking"] in ("true", "yes")
         assert settings["controlpath"] == "/run/x/redoubt-10@root"
 
-    def test_paramiko_reads_the_config_alike(self, config: Path) -> None:
+    def test_paramiko_understands_the_config(self, config: Path) -> None:
         settings = paramiko.SSHConfig.from_path(str(config)).lookup("redoubt-1")
         assert (settings["hostname"], settings["port"], settings["user"]) == ("127.0.0.1", "22001", "root")
 
-    def test_a_host_is_known_by_its_key_on_its_port_and_by_no_other(self, tmp_path: Path) -> None:
+    def test_known_hosts_accepts_only_the_key_and_port(self, tmp_path: Path) -> None:
         pair, other = ssh.generate(), ssh.generate()
         known = tmp_path / "known_hosts"
         known.write_text(ssh.known_hosts_line(22001, pair.public))
@@ -142,10 +140,10 @@ class TestImages:
         ("package", "upstream"),
         [("5:8.0.2-3+deb13u3", "8.0.2"), ("8.1.1+dfsg1-3+deb13u1", "8.1.1"), ("1.2", "1.2")],
     )
-    def test_the_upstream_version_is_found_in_the_packages(self, package: str, upstream: str) -> None:
+    def test_upstream_version_of_a_package(self, package: str, upstream: str) -> None:
         assert image_build.upstream_version(package) == upstream
 
-    def test_the_mirror_of_this_machine_is_used(self) -> None:
+    def test_mirror_of_this_machine_is_used(self) -> None:
         targets = "\n".join(
             [
                 "nodistro https://deb.nodesource.example/node_20.x/",
@@ -161,17 +159,15 @@ class TestImages:
             "SECURITY_MIRROR": "https://mirror.example/security",
         }
 
-    def test_without_a_mirror_of_its_own_nothing_is_replaced(self) -> None:
+    def test_machine_without_a_mirror_uses_the_default(self) -> None:
         assert base_image.parse_mirrors("", "bookworm") == {}
 
-    def test_an_archive_that_is_not_built_is_an_error_with_a_way_out(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_missing_archive_is_an_error_with_a_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(images, "BUILT", tmp_path)
         with pytest.raises(SandboxError, match="make deploy"):
             images.redis_archive()
 
-    def test_an_archive_is_found_as_it_was_recorded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_recorded_archive_is_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(images, "BUILT", tmp_path)
         images.save("redis", images.Archive("redoubt/redis:8.0.2", "redis-server=5:8.0.2-3", "redis.tar", "sha256:1"))
         assert images.redis_archive() == tmp_path / "redis.tar"
@@ -182,23 +178,23 @@ class TestEngine:
     EVERYTHING = (1 << 41) - 1
 
     @pytest.mark.parametrize(
-        ("effective", "mounts", "lacks"),
+        ("effective", "mounts", "missing"),
         [
             (EVERYTHING, True, ""),
-            (EVERYTHING & ~(1 << 24), True, ""),  # SYS_RESOURCE: an engine does without
+            (EVERYTHING & ~(1 << 24), True, ""),  # SYS_RESOURCE, which Docker does not need
             (EVERYTHING, False, "mount"),
             (EVERYTHING & ~(1 << 12), True, "set up networks"),
-            (0xA80425FB, False, "mount or set up networks"),  # what Docker gives to a container
+            (0xA80425FB, False, "mount or set up networks"),  # the default of Docker's containers
         ],
     )
-    def test_what_an_engine_needs_is_known_before_it_is_fetched(self, effective: int, mounts: bool, lacks: str) -> None:
-        assert engine.lacking(effective, mounts=mounts) == lacks
+    def test_missing_rights_are_found_before_a_download(self, effective: int, mounts: bool, missing: str) -> None:
+        assert engine.lacking(effective, mounts=mounts) == missing
 
-    @pytest.mark.parametrize(("image", "taken"), [("", "host"), ("bare", "bare")])
-    def test_where_none_can_run_a_virtual_machine_is_taken_and_the_reason_said_in_one_line(
+    @pytest.mark.parametrize(("image", "chosen"), [("", "host"), ("bare", "bare")])
+    def test_virtual_machine_is_chosen_with_a_one_line_reason(
         self,
         image: str,
-        taken: str,
+        chosen: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -208,29 +204,27 @@ class TestEngine:
 
         monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(engine, "ensure", cannot)
-        assert __main__.choose("try-1", "", image) == ("vm", taken)
-        said = capsys.readouterr().err
-        assert "the reason\n" in said
-        assert "the end of the log" not in said
+        assert __main__.choose("try-1", "", image) == ("vm", chosen)
+        output = capsys.readouterr().err
+        assert "the reason\n" in output
+        assert "the end of the log" not in output
 
-    def test_what_somebody_can_put_right_is_an_error_and_no_reason_for_a_virtual_machine(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Nothing answers at the engine that the operator names."""
+    def test_wrong_docker_host_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The operator can correct it, so the sandbox does not use a virtual machine instead."""
         monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(engine, "answering", lambda: None)
         monkeypatch.setattr(engine, "is_running", lambda: False)
         monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
-        with pytest.raises(SandboxError, match="DOCKER_HOST=unix:///nowhere") as caught:
+        with pytest.raises(SandboxError, match="DOCKER_HOST=unix:///nowhere") as raised:
             __main__.choose("try-1", "", "")
-        assert not isinstance(caught.value, NoEngineError)
+        assert not isinstance(raised.value, NoEngineError)
 
-    def test_a_kind_that_is_asked_for_is_not_questioned(self) -> None:
+    def test_given_kind_is_used(self) -> None:
         assert __main__.choose("try-1", "vm", "") == ("vm", "")
 
 
 class TestContainer:
-    def test_a_host_is_given_no_capability_that_the_machine_lacks(self) -> None:
+    def test_host_gets_no_capability_that_the_machine_lacks(self) -> None:
         everything = (1 << 41) - 1
         assert container.capabilities(everything) == ["ALL"]
         assert "SYS_ADMIN" in container.capabilities(everything & ~(1 << 24))
@@ -238,7 +232,7 @@ class TestContainer:
 
 
 class TestIdentity:
-    def test_a_host_gets_keys_that_nobody_else_can_read(self) -> None:
+    def test_host_keys_are_private(self) -> None:
         pair = ssh.generate()
         files = {file.path: file for file in ssh_identity.files(pair, "ssh-ed25519 AAAA\n")}
         assert files["/etc/ssh/ssh_host_ed25519_key"].mode == 0o600
@@ -247,7 +241,7 @@ class TestIdentity:
         assert files["/root/.ssh/authorized_keys"].uid == 0
         assert files["/home/operator/.ssh/authorized_keys"].uid == 1000
 
-    def test_no_two_hosts_are_the_same_machine(self) -> None:
+    def test_hosts_have_different_machine_ids(self) -> None:
         first, second = (
             {file.path: file.text for file in ssh_identity.files(ssh.generate(), "")}["/etc/machine-id"]
             for _ in range(2)
@@ -262,16 +256,16 @@ class TestVirtualMachine:
         image = disk.Image(Path("/there"))
         return vm.command(self.HOST, image, Path("/log/console"), Path("/there/qemu.pid"), kvm=kvm)
 
-    def test_it_is_reached_on_the_loopback_alone(self) -> None:
+    def test_ssh_is_forwarded_from_the_loopback_only(self) -> None:
         (network,) = [option for option in self.options(kvm=True) if option.startswith("user,")]
         assert network == "user,id=net,hostfwd=tcp:127.0.0.1:22001-:22"
 
     @pytest.mark.parametrize(("kvm", "accelerator"), [(True, "kvm"), (False, "tcg,thread=multi")])
-    def test_it_is_emulated_where_the_processor_cannot_run_it(self, kvm: bool, accelerator: str) -> None:
+    def test_machine_is_emulated_without_kvm(self, kvm: bool, accelerator: str) -> None:
         options = self.options(kvm=kvm)
         assert options[options.index("-accel") + 1] == accelerator
 
-    def test_its_keys_are_in_no_argument(self) -> None:
+    def test_keys_are_in_no_argument(self) -> None:
         pair = ssh.generate()
         credential = vm.tmpfiles(ssh_identity.files(pair, "ssh-ed25519 AAAA\n"))
         lines = {fields[1]: fields for fields in map(str.split, credential.splitlines())}
@@ -280,18 +274,16 @@ class TestVirtualMachine:
         assert lines["/home/operator/.ssh/authorized_keys"][3] == "1000"
         options = self.options(kvm=True)
         given = options[options.index("-fw_cfg") + 1]
-        assert given.endswith(",file=/there/identity"), "by the name of a file that only root reads"
+        assert given.endswith(",file=/there/identity"), "the option names a file that only root can read"
 
-    def test_a_comma_in_a_path_is_no_end_of_an_option(self) -> None:
+    def test_comma_in_a_path_is_escaped(self) -> None:
         image = disk.Image(Path("/a,b"))
         options = vm.command(self.HOST, image, Path("/a,b/console"), Path("/a,b/qemu.pid"), kvm=True)
-        ending = [option for option in options if "=" in option and "/a" in option]
-        assert len(ending) == 3
-        assert all("=/a,,b/" in option for option in ending)
+        with_path = [option for option in options if "=" in option and "/a" in option]
+        assert len(with_path) == 3
+        assert all("=/a,,b/" in option for option in with_path)
 
-    def test_its_disk_is_made_again_when_a_recipe_changes_and_only_then(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_disk_is_rebuilt_only_if_its_recipe_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipes = tmp_path / "images"
         shutil.copytree(Path(disk.__file__).parent / "images", recipes)
         monkeypatch.setattr(disk, "_RECIPES", recipes)
@@ -302,9 +294,7 @@ class TestVirtualMachine:
         (recipes / "vm/setup.sh").write_text("true\n")
         assert {name for name in before if disk._recipe(name) != before[name]} == {"bare", "host"}
 
-    def test_its_disk_is_made_again_when_the_options_that_it_is_made_with_change(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_disk_is_rebuilt_if_its_build_options_change(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = disk._recipe("bare")
         genuine = inspect.getsource
         monkeypatch.setattr(inspect, "getsource", lambda code: genuine(code).replace("path-exclude", "path-include"))
@@ -312,29 +302,29 @@ class TestVirtualMachine:
         monkeypatch.setattr(inspect, "getsource", lambda code: genuine(code).replace('"-t", "ext4"', '"-t", "ext3"'))
         assert len({before, other_dpkg, disk._recipe("bare")}) == 3
 
-    @pytest.mark.parametrize("lost", ["disk", "kernel", "initrd"])
-    def test_its_disk_is_made_again_when_a_part_is_lost(
-        self, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("missing", ["disk", "kernel", "initrd"])
+    def test_disk_is_rebuilt_if_a_part_is_missing(
+        self, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        made: list[str] = []
+        built: list[str] = []
 
-        def make(image: disk.Image, name: str) -> None:
-            made.append(name)
+        def build(image: disk.Image, name: str) -> None:
+            built.append(name)
             for path in (image.disk, image.kernel, image.initrd):
                 path.touch()
 
         monkeypatch.setattr(disk, "SHARED", tmp_path)
-        monkeypatch.setattr(disk, "_make", make)
+        monkeypatch.setattr(disk, "_make", build)
         monkeypatch.setattr(disk, "_recipe", lambda name: "1")
         monkeypatch.setattr("os.geteuid", lambda: 0)
         monkeypatch.setattr("platform.machine", lambda: "x86_64")
         image = disk.ensure("bare")
         assert disk.ensure("bare") == image
-        assert made == ["bare"]
-        getattr(image, lost).unlink()
+        assert built == ["bare"]
+        getattr(image, missing).unlink()
         assert disk.ensure("bare") == image
-        assert getattr(image, lost).exists()
-        assert made == ["bare", "bare"]
+        assert getattr(image, missing).exists()
+        assert built == ["bare", "bare"]
 
 
 class TestHosts:
@@ -344,11 +334,11 @@ class TestHosts:
         return tmp_path
 
     @pytest.mark.parametrize("name", ["", "-x", "Redoubt", "a b", "a/../b", "x" * 41])
-    def test_a_name_that_would_break_something_is_refused(self, name: str) -> None:
-        with pytest.raises(SandboxError, match="cannot name a host"):
+    def test_invalid_name_is_refused(self, name: str) -> None:
+        with pytest.raises(SandboxError, match="is no valid name of a host"):
             hosts.up(name)
 
-    def test_asking_for_a_host_that_is_not_there_says_which_are(self, directory: Path) -> None:
+    def test_unknown_host_names_the_existing_ones(self, directory: Path) -> None:
         (directory / "redoubt-1").mkdir()
         (directory / "redoubt-1" / "host.json").write_text(
             '{"name": "redoubt-1", "kind": "container", "image": "host", "ssh_port": 22001, "address": "10.201.3.10"}'
@@ -358,7 +348,7 @@ class TestHosts:
             hosts.get("redoubt-2")
 
     @pytest.mark.parametrize("record", ["", "{", '{"name": "try-1"}', "[]", b"\xff"])
-    def test_a_damaged_record_is_a_host_that_can_be_removed_and_nothing_else(
+    def test_host_with_a_damaged_record_can_be_removed(
         self,
         record: str | bytes,
         directory: Path,
@@ -380,10 +370,10 @@ class TestHosts:
         assert __main__.main(["up", "try-1"]) == 1
         assert "record of host try-1 is damaged: `python -m sandbox down try-1`" in capsys.readouterr().err
         assert __main__.main(["down", "try-1"]) == 0
-        assert removed == ["try-1", "try-1"], "of either kind"
+        assert removed == ["try-1", "try-1"], "both kinds remove it"
         assert hosts.load() == []
 
-    def test_a_file_that_is_written_whole_is_there_as_it_was_until_it_is_done(self, tmp_path: Path) -> None:
+    def test_file_is_replaced_atomically(self, tmp_path: Path) -> None:
         path = tmp_path / "host.json"
         util.write_whole(path, "first")
         reader = path.open()
@@ -393,7 +383,7 @@ class TestHosts:
         assert [entry.name for entry in tmp_path.iterdir()] == ["host.json"]
 
     @pytest.mark.parametrize(
-        ("why", "named"),
+        ("error", "is_port"),
         [
             ("qemu: -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:22001-:22'", True),
             (
@@ -404,15 +394,15 @@ class TestHosts:
             ("qemu: could not open disk image: No such file or directory", False),
         ],
     )
-    def test_the_port_is_named_as_the_cause_where_it_is(self, why: str, named: bool) -> None:
-        hint = hosts.Host("try-1", "vm", "bare", 22001).port_hint(why)
-        assert ("port 22001 is taken" in hint) == named
-        assert bool(hint) == named
+    def test_error_about_a_port_gets_a_hint(self, error: str, is_port: bool) -> None:
+        hint = hosts.Host("try-1", "vm", "bare", 22001).port_hint(error)
+        assert ("port 22001 is taken" in hint) == is_port
+        assert bool(hint) == is_port
 
     @pytest.mark.usefixtures("directory")
     @pytest.mark.parametrize("signalled", [KeyboardInterrupt, SystemExit])
     @pytest.mark.parametrize(("state", "undone"), [("none", "down"), ("stopped", "kill"), ("running", "")])
-    def test_what_an_interrupted_up_has_started_is_undone_and_nothing_else(
+    def test_interrupted_up_undoes_only_its_own_start(
         self,
         signalled: type[BaseException],
         state: str,
@@ -439,7 +429,7 @@ class TestHosts:
             hosts.up("try-1")
         assert done == ([undone] if undone else [])
 
-    def test_the_inventory_has_the_hosts_that_run_by_kind_and_names_the_others(
+    def test_inventory_has_running_hosts_by_kind(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with contextlib.ExitStack() as listening:
@@ -460,17 +450,17 @@ class TestHosts:
             monkeypatch.setattr(images, "redis_archive", lambda: Path("/there/redis.tar"))
             inventory = runpy.run_path(str(util.ROOT / "inventory" / "hosts.py"))
         lists = {name: value for name, value in inventory.items() if isinstance(value, list) and name[0] != "_"}
-        assert {group: [name for name, _ in found] for group, found in lists.items()} == {
+        assert {group: [name for name, _ in entries] for group, entries in lists.items()} == {
             "containers": ["one"],
             "vms": ["two"],
         }
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.splitlines() == [
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.splitlines() == [
             "  three    is stopped, so it is left out; `python -m sandbox up three` starts it"
         ]
 
-    def test_pyinfra_is_told_to_know_the_host_before_it_connects(self) -> None:
+    def test_pyinfra_checks_the_host_key(self) -> None:
         data = hosts.Host("redoubt-1", "container", "host", 22001).ssh_data()
         assert data["ssh_strict_host_key_checking"] == "yes"
         assert str(data["ssh_known_hosts_file"]).endswith("redoubt-1/known_hosts")
@@ -481,7 +471,7 @@ class TestBoot:
 
     @pytest.fixture
     def seconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
-        """A host that does not answer; how long it was waited for."""
+        """Return how long the test has waited for a host that does not answer."""
         monkeypatch.setattr(util, "STATE", tmp_path)
         monkeypatch.setattr(hosts, "_DIRECTORY", tmp_path)
         monkeypatch.setattr(vm, "_console", lambda host: tmp_path / "console")
@@ -493,28 +483,24 @@ class TestBoot:
         begin = time.monotonic()
         return lambda: time.monotonic() - begin
 
-    def test_a_host_that_goes_off_is_waited_for_no_longer_and_its_last_words_are_shown(
+    def test_host_that_stops_ends_the_wait_with_its_log(
         self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alive = iter([True, True])
         monkeypatch.setattr(vm, "is_running", lambda host: next(alive, False))
-        with pytest.raises(SandboxError, match=r"(?s)try-1 went off while it started.*Kernel panic"):
+        with pytest.raises(SandboxError, match=r"(?s)try-1 stopped while it started.*Kernel panic"):
             self.HOST._wait(60)
         assert seconds() < 5
 
-    def test_a_host_that_is_removed_meanwhile_is_waited_for_no_longer(
-        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_removed_host_ends_the_wait(self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch) -> None:
         self.HOST.known_hosts.unlink()
         monkeypatch.setattr(vm, "is_running", lambda host: False)
         with pytest.raises(SandboxError, match="try-1 was removed while it started"):
             self.HOST._wait(60)
         assert seconds() < 5
 
-    def test_all_waits_together_have_the_time_of_one_boot(
-        self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """SSH answers late, systemd never has started everything."""
+    def test_all_waits_share_the_timeout(self, seconds: Callable[[], float], monkeypatch: pytest.MonkeyPatch) -> None:
+        """SSH answers late, and systemd never finishes its start."""
         monkeypatch.setattr(vm, "is_running", lambda host: True)
 
         def run(_: hosts.Host, command: str, **__: Any) -> subprocess.CompletedProcess[str]:
@@ -527,24 +513,24 @@ class TestBoot:
 
 
 class TestWaiting:
-    def test_it_ends_as_soon_as_the_answer_is_yes(self) -> None:
+    def test_wait_ends_when_ready(self) -> None:
         answers = iter([False, True])
         assert util.wait_until("test", "waiting", lambda: next(answers), timeout=5)
 
-    def test_it_gives_up_in_time(self) -> None:
+    def test_wait_ends_after_its_timeout(self) -> None:
         assert not util.wait_until("test", "waiting", lambda: False, timeout=0.2)
 
-    def test_an_engine_that_falls_silent_is_not_waited_for_forever(self) -> None:
+    def test_silent_docker_ends_the_wait(self) -> None:
         def call(**_: Any) -> Iterator[dict[str, Any]]:
             yield {"stream": "one"}
             over.wait(10)
 
         over = threading.Event()
-        with pytest.raises(SandboxError, match="said nothing for 1 s"):
+        with pytest.raises(SandboxError, match="sent nothing for 1 s"):
             list(util.events(call, silence=1))
         over.set()
 
-    def test_an_error_of_the_engine_is_raised_where_it_is_waited_for(self) -> None:
+    def test_error_of_docker_is_raised_in_the_caller(self) -> None:
         def call(**_: Any) -> Iterator[dict[str, Any]]:
             yield {"stream": "one"}
             raise ConnectionError("gone")
@@ -552,14 +538,12 @@ class TestWaiting:
         with pytest.raises(ConnectionError, match="gone"):
             list(util.events(call, silence=5))
 
-    def test_a_command_that_fails_shows_the_end_of_its_output(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_failed_command_shows_the_end_of_its_output(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(util, "STATE", tmp_path)
         with pytest.raises(SandboxError, match=r"(?s)exit code 3.*\| the reason"):
             util.run_logged("test", "trying", ["sh", "-c", "echo the reason; exit 3"], timeout=10)
 
-    def test_a_command_that_hangs_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hanging_command_is_terminated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(util, "STATE", tmp_path)
         with pytest.raises(SandboxError, match="not done after 0 s"):
             util.run_logged("test", "trying", ["sleep", "60"], timeout=0.2)
@@ -569,20 +553,20 @@ class TestFrontDoor:
     @pytest.mark.parametrize(
         "remote", ["echo $HOME", "echo 'two  words'", 'docker ps --format "{{.Names}}"', "a && b || c; d | e"]
     )
-    def test_make_ssh_passes_the_command_on_as_it_was_typed(self, remote: str) -> None:
-        shown = subprocess.run(
-            # Below another make, as in `make test`, it would announce its directory too.
+    def test_make_ssh_passes_the_command_unchanged(self, remote: str) -> None:
+        script = subprocess.run(
+            # Below another make, as in `make test`, make would print its directory.
             ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.complete", "ssh", f"CMD={remote}"],
             cwd=util.ROOT,
             capture_output=True,
             text=True,
             check=True,
         ).stdout.replace(".venv/bin/python", "printf '%s\\n'")
-        words = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
+        words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
         assert words == ["-m", "sandbox", "ssh", "redoubt-1", "--", remote]
 
     @pytest.mark.parametrize(
-        ("options", "containers", "ended"),
+        ("options", "containers", "stopped"),
         [
             ([], [], ["redoubt-1", "engine"]),
             ([], ["other-1"], ["redoubt-1"]),
@@ -590,34 +574,34 @@ class TestFrontDoor:
             (["--no-host"], ["other-1"], []),
         ],
     )
-    def test_a_run_ends_what_it_started_and_nothing_that_others_started_meanwhile(
+    def test_run_stops_only_what_it_started(
         self,
         options: list[str],
         containers: list[str],
-        ended: list[str],
+        stopped: list[str],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         others = [hosts.Host("other-1", "container", "host", 22001), hosts.Host("other-2", "vm", "bare", 22002)]
-        there: list[hosts.Host] = []
+        existing: list[hosts.Host] = []
         done: list[str] = []
 
         def start(*own: hosts.Host) -> None:
-            there.extend([*own, *others])
+            existing.extend([*own, *others])
 
         monkeypatch.setattr(util, "STATE", tmp_path)
-        monkeypatch.setattr(hosts, "load", lambda: there)
+        monkeypatch.setattr(hosts, "load", lambda: existing)
         monkeypatch.setattr(hosts.Host, "is_running", lambda host: True)
         monkeypatch.setattr(hosts.Host, "stop", lambda host: done.append(host.name))
         monkeypatch.setattr(engine, "is_running", lambda: False)
         monkeypatch.setattr(engine, "containers", lambda: containers)
         monkeypatch.setattr(engine, "stop", lambda: done.append("engine"))
         monkeypatch.setattr(__main__, "_host_up", lambda: start(hosts.Host("redoubt-1", "vm", "bare", 22000)))
-        monkeypatch.setattr(__main__, "_build_redis", lambda: None if there else start())
+        monkeypatch.setattr(__main__, "_build_redis", lambda: None if existing else start())
         arguments, command = __main__.parse(["run", *options, "--", "true"])
         assert arguments.verb(arguments, command) == 0
-        assert done == ended
+        assert done == stopped
 
-    def test_what_follows_the_dashes_is_the_remote_command(self) -> None:
+    def test_words_after_the_dashes_are_the_remote_command(self) -> None:
         arguments, command = __main__.parse(["ssh", "redoubt-2", "--", "ls", "--", "-l"])
         assert (arguments.name, command) == ("redoubt-2", ["ls", "--", "-l"])
