@@ -142,7 +142,7 @@ def test_no_terminal_fails_without_changes(
 def test_signal_fails_deploy_and_next_one_finishes(signum: int, deployed: Host, deployer: Deployer) -> None:
     backlog = 300 + signum
     running = deployer.start(deployed, redis_tcp_backlog=backlog)
-    running.wait_for("redis starts anew for redis_tcp_backlog")
+    running.wait_for("redis restarts because of redis_tcp_backlog")
     running.signal(signum)
     result = running.wait()
     assert result.returncode == 128 + signum
@@ -159,7 +159,7 @@ def test_signal_fails_deploy_and_next_one_finishes(signum: int, deployed: Host, 
 def test_unreachable_host_fails_but_others_are_deployed(
     undeployed_host: Host, deployer: Deployer, tmp_path: Path
 ) -> None:
-    """Port 1 of this machine stands for a host that is switched off: it refuses the connection at once."""
+    """Port 1 of this machine acts as a host that is switched off: it refuses the connection at once."""
     path = tmp_path / "two.py"
     dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "redis_port": 6379})
     path.write_text(deployer.inventory(undeployed_host).read_text() + f"hosts.append({dead!r})\n")
@@ -183,4 +183,7 @@ def test_quiet_host_suite_reports_what_it_leaves_out(deployed: Host, deployer: D
     )
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
-    assert f"left out on {deployed.name}: the kernel's settings (redis_host_tuning = False: nobody set them)" in lines
+    assert (
+        f"left out on {deployed.name}: the kernel's settings (redis_host_tuning = False: the deploy does not set them)"
+        in lines
+    )

@@ -91,9 +91,9 @@ def test_sops_store_can_be_committed(own_host: Host, deployer: Deployer, sops: d
     assert not [user for user, password in secrets.passwords.items() if password in text]
     store = file.parents[1]
     documents = {f"{own_host.name}/redis.sops.yml", f"{own_host.name}/redis.tls.sops.yml", "ca/redoubt.ca.sops.yml"}
-    found = {str(path.relative_to(store)): path.read_text() for path in store.glob("*/*")}
-    assert set(found) == documents
-    assert [name for name, text in found.items() if "ENC[AES256_GCM" not in text or "PRIVATE KEY" in text] == []
+    files = {str(path.relative_to(store)): path.read_text() for path in store.glob("*/*")}
+    assert set(files) == documents
+    assert [name for name, text in files.items() if "ENC[AES256_GCM" not in text or "PRIVATE KEY" in text] == []
 
 
 def test_sops_store_without_its_key_is_refused(
@@ -139,11 +139,11 @@ def test_command_stores_passwords(own_host: Host, deployer: Deployer, tmp_path: 
         ),
     ],
 )
-def test_failing_command_is_refused_without_its_output(tmp_path: Path, body: str, words: str) -> None:
+def test_failing_command_is_refused_without_its_output(tmp_path: Path, body: str, message: str) -> None:
     script = tmp_path / "secrets"
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o700)
     settings = load({"redis_secrets_source": "command", "redis_secrets_command": [str(script)]})
-    with pytest.raises(SecretsError, match=words) as caught:
+    with pytest.raises(SecretsError, match=message) as caught:
         secret_store.load_or_create(settings, "host")
     assert "s3cr3t" not in str(caught.value)

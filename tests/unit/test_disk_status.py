@@ -7,7 +7,7 @@ import pytest
 
 from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
 from redisctl.monitor.status import DiskStatus
-from tests.unit.test_health import NOW, WELL
+from tests.unit.test_health import HEALTHY, NOW
 
 HOUR, DAY, GIB = 3600.0, 86400.0, 1024**3
 GOOD = DiskStatus(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
@@ -15,7 +15,7 @@ GOOD = DiskStatus(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR,
 
 def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
     """A check of a reading with this on its disk."""
-    return {one.name: one for one in run_checks(replace(WELL, disk=kept, **changes))}.get(name)
+    return {one.name: one for one in run_checks(replace(HEALTHY, disk=kept, **changes))}.get(name)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_disk_state_has_verdicts() -> None:
 
 @pytest.mark.parametrize("name", ["backup", "backup disk", "previous data", "aof files", "redis log"])
 def test_unreadable_state_is_unknown(name: str) -> None:
-    checks = run_checks(replace(WELL, disk=replace(GOOD, unknown={name: "cannot be read"})))
+    checks = run_checks(replace(HEALTHY, disk=replace(GOOD, unknown={name: "cannot be read"})))
     assert {one.name: one.verdict for one in checks}[name] == UNKNOWN
     assert overall(checks) == UNKNOWN
     assert overall([*checks, Check("x", WARNING, "")]) == WARNING

@@ -41,7 +41,7 @@ INFO: dict[str, Any] = {
     "keyspace_misses": 10,
     "db0": {"keys": 30, "expires": 20, "avg_ttl": 5},
 }
-WELL = Status(
+HEALTHY = Status(
     at=NOW,
     container_status="running",
     health="healthy",
@@ -54,15 +54,15 @@ WELL = Status(
 )
 
 
-def found(**changes: Any) -> dict[str, Check]:
-    """The checks of a reading with other values, of its own or of INFO, by name."""
+def checks_of(**changes: Any) -> dict[str, Check]:
+    """Return the checks by name, for a healthy status that differs in these fields or in these values of INFO."""
     own = {name: value for name, value in changes.items() if name in Status.__dataclass_fields__}
     info = {**INFO, **{name: value for name, value in changes.items() if name not in own}}
-    return {check.name: check for check in run_checks(replace(WELL, **{"info": info, **own}))}
+    return {check.name: check for check in run_checks(replace(HEALTHY, **{"info": info, **own}))}
 
 
 def test_healthy_instance_needs_no_remedy() -> None:
-    checks = run_checks(WELL)
+    checks = run_checks(HEALTHY)
     assert {check.verdict for check in checks} == {OK}
     assert {check.remedy for check in checks} == {""}
     assert overall(checks) == OK
@@ -71,7 +71,7 @@ def test_healthy_instance_needs_no_remedy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "name", "verdict", "words"),
+    ("changes", "name", "verdict", "text"),
     [
         ({"container_status": "exited"}, "container", CRITICAL, "exited, healthy"),
         ({"health": "unhealthy"}, "container", CRITICAL, "running, unhealthy"),
@@ -103,27 +103,27 @@ def test_healthy_instance_needs_no_remedy() -> None:
         ({"certificate_ends": NOW - 1}, "certificate", CRITICAL, "days left"),
     ],
 )
-def test_each_problem_has_a_verdict_and_a_remedy(changes: dict[str, Any], name: str, verdict: str, words: str) -> None:
-    check = found(**changes)[name]
-    assert (check.verdict, words in check.observed) == (verdict, True), check
+def test_each_problem_has_a_verdict_and_a_remedy(changes: dict[str, Any], name: str, verdict: str, text: str) -> None:
+    check = checks_of(**changes)[name]
+    assert (check.verdict, text in check.observed) == (verdict, True), check
     assert bool(check.remedy) == (verdict != OK)
 
 
 def test_silent_redis_is_critical_and_host_is_checked() -> None:
     checks = {
-        check.name: check for check in run_checks(replace(WELL, info={}, config={}, unreachable_reason="Timeout"))
+        check.name: check for check in run_checks(replace(HEALTHY, info={}, config={}, unreachable_reason="Timeout"))
     }
     assert checks["ping"].verdict == CRITICAL
     assert {"container", "disk", "certificate"} < set(checks)
 
 
 def test_certificate_is_checked_only_with_tls() -> None:
-    assert "certificate" not in found(certificate_ends=None)
+    assert "certificate" not in checks_of(certificate_ends=None)
 
 
 def test_worst_verdict_is_the_overall_verdict() -> None:
-    made = [Check("x", verdict, "") for verdict in (OK, CRITICAL, WARNING)]
-    assert overall(made) == CRITICAL
-    assert overall(made[:1] + made[2:]) == WARNING
+    checks = [Check("x", verdict, "") for verdict in (OK, CRITICAL, WARNING)]
+    assert overall(checks) == CRITICAL
+    assert overall(checks[:1] + checks[2:]) == WARNING
     assert overall([]) == UNKNOWN
     assert health.EXIT_CODES == {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from redisctl import paths
-from redisctl.core import lock
+from redisctl.core import docker, lock, process
 from redisctl.core.errors import Failure
 from redisctl.core.instance import Instance
 from redoubt import deploy_lock
@@ -209,3 +210,50 @@ def test_clean_up_removes_what_a_killed_verb_left(tmp_path: Path, monkeypatch: p
     journal.unlink()
     lock.clean_up(instance)
     assert not (tmp_path / "data" / "staging").exists()
+
+
+def test_programs_of_a_killed_verb_keep_its_lock(lock_file: Path) -> None:
+    """A Compose that a killed redisctl started still works on the containers."""
+    pid = os.fork()
+    if pid == 0:
+        with lock.hold("redis", "start_service"):
+            process.run(["sleep", "2"])
+        os._exit(0)
+    for _ in range(100):
+        if lock.holder("redis"):
+            break
+        time.sleep(0.05)
+    # The verb has started its program.
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert lock.holder("redis") is not None
+    with lock.hold("redis", "recover", wait=10):
+        pass
+
+
+def test_work_is_repeated_once_if_docker_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure while the same Docker runs is not repeated."""
+    pid_file = tmp_path / "docker.pid"
+    pid_file.write_text("1")
+    monkeypatch.setattr(docker, "_PID_FILE", pid_file)
+    monkeypatch.setattr(docker, "answers", lambda: True)
+    calls: list[str] = []
+
+    def fail() -> None:
+        calls.append(pid_file.read_text())
+        raise Failure("no")
+
+    def restart_docker() -> str:
+        calls.append(pid_file.read_text())
+        if len(calls) == 1:
+            pid_file.write_text("2")
+            raise Failure("the connection is lost")
+        return "done"
+
+    with pytest.raises(Failure):
+        docker.RestartGuard().call(fail)
+    assert calls == ["1"]
+    calls.clear()
+    assert docker.RestartGuard().call(restart_docker) == "done"
+    assert calls == ["1", "2"]

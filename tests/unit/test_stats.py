@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from redisctl.monitor.stats import rows, stats_of
-from tests.unit.test_health import INFO, WELL
+from tests.unit.test_health import HEALTHY, INFO
 
 
 def test_stats_are_the_same_for_programs_and_people() -> None:
-    values = stats_of(WELL)
+    values = stats_of(HEALTHY)
     assert (values["hit_ratio"], values["keys"], values["keys_with_ttl"]) == (0.9, 30, 20)
     shown = dict(rows(values))
     assert shown["hits"] == "90.0% of reads found their key"
