@@ -32,7 +32,7 @@ def test_program_is_one_reproducible_file(tmp_path: Path) -> None:
     finally:
         # Unpacked if the test runs as root.
         shutil.rmtree(modules_dir(str(tmp_path)), ignore_errors=True)
-    assert "The exit code is that" in done.stdout
+    assert "The exit code is that" in result.stdout
 
 
 def test_program_ends_with_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
