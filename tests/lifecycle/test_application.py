@@ -69,7 +69,7 @@ def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) 
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_other_containers_on_the_host_reach_redis_over_its_network(redis: Instance) -> None:
+def test_other_containers_reach_redis_over_its_network(redis: Instance) -> None:
     """What another Compose project does with ``external: true``."""
     done = outsider(
         redis, "redis_backend", "redis-cli -h redis", f"AUTH queues {redis.secrets.passwords['queues']}\nPING\n"
@@ -105,7 +105,7 @@ def test_an_application_does_not_start_where_redis_is_unhealthy(redis: Instance,
     assert web(redis)["State"]["Status"] == "running"
 
 
-def test_an_application_that_is_no_longer_in_the_settings_is_removed(redis: Instance, deployer: Deployer) -> None:
+def test_application_removed_from_settings_is_removed(redis: Instance, deployer: Deployer) -> None:
     without = {name: value for name, value in WITH_WEB.items() if name != "redis_app_services"}
     before = redis.identity
     result = deployer.deploy(redis.host, **without)

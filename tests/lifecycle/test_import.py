@@ -188,7 +188,7 @@ def image(redis: Instance) -> str:
     return str(redis.inspect()["Config"]["Image"])
 
 
-def test_what_cannot_be_imported_is_refused_in_words_and_nothing_is_made(redis: Instance, old: Old) -> None:
+def test_impossible_imports_are_refused(redis: Instance, old: Old) -> None:
     there = f"--from 127.0.0.1:{PORT}"
     cases = [
         (old.word("reader"), f"{there} --user mover", "refuses user mover: Redis reports: "),
@@ -212,7 +212,7 @@ def test_what_cannot_be_imported_is_refused_in_words_and_nothing_is_made(redis: 
     nothing_is_left(redis)
 
 
-def test_an_instance_with_keys_or_too_few_databases_or_too_little_memory_is_told_so(redis: Instance, old: Old) -> None:
+def test_blockers_of_this_instance_are_reported(redis: Instance, old: Old) -> None:
     words = (f"--from 127.0.0.1:{PORT}", "--user", "mover")
     assert redis.call("SET precious 1") == ["OK"]
     assert "this instance has 1 keys already" in start(redis, old.word("mover"), *words).stderr
@@ -230,7 +230,7 @@ def test_an_instance_with_keys_or_too_few_databases_or_too_little_memory_is_told
     nothing_is_left(redis)
 
 
-def test_a_service_that_lets_nobody_replicate_is_told_with_the_way_out(redis: Instance) -> None:
+def test_source_without_replication_is_refused(redis: Instance) -> None:
     options = (f"--port {BESIDE}", "--save ''", "--rename-command PSYNC nobody", "--rename-command SYNC nothing")
     with beside(redis, image(redis), *options):
         done = start(redis, Word(), f"--from 127.0.0.1:{BESIDE}")
@@ -239,7 +239,7 @@ def test_a_service_that_lets_nobody_replicate_is_told_with_the_way_out(redis: In
     nothing_is_left(redis)
 
 
-def test_a_source_that_speaks_tls_and_wants_certificates(redis: Instance) -> None:
+def test_source_with_tls_and_client_certificates(redis: Instance) -> None:
     redis.host.run(
         "mkdir /root/tls && cd /root/tls && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
         "-days 2 -subj /CN=old -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out ca.pem && chown 999 *",
@@ -284,7 +284,7 @@ def following(redis: Instance, old: Old) -> Instance:
     return redis
 
 
-def test_while_clients_write_it_compares_and_does_not_finish(following: Instance, old: Old) -> None:
+def test_finish_compares_but_waits_for_writers(following: Instance, old: Old) -> None:
     before = following.identity
     with writers(old) as written:
         told = said(following, "finish --full")
@@ -300,7 +300,7 @@ def test_while_clients_write_it_compares_and_does_not_finish(following: Instance
     assert following.keys == 0
 
 
-def test_a_link_that_was_cut_comes_back_and_is_told_meanwhile(following: Instance, old: Old) -> None:
+def test_lost_link_is_reported_and_restored(following: Instance, old: Old) -> None:
     with old.client() as client, writers(old):
         for _ in range(3):
             client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
@@ -322,7 +322,7 @@ def test_a_link_that_was_cut_comes_back_and_is_told_meanwhile(following: Instanc
     assert 0 < told["late_by"] < 60
 
 
-def test_a_copy_that_is_not_the_same_is_seen(following: Instance) -> None:
+def test_differences_are_reported(following: Instance) -> None:
     """A value, an end, a name, and one key more: each is told, with its name where that is asked for."""
     ends = on_copy(following, "SELECT 3", "PEXPIRETIME text").split()[-1]
     changes = ("HSET hash field1 other", "PEXPIRE text 1800000", "RENAME list elsewhere", "SET more 1")
@@ -345,7 +345,7 @@ def test_a_copy_that_is_not_the_same_is_seen(following: Instance) -> None:
     assert following.keys == 0
 
 
-def test_it_is_finished_though_it_was_killed_and_sessions_and_jobs_go_on_here(following: Instance, old: Old) -> None:
+def test_finish_succeeds_after_a_kill(following: Instance, old: Old) -> None:
     host = following.host
     with old.client() as client:
         # Sessions that end by themselves are no writes.

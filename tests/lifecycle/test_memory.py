@@ -77,9 +77,7 @@ def assert_not_killed(redis: Instance, before: tuple[str, str]) -> None:
     assert killed(redis) == 0
 
 
-def test_a_full_redis_that_saves_under_load_is_not_killed_and_evicts_sessions_only(
-    redis: Instance, deployer: Deployer
-) -> None:
+def test_full_redis_under_load_evicts_only_sessions(redis: Instance, deployer: Deployer) -> None:
     before = redis.identity
     assert fill(redis, "rq:job:%d", range(JOBS)).endswith(f"replies: {JOBS + 1}")
 
@@ -104,7 +102,7 @@ def test_a_full_redis_that_saves_under_load_is_not_killed_and_evicts_sessions_on
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
 
-def test_when_jobs_alone_fill_it_writes_are_refused_and_no_job_is_lost(redis: Instance) -> None:
+def test_redis_full_of_jobs_refuses_writes(redis: Instance) -> None:
     before = redis.identity
     said = fill(redis, "rq:more:%d", range(80_000))
     errors, replies = (int(part.split(": ")[1]) for part in said.split(", "))

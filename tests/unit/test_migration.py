@@ -80,7 +80,7 @@ def test_what_stands_in_the_way_is_said(own: dict[str, Any], told: dict[str, Any
     assert words in found[0]
 
 
-def test_keys_here_are_no_obstacle_where_they_may_be_replaced_and_all_obstacles_are_said_at_once() -> None:
+def test_all_blockers_are_reported_at_once() -> None:
     assert blockers(replace(OWN, keys=3), TOLD, OLD, over=True) == []
     assert len(blockers(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), TOLD, OLD, over=False)) == 4
 
@@ -164,7 +164,7 @@ def test_how_far_a_copy_came(more: dict[str, Any], stage: str, percent: float) -
     assert (seen.stage, seen.percent, seen.trouble) == (stage, percent, "" if stage == FOLLOWS else words)
 
 
-def test_writes_of_others_are_told_from_what_redis_removes_by_itself() -> None:
+def test_expired_keys_do_not_count_as_writes() -> None:
     def after(**calls: int) -> Any:
         return progress(info(**{f"cmdstat_{name}": {"calls": count} for name, count in calls.items()}), "")
 
@@ -218,11 +218,11 @@ def test_what_is_a_difference(one: Fingerprint, two: Fingerprint, expected: str)
         (600_001, "expiry"),
     ],
 )
-def test_an_end_that_was_reckoned_may_be_off_and_later_but_not_earlier(off: int, expected: str) -> None:
+def test_computed_expiry_may_be_later_but_not_earlier(off: int, expected: str) -> None:
     assert difference(KEY, replace(KEY, expires_at=KEY.expires_at + off), NOW, absolute_expiry=False) == expected
 
 
-def test_counts_between_two_looks_are_right_and_a_sample_is_of_all_databases() -> None:
+def test_counts_may_lie_between_two_samples() -> None:
     assert [is_between(count, 5, 7) for count in (4, 5, 6, 7, 8)] == [False, True, True, True, False]
     assert is_between(6, 7, 5)
     assert (share(1, 10**6), share(10**6, 10**6)) == (1, SAMPLE_SIZE)

@@ -74,7 +74,7 @@ def test_keys_are_named_as_rq_names_them() -> None:
     assert {job.key, job.dependents_key, job.dependencies_key, Result.get_key("j")} < set(removal)
 
 
-def test_the_reason_is_the_last_line_of_the_traceback_in_a_result() -> None:
+def test_reason_is_the_last_line_of_the_traceback() -> None:
     result = Result("j", Result.Type.FAILED, connection=NOWHERE, exc_string=TRACEBACK)
     assert last_line(unpacked(packed_error(result.serialize()))) == 'KeyError: "x"'
 
@@ -142,7 +142,7 @@ def test_workers_are_shown_with_their_last_sign_of_life() -> None:
     assert shown == [("w", "idle, dead", "10 min ago", "a, b", ""), ("gone", "gone", "no record", "", "")]
 
 
-def test_failures_are_grouped_by_queue_and_reason_with_the_newest_as_an_example() -> None:
+def test_failures_are_grouped_by_queue_and_reason() -> None:
     failures = Failures()
     failures.add("mail", "KeyError", 100, "old", "f")
     failures.add("mail", "KeyError", 300, "new", "g")
@@ -200,7 +200,7 @@ def test_when_a_job_came_into_its_registry(registry: str, since: float) -> None:
     assert rq_jobs.ended(registry, 9, ended_at, created_at) == since
 
 
-def test_a_job_that_waits_again_has_no_end_and_is_told_to_its_queue_last() -> None:
+def test_requeued_job_loses_its_ttl_first() -> None:
     first, *expiries, last = rq_jobs.requeue_commands("mail", "j", record(), AT)
     assert first[:2] == ("HSET", "rq:job:j")
     fields = dict(zip(first[2::2], first[3::2], strict=True))
@@ -217,7 +217,7 @@ def test_a_job_keeps_a_ttl_of_its_own() -> None:
     assert "PERSIST" not in {name for name, *_ in commands}
 
 
-def test_a_job_with_a_rate_limit_waits_for_a_place_and_not_in_the_queue() -> None:
+def test_requeued_job_waits_for_its_rate_limit() -> None:
     commands = list(rq_jobs.requeue_commands("mail", "j", record(rate_limit_key="one", rate_limit_concurrency="1"), AT))
     assert ("ZADD", "rq:rl:one:rate_limited", AT.timestamp(), "j") in commands
     assert "RPUSH" not in {name for name, *_ in commands}

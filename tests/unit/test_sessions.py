@@ -74,7 +74,7 @@ def test_a_rule_means_these_sessions_only(rule: Rule, ttl: int, verdict: str) ->
     assert rule.verdict(ttl) == verdict
 
 
-def test_a_sample_keeps_no_more_than_it_has_room_for_and_prefers_no_place() -> None:
+def test_sample_is_limited_and_uniform() -> None:
     last = 0
     for _ in range(400):
         sample = Sample(10)

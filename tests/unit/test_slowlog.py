@@ -28,7 +28,7 @@ def entry(*command: bytes) -> slowlog.SlowCommand:
     return found
 
 
-def test_an_entry_is_told_without_arguments_unless_they_are_asked_for() -> None:
+def test_arguments_are_shown_only_on_request() -> None:
     found = entry(b"set", b"app:session:abc", b"two words")
     assert found.as_dict() == {
         "id": 1,

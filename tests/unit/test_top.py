@@ -49,7 +49,7 @@ def text(frame: Frame) -> str:
     return plain("redis", frame)
 
 
-def test_rates_are_those_of_the_interval_without_what_the_look_itself_asked() -> None:
+def test_rates_leave_out_commands_of_top_itself() -> None:
     own = {"total_commands_processed": 4, "keyspace_misses": 1}
     later = reading(14.0, own, total_commands_processed=1404, keyspace_hits=190, keyspace_misses=61, evicted_keys=2)
     frame = frame_of(reading(10.0), later)
@@ -78,7 +78,7 @@ def test_rejected_clients_are_counted_in_all_and_in_the_interval() -> None:
     assert "9 rejected (+2)" in text(frame)
 
 
-def test_of_slow_commands_the_slowest_are_shown_and_never_an_argument() -> None:
+def test_slowest_commands_are_shown_without_arguments() -> None:
     now = replace(reading(1.0), slow=tuple(slow(number, number / 100) for number in range(32)))
     frame = frame_of(reading(0.0), now)
     assert [(one.command, one.ago) for one in frame.slow] == [(f"COMMAND{number}", 10) for number in range(31, 26, -1)]
@@ -98,7 +98,7 @@ def test_a_failed_save_and_a_full_memory_are_red() -> None:
     assert [line.split()[0] for line in red] == ["memory", "saved"]
 
 
-def test_big_numbers_fit_into_80_columns_and_24_lines_with_the_last_one_for_how_to_end() -> None:
+def test_large_numbers_fit_into_80_by_24() -> None:
     counters = ("total_commands_processed", "keyspace_hits", "keyspace_misses", "evicted_keys", "rejected_connections")
     huge: dict[str, Any] = {
         **dict.fromkeys(counters, 10**7),
