@@ -1,4 +1,4 @@
-"""Services of the user's beside Redis: started when it is healthy, on its network, with their own credentials."""
+"""Application services next to Redis: they start when it is healthy, on its network, with their own credentials."""
 
 import shlex
 from datetime import datetime
@@ -11,8 +11,8 @@ from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, wait_until
 
-# A client with a password of its own from a Compose secret, which reaches Redis by name. In a Compose file a $ that
-# is the shell's is written twice.
+# A client with its own password from a Compose secret, which reaches Redis by name. In a Compose file, a $ for the
+# shell is written twice.
 CLIENT = """\
 while :; do
   { echo "AUTH sessions $$(cat /run/secrets/sessions)"; echo "SET app:session:web here EX 60"; } | redis-cli -h redis
@@ -47,8 +47,8 @@ def web(redis: Instance) -> dict[str, Any]:
     return redis.inspect("redis-web-1")
 
 
-def test_an_application_starts_after_redis_became_healthy(redis: Instance, deployer: Deployer) -> None:
-    # Both anew: the order is Compose's, and not that of two deploys.
+def test_application_starts_after_redis_is_healthy(redis: Instance, deployer: Deployer) -> None:
+    # Both are created in one deploy, so that the order is that of Compose.
     redis.host.run("docker rm -f redis redis-web-1", check=True)
     result = deployer.deploy(redis.host, **WITH_WEB)
     assert result.returncode == 0, result.stderr
@@ -57,7 +57,7 @@ def test_an_application_starts_after_redis_became_healthy(redis: Instance, deplo
     assert datetime.fromisoformat(web(redis)["State"]["StartedAt"]) > healthy
 
 
-def test_it_reaches_redis_by_name_with_its_own_password(redis: Instance) -> None:
+def test_application_reaches_redis_by_name(redis: Instance) -> None:
     redis.call("DEL app:session:web", user="sessions")
     wait_until(
         lambda: redis.call("GET app:session:web", user="sessions") == ["here"], "the application writes its session", 10
@@ -70,38 +70,38 @@ def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) 
 
 
 def test_other_containers_reach_redis_over_its_network(redis: Instance) -> None:
-    """What another Compose project does with ``external: true``."""
-    done = outsider(
+    """As another Compose project does with ``external: true``."""
+    output = outsider(
         redis, "redis_backend", "redis-cli -h redis", f"AUTH queues {redis.secrets.passwords['queues']}\nPING\n"
     )
-    assert done == "OK\nPONG\n"
+    assert output == "OK\nPONG\n"
 
 
-def test_containers_on_that_network_alone_have_no_way_out(redis: Instance) -> None:
+def test_containers_on_its_network_cannot_reach_outside(redis: Instance) -> None:
     knock = f"timeout 3 bash -c '</dev/tcp/{redis.host.address}/22' && echo open"
-    assert outsider(redis, "bridge", knock) == "open\n", "SSH is not reached from any container: that proves nothing"
+    assert outsider(redis, "bridge", knock) == "open\n", "containers cannot reach SSH at all, so this proves nothing"
     assert outsider(redis, "redis_backend", knock) == ""
 
 
 def outsider(redis: Instance, network: str, command: str, stdin: str = "") -> str:
-    """What a command prints in a container that is no part of the project."""
+    """Return the output of a command in a container outside of the project."""
     run = (
         f"docker run --rm -i --network {network} --entrypoint bash {images.redis_reference()} -c {shlex.quote(command)}"
     )
     return redis.host.run(run, input=stdin).stdout
 
 
-def test_an_application_does_not_start_where_redis_is_unhealthy(redis: Instance, deployer: Deployer) -> None:
+def test_application_waits_for_a_healthy_redis(redis: Instance, deployer: Deployer) -> None:
     redis.host.run("docker rm -f redis redis-web-1", check=True)
-    # Redis runs and answers, but takes no writes.
-    broken = deployer.deploy(redis.host, **WITH_WEB, redis_extra_config={"min-replicas-to-write": "1"})
-    assert broken.returncode == 1
+    # Redis runs and answers, but accepts no writes.
+    failed = deployer.deploy(redis.host, **WITH_WEB, redis_extra_config={"min-replicas-to-write": "1"})
+    assert failed.returncode == 1
     assert redis.health == "unhealthy"
     assert web(redis)["State"]["Status"] == "created"
     assert web(redis)["State"]["StartedAt"].startswith("0001-01-01")
 
-    mended = deployer.deploy(redis.host, **WITH_WEB)
-    assert mended.returncode == 0, mended.stderr
+    repaired = deployer.deploy(redis.host, **WITH_WEB)
+    assert repaired.returncode == 0, repaired.stderr
     assert web(redis)["State"]["Status"] == "running"
 
 

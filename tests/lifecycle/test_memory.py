@@ -1,6 +1,6 @@
-"""Full memory, under write load and with saves: nothing is killed, sessions go, jobs stay.
+"""Full memory under write load and with saves: nothing is killed, sessions are evicted, jobs stay.
 
-The original sizing, maxmemory equal to the container's limit, was killed by the kernel before the first save.
+With maxmemory equal to the container's limit, the kernel killed Redis before the first save.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from tests.lifecycle.conftest import Deployer
 from tests.lifecycle.deployed_redis import Instance, wait_until
 
 SMALL: dict[str, Any] = {"redis_maxmemory": "64mb", "redis_health_interval": 1, "redis_health_retries": 2}
-# 1 KiB a key with its overhead: 64 MiB hold about 60,000.
+# A key takes 1 KiB with its overhead, so 64 MiB hold about 60,000.
 ROUNDS, KEYS = 6, 25_000
 JOBS = 2_000
 
-# Writes keys as admin through redis-cli in the container, as fast as Redis takes them (redis-cli ends by an ECHO, which
-# sessions may not). The password comes on standard input.
+# Writes keys as admin through redis-cli in the container, as fast as Redis accepts them (redis-cli ends with an ECHO,
+# which the user sessions may not run). The password comes on standard input.
 FILL = """
 import subprocess, sys
 pattern, first, last, ttl = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
@@ -61,7 +61,7 @@ def info(redis: Instance, section: str) -> dict[str, str]:
 
 
 def killed(redis: Instance) -> int:
-    """Processes of the container that the kernel killed for want of memory."""
+    """Return how many processes of the container the kernel killed for lack of memory."""
     files = "/sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control"
     lines = redis.host.run(f"docker exec redis sh -c 'cat {files} 2>/dev/null'").stdout.splitlines()
     counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
@@ -82,12 +82,12 @@ def test_full_redis_under_load_evicts_only_sessions(redis: Instance, deployer: D
     assert fill(redis, "rq:job:%d", range(JOBS)).endswith(f"replies: {JOBS + 1}")
 
     for number in range(ROUNDS):
-        # The child of a save shares memory with Redis until Redis writes: the load comes right behind.
+        # The child of a save shares memory with Redis until Redis writes, so the load follows at once.
         redis.call("BGSAVE" if number % 2 else "BGREWRITEAOF")
         numbers = range(number * KEYS, (number + 1) * KEYS)
-        said = fill(redis, "app:session:%d", numbers, "EX", "3600")
+        output = fill(redis, "app:session:%d", numbers, "EX", "3600")
         assert_not_killed(redis, before)
-        assert said == f"errors: 0, replies: {KEYS + 1}"
+        assert output == f"errors: 0, replies: {KEYS + 1}"
 
     assert int(info(redis, "stats")["evicted_keys"]) > ROUNDS * KEYS // 3
     keys = int(info(redis, "keyspace")["db0"].split(",")[0].removeprefix("keys="))
@@ -104,8 +104,8 @@ def test_full_redis_under_load_evicts_only_sessions(redis: Instance, deployer: D
 
 def test_redis_full_of_jobs_refuses_writes(redis: Instance) -> None:
     before = redis.identity
-    said = fill(redis, "rq:more:%d", range(80_000))
-    errors, replies = (int(part.split(": ")[1]) for part in said.split(", "))
+    output = fill(redis, "rq:more:%d", range(80_000))
+    errors, replies = (int(part.split(": ")[1]) for part in output.split(", "))
     assert errors > 0, "64 MiB took 80 MB"
     with redis.client("admin") as admin:
         more = sum(1 for _ in admin.scan_iter("rq:more:*", count=1000))
