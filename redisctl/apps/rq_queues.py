@@ -1,7 +1,7 @@
-"""Queues of RQ 3: depths, workers, what failed and why, what piles up. As RQ keeps them, without RQ.
+"""Queues of RQ 3, read from RQ's keys without RQ: lengths, workers, failures with reasons, and leftovers.
 
-What a job is given and returns is pickled, and never loaded here. A job is named by its function: its arguments, which
-the description has as well, are the application's and not shown.
+Arguments and results of a job are pickled; they are never loaded here. A job is named by its function, without the
+arguments, which are private data.
 """
 
 import base64
@@ -29,28 +29,30 @@ REGISTRIES = {
     "scheduled": "rq:scheduled:",
     "canceled": "rq:canceled:",
 }
-# Jobs that are asked for at once: each answer may have a traceback in it.
+# Jobs that are read at once: each answer may contain a traceback.
 JOBS = 100
-# Failed jobs of a queue that are looked at for their reason, and reasons that are shown.
-LOOKED_AT = 10_000
+# Failed jobs of a queue whose reason is read, and reasons that are shown.
+MAX_FAILED = 10_000
 REASONS = 20
-# Jobs at the head of a queue among which the oldest is sought: some are put in front.
+# Jobs at the head of a queue among which to find the oldest: some are enqueued in front.
 HEAD = 100
 # Jobs and results whose memory is measured.
 MEASURED = 500
-# An idle worker gives a sign of life every 405 seconds, and its record lasts 480 (rq.defaults.DEFAULT_WORKER_TTL).
-SILENT = 480
-# States that a job without a TTL is rightly in: it still has to run.
+# Seconds. An idle worker sends a heartbeat every 405, and its record expires after 480
+# (rq.defaults.DEFAULT_WORKER_TTL).
+HEARTBEAT_TIMEOUT = 480
+# States in which a job has no TTL, because it still has to run.
 WAITING = ("queued", "started", "deferred", "scheduled", "rate_limited", "ready_to_enqueue", "created")
-# No traceback is longer than this many characters once it is unpacked.
-LONGEST = 1024**2
+# Characters of an unpacked traceback, at most.
+MAX_TRACEBACK = 1024**2
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue's depths. ``oldest`` is the age in seconds of a job at its head, None where none waits.
+    """The jobs of a queue. ``oldest`` is the age in seconds of the oldest waiting job, None without one.
 
-    ``overdue`` jobs should have been scheduled more than a minute ago; ``abandoned`` ones run no longer.
+    ``overdue`` counts jobs that should have been scheduled more than a minute ago; ``abandoned`` those whose worker
+    died.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker as it was last heard of, ``heartbeat`` seconds ago (None: it left no record)."""
+    """A worker. ``heartbeat`` is the age of its last heartbeat in seconds, None if its record has expired."""
 
     name: str
     state: str
@@ -75,34 +77,34 @@ class Worker:
 
 @dataclass
 class Failures:
-    """Failed jobs by their reason."""
+    """Groups failed jobs by reason."""
 
     looked_at: int = 0
     count: Counter[tuple[str, str]] = field(default_factory=Counter)
     newest: dict[tuple[str, str], tuple[float, str, str]] = field(default_factory=dict)
 
     def add(self, queue: str, error: str, ended: float, job: str, function: str) -> None:
-        """Count a failure, and keep the newest of its kind as an example."""
+        """Count a failure, and remember the newest one of its kind as an example."""
         kind = (queue, error)
         self.looked_at += 1
         self.count[kind] += 1
         self.newest[kind] = max(self.newest.get(kind, (0.0, "", "")), (ended, job, function))
 
     def groups(self, at: float) -> list[dict[str, Any]]:
-        """The most frequent reasons first; the age is that of the newest."""
-        found = []
+        """Return the reasons, the most frequent first, with the age of the newest failure."""
+        groups = []
         for (queue, error), count in self.count.most_common(REASONS):
             ended, job, function = self.newest[queue, error]
             age = round(at - ended, 1) if ended else None
-            found.append(
+            groups.append(
                 {"queue": queue, "error": error, "count": count, "newest": age, "job": job, "function": function}
             )
-        return found
+        return groups
 
 
 @dataclass
 class Backlog:
-    """Jobs and results that stay: those without a TTL that nothing waits for, and results whose job is gone."""
+    """Counts leftovers: ended jobs and results without a TTL, and results without a job."""
 
     jobs: int = 0
     results: int = 0
@@ -111,14 +113,14 @@ class Backlog:
     results_without_job: int = 0
 
     def add_jobs(self, answers: list[tuple[int, str | None]]) -> None:
-        """Count jobs by TTL and state."""
+        """Count jobs by their answers to TTL and status."""
         for ttl, status in answers:
             self.jobs += 1
             if ttl == -1 and status not in WAITING:
                 self.jobs_without_ttl[status or "damaged"] += 1
 
     def add_results(self, answers: list[tuple[int, int]]) -> None:
-        """Count results by TTL and by whether their job is there."""
+        """Count results by their TTL and whether their job exists."""
         for ttl, job in answers:
             self.results += 1
             self.results_without_ttl += ttl == -1
@@ -126,7 +128,7 @@ class Backlog:
 
 
 def collect(redis: Redis) -> dict[str, Any]:
-    """Look at everything that RQ keeps, in small steps. Times are seconds, sizes bytes. Raises RedisError."""
+    """Read everything that RQ stores, in small steps. Seconds and bytes. Raises RedisError."""
     at = time.time()
     names = queue_names(redis)
     queues = [_queue(redis, name, at) for name in names]
@@ -142,7 +144,7 @@ def collect(redis: Redis) -> dict[str, Any]:
 
 
 def queue_names(redis: Redis) -> list[str]:
-    """Queues that RQ knows."""
+    """Return the names of RQ's queues."""
     return sorted(str(key)[len(QUEUE) :] for key in redis.smembers(QUEUES))
 
 
@@ -157,10 +159,10 @@ def _queue(redis: Redis, name: str, at: float) -> Queue:
             *(("ZCARD", prefix + name) for prefix in REGISTRIES.values()),
         ],
     )
-    since = [
+    times = [
         when(*fields) for fields in ask(redis, [("HMGET", JOB + job, "enqueued_at", "created_at") for job in head])
     ]
-    oldest = max((at - one for one in since if one), default=None)
+    oldest = max((at - enqueued for enqueued in times if enqueued), default=None)
     registries = dict(zip(REGISTRIES, counts, strict=True))
     return Queue(name, waiting, None if oldest is None else round(oldest, 1), registries, overdue, abandoned)
 
@@ -173,43 +175,43 @@ def _workers(redis: Redis, at: float) -> Iterator[Worker]:
 
 
 def worker_of(name: str, values: dict[str, str | None], at: float) -> Worker:
-    """A worker from its record, whose fields are None where it has expired: RQ keeps it as long as it hears of it."""
-    heard = when(values["last_heartbeat"])
-    if not heard:
+    """Return a worker from its record. The fields are None if the record has expired."""
+    heartbeat = when(values["last_heartbeat"])
+    if not heartbeat:
         return Worker(name, "gone", None, dead=True)
-    age = round(at - heard, 1)
-    dead = bool(values["death"]) or age > SILENT
+    age = round(at - heartbeat, 1)
+    dead = bool(values["death"]) or age > HEARTBEAT_TIMEOUT
     queues = tuple((values["queues"] or "").split(","))
     return Worker(name, values["state"] or "starting", age, queues, values["current_job"] or "", dead)
 
 
 def _failures(redis: Redis, name: str, failures: Failures) -> None:
-    seen = 0
-    # By score, the newest first: it is when the record of a failure ends, and most have the same TTL.
-    while found := redis.zrevrange(REGISTRIES["failed"] + name, seen, min(seen + JOBS, LOOKED_AT) - 1):
-        jobs = list(map(str, found))
-        seen += len(jobs)
+    count = 0
+    # The score is when the record expires, and most have the same TTL: so the highest score is the newest failure.
+    while entries := redis.zrevrange(REGISTRIES["failed"] + name, count, min(count + JOBS, MAX_FAILED) - 1):
+        jobs = list(map(str, entries))
+        count += len(jobs)
         reasons = errors(redis, jobs)
         fields = ask(redis, [("HMGET", JOB + job, "ended_at", "created_at", "description") for job in jobs])
         for job, (ended, created, description) in zip(jobs, fields, strict=True):
             failures.add(name, reasons[job], when(ended, created), job, function_of(description))
-        if seen >= LOOKED_AT:
+        if count >= MAX_FAILED:
             return
         time.sleep(PAUSE)
 
 
 def errors(redis: Redis, jobs: list[str]) -> dict[str, str]:
-    """Why jobs failed, in a line each: of the newest result, or of the record as RQ kept it before 1.11."""
+    """Return why jobs failed, in one line each: from the newest result, or from the record as before RQ 1.11."""
     results = ask(redis, [("XREVRANGE", RESULTS + job, "+", "-", "COUNT", 1) for job in jobs])
-    told = {job: packed_error(found[0][1]) for job, found in zip(jobs, results, strict=True) if found}
-    old = [job for job in jobs if not told.get(job)]
-    for job, packed in zip(old, ask(redis, [("HGET", JOB + job, "exc_info") for job in old]), strict=True):
-        told[job] = (packed or "").encode(errors="surrogateescape")
-    return {job: last_line(unpacked(told[job])) for job in jobs}
+    packed = {job: packed_error(entries[0][1]) for job, entries in zip(jobs, results, strict=True) if entries}
+    old = [job for job in jobs if not packed.get(job)]
+    for job, text in zip(old, ask(redis, [("HGET", JOB + job, "exc_info") for job in old]), strict=True):
+        packed[job] = (text or "").encode(errors="surrogateescape")
+    return {job: last_line(unpacked(packed[job])) for job in jobs}
 
 
 def packed_error(result: dict[str, str]) -> bytes:
-    """The compressed traceback in a result; what a job returned is left alone."""
+    """Return the compressed traceback in a result. Does not read the return value."""
     try:
         return base64.b64decode(result.get("exc_string", ""))
     except (binascii.Error, ValueError):
@@ -217,26 +219,26 @@ def packed_error(result: dict[str, str]) -> bytes:
 
 
 def unpacked(packed: bytes) -> str:
-    """The text of a traceback, however long it claims to be."""
+    """Unpack a traceback, at most MAX_TRACEBACK characters of it."""
     try:
-        return zlib.decompressobj().decompress(packed, LONGEST).decode(errors="replace")
+        return zlib.decompressobj().decompress(packed, MAX_TRACEBACK).decode(errors="replace")
     except zlib.error:
         return packed.decode(errors="replace")
 
 
 def last_line(traceback: str) -> str:
-    """What a traceback comes to."""
+    """Return the last line of a traceback, which is the error."""
     lines = [line.strip() for line in traceback.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no reason was kept"
+    return lines[-1][:300] if lines else "no reason was stored"
 
 
 def function_of(description: str | None) -> str:
-    """The function that a job's description names, without what it is called with."""
+    """Return the function in a job's description, without its arguments."""
     return (description or "?").split("(")[0]
 
 
 def when(*texts: str | None) -> float:
-    """The first of RQ's timestamps that is there, in seconds since the epoch; 0 where none is."""
+    """Return the first of RQ's timestamps that is set, in seconds since the epoch; 0 if none is."""
     for text in texts:
         for pattern in ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%SZ"):
             try:
@@ -247,28 +249,28 @@ def when(*texts: str | None) -> float:
 
 
 def _backlog(redis: Redis) -> dict[str, Any]:
-    pile = Backlog()
+    backlog = Backlog()
     jobs, results = Sample(MEASURED), Sample(MEASURED)
     for keys in keys_like(redis, "rq:*"):
-        some = [key for key in keys if key.startswith(JOB) and not key.endswith((":dependents", ":dependencies"))]
-        answers = ask(redis, [command for key in some for command in (("TTL", key), ("HGET", key, "status"))])
-        pile.add_jobs(list(zip(answers[::2], answers[1::2], strict=True)))
-        jobs.add(some)
-        some = [key for key in keys if key.startswith(RESULTS)]
-        job_of = {key: JOB + key[len(RESULTS) :] for key in some}
-        answers = ask(redis, [command for key in some for command in (("TTL", key), ("EXISTS", job_of[key]))])
-        pile.add_results(list(zip(answers[::2], answers[1::2], strict=True)))
-        results.add(some)
+        batch = [key for key in keys if key.startswith(JOB) and not key.endswith((":dependents", ":dependencies"))]
+        answers = ask(redis, [command for key in batch for command in (("TTL", key), ("HGET", key, "status"))])
+        backlog.add_jobs(list(zip(answers[::2], answers[1::2], strict=True)))
+        jobs.add(batch)
+        batch = [key for key in keys if key.startswith(RESULTS)]
+        job_of = {key: JOB + key[len(RESULTS) :] for key in batch}
+        answers = ask(redis, [command for key in batch for command in (("TTL", key), ("EXISTS", job_of[key]))])
+        backlog.add_results(list(zip(answers[::2], answers[1::2], strict=True)))
+        results.add(batch)
     return {
-        **vars(pile),
-        "jobs_without_ttl": dict(pile.jobs_without_ttl),
-        "jobs_memory": memory(jobs.sizes(redis), pile.jobs),
-        "results_memory": memory(results.sizes(redis), pile.results),
+        **vars(backlog),
+        "jobs_without_ttl": dict(backlog.jobs_without_ttl),
+        "jobs_memory": memory(jobs.sizes(redis), backlog.jobs),
+        "results_memory": memory(results.sizes(redis), backlog.results),
     }
 
 
 def queue_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Queues for people: name, waiting, oldest, and the registries."""
+    """Yield queues for people: name, waiting, oldest, and the registries."""
     for queue in report["queues"]:
         counts = {name: str(count) for name, count in queue["registries"].items()}
         if queue["abandoned"]:
@@ -280,28 +282,28 @@ def queue_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def worker_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Workers for people: name, state, last sign of life, queues, job."""
+    """Yield workers for people: name, state, heartbeat, queues, job."""
     for worker in report["workers"]:
         state = f"{worker['state']}, dead" if worker["dead"] and worker["state"] != "gone" else worker["state"]
-        heard = "no record" if worker["heartbeat"] is None else f"{ago(worker['heartbeat'])} ago"
-        yield worker["name"], state, heard, ", ".join(worker["queues"]), worker["job"]
+        heartbeat = "no record" if worker["heartbeat"] is None else f"{ago(worker['heartbeat'])} ago"
+        yield worker["name"], state, heartbeat, ", ".join(worker["queues"]), worker["job"]
 
 
 def failure_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Reasons for people: count, queue, the newest, the function of that, the reason."""
+    """Yield reasons for people: count, queue, age and function of the newest failure, reason."""
     for group in report["failed"]["groups"]:
         newest = "?" if group["newest"] is None else f"{ago(group['newest'])} ago"
         yield str(group["count"]), group["queue"], newest, group["function"], group["error"]
 
 
 def backlog_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is kept, for people."""
-    pile = report["backlog"]
-    yield "jobs", f"{pile['jobs']}, about {size(pile['jobs_memory']['all'])}"
-    if pile["jobs_without_ttl"]:
-        states = ", ".join(f"{count} {status}" for status, count in pile["jobs_without_ttl"].items())
-        yield "ended, no TTL", f"{states}: they stay until redisctl queues prune"
-    yield "results", f"{pile['results']}, about {size(pile['results_memory']['all'])}"
-    if pile["results_without_ttl"]:
-        orphans = f"{pile['results_without_job']} results are of jobs that are gone"
-        yield "results, no TTL", f"{pile['results_without_ttl']}; {orphans}"
+    """Yield the stored jobs and results for people."""
+    backlog = report["backlog"]
+    yield "jobs", f"{backlog['jobs']}, about {size(backlog['jobs_memory']['all'])}"
+    if backlog["jobs_without_ttl"]:
+        states = ", ".join(f"{count} {status}" for status, count in backlog["jobs_without_ttl"].items())
+        yield "ended, no TTL", f"{states}: they stay until redisctl queues prune removes them"
+    yield "results", f"{backlog['results']}, about {size(backlog['results_memory']['all'])}"
+    if backlog["results_without_ttl"]:
+        orphans = f"{backlog['results_without_job']} results have no job"
+        yield "results, no TTL", f"{backlog['results_without_ttl']}; {orphans}"

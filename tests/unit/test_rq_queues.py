@@ -24,7 +24,7 @@ from rq.utils import utcformat
 from redisctl.apps import rq_jobs
 from redisctl.apps.rq_queues import (
     JOB,
-    LONGEST,
+    MAX_TRACEBACK,
     QUEUE,
     REGISTRIES,
     RESULTS,
@@ -82,8 +82,8 @@ def test_reason_is_the_last_line_of_the_traceback() -> None:
 @pytest.mark.parametrize(
     ("packed", "line"),
     [
-        (zlib.compress(b""), "no reason was kept"),
-        (b"", "no reason was kept"),
+        (zlib.compress(b""), "no reason was stored"),
+        (b"", "no reason was stored"),
         (b"not packed:\nValueError", "ValueError"),
         (zlib.compress(b"one\n\xff\n  \n"), "�"),
         (zlib.compress(b"E" * 5000), "E" * 300),
@@ -94,7 +94,7 @@ def test_a_reason_that_is_missing_damaged_or_long_is_a_line(packed: bytes, line:
 
 
 def test_a_traceback_that_unpacks_without_end_is_cut() -> None:
-    assert len(unpacked(zlib.compress(b"x" * LONGEST * 20))) == LONGEST
+    assert len(unpacked(zlib.compress(b"x" * MAX_TRACEBACK * 20))) == MAX_TRACEBACK
 
 
 @pytest.mark.parametrize("result", [{}, {"exc_string": "=="}, {"exc_string": "ä"}, {"return_value": "gASVBQAAAA=="}])
@@ -182,7 +182,7 @@ def test_what_piles_up_is_said_only_where_something_does() -> None:
     pile.add_results([(-1, 0)])
     told = dict(backlog_rows({"backlog": {**vars(pile), **sizes}}))
     assert "1 canceled" in told["ended, no TTL"]
-    assert told["results, no TTL"] == "1; 1 results are of jobs that are gone"
+    assert told["results, no TTL"] == "1; 1 results have no job"
 
 
 def test_jobs_that_nobody_looks_after_are_marked() -> None:
