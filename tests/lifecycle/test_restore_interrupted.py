@@ -33,10 +33,12 @@ POINTS: tuple[tuple[Stage, Literal["at", "after"]], ...] = (
     (Stage.ROLLING_BACK, "after"),
     (Stage.RESTARTING_OLD, "at"),
 )
-# Each policy is the one that Docker acts on at a boot only before the stop and from the start on.
+# A power cut loses more than a kill, so it comes after the work of a stage.
+_AFTER = tuple(point for point in POINTS if point[1] == "after" or point[0] in (Stage.PREPARED, Stage.RESTARTING_OLD))
+# Docker acts on the policy at a boot only before Redis is told to stop, and from its start on.
 POWER_CUTS = [
-    *product(POLICIES[:1], POINTS),
-    *((POLICIES[1], point) for point in POINTS if point[0] in (Stage.PREPARED, Stage.STARTING)),
+    *product(POLICIES[:1], _AFTER),
+    *((POLICIES[1], point) for point in _AFTER if point[0] in (Stage.PREPARED, Stage.STARTING)),
 ]
 
 
