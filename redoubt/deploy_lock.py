@@ -105,6 +105,11 @@ def problem(name: str, lock: LockState | None) -> str:
     if lock.state == "free":
         return f"{paths.lock_file(name)} cannot be locked although it is free: check that /run is writable and has room"
     holder = lock.holder
+    if holder and not holder.get("who"):
+        return (
+            f"redisctl is changing {name} ({holder.get('verb') or 'unknown'}): wait until that ends. If it hangs, "
+            f"release the lock with 'kill {lock.pid or '<pid of its holder>'}' on the host"
+        )
     if not holder:
         return (
             f"a step of a deploy that has ended still changes {name}: wait until it finishes. If it hangs, release the "

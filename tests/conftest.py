@@ -69,7 +69,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark, (text, _) in UNPROVABLE.items():
         config.addinivalue_line("markers", f"{mark}: about {text}, where it is left out")
     controls = ", ".join(CONTROLS)
-    config.addinivalue_line("markers", "core: one test for each main promise of a deploy; make test runs them")
     config.addinivalue_line("markers", f"security(control): proves a control of the security report: {controls}")
     # A terminated run removes its hosts, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

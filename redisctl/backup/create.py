@@ -39,8 +39,6 @@ SAVE_TIMEOUT = 3600
 _POLL = 0.1
 # Bytes to leave free on the disk.
 DISK_MARGIN = 64 * 1024**2
-# A manifest names a handful of files.
-_MAX_MANIFEST = 1024**2
 
 
 @dataclass
@@ -148,7 +146,7 @@ def _try_freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenSta
             # Redis begins no rewrite while it saves.
             directory, manifest = config["appenddirname"], f"{config['appendfilename']}.manifest"
             with open_inside(instance.live, directory, manifest) as file:
-                state.manifest = file.read(_MAX_MANIFEST).decode(errors="replace")
+                state.manifest = file.read(aof_manifest.MAX_MANIFEST).decode(errors="replace")
             for part in aof_manifest.parse(state.manifest):
                 file = files.enter_context(open_inside(instance.live, directory, part.name))
                 state.aof[part.name] = (file, os.fstat(file.fileno()).st_size)

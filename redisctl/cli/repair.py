@@ -11,6 +11,7 @@ from rich.table import Table
 
 from redisctl.cli.common import as_json, console, discard_unsaved_option, exclusive, print_json, with_instance
 from redisctl.core import aof_manifest
+from redisctl.core.files import read_small
 from redisctl.core.formatting import took
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal
@@ -69,7 +70,7 @@ def _has_orphaned_aof(instance: Instance) -> bool:
     aof, manifest = layout.current_aof(instance)
     if not layout.aof_enabled(instance) or not manifest.exists():
         return False
-    text, names = manifest.read_text(errors="replace"), [path.name for path in aof.iterdir()]
+    text, names = read_small(manifest, aof_manifest.MAX_MANIFEST), [path.name for path in aof.iterdir()]
     return bool(aof_manifest.orphaned_parts(text, names))
 
 

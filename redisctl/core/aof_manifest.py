@@ -14,6 +14,8 @@ from redisctl.core.errors import Failure
 
 DIRECTORY = "appendonlydir"
 MANIFEST = "appendonly.aof.manifest"
+# Bytes. A manifest names a handful of files.
+MAX_MANIFEST = 1024**2
 BASE, INCREMENT = "b", "i"
 # How the problem begins that a repair can solve although Redis serves.
 STARTED_EMPTY = "Redis started empty"

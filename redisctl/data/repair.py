@@ -19,8 +19,9 @@ from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.verify import count_keys
 from redisctl.core import aof_manifest
+from redisctl.core.aof_manifest import MAX_MANIFEST
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_UID, copy, own
+from redisctl.core.files import RDB_FILE, REDIS_UID, copy, own, read_small
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.journal import Journal
 from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis, run_checker
@@ -218,7 +219,7 @@ def _check_aof(instance: Instance, directory: Path, report: Report) -> None:
 
 def _parts(manifest: Path, names: list[str], report: Report) -> list[aof_manifest.Part]:
     """Return the parts of the AOF; by the names of the files if the manifest does not name them."""
-    text = manifest.read_text(errors="replace") if manifest.exists() else None
+    text = read_small(manifest, MAX_MANIFEST) if manifest.exists() else None
     problem = aof_manifest.find_problem(text, names)
     orphans = aof_manifest.orphaned_parts(text, names)
     if orphans:

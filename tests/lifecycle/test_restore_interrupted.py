@@ -1,5 +1,6 @@
 """A restore that is interrupted anywhere ends by itself: Redis serves the old or the new data, complete."""
 
+import signal
 from collections.abc import Iterator
 from itertools import product
 from typing import Literal
@@ -7,9 +8,11 @@ from typing import Literal
 import pytest
 
 from redisctl.core.journal import Stage
+from redoubt import deploy_lock
 from sandbox.hosts import Host
 from tests.lifecycle.conftest import Deployer, empty_instance
 from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.lifecycle.interruption import is_unlocked, pause_at, resume, wait_until_paused
 from tests.lifecycle.transaction_hook import hang_at, kill_at
 
 ROOT = "/srv/redis"
@@ -30,10 +33,12 @@ POINTS: tuple[tuple[Stage, Literal["at", "after"]], ...] = (
     (Stage.ROLLING_BACK, "after"),
     (Stage.RESTARTING_OLD, "at"),
 )
-# Each policy is the one that Docker acts on at a boot only before the stop and from the start on.
+# A power cut loses more than a kill, so it comes after the work of a stage.
+_AFTER = tuple(point for point in POINTS if point[1] == "after" or point[0] in (Stage.PREPARED, Stage.RESTARTING_OLD))
+# Docker acts on the policy at a boot only before Redis is told to stop, and from its start on.
 POWER_CUTS = [
-    *product(POLICIES[:1], POINTS),
-    *((POLICIES[1], point) for point in POINTS if point[0] in (Stage.PREPARED, Stage.STARTING)),
+    *product(POLICIES[:1], _AFTER),
+    *((POLICIES[1], point) for point in _AFTER if point[0] in (Stage.PREPARED, Stage.STARTING)),
 ]
 
 
@@ -132,3 +137,38 @@ def test_interrupted_restore_is_recovered_before_another(redis: Instance, deploy
     finally:
         run("systemctl start redis-recover.path", check=True)
     assert deployer.deploy(redis.host).changed == []
+
+
+def test_restore_and_deploy_exclude_each_other(redis: Instance, deployer: Deployer) -> None:
+    """Each is refused while the other one works, and a step of a killed deploy keeps the lock until it ends."""
+    host = redis.host
+    hang_at(host, Stage.STOPPING, "at", "restore latest --yes")
+    try:
+        deploy = deployer.deploy(host, redis_tcp_backlog=300)
+    finally:
+        host.run("kill -KILL $(sed -n 2p /run/redoubt-redis.lock)", check=True)
+    assert (deploy.returncode, deploy.operations) == (1, [])
+    assert "redisctl is changing redis (restore): wait until that ends" in deploy.stderr
+    assert_old_data_is_back(redis, "unless-stopped")
+
+    pause_at(host, Stage.PREPARED)
+    running = deployer.start(host, redis_tcp_backlog=300)
+    try:
+        wait_until_paused(host)
+        assert f"redis is locked: {deploy_lock.operator()} is changing it (deploy" in refused(
+            redis, "restore latest --yes"
+        )
+        running.signal(signal.SIGKILL)
+        running.wait()
+        wait_until(lambda: not host.run("head -n 3 /run/redoubt-redis.lock").stdout.strip(), "the deploy is gone", 60)
+        assert not is_unlocked(host)
+        assert "redis is locked" in refused(redis, "restore latest --yes")
+    finally:
+        resume(host)
+    wait_until(lambda: is_unlocked(host), "the step of the deploy has ended", 90)
+    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+    assert redis.config("tcp-backlog") == "300"
+    assert redisctl(redis, "restore latest --yes")["keys"] == KEYS
+    redisctl(redis, "restore --undo --yes")
+    redisctl(redis, "restore --discard-previous --yes")
+    assert deployer.deploy(host).returncode == 0

@@ -211,6 +211,7 @@ def test_restore_finishes_an_interrupted_upgrade_first(
     restored = host.run("redisctl restore latest --yes")
     assert restored.returncode == 0, restored.stderr
     assert BACK in restored.stderr, restored.stderr
+    host.run("systemctl start redis-recover.path", check=True)
     # The newest backup is the one that the upgrade took.
     assert_back(server, "restored", files)
     assert_no_change(deployer, host, previous)
@@ -309,14 +310,16 @@ def test_full_disk_stops_an_upgrade_and_redis_runs(
     fills: str, message: str, server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
     host, data = server.host, "/srv/redis/data"
-    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=192m,mode=700 tmpfs {data}", check=True)
+    small = {**previous, "redis_maxmemory": "40mb"}
+    host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=256m,mode=700 tmpfs {data}", check=True)
     try:
-        assert deployer.deploy(host, **previous).returncode == 0
+        served = deployer.deploy(host, **small)
+        assert served.returncode == 0, served.stderr
         write(server, "kept")
         # In an RDB snapshot it is compressed to almost nothing, in the AOF it is not.
         assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
         files, before = host.run(FILES, check=True).stdout, server.inspect()["State"]["StartedAt"]
-        under_way = deployer.start(host, **newer("unhealthy"))
+        under_way = deployer.start(host, **{**newer("unhealthy"), "redis_maxmemory": "48mb"})
         # A disk that is full before the backup is noticed there, and nothing begins.
         under_way.wait_for("Starting operation: Secrets | Write the secrets", 180)
         host.run(f"cd {data} && {fills}", check=True)
@@ -327,6 +330,6 @@ def test_full_disk_stops_an_upgrade_and_redis_runs(
         wait_until(lambda: server.health == "healthy", "the previous version is back", 60)
         assert_back(server, "kept", files)
         assert server.call("STRLEN app:session:long") == ["5000000"]
-        assert_no_change(deployer, host, previous)
+        assert_no_change(deployer, host, small)
     finally:
         host.run(f"docker rm -f redis; umount {data}", check=True)

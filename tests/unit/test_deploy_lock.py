@@ -35,6 +35,15 @@ def test_held_lock_names_holder_and_release() -> None:
     assert "release it with 'kill 4711' on the host" in message
 
 
+def test_lock_of_a_redisctl_command_names_the_command() -> None:
+    """Nobody knows which operator runs it, and it has no heartbeat."""
+    answer = deploy_lock.parse(["held", "", "4711", '{"who": "", "verb": "restore", "since": 1795521600.0}'])
+    message = deploy_lock.problem("redis", answer)
+    assert message.startswith("redisctl is changing redis (restore): wait until that ends")
+    assert "'kill 4711' on the host" in message
+    assert "heartbeat" not in message
+
+
 @pytest.mark.parametrize("answer", [deploy_lock.parse(["held"]), LockState("free"), None])
 def test_unknown_lock_state_is_a_problem(answer: LockState | None) -> None:
     assert deploy_lock.problem("redis", answer) != ""

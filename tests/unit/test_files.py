@@ -1,0 +1,51 @@
+"""Files that a process with Redis's uid can replace are opened without following links and without waiting."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from redisctl.core.files import open_inside, read_end, read_small
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    """Give a directory like data/live, next to a file that only root should read."""
+    live = tmp_path / "live"
+    (live / "appendonlydir").mkdir(parents=True)
+    (live / "appendonlydir" / "incr.aof").write_bytes(b"data")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "incr.aof").write_bytes(b"secret")
+    return live
+
+
+def test_regular_file_is_opened(live: Path) -> None:
+    with open_inside(live, "appendonlydir", "incr.aof") as file:
+        assert file.read() == b"data"
+
+
+def test_link_to_a_file_is_refused(live: Path) -> None:
+    (live / "dump.rdb").symlink_to("../outside/incr.aof")
+    with pytest.raises(OSError, match=r"symbolic link.*dump\.rdb"):
+        open_inside(live, "dump.rdb")
+    assert (read_small(live / "dump.rdb", 10), read_end(live / "dump.rdb", 0, 10)) == ("", "")
+
+
+def test_link_to_a_directory_is_refused(live: Path) -> None:
+    (live / "other").symlink_to("../outside")
+    with pytest.raises(OSError, match="other"):
+        open_inside(live, "other", "incr.aof")
+
+
+def test_fifo_and_directory_are_refused(live: Path) -> None:
+    """Opening a FIFO would wait until something writes to it."""
+    os.mkfifo(live / "dump.rdb")
+    for names in (("dump.rdb",), ("appendonlydir",)):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_inside(live, *names)
+    assert read_small(live / "dump.rdb", 10) == ""
+
+
+def test_missing_file_is_named(live: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="appendonlydir/none"):
+        open_inside(live, "appendonlydir", "none")
