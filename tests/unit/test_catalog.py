@@ -13,7 +13,9 @@ from redisctl.core.aof_manifest import ManifestError, Part
 from redisctl.core.errors import Failure
 from redisctl.core.files import checksum
 from redisctl.core.fingerprint import digest
+from redisctl.core.instance import Instance
 from redisctl.data.point_in_time import aof_start_time, parse_time
+from redisctl.schema import BackupConfig
 
 DAY = 86400.0
 NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC, a Tuesday
@@ -193,3 +195,17 @@ def test_aof_start_time_is_that_of_its_base(tmp_path: Path) -> None:
     (tmp_path / "a.rdb").write_bytes(b"REDIS0012")
     with pytest.raises(Failure, match="does not say when it was created"):
         aof_start_time(tmp_path)
+
+
+def test_pruning_keeps_the_newest_good_backup(tmp_path: Path) -> None:
+    """Of five backups of one day the newest good one is kept. A bad one does not take its place."""
+    instance = Instance("redis", tmp_path, "", backup=BackupConfig(keep={"daily": 3}))
+    instance.backups.mkdir()
+    day = 1_767_312_000.0
+    names = [catalog.backup_id(day + hour * 3600) for hour in range(5)]
+    for hour, name in enumerate(names):
+        verdict = "failed" if hour == 4 else "ok"
+        path = backup(instance.backups / name, taken_at=day + hour * 3600)
+        (path / "verified.json").write_text(json.dumps({"verdict": verdict}))
+    assert retention.prune(instance) == names[2::-1]
+    assert [kept.id for kept in catalog.list_backups(instance.backups)] == names[:2:-1]

@@ -1,0 +1,68 @@
+"""Creating backups: files, metadata, and a Redis that is not trusted with paths. Needs no Docker."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from redisctl.backup import catalog
+from redisctl.backup.catalog import BackupSet
+from redisctl.backup.create import create_backup
+from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance
+from tests.redisctl.local_redis import LocalRedis, load_local_instance
+
+KEYS = 50
+
+
+@pytest.fixture
+def instance(redis: LocalRedis) -> Iterator[Instance]:
+    """Give the instance with some sessions."""
+    with redis.client() as client:
+        for number in range(KEYS):
+            client.set(f"app:session:{number}", "x", ex=7200)
+        yield load_local_instance(redis.root)
+        client.unlink(*(f"app:session:{number}" for number in range(KEYS)))
+
+
+def modes(backup: BackupSet) -> set[tuple[str, int, int]]:
+    status = [path.stat() for path in (backup.path, *backup.path.rglob("*"))]
+    return {(oct(entry.st_mode), entry.st_uid, entry.st_gid) for entry in status}
+
+
+def test_backup_is_complete_and_private(redis: LocalRedis, instance: Instance) -> None:
+    backup = create_backup(instance)
+    assert modes(backup) == {("0o40700", 999, 999), ("0o100400", 999, 999)}
+    assert catalog.find_damage(backup) == []
+    metadata = json.loads((backup.path / "backup.json").read_text())
+    with redis.client(decode_responses=True) as client:
+        assert metadata["version"] == client.info("server")["redis_version"]
+    assert metadata["databases"]["db0"] == {"keys": KEYS, "expires": KEYS}
+    assert (metadata["instance"], metadata["host"]) == (instance.name, socket.gethostname())
+    assert backup.metadata.has_aof
+    assert 0 < metadata["write_pause"] < 1
+    assert "app:session" not in redis.redisctl("backup list").stdout
+
+
+def test_two_backups_in_one_second_have_two_names(instance: Instance) -> None:
+    assert create_backup(instance).id != create_backup(instance).id
+
+
+@pytest.mark.parametrize("name", ["appendonlydir/appendonly.aof.manifest", "appendonlydir"])
+def test_backup_follows_no_link_of_redis(name: str, instance: Instance, tmp_path: Path) -> None:
+    """Someone with Redis's uid replaces a file or a directory by a link to something that only root can read."""
+    path = instance.live / name
+    real = path.with_name(f"{path.name}.real")
+    path.rename(real)
+    path.symlink_to(real)
+    before = os.listdir(instance.backups)
+    try:
+        with pytest.raises(Failure, match=r"symbolic link|Not a directory"):
+            create_backup(instance)
+        assert os.listdir(instance.backups) == before
+    finally:
+        path.unlink()
+        real.rename(path)
