@@ -219,7 +219,7 @@ def recover(instance: Instance, record: Journal) -> str:
     if record.stage is Stage.STOPPING or record.stage in _DATA_MOVES:
         service.hold_down(instance)
         try:
-            # A Redis that was told to exit has to finish that. New data is thrown away and need not be saved.
+            # A Redis that got SIGTERM has to exit first. New data is thrown away and need not be saved.
             stopped = service.stop(instance, discard_unsaved=record.stage is not Stage.STOPPING)
             warning = stopped.warning if record.stage is Stage.STOPPING else ""
         except UncleanStop as error:

@@ -84,18 +84,18 @@ def test_backup_is_restored_and_restore_is_undone(filled: Instance, deployer: De
 def test_backup_is_restored_on_another_host(
     filled: Instance, deployer: Deployer, start_host: Callable[..., Host]
 ) -> None:
-    """As after the loss of a host; and a plain dump.rdb and an appendonlydir, as any Redis leaves them."""
+    """As after the loss of a host. A plain dump.rdb and an appendonlydir of any Redis work, too."""
     with filled.client("queues", decode_responses=False) as connection:
         job = Queue("mail", connection=connection).enqueue("builtins.abs", -1).id
-    taken = redisctl(filled, "backup --no-verify")["id"]
+    backup = redisctl(filled, "backup --no-verify")["id"]
     other = start_host("lifecycle-2")
     assert deployer.deploy(other, redis_maxmemory="64mb").returncode == 0
     second = Instance(other, deployer.secrets(other))
-    # Through this machine: neither has a way to the other.
-    packed = filled.host.run(f"tar -C {ROOT}/backups -cz {taken} | base64", check=True).stdout
-    other.run("base64 -d | tar -C /root -xz", input=packed, check=True)
+    # Through this machine, because neither host reaches the other.
+    archive = filled.host.run(f"tar -C {ROOT}/backups -cz {backup} | base64", check=True).stdout
+    other.run("base64 -d | tar -C /root -xz", input=archive, check=True)
     try:
-        for source in (f"/root/{taken}", f"/root/{taken}/dump.rdb", f"/root/{taken}/appendonlydir"):
+        for source in (f"/root/{backup}", f"/root/{backup}/dump.rdb", f"/root/{backup}/appendonlydir"):
             second.call(*(f"DEL app:session:{number}" for number in range(KEYS)))
             assert redisctl(second, f"restore {source} --yes")["keys"] == filled.keys
             assert second.keys == filled.keys
@@ -104,12 +104,12 @@ def test_backup_is_restored_on_another_host(
         with second.client("sessions") as connection:
             assert connection.get("app:session:7") == b"7"
     finally:
-        other.run(f"rm -rf /root/{taken}; docker rm -f redis; rm -rf {ROOT}")
+        other.run(f"rm -rf /root/{backup}; docker rm -f redis; rm -rf {ROOT}")
         filled.call("DEL rq:queues rq:queue:mail")
 
 
 @pytest.mark.parametrize(
-    ("path", "make", "words"),
+    ("path", "create", "message"),
     [
         ("/root/none.rdb", "true", "there is no such file"),
         ("/root/no.rdb", "echo Hello >/root/no.rdb", "is not an RDB snapshot"),
@@ -122,12 +122,12 @@ def test_backup_is_restored_on_another_host(
         ("/root/empty", "mkdir -p /root/empty", "has no appendonly.aof.manifest"),
     ],
 )
-def test_unusable_data_is_refused_before_redis_stops(filled: Instance, path: str, make: str, words: str) -> None:
+def test_unusable_data_is_refused_before_redis_stops(filled: Instance, path: str, create: str, message: str) -> None:
     filled.call("SAVE")
-    filled.host.run(f"f={path}; {make.format(root=ROOT)}", check=True)
+    filled.host.run(f"f={path}; {create.format(root=ROOT)}", check=True)
     before = filled.identity
     try:
-        assert words in refused(filled, f"restore {path} --yes")
+        assert message in refused(filled, f"restore {path} --yes")
     finally:
         filled.host.run(f"rm -rf {path}")
     assert filled.identity == before
@@ -135,10 +135,10 @@ def test_unusable_data_is_refused_before_redis_stops(filled: Instance, path: str
 
 def test_data_larger_than_maxmemory_is_refused(filled: Instance, deployer: Deployer) -> None:
     filled.call(*(f"SET app:session:{n} {'x' * 20000} EX 7200" for n in range(1500)))
-    taken = redisctl(filled, "backup --no-verify")["id"]
+    backup = redisctl(filled, "backup --no-verify")["id"]
     filled.call(*(f"DEL app:session:{n}" for n in range(1500)))
     assert deployer.deploy(filled.host, redis_maxmemory="16mb").returncode == 0
-    assert "redis_maxmemory is 16.0 MiB" in refused(filled, f"restore {taken} --yes")
+    assert "redis_maxmemory is 16.0 MiB" in refused(filled, f"restore {backup} --yes")
     assert deployer.deploy(filled.host).returncode == 0
 
 
@@ -178,44 +178,44 @@ def test_cancelled_restore_is_rolled_back(filled: Instance, name: str) -> None:
 
 
 def test_point_in_time_restore_is_exact_to_the_second(filled: Instance) -> None:
-    """A counter that counts once in 100 ms, and somebody who then removes everything."""
+    """A counter counts every 100 ms, and then a person removes everything."""
 
     def clock() -> float:
         return float(filled.host.run("date +%s.%N").stdout)
 
     written: list[tuple[float, int]] = []
     with filled.client("sessions") as connection:
-        ahead = clock() - time.time()
+        offset = clock() - time.time()
         for number in range(60):
             connection.set("app:session:counter", number, ex=7200)
-            written.append((time.time() + ahead, number))
+            written.append((time.time() + offset, number))
             time.sleep(0.1)
     accident, before = clock(), filled.keys
     time.sleep(1.1)
     filled.call(*(f"DEL app:session:{number}" for number in range(KEYS)), "DEL app:session:counter")
 
-    moment = int(written[30][0])
-    assert redisctl(filled, f"restore --to {moment} --yes")["keys"] == before
-    taken = redisctl(filled, "backup list")["backups"][0]["id"]
-    found = int(filled.call("GET app:session:counter")[0])
-    last = max(number for at, number in written if at < moment + 1)
-    print(f"asked for the end of a second in which {last} was the last; it is {found}")
-    # The server's clock ticks once in 100 ms.
-    assert abs(found - last) <= 2
-    # The whole of it from a backup that was taken later, by the time that people write.
-    words = filled.host.run(f"date -d @{int(accident)} '+%F %T'").stdout.strip()
-    redisctl(filled, f"restore --to '{words}' --yes")
+    second = int(written[30][0])
+    assert redisctl(filled, f"restore --to {second} --yes")["keys"] == before
+    backup = redisctl(filled, "backup list")["backups"][0]["id"]
+    restored = int(filled.call("GET app:session:counter")[0])
+    last = max(number for at, number in written if at < second + 1)
+    print(f"the last write of the second was {last}, the restored one is {restored}")
+    # The clock of Redis ticks every 100 ms.
+    assert abs(restored - last) <= 2
+    # Everything, from a backup that was backup later, by local time.
+    local_time = filled.host.run(f"date -d @{int(accident)} '+%F %T'").stdout.strip()
+    redisctl(filled, f"restore --to '{local_time}' --yes")
     assert filled.call("GET app:session:counter") == ["59"]
-    # A log in two parts, as a rewrite that failed leaves it: the later one is all of a later time.
+    # An AOF with two increments, as a failed rewrite leaves it. All of the second one is later.
     later = f"#TS:{int(accident) + 60}\\r\\n*3\\r\\n$3\\r\\nSET\\r\\n$8\\r\\nrq:later\\r\\n$1\\r\\n1\\r\\n"
     filled.host.run(
-        f"cp -r {ROOT}/backups/{taken}/appendonlydir /root/two && cd /root/two && chmod -R u+w . && "
+        f"cp -r {ROOT}/backups/{backup}/appendonlydir /root/two && cd /root/two && chmod -R u+w . && "
         f"printf '{later}' >later.incr.aof && echo 'file later.incr.aof seq 99 type i' >>appendonly.aof.manifest",
         check=True,
     )
     redisctl(filled, "restore /root/two --yes")
     assert filled.call("GET rq:later") == ["1"]
-    redisctl(filled, f"restore /root/two --to '{words}' --yes")
+    redisctl(filled, f"restore /root/two --to '{local_time}' --yes")
     assert filled.call("GET rq:later", "GET app:session:counter") == ["", "59"]
     filled.host.run("rm -r /root/two")
     assert "this AOF begins at" in refused(filled, "restore --to '2026-01-01 00:00:00' --yes")

@@ -35,7 +35,7 @@ POINTS: tuple[tuple[Stage, Literal["at", "after"]], ...] = (
 )
 # A power cut loses more than a kill, so it comes after the work of a stage.
 _AFTER = tuple(point for point in POINTS if point[1] == "after" or point[0] in (Stage.PREPARED, Stage.RESTARTING_OLD))
-# Docker acts on the policy at a boot only before Redis is told to stop, and from its start on.
+# Docker acts on the policy at a boot only before the stop of Redis, and from its start on.
 POWER_CUTS = [
     *product(POLICIES[:1], _AFTER),
     *((POLICIES[1], point) for point in _AFTER if point[0] in (Stage.PREPARED, Stage.STARTING)),
@@ -65,7 +65,7 @@ def assert_old_data_is_back(redis: Instance, policy: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_killed_restore_is_recovered_by_systemd(redis: Instance, deployer: Deployer, policy: str) -> None:
-    """kill -9 at every stage, one after the other, and nobody does anything."""
+    """Send SIGKILL at every stage, one after the other; no person does anything."""
     assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
     for stage, when in POINTS:
         print(f"{when} {stage.value}")

@@ -11,7 +11,7 @@ MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\
 
 
 @pytest.mark.parametrize(
-    ("text", "names", "words"),
+    ("text", "names", "problem"),
     [
         (MANIFEST, [BASE, INCR, "m"], ""),
         (None, [], ""),
@@ -29,9 +29,9 @@ MANIFEST = f"file {BASE} seq 2 type b\nfile {INCR} seq 2 type i startoffset 316\
         (MANIFEST, [BASE, INCR, "appendonly.aof.3.base.rdb", "temp-rewriteaof-9.aof"], ""),
     ],
 )
-def test_aof_that_differs_from_its_manifest_is_reported(text: str | None, names: list[str], words: str) -> None:
-    said = aof_manifest.find_problem(text, names)
-    assert (words in said) if words else said == ""
+def test_aof_that_differs_from_its_manifest_is_reported(text: str | None, names: list[str], problem: str) -> None:
+    result = aof_manifest.find_problem(text, names)
+    assert (problem in result) if problem else result == ""
 
 
 def test_manifest_is_made_only_of_unambiguous_names() -> None:

@@ -20,7 +20,7 @@ BAD = (
 
 
 @pytest.mark.parametrize(
-    ("said", "means", "advice"),
+    ("log", "meaning", "remedy"),
     [
         (BAD, f"the AOF is damaged in {INCR}", "redisctl repair"),
         (
@@ -40,13 +40,13 @@ BAD = (
         ("# Wrong signature trying to load DB from file", "not from Redis", "restore latest"),
     ],
 )
-def test_startup_errors_are_explained(said: str, means: str, advice: str) -> None:
-    found = explain(said.splitlines())
-    assert isinstance(found, StartupError), said
-    assert (means in found.meaning, advice in found.remedy) == (True, True), found
-    container = check("container", replace(GOOD, start_log=tuple(said.splitlines())), unreachable_reason="gone")
+def test_startup_errors_are_explained(log: str, meaning: str, remedy: str) -> None:
+    error = explain(log.splitlines())
+    assert isinstance(error, StartupError), log
+    assert (meaning in error.meaning, remedy in error.remedy) == (True, True), error
+    container = check("container", replace(GOOD, start_log=tuple(log.splitlines())), unreachable_reason="gone")
     assert container
-    assert (container.verdict, found.meaning in container.observed) == (CRITICAL, True)
+    assert (container.verdict, error.meaning in container.observed) == (CRITICAL, True)
 
 
 def test_previous_start_is_not_explained() -> None:
