@@ -89,9 +89,9 @@ def set_restart_policy(instance: Instance, policy: str) -> None:
         return
     command = ["docker", "update", "--restart", policy, instance.name]
     deadline = time.monotonic() + _UPDATE_TIMEOUT
-    # Docker refuses the moment at which a process has exited and its container is still counted as running.
+    # Docker fails in the moment when a process has exited and its container still counts as running.
     while (result := process.run(command)).returncode != 0:
-        if "stopped container" not in result.stderr or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise Failure(f"Docker does not change the restart policy of {instance.name}: {result.stderr.strip()}")
         time.sleep(_POLL)
     # Docker writes the file, but leaves it to the kernel when it reaches the disk.

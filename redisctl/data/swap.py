@@ -73,6 +73,7 @@ def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool =
                 else:
                     service.set_restart_policy(instance, policy)
                 journal.end(instance)
+                shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
 
 
 def swap_data(

@@ -264,7 +264,7 @@ def test_health_reports_the_state_of_backups(redis: Instance) -> None:
         run(f"rm -rf {ROOT}/backups/2* {ROOT}/backups/.attempt.json; cat >{config}", input=json.dumps(scheduled))
         assert problems() == {}
         run(f"touch --date '2 days ago' {ROOT}/secrets/admin", check=True)
-        assert problems()["backup"].startswith("warning: none that was verified")
+        assert problems()["backup"].startswith("warning: no verified backup")
         backup = json.loads(run("redisctl backup --json", check=True).stdout)
         assert problems() == {}
         path = f"{ROOT}/backups/{backup['id']}"
@@ -274,7 +274,7 @@ def test_health_reports_the_state_of_backups(redis: Instance) -> None:
             assert problems()["backup"].startswith(f"{verdict}: the newest good one is ")
             run(f"mv {path}/backup.json.old {path}/backup.json", check=True)
         run(f"printf xxxxxxxx | dd of={path}/dump.rdb bs=1 seek=100 conv=notrunc && redisctl backup verify latest")
-        assert "critical: verified and found bad" in problems()["backup"]
+        assert "critical: verification found damage in" in problems()["backup"]
         run(f"rm -r {path}; echo '{{' >{ROOT}/backups/.attempt.json", check=True)
         assert (health(redis)[0], problems()["backup"].startswith("unknown")) == (3, True)
         run(f"touch {ROOT}/secrets/admin; mount -t tmpfs -o size=64k tmpfs {ROOT}/backups", check=True)
