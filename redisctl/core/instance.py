@@ -27,6 +27,10 @@ SOCKET = "run/redis/redis.sock"
 TIMEOUT = 5
 
 
+class UnreadableSecret(Failure):
+    """The file of a password or of the renamed commands cannot be read."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """One Redis on this host, as the deploy described it.
@@ -134,11 +138,11 @@ class Instance:
         return client
 
     def secret(self, name: str) -> str:
-        """Return a user's password. Raises Failure if its file cannot be read."""
+        """Return a user's password. Raises UnreadableSecret."""
         try:
             return (self.root / paths.SECRETS / name).read_text().strip()
         except OSError as error:
-            raise Failure(f"{error.filename}: {error.strerror}: deploy again") from None
+            raise UnreadableSecret(f"{error.filename}: {error.strerror}: deploy again") from None
 
     @cached_property
     def renamed(self) -> dict[str, str]:
@@ -146,7 +150,7 @@ class Instance:
         try:
             text = (self.root / paths.SERVER_SECRETS / "commands.conf").read_text()
         except OSError as error:
-            raise Failure(f"{error.filename}: {error.strerror}: deploy again") from None
+            raise UnreadableSecret(f"{error.filename}: {error.strerror}: deploy again") from None
         return dict(re.findall(r"^rename-command (\S+) ([^\s\"]+)$", text, re.MULTILINE))
 
     def renamed_command(self, command: str) -> str:

@@ -140,13 +140,18 @@ def _rotate(redis: Instance, deployer: Deployer) -> None:
 
 
 def _undo_rotation(redis: Instance, deployer: Deployer) -> None:
-    _run(redis, deployer, "rotate")
+    _ensure_rotating(redis, deployer)
     _run(redis, deployer, "undo_rotation")
 
 
 def _finish_rotation(redis: Instance, deployer: Deployer) -> None:
-    _run(redis, deployer, "rotate")
+    _ensure_rotating(redis, deployer)
     _run(redis, deployer, "finish_rotation")
+
+
+def _ensure_rotating(redis: Instance, deployer: Deployer) -> None:
+    """A rotation that has begun is not begun again."""
+    assert deployer.deploy(redis.host, job="day2/rotate.py").returncode == 0
 
 
 def _stop_and_start(redis: Instance, deployer: Deployer) -> None:

@@ -248,6 +248,23 @@ def test_users_with_other_passwords_are_named(desired: str, running: str, differ
     assert state._differing_passwords(desired, running.splitlines()) == differing
 
 
+@pytest.mark.parametrize("missing", ["secrets/admin", "secrets/server/commands.conf"])
+def test_redis_cannot_be_asked_without_its_secrets(
+    missing: str, monkeypatch: pytest.MonkeyPatch, instance: Instance
+) -> None:
+    """Then a deploy restores the files and restarts Redis, as if Redis had refused the password."""
+    secrets = {"secrets/admin": "x", "secrets/server/commands.conf": "rename-command CONFIG config-1\n"}
+    (instance.root / "secrets/server").mkdir(parents=True)
+    for name in secrets.keys() - {missing}:
+        (instance.root / name).write_text(secrets[name])
+    # A directory in the place of a file, as somebody may have put it there.
+    (instance.root / missing).mkdir()
+    monkeypatch.setattr(Instance, "socket_path", lambda _: "/nowhere")
+    monkeypatch.setattr("redis.Redis.execute_command", lambda *_, **__: [])
+    own = {"State": {"Running": True}}
+    assert state._redis(instance, StateRequest("redis", "/"), own) == {"passwords": ("admin",)}
+
+
 def test_redis_that_refuses_the_password_has_no_config(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
     def refuse(*_: Any, **__: Any) -> SimpleNamespace:
         raise AuthenticationError("WRONGPASS")
