@@ -71,8 +71,10 @@ def itself(host: Host) -> Iterator[Host]:
     """The shared host without an instance, with this project, its wheels and the image's archive."""
     host.run("docker rm -f redis; rm -rf /srv/redis /var/log/redoubt")
     host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
-    parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "*/*.py", "*/*/*.py", "files/*", "templates/*")
-    project = [path for part in parts for path in ROOT.glob(part) if path.parts[len(ROOT.parts)][0] != "."]
+    parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "files/*", "templates/*")
+    packages = ("redisctl", "redoubt", "tasks", "day2", "inventory", "sandbox")
+    patterns = (*parts, *(f"{package}/**/*.py" for package in packages))
+    project = [path for pattern in patterns for path in ROOT.glob(pattern)]
     send(host, PROJECT, project, ROOT)
     wheels = wheels_for(host)
     send(host, WHEELS, list(wheels.glob("*.whl")), wheels)
