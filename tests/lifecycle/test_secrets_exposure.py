@@ -169,7 +169,9 @@ def test_first_deploy_leaks_no_secret(host: Host, deployer: Deployer, store: Cal
     in_pyinfra = secrets.found_in(first.process)
     assert in_pyinfra == []
     # The sampling is fast enough for processes that run only for a moment.
-    assert all(name in processes for name in ("docker compose", "healthcheck.sh", "redisctl deploy acl", "redis-cli"))
+    assert all(
+        name in processes for name in ("docker compose", "healthcheck.sh", "redisctl deploy check-acl", "redis-cli")
+    )
     on_host = secrets.found_in(processes)
     assert on_host == []
     assert leaked_files(host, secrets) == []
