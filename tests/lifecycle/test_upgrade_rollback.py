@@ -300,7 +300,7 @@ def test_power_cut_in_an_upgrade_ends_in_the_new_version(
             "was left alone",
         ),
         (
-            "mount -o remount,nr_inodes=$(($(df --output=iused . | tail -n 1) + 2)) .",
+            "mount -o remount,nr_inodes=$(($(df --output=iused . | tail -n 1) + 5)) .",
             "the data cannot be kept for a rollback",
         ),
     ],
