@@ -212,6 +212,8 @@ def test_restore_finishes_an_interrupted_upgrade_first(
     assert restored.returncode == 0, restored.stderr
     assert BACK in restored.stderr, restored.stderr
     host.run("systemctl start redis-recover.path", check=True)
+    # Docker runs the health check of a Redis that a restore started only after an interval.
+    wait_until(lambda: server.health == "healthy", "Docker calls the restored Redis healthy", 30)
     # The newest backup is the one that the upgrade took.
     assert_back(server, "restored", files)
     assert_no_change(deployer, host, previous)
