@@ -38,6 +38,8 @@ class HostState:
     _paths: Mapping[str, PathState] | None = None
     _asked: frozenset[str] = frozenset()
     _instance: InstanceState | None = field(default=None, repr=False)
+    # Until the host changes: without Python redisctl cannot run, and without Docker there is no instance.
+    _has_no_instance: bool = False
     # The ACL file that the instance's users were compared with.
     _acl: str = field(default="", repr=False)
 
@@ -45,6 +47,7 @@ class HostState:
         """Discard the inspections, because the host is about to change."""
         self._paths = None
         self._instance = None
+        self._has_no_instance = False
 
     def path_states(self, host: Host, entries: Sequence[Entry]) -> Mapping[str, PathState]:
         """Return what these paths are on the host; those that do not exist are left out."""
@@ -58,6 +61,8 @@ class HostState:
 
     def instance(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> InstanceState:
         """Return the state of the instance. Runs the redisctl of this release, without installing it."""
+        if self._has_no_instance:
+            return InstanceState()
         if self._instance is None or (sizes and not self._instance.sizes) or acl not in ("", self._acl):
             self._acl = acl
             self._instance = _inspect_instance(host, settings, acl, installed=self.redisctl, run=self.run, sizes=sizes)
@@ -72,7 +77,7 @@ class HostState:
         self.redisctl = facts.redisctl
         # A host without Docker and without the instance's directory has no instance.
         if not facts.has_python or not (facts.has_root or facts.docker):
-            self._instance = InstanceState()
+            self._has_no_instance = True
             return facts
         return facts.with_instance(self.instance(host, settings, acl, sizes=sizes))
 

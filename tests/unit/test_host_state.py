@@ -195,9 +195,13 @@ def test_bare_host_has_no_instance(host: Any) -> None:
     )
     state = HostState()
     assert state.inspect(host, SETTINGS) == host.facts
-    # Nor is it asked later: nothing has been deployed to it.
-    assert state.instance(host, SETTINGS) == InstanceState()
+    # Nor is it asked later in the same plan, with the users of the first deploy.
+    assert state.instance(host, SETTINGS) == state.instance(host, SETTINGS, "user x on") == InstanceState()
     assert host.count(InstanceFact) == 0
+    # But it is once the deploy changes the host.
+    state.forget()
+    state.instance(host, SETTINGS)
+    assert host.count(InstanceFact) == 1
 
 
 def test_host_that_does_not_answer_has_no_facts(host: Any) -> None:
