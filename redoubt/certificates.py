@@ -241,7 +241,7 @@ def _private_key(pem: str) -> PrivateKeyTypes:
         return serialization.load_pem_private_key(pem.encode(), password=None)
     except TypeError:
         raise CertificateError(
-            "the key has a passphrase, which nobody can type when Redis starts: store it without one"
+            "the key has a passphrase, which Redis cannot ask for when it starts: store the key without one"
         ) from None
     except ValueError:
         raise CertificateError("the key is not text in PEM (-----BEGIN PRIVATE KEY-----)") from None

@@ -214,7 +214,7 @@ class Host:
             left = deadline - time.monotonic()
             in_time = wait_until(self.name, f"waiting for {part}", partial(is_settled, test), left)
             if not self.is_running():
-                # Whoever removes it holds the lock.
+                # A removal holds the lock until it has finished.
                 with lock():
                     is_removed = not self.known_hosts.exists()
                 if is_removed:

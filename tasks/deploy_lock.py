@@ -41,7 +41,7 @@ def _hold(host: Host, settings: Settings) -> str:
     with ctx_host.use(host):
         arguments, _ = pop_global_arguments(state, host, {})
         if arguments.get("_sudo"):
-            # Have pyinfra ask for a sudo password now: the lock's command runs where nobody can answer.
+            # Have pyinfra ask for a sudo password now: the lock's command runs without a terminal.
             host.get_fact(DeployLock, instance=name, run="")
         record = Record(
             pyinfra_patches.command.verb,

@@ -35,8 +35,8 @@ def repair(
     """Report what is wrong with data files that Redis does not load, and repair them.
 
     Repair works on a copy, with Redis's own checkers. Before anything changes, it reports which file is damaged and
-    where, what would be cut off, and what a Redis that has loaded the rest contains. An AOF is cut at the first damage.
-    An RDB snapshot cannot be repaired; the one next to the AOF can replace the AOF.
+    where, what would be lost, and what a Redis that has loaded the rest contains. An AOF is truncated at the first
+    damage. An RDB snapshot cannot be repaired; the one next to the AOF can replace the AOF.
 
     With --yes Redis stops, and starts with the repaired copy. The current files stay in data/previous/.
 

@@ -28,7 +28,7 @@ class Stage(str, Enum):
 
     # Docker loses the means to start Redis by itself. Nothing else has changed.
     PREPARED = "prepared"
-    # Redis is told to exit. Its data and configuration are the old ones.
+    # redisctl has asked Redis to exit. Its data and configuration are the old ones.
     STOPPING = "stopping"
     # Redis is down, and its stop was checked. Data and configuration are the old ones.
     STOPPED = "stopped"

@@ -1,7 +1,7 @@
 """Counts the commands and keys in part of an AOF file, even if it is damaged. Only reads the file.
 
 Redis stops at the first byte that is not part of a command. After it there are usually complete commands again. They
-are counted, so that a repair can say what it would cut off.
+are counted, so that a repair can say what would be lost.
 """
 
 import mmap

@@ -27,7 +27,7 @@ def recover(instance: Instance) -> str:
 def boot_time() -> float:
     """Return when this host booted, in seconds since the epoch; of a container host, when its first process started."""
     fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
-    # Field 22 of proc(5), in clock ticks since the machine's boot; the first two are cut off.
+    # starttime of proc_pid_stat(5) in clock ticks since the machine's boot. It is field 22; the list starts at field 3.
     since_machine_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_machine_boot
 

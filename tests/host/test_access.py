@@ -119,7 +119,7 @@ ALLOWED = {
 }
 
 # No client needs these. Each one bypasses the other rules or reaches all data at once.
-FOR_NOBODY = """
+FOR_NO_USER = """
     KEYS *
     MONITOR
     MODULE LOAD /data/x.so
@@ -173,7 +173,7 @@ FOR_USERS_ONLY_BY_NAME = """
 """
 
 DENIED = {
-    "sessions": FOR_NOBODY
+    "sessions": FOR_NO_USER
     + FOR_USERS_ONLY_BY_NAME
     + """
         GET rq:job:x
@@ -198,7 +198,7 @@ DENIED = {
         SCRIPT LOAD x
         SCRIPT EXISTS x
     """,
-    "queues": FOR_NOBODY
+    "queues": FOR_NO_USER
     + FOR_USERS_ONLY_BY_NAME
     + """
         GET {app}:session:x
@@ -216,7 +216,7 @@ DENIED = {
         PSUBSCRIBE rq*
         EVALSHA x 1 {app}:session:x
     """,
-    "health": FOR_NOBODY
+    "health": FOR_NO_USER
     + FOR_USERS_ONLY_BY_NAME
     + """
         GET {app}:session:x
@@ -230,7 +230,7 @@ DENIED = {
         EVALSHA x 0
         SCRIPT LOAD x
     """,
-    "admin": FOR_NOBODY
+    "admin": FOR_NO_USER
     + """
         EVALSHA x 0
         SCRIPT LOAD x
@@ -389,7 +389,9 @@ def test_default_user_has_the_rights_of_applications(admin: Redis, settings: Set
     """
     answers = _dry_runs(admin, "default", _commands(both, "default", settings))
     assert {why == "OK" for why in answers.values()} == {True}
-    more = _dry_runs(admin, "default", _commands(FOR_NOBODY + FOR_USERS_ONLY_BY_NAME + "GET other", "queues", settings))
+    more = _dry_runs(
+        admin, "default", _commands(FOR_NO_USER + FOR_USERS_ONLY_BY_NAME + "GET other", "queues", settings)
+    )
     refused = [command for command, why in more.items() if "permissions" in why]
     assert refused == (list(more) if settings.redis_enable_default_user else [])
 

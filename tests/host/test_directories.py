@@ -113,8 +113,8 @@ def test_no_other_user_can_write_below_the_root(tree: dict[str, Attributes]) -> 
 
 def test_other_users_can_read_only_public_files(target: Target, settings: Settings) -> None:
     """The test reads as such a user, because the modes of parent directories count as well."""
-    nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
-    readable = target.run(f"{nobody} find {quoted(settings.root)} -readable -type f").stdout.split()
+    other_user = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+    readable = target.run(f"{other_user} find {quoted(settings.root)} -readable -type f").stdout.split()
     public = [settings.ca_file] if settings.redis_tls != "off" else []
     assert sorted(readable) == [
         *public,

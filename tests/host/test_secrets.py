@@ -61,7 +61,7 @@ def test_container_has_only_the_secrets_it_uses(target: Target) -> None:
     ("uid", "readable"),
     [
         pytest.param(999, True, id="redis"),
-        pytest.param(65534, False, id="nobody"),
+        pytest.param(65534, False, id="other"),
     ],
 )
 def test_only_redis_can_read_the_secrets(target: Target, uid: int, readable: bool) -> None:

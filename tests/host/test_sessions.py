@@ -35,7 +35,7 @@ def _application(target: Target) -> flask.Flask:
 
     @app.get("/")
     def who() -> str:
-        return str(flask.session.get("user", "nobody"))
+        return str(flask.session.get("user", "anonymous"))
 
     @app.post("/logout")
     def logout() -> str:
@@ -67,7 +67,7 @@ def test_processes_share_a_session(target: Target, browser: FlaskClient) -> None
     cookie = browser.get_cookie("session")
     assert cookie is not None
     other = _application(target).test_client()
-    assert other.get("/").text == "nobody"
+    assert other.get("/").text == "anonymous"
     other.set_cookie("session", cookie.value)
     assert other.get("/").text == target.mark
 
@@ -87,4 +87,4 @@ def test_logout_removes_the_session(browser: FlaskClient, settings: Settings, se
     assert sessions.exists(key) == 1
     browser.post("/logout")
     assert sessions.exists(key) == 0
-    assert browser.get("/").text == "nobody"
+    assert browser.get("/").text == "anonymous"

@@ -1,7 +1,7 @@
-"""An application of Celery for the tests: a worker with threads, and a client that asks it for work of every kind.
+"""A Celery application for the tests: a worker with threads, and a client that sends it tasks of every kind.
 
-What it connects by comes as JSON on standard input; it prints what came of the work as JSON. Start it with
-``python -m tests.lifecycle.celery_app``.
+It reads the connection's parameters as JSON from standard input, and prints the results of the tasks as JSON. Start it
+with ``python -m tests.lifecycle.celery_app``.
 """
 
 import json
@@ -17,19 +17,19 @@ app = Celery("redoubt-test")
 
 @app.task
 def add(x: int, y: int) -> int:
-    """Work that is done."""
+    """Succeed."""
     return x + y
 
 
 @app.task
 def divide(x: int, y: int) -> float:
-    """Work that fails."""
+    """Fail if ``y`` is 0."""
     return x / y
 
 
 @app.task(bind=True, max_retries=3)
-def stubborn(self: Any) -> int:
-    """Work that is done at the third attempt after the first."""
+def succeed_at_last_retry(self: Any) -> int:
+    """Succeed at the third retry; return the number of retries."""
     if self.request.retries < self.max_retries:
         raise self.retry(countdown=0)
     return int(self.request.retries)
@@ -37,14 +37,14 @@ def stubborn(self: Any) -> int:
 
 @app.task
 def total(numbers: list[int]) -> int:
-    """What comes after other work."""
+    """Add the results of other tasks."""
     return sum(numbers)
 
 
 def main() -> None:
-    """Work through everything, then end."""
-    told = json.load(sys.stdin)
-    url = f"redis://{told['username']}:{told['password']}@127.0.0.1:{told['port']}/0"
+    """Run all tasks and print their results."""
+    connection = json.load(sys.stdin)
+    url = f"redis://{connection['username']}:{connection['password']}@127.0.0.1:{connection['port']}/0"
     transport = {"global_keyprefix": "celery:"}
     app.conf.update(
         broker_url=url,
@@ -58,20 +58,20 @@ def main() -> None:
         failed = divide.apply_async((1, 0))
         revoked = add.apply_async((1, 1), countdown=60)
         revoked.revoke()
-        found = {
+        results = {
             "added": add.delay(2, 3).get(timeout=20),
-            "retried": stubborn.delay().get(timeout=20),
+            "retried": succeed_at_last_retry.delay().get(timeout=20),
             "later": add.apply_async((1, 2), countdown=1).get(timeout=20),
             "chord": chord([add.s(1, 2), add.s(2, 4)])(total.s()).get(timeout=20),
             "failed": type(failed.get(timeout=20, propagate=False)).__name__,
             "pinged": len(app.control.ping(timeout=2)),
             "revoked": _is_revoked(worker, revoked.id),
         }
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 def _is_revoked(worker: object, task: str) -> bool:
-    """Whether the worker heard of it, by its own word to an inspection."""
+    """Say whether the worker reports a task as revoked, within some seconds."""
     for _ in range(20):
         if task in str(app.control.inspect(timeout=1).revoked()):
             return True

@@ -1,7 +1,7 @@
-"""What the lifecycle tests stand on: disposable hosts of their own, and deploys as an operator runs them.
+"""Fixtures of the lifecycle tests: disposable hosts of their own, and deploys as an operator runs them.
 
-These tests change hosts, break them and remove them. They never touch an inventory of the user's: every host
-they deploy to is started here, under a name that begins with ``lifecycle-``, and removed at the end.
+These tests change, break and remove hosts. They never use the user's inventory: this module starts every host that
+they deploy to, with a name that begins with ``lifecycle-``, and removes it at the end.
 """
 
 import atexit
@@ -43,7 +43,7 @@ def pyinfra(
 def command(
     *words: str, timeout: float = 600, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project, with nobody there to answer it. Never raises for its exit code."""
+    """Run a command in the project, without a terminal. Never raises for its exit code."""
     return subprocess.run(
         words,
         cwd=ROOT,
@@ -58,7 +58,7 @@ def command(
 
 @dataclass(frozen=True)
 class DeployResult:
-    """How a deploy ended. ``changed`` and ``failed`` are names of operations."""
+    """The result of a deploy. ``changed`` and ``failed`` are names of operations."""
 
     returncode: int
     stdout: str
@@ -68,8 +68,8 @@ class DeployResult:
     def operations(self) -> list[dict[str, Any]]:
         if not self.stdout.startswith("{"):
             return []
-        found: list[dict[str, Any]] = json.loads(self.stdout)["results"]["operations"]
-        return found
+        operations: list[dict[str, Any]] = json.loads(self.stdout)["results"]["operations"]
+        return operations
 
     @property
     def changed(self) -> list[str]:
@@ -81,19 +81,19 @@ class DeployResult:
 
     @property
     def reasons(self) -> list[str]:
-        """What the deploy said of single hosts: why it changed what, and what it refused."""
+        """The messages about single hosts: the reasons for changes, and what was refused."""
         return re.findall(r"^    \[[^]]+\] (.*)$", self.stderr, re.MULTILINE)
 
     @property
     def ssh_commands(self) -> int:
-        """The cost that the deploy's last line tells."""
+        """The number of SSH commands that the last line reports."""
         match = re.search(r"^--> (\d+) SSH commands, [\d.]+ s$", self.stderr, re.MULTILINE)
         assert match, self.stderr
         return int(match[1])
 
 
 class BackgroundDeploy:
-    """A pyinfra command that is under way, and its words so far."""
+    """A pyinfra command that is running, and its output so far."""
 
     def __init__(self, arguments: tuple[str, ...]) -> None:
         self.process = subprocess.Popen(
@@ -105,36 +105,36 @@ class BackgroundDeploy:
             text=True,
         )
         self._lines: list[str] = []
-        self._ended = False
-        self._heard = threading.Condition()
+        self._has_ended = False
+        self._new_line = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            with self._heard:
+            with self._new_line:
                 self._lines.append(line)
-                self._heard.notify_all()
-        with self._heard:
-            self._ended = True
-            self._heard.notify_all()
+                self._new_line.notify_all()
+        with self._new_line:
+            self._has_ended = True
+            self._new_line.notify_all()
 
     @property
     def stderr(self) -> str:
         return "".join(self._lines)
 
-    def wait_for(self, words: str, seconds: float = 60) -> None:
-        """Return as soon as the command has printed these words."""
-        with self._heard:
-            self._heard.wait_for(lambda: self._ended or words in self.stderr, seconds)
-            assert words in self.stderr, f"not said within {seconds:.0f} s: {words!r}; but:\n{self.stderr}"
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        """Return as soon as the command has printed a text."""
+        with self._new_line:
+            self._new_line.wait_for(lambda: self._has_ended or text in self.stderr, seconds)
+            assert text in self.stderr, f"not printed within {seconds:.0f} s: {text!r}. Output:\n{self.stderr}"
 
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
 
     def wait(self, seconds: float = 120) -> DeployResult:
-        """How it ended."""
+        """Wait until it ends and return its result."""
         assert self.process.stdout is not None
         stdout = self.process.stdout.read()
         returncode = self.process.wait(seconds)
@@ -157,7 +157,7 @@ class Deployer:
         return self.directory / "secrets"
 
     def inventory(self, *targets: Host, **settings: Any) -> Path:
-        """An inventory file of these hosts, as a user would write it."""
+        """Write an inventory of these hosts, as a user would, and return its path."""
         entries = [
             (
                 host.name,
@@ -187,7 +187,7 @@ class Deployer:
     def start(
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y",), **settings: Any
     ) -> BackgroundDeploy:
-        """Start a deploy and return while it runs."""
+        """Start a deploy in the background."""
         return BackgroundDeploy(self._arguments(targets, job, arguments, settings))
 
     def _arguments(
@@ -197,21 +197,21 @@ class Deployer:
         return (*arguments, str(path), job)
 
     def secrets(self, host: Host, **settings: Any) -> Secrets:
-        """The secrets that a deploy to the host made."""
+        """Return the secrets that a deploy to the host created."""
         return secret_store.load(load({"redis_secrets_dir": str(self.secrets_dir), **settings}), host.name)
 
 
 @pytest.fixture(scope="session")
 def deployer(tmp_path_factory: pytest.TempPathFactory) -> Deployer:
-    """Deploys with secrets of their own, so that the user's are never touched."""
+    """Give a deployer with a separate secret store, so that the user's is never used."""
     return Deployer(tmp_path_factory.mktemp("deployer"))
 
 
 @pytest.fixture(scope="session")
 def start_host() -> Iterator[Callable[..., Host]]:
-    """Start disposable hosts by name (``start_host("lifecycle-2", image="bare")``); removed at the end.
+    """Start disposable hosts by name (``start_host("lifecycle-2", image="bare")``). Removes them at the end.
 
-    Processes of one run that share its work have hosts of their own, ``lifecycle-2-gw1``.
+    Each worker of a parallel run has its own hosts, such as ``lifecycle-2-gw1``.
     """
     started: dict[str, Host] = {}
     worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -229,13 +229,13 @@ def start_host() -> Iterator[Callable[..., Host]]:
 
 @pytest.fixture(scope="session")
 def host(start_host: Callable[..., Host]) -> Host:
-    """The host that most lifecycle tests share. A test leaves it deployed with default settings, or deploys anew."""
+    """Give the host that most lifecycle tests share. A test either deploys first or expects the default settings."""
     return start_host("lifecycle-1")
 
 
 @pytest.fixture
 def deployed(host: Host, deployer: Deployer) -> Host:
-    """The shared host, deployed with default settings whatever the test before left behind."""
+    """Give the shared host, deployed with default settings."""
     result = deployer.deploy(host)
     assert result.returncode == 0, result.stderr
     return host
@@ -243,27 +243,27 @@ def deployed(host: Host, deployer: Deployer) -> Host:
 
 @pytest.fixture
 def undeployed_host(host: Host) -> Host:
-    """The shared host as it was before its first deploy: an engine, and nothing of an instance."""
+    """Give the shared host as before its first deploy: with Docker, but without an instance."""
     remove_instance(host)
     return host
 
 
 @contextmanager
-def empty_instance(host: Host, deployer: Deployer, *left: str, **settings: Any) -> Iterator[Instance]:
-    """The default instance, deployed to a host without data or backups, which are removed afterwards as well.
+def empty_instance(host: Host, deployer: Deployer, *leftovers: str, **settings: Any) -> Iterator[Instance]:
+    """Deploy the default instance without data or backups. Removes data and backups afterwards as well.
 
-    ``left`` are paths of what a module leaves beside them.
+    ``leftovers`` are other paths that a module leaves and that are removed, too.
     """
-    empty = f"docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups {' '.join(left)}"
-    host.run(empty)
+    clear = f"docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups {' '.join(leftovers)}"
+    host.run(clear)
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
     yield Instance(host, deployer.secrets(host))
-    host.run(empty)
+    host.run(clear)
 
 
 def remove_instance(host: Host, *, image: bool = True) -> None:
-    """Take everything off a host that a deploy of the default instance made, by hand and with its data."""
+    """Remove everything that a deploy of the default instance created, with its data, without using the product."""
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
         "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; "
@@ -282,21 +282,21 @@ def remove_units(name: str = "redis") -> str:
 
 @pytest.fixture(scope="session")
 def fingerprint() -> Callable[[Host], list[str]]:
-    """Tells whether anything on a host was changed: call it before and after, and compare."""
+    """Give a function whose result changes if anything on a host changes."""
     return _fingerprint
 
 
 def _fingerprint(host: Host) -> list[str]:
-    """Every file outside of logs and data with its attributes and times to the nanosecond, and all of the engine's."""
+    """Return all files except logs and data, with attributes and times in nanoseconds, and all objects of Docker."""
     noisy = ("/proc", "/sys", "/run", "/dev", "/var/log", "/var/lib/systemd", "/srv/redis/data", "/srv/redis/logs")
-    left_out = " -o ".join(f"-path {path}" for path in noisy)
-    seen = host.run(
-        f"find / -xdev \\( {left_out} \\) -prune -o -printf '%p %y %#m %U:%G %s %T@ %C@ %l\\n' | sort; "
+    excluded = " -o ".join(f"-path {path}" for path in noisy)
+    lines = host.run(
+        f"find / -xdev \\( {excluded} \\) -prune -o -printf '%p %y %#m %U:%G %s %T@ %C@ %l\\n' | sort; "
         "docker images --all --no-trunc --format '{{.ID}} {{.Repository}}:{{.Tag}}'; "
         "docker network ls --no-trunc --format '{{.ID}} {{.Name}}'; docker volume ls; "
         "docker ps --all --quiet | xargs -r docker inspect --format "
         "'{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{json .HostConfig}}'",
         check=True,
     ).stdout.splitlines()
-    # Every health check makes and removes a file there.
-    return [line for line in seen if not line.startswith("/tmp d ")]
+    # Every health check creates and removes a file in /tmp.
+    return [line for line in lines if not line.startswith("/tmp d ")]

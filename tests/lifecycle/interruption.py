@@ -57,7 +57,7 @@ def is_unlocked(host: Host) -> bool:
 
 
 def cut_power(host: Host) -> None:
-    """Cut the host's power and start it again; nobody repairs anything."""
+    """Cut the host's power and start it again. The host has to recover by itself."""
     host.kill()
     host.start()
 

@@ -53,18 +53,18 @@ def test_project_inventory_directory_is_read() -> None:
         ),
         pytest.param("{inventory} deply.py", "No deploy file: deply.py", id="deploy"),
         pytest.param(
-            "{inventory} deploy.py --limit nobody",
-            "--limit nobody matches no host or group; the hosts are: {host}",
+            "{inventory} deploy.py --limit unknown",
+            "--limit unknown matches no host or group; the hosts are: {host}",
             id="limit",
         ),
         pytest.param(
-            "{inventory} deploy.py --limit {host} --limit nobody",
-            "--limit nobody matches no host or group; the hosts are: {host}",
+            "{inventory} deploy.py --limit {host} --limit unknown",
+            "--limit unknown matches no host or group; the hosts are: {host}",
             id="one-of-two-limits",
         ),
         pytest.param(
-            "{inventory} deploy.py --exclude nobody",
-            "--exclude nobody matches no host or group; the hosts are: {host}",
+            "{inventory} deploy.py --exclude unknown",
+            "--exclude unknown matches no host or group; the hosts are: {host}",
             id="exclude",
         ),
         pytest.param(

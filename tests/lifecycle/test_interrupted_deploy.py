@@ -197,7 +197,7 @@ def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deplo
         try:
             first = deployer.start(host, redis_tcp_backlog=302)
             wait_until_paused(host)
-            # A plan waits for nobody.
+            # A plan does not wait for the lock.
             planned = deployer.deploy(host, arguments=("--dry",), redis_tcp_backlog=304)
             second = deployer.deploy(host, redis_tcp_backlog=304)
             verb = deployer.deploy(host, job="day2/stop.py")
@@ -281,7 +281,7 @@ def test_history_is_kept_short(redis: Instance, deployer: Deployer) -> None:
 
 @pytest.mark.parametrize("end", ["without a heartbeat", "killed as the refusal says"])
 def test_hanging_deploy_does_not_keep_the_lock(end: str, redis: Instance, deployer: Deployer) -> None:
-    """A deploy whose network is gone: the host is not told that it ended."""
+    """A deploy that loses its network cannot tell the host that it has ended."""
     host = redis.host
     hanging = deployer.start(host, redis_tcp_backlog=305)
     hanging.wait_for("Starting operation: ")

@@ -343,8 +343,8 @@ def test_older_or_missing_store_is_refused(rotating: RotatingHost, tmp_path: Pat
     ("data", "message"),
     [
         (
-            {"redis_rotate_users": "sessions,nobody"},
-            "redis_rotate_users: there is no user nobody; the users are sessions, queues,",
+            {"redis_rotate_users": "sessions,unknown"},
+            "redis_rotate_users: there is no user unknown; the users are sessions, queues,",
         ),
         ({"redis_rotate_grace": "soon"}, "redis_rotate_grace = 'soon' is not a number of seconds"),
         ({"redis_rotate_grace": -1}, "redis_rotate_grace = -1 is not a number of seconds"),

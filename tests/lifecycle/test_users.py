@@ -1,4 +1,4 @@
-"""Users of the settings: real clients work with each role, users are isolated, and changes restart nothing."""
+"""Configured users: real clients work with each role, users are isolated, and changes need no restart."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ echo '{ARGUMENTS.removesuffix('"')} -export-client-list"' > /etc/default/prometh
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
-    """The shared host with these users."""
+    """Give the shared host with these users."""
     result = deployer.deploy(host, **WITH_USERS)
     assert result.returncode == 0, result.stderr
     return Instance(host, deployer.secrets(host, **WITH_USERS))
@@ -69,7 +69,7 @@ Connect = Callable[..., Redis]
 
 @pytest.fixture
 def connect(redis: Instance, socket: Path) -> Iterator[Connect]:
-    """Connect clients by the name of their user."""
+    """Give a function that connects a client as a user."""
     clients = []
 
     def connect(user: str, **options: Any) -> Redis:
@@ -92,7 +92,7 @@ def connect(redis: Instance, socket: Path) -> Iterator[Connect]:
 
 @pytest.fixture
 def no_denials(redis: Instance) -> Iterator[None]:
-    """Fail if Redis denies anything: a client that lacks a right often works half."""
+    """Fail if Redis denies anything: a client that lacks a right often fails only in part."""
     redis.call("ACL LOG RESET")
     yield
     assert redis.call("ACL LOG") == [""]
@@ -110,12 +110,12 @@ def test_flask_session_works_with_session_role(connect: Connect, user: str) -> N
 
     @app.route("/<name>")
     def visit(name: str) -> str:
-        before = flask.session.get("name", "nobody")
+        previous = flask.session.get("name", "anonymous")
         flask.session["name"] = name
-        return str(before)
+        return str(previous)
 
     browser = app.test_client()
-    assert [browser.get(f"/{name}").text for name in ("ann", "bob")] == ["nobody", "ann"]
+    assert [browser.get(f"/{name}").text for name in ("ann", "bob")] == ["anonymous", "ann"]
 
 
 @pytest.mark.usefixtures("no_denials")
@@ -145,10 +145,10 @@ def test_redis_py_locks_work_without_eval(connect: Connect) -> None:
     assert not other.acquire(blocking=False)
     lock.release()
     with pytest.raises(LockNotOwnedError):
-        _release_of_another(connect)
+        _release_lock_of_another_client(connect)
 
 
-def _release_of_another(connect: Connect) -> None:
+def _release_lock_of_another_client(connect: Connect) -> None:
     client = connect("queues")
     lock = client.lock("rq:lock:lost", timeout=10)
     assert lock.acquire(blocking=False)
@@ -158,7 +158,7 @@ def _release_of_another(connect: Connect) -> None:
 
 @pytest.mark.usefixtures("no_denials")
 def test_celery_works_with_queue_role(redis: Instance) -> None:
-    """With results, retries, countdowns, chords and remote control."""
+    """The application uses results, retries, countdowns, chords and remote control."""
     with tcp_tunnel(redis.host, "127.0.0.1", 6379) as port:
         config = {"port": port, "username": "celery", "password": redis.secrets.passwords["celery"]}
         done = subprocess.run(
@@ -192,7 +192,7 @@ def test_dashboard_reads_numbers_with_metrics_role(connect: Connect) -> None:
 
 @pytest.fixture(scope="module")
 def exporter(redis: Instance) -> Iterator[Host]:
-    """Debian's exporter on the host, as in docs/applications.md, with the client list and a second user."""
+    """Give the host with Debian's exporter as in docs/applications.md, with the client list and a second user."""
     redis.host.run(INSTALL_EXPORTER, check=True)
     passwords = {f"redis://{user}@127.0.0.1:6379": redis.secrets.passwords[user] for user in ("exporter", "slowlog")}
     redis.host.run(
@@ -212,7 +212,7 @@ def _scrape(host: Host, path: str) -> dict[str, float]:
 
 
 def test_exporter_reads_numbers_with_metrics_role(redis: Instance, exporter: Host) -> None:
-    """The exporter also asks for the newest entry of SLOWLOG, which contains data of others, and works without it."""
+    """The exporter also asks for the newest entry of SLOWLOG. Redis refuses it, and the exporter continues."""
     redis.call("SET rq:counted x EX 60", user="queues")
     redis.call("ACL LOG RESET")
     numbers = _scrape(exporter, "metrics")
@@ -238,7 +238,7 @@ def test_exporter_with_slowlog_rule_is_denied_nothing(exporter: Host) -> None:
 
 
 def test_exporter_does_not_expose_its_passwords(redis: Instance, exporter: Host) -> None:
-    """A client of the exporter can name any server to ask, and every user of the host can see its arguments."""
+    """A request to the exporter can name any server, and every user of the host can see the arguments of processes."""
     assert _scrape(exporter, "scrape?target=redis://exporter@127.0.0.1:6379/0")["redis_up"] == 0
     process = exporter.run("cd /proc/$(pidof prometheus-redis-exporter) && cat cmdline environ", check=True).stdout
     assert not any(password in process for password in redis.secrets.passwords.values())
@@ -260,7 +260,7 @@ def test_read_only_and_custom_users_can_do_their_work(connect: Connect) -> None:
     assert connect("ours").geoadd("ours:places", (13.4, 52.5, "here")) == 1
 
 
-# -- What each user may not do
+# -- Commands that each user must not run
 
 REFUSED = {
     "shop": ["GET blog:session:x", "GET app:session:x", "GET pages:x", "SCAN 0", "RANDOMKEY", "SUBSCRIBE rq:x"],
@@ -281,7 +281,7 @@ REFUSED = {
     "slowlog": ["GET pages:x", "SLOWLOG RESET", "MONITOR"],
     "ours": ["GET ours:x", "GEORADIUS ours:places 1 1 1 m", "GEOADD pages:x 1 1 here"],
 }
-# Other ways to run scripts, to reach the data of others, or to get more rights.
+# Other ways to run scripts, to read data of other users, or to get more rights.
 ESCALATIONS = [
     "SCRIPT FLUSH",
     "SCRIPT KILL",
@@ -345,8 +345,8 @@ def test_users_are_added_changed_removed_without_restart(
     with connect("sessions") as session_client, connect("blog") as removed_client:
         number = session_client.client_id()
         removed_client.ping()
-        fewer = {name: user for name, user in USERS.items() if name != "blog"}
-        changed = {**fewer, "pages": {"role": "read-only", "keys": ["pages:*"]}, "new": {"role": "metrics"}}
+        remaining = {name: user for name, user in USERS.items() if name != "blog"}
+        changed = {**remaining, "pages": {"role": "read-only", "keys": ["pages:*"]}, "new": {"role": "metrics"}}
         result = deployer.deploy(redis.host, redis_users=changed)
         assert result.returncode == 0, result.stderr
         assert "redis has the user blog, which is not in the settings" in result.reasons
@@ -359,9 +359,9 @@ def test_users_are_added_changed_removed_without_restart(
         connect("pages").set("pages:x", "v")
     assert redis.host.run("ls /srv/redis/secrets/blog").returncode != 0
 
-    back = deployer.deploy(redis.host, **WITH_USERS)
-    assert back.returncode == 0, back.stderr
-    # The store still has its password.
+    result = deployer.deploy(redis.host, **WITH_USERS)
+    assert result.returncode == 0, result.stderr
+    # The secret store still has the password of blog.
     connect("blog").ping()
     assert redis.identity == before
     assert deployer.deploy(redis.host, **WITH_USERS).changed == []
@@ -370,8 +370,8 @@ def test_users_are_added_changed_removed_without_restart(
 def test_unknown_rule_is_refused_and_users_stay(redis: Instance, deployer: Deployer) -> None:
     before, users = redis.identity, redis.call("ACL LIST")
     file = redis.host.run("sha256sum /srv/redis/config/users.acl").stdout
-    bad = {**USERS, "ours": {"role": "custom", "keys": ["ours:*"], "rules": "+nosuchcommand"}}
-    result = deployer.deploy(redis.host, redis_users=bad)
+    invalid = {**USERS, "ours": {"role": "custom", "keys": ["ours:*"], "rules": "+nosuchcommand"}}
+    result = deployer.deploy(redis.host, redis_users=invalid)
     assert result.returncode == 1
     assert "Redis refuses these users. Those on the host were left alone" in result.stderr
     assert "+nosuchcommand" in result.stderr

@@ -41,7 +41,7 @@ def browsers(redis: LocalRedis, count: int) -> Iterator[list[FlaskClient]]:
 
         @app.get("/")
         def user() -> str:
-            return str(flask.session.get("user", "nobody"))
+            return str(flask.session.get("user", "anonymous"))
 
         clients = [app.test_client() for _ in range(count)]
         for client in clients:
@@ -84,7 +84,7 @@ def test_sessions_are_counted_limited_and_removed_by_rule(redis: LocalRedis) -> 
         assert redis.report(f"{both} --yes") == {"instance": redis.settings.redis_name, "dry_run": False, **expected}
         assert 0 <= LIFETIME - int(admin.ttl(key_of(endless))) < 60
         users = [client.get("/").text for client in clients]
-        assert users == ["somebody", "nobody", "somebody", "somebody"]
+        assert users == ["somebody", "anonymous", "somebody", "somebody"]
 
 
 @dataclass(frozen=True)

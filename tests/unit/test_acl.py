@@ -45,9 +45,9 @@ def test_default_user_is_off_by_default() -> None:
     ],
 )
 def test_each_user_has_its_own_keys_and_channels(user: str, keys: list[str], channels: list[str]) -> None:
-    words = lines(redis_app_name="shop", redis_enable_default_user=True)[user].split()
-    assert [word for word in words if "~" in word] == keys
-    assert [word for word in words if word.startswith("&")] == channels
+    rules = lines(redis_app_name="shop", redis_enable_default_user=True)[user].split()
+    assert [rule for rule in rules if "~" in rule] == keys
+    assert [rule for rule in rules if rule.startswith("&")] == channels
 
 
 def test_admin_has_all_keys_unless_default_user_is_on() -> None:
@@ -55,7 +55,7 @@ def test_admin_has_all_keys_unless_default_user_is_on() -> None:
 
 
 def test_disabled_default_user_keeps_all_rights() -> None:
-    """Redis replays the AOF with its rights; without them transactions would be lost at a restart."""
+    """Redis replays the AOF with the rights of this user. Without them a restart would lose transactions."""
     assert lines()["default"] == "user default off resetpass ~* &* +@all"
 
 
@@ -75,18 +75,17 @@ def test_file_has_no_comments() -> None:
 
 
 def test_user_can_have_two_passwords() -> None:
-    both = acl.acl_file(load({}), {name: [password, f"new-{password}"] for name, password in PASSWORDS.items()})
-    assert [line.count("#") for line in both.splitlines()] == [2, 2, 2, 2, 0]
+    text = acl.acl_file(load({}), {name: [password, f"new-{password}"] for name, password in PASSWORDS.items()})
+    assert [line.count("#") for line in text.splitlines()] == [2, 2, 2, 2, 0]
 
 
 def test_configured_users_have_only_their_keys_and_channels() -> None:
-    words = {name: line.split() for name, line in lines(redis_users=NAMED).items()}
-    for name, given in NAMED.items():
-        keys = {word for word in words[name] if "~" in word}
-        assert keys == {("%R~" if given["role"] == "read-only" else "~") + key for key in given.get("keys", [])}
-        assert {word for word in words[name] if word[0] == "&"} == {
-            f"&{channel}" for channel in given.get("channels", [])
-        }
+    rules = {name: line.split() for name, line in lines(redis_users=NAMED).items()}
+    for name, user in NAMED.items():
+        keys = {rule for rule in rules[name] if "~" in rule}
+        assert keys == {("%R~" if user["role"] == "read-only" else "~") + key for key in user.get("keys", [])}
+        channels = {rule for rule in rules[name] if rule[0] == "&"}
+        assert channels == {f"&{channel}" for channel in user.get("channels", [])}
 
 
 def test_later_rule_replaces_earlier_rule() -> None:
@@ -120,9 +119,9 @@ def test_url_works_on_the_host(bind: list[str], url: str) -> None:
 
 
 def acl_list(**data: Any) -> list[str]:
-    """ACL LIST of Redis 8.0 after it has read the file: with hashes cut, as files/service-state.sh prints it."""
-    plain = [line.replace(f"#{acl.password_hash(PASSWORDS[name])}", "#") for name, line in lines(**data).items()]
-    return [line.replace(" on ", " on sanitize-payload ").replace(" resetkeys", "") for line in plain]
+    """Return ACL LIST of Redis 8.0 after it has read the file, without the hashes, as redisctl state reports it."""
+    rules = [line.replace(f"#{acl.password_hash(PASSWORDS[name])}", "#") for name, line in lines(**data).items()]
+    return [line.replace(" on ", " on sanitize-payload ").replace(" resetkeys", "") for line in rules]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_unchanged_users_do_not_differ(data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "word"),
+    ("before", "after", "message"),
     [
         ("user sessions on", "user sessions off", "the user sessions with other rules (off on)"),
         ("user queues on sanitize-payload #", "user queues on nopass", "the user queues with other rules (# nopass)"),
@@ -145,16 +144,16 @@ def test_unchanged_users_do_not_differ(data: dict[str, Any]) -> None:
         ("user health ", "user eve ", "has the user eve, which is not in the settings"),
     ],
 )
-def test_manually_changed_user_differs(before: str, after: str, word: str) -> None:
+def test_manually_changed_user_differs(before: str, after: str, message: str) -> None:
     running = [line.replace(before, after) for line in acl_list()]
-    assert word in "\n".join(acl.differences(load({}), running))
+    assert message in "\n".join(acl.differences(load({}), running))
 
 
 def test_redis_7_0_command_rules_are_not_compared() -> None:
-    seven = {"redis_image": "redis:7.0.15"}
-    spelt = [line.replace(" +multi +exec +discard +watch +unwatch", " +@transaction") for line in acl_list(**seven)]
-    assert acl.differences(load(seven), spelt) == []
-    assert acl.differences(load(seven), [line.replace("~rq:*", "~*") for line in spelt])
+    data = {"redis_image": "redis:7.0.15"}
+    running = [line.replace(" +multi +exec +discard +watch +unwatch", " +@transaction") for line in acl_list(**data)]
+    assert acl.differences(load(data), running) == []
+    assert acl.differences(load(data), [line.replace("~rq:*", "~*") for line in running])
 
 
 def test_unknown_word_of_newer_server_is_no_difference() -> None:

@@ -36,7 +36,7 @@ def test_held_lock_names_holder_and_release() -> None:
 
 
 def test_lock_of_a_redisctl_command_names_the_command() -> None:
-    """Nobody knows which operator runs it, and it has no heartbeat."""
+    """The lock does not record which operator runs the command, and the command sends no heartbeat."""
     answer = deploy_lock.parse(["held", "", "4711", '{"who": "", "verb": "restore", "since": 1795521600.0}'])
     message = deploy_lock.problem("redis", answer)
     assert message.startswith("redisctl is changing redis (restore): wait until that ends")

@@ -16,5 +16,5 @@ def test_growth_is_reported_for_backup_day_and_week() -> None:
     ]
     assert list(growth.rows(NOW, found[:1])) == [("growth", "+101 (+10%) in 1 h: the backup had 999")]
     assert growth.growth(NOW, 5, []) == []
-    # The only one is a day old, and told once.
+    # The only backup is the newest one and a day old. It is reported once.
     assert growth.growth(NOW, 5, [(NOW - DAY, 9)]) == [{"since": NOW - DAY, "count": 9, "change": -4}]

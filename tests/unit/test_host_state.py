@@ -54,7 +54,7 @@ class FakeHost:
 
 @pytest.fixture
 def host() -> Any:
-    """Return a host that nobody has inspected."""
+    """Return a host that has not been inspected."""
     return FakeHost()
 
 
@@ -102,7 +102,7 @@ def test_instance_is_inspected_once(host: Any) -> None:
     state = HostState()
     first = state.instance(host, SETTINGS, "user x on\n")
     assert state.instance(host, SETTINGS, "user x on\n") is first
-    # Whoever does not need the users takes what is there.
+    # A caller that does not need the users gets the same state.
     assert state.instance(host, SETTINGS) is first
     assert host.count(InstanceFact) == 1
     assert host.request.acl == "user x on\n"

@@ -145,7 +145,7 @@ def test_person_s_verb_is_refused_during_a_deploy(heartbeat: Heartbeat) -> None:
 
 
 def test_verb_keeps_the_lock_after_its_deploy_ended(heartbeat: Heartbeat) -> None:
-    """The connection of a deploy may break while redisctl replaces containers: nobody else may start meanwhile."""
+    """The connection of a deploy may break while redisctl replaces containers, which must finish first."""
     with lock.hold("redis", "start_service", run="run-1"):
         heartbeat.end()
         holder = lock.holder("redis")

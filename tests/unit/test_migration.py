@@ -1,4 +1,4 @@
-"""redisctl import: what stands in the way, what a replica says is wrong, and what is a difference."""
+"""redisctl import: blockers, advice for errors of the replica, and differences between two servers."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from redisctl.migrate.source import SourceFacts, SourceServer, parse
 
 GIB = 1024**3
 OLD = SourceServer("old.example.com", 6379, "mover", "secret")
-TOLD = SourceFacts("7.2.4", "them", GIB, GIB, is_cluster=False, databases={"db0": {"keys": 9, "expires": 3}})
+SOURCE = SourceFacts("7.2.4", "them", GIB, GIB, is_cluster=False, databases={"db0": {"keys": 9, "expires": 3}})
 OWN = TargetFacts(
     run_id="us",
     keys=0,
@@ -35,58 +35,57 @@ OWN = TargetFacts(
     ("text", "expected"),
     [("old:6379", ("old", 6379)), ("10.0.0.7:1", ("10.0.0.7", 1)), ("[fd00::7]:65535", ("fd00::7", 65535))],
 )
-def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
+def test_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
     assert parse(text) == expected
 
 
 @pytest.mark.parametrize("text", ["old", "old:", ":6379", "fd00::7:6379", "redis://u:pw@old:6379/0", "a b:1", "old:x"])
-def test_what_is_no_address_is_refused_and_not_shown(text: str) -> None:
+def test_invalid_address_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(Failure, match=r"^--from must be HOST:PORT and nothing else") as failure:
         parse(text)
     assert "pw" not in str(failure.value)
 
 
 @pytest.mark.parametrize("text", ["old:0", "old:65536"])
-def test_a_port_that_is_none_is_refused(text: str) -> None:
+def test_invalid_port_is_refused(text: str) -> None:
     with pytest.raises(Failure, match="is not a port"):
         parse(text)
 
 
-def test_a_source_never_shows_its_password() -> None:
+def test_source_does_not_show_its_password() -> None:
     assert "secret" not in repr(OLD)
 
 
-def test_nothing_stands_in_the_way_of_what_fits() -> None:
-    assert blockers(OWN, TOLD, OLD, over=False) == []
+def test_data_that_fits_has_no_blockers() -> None:
+    assert blockers(OWN, SOURCE, OLD, over=False) == []
 
 
 @pytest.mark.parametrize(
-    ("own", "told", "words"),
+    ("target", "source_facts", "message"),
     [
         ({"run_id": "them"}, {}, "is this instance itself"),
         ({}, {"is_cluster": True}, "is part of a cluster"),
         ({}, {"databases": {"db16": {"keys": 1, "expires": 0}}}, "redis_databases = 17"),
         ({"maxmemory": GIB - 1}, {}, "redis_maxmemory is 1024.0 MiB"),
-        # The copy with what it needs, and then the instance.
+        # The copy needs memory and disk space in addition to the instance.
         ({"free_memory": int(2.3 * GIB)}, {}, "more memory, but the host has 2.3 GiB"),
         ({"free_import": 2 * GIB}, {}, "the disk has 2.0 GiB free"),
         ({"free_data": GIB, "one_disk": False}, {}, "the disk has 1.0 GiB free"),
         ({"keys": 3}, {}, "this instance has 3 keys already"),
     ],
 )
-def test_what_stands_in_the_way_is_said(own: dict[str, Any], told: dict[str, Any], words: str) -> None:
-    found = blockers(replace(OWN, **own), replace(TOLD, **told), OLD, over=False)
-    assert len(found) == 1
-    assert words in found[0]
+def test_blocker_is_reported(target: dict[str, Any], source_facts: dict[str, Any], message: str) -> None:
+    (blocker,) = blockers(replace(OWN, **target), replace(SOURCE, **source_facts), OLD, over=False)
+    assert message in blocker
 
 
 def test_all_blockers_are_reported_at_once() -> None:
-    assert blockers(replace(OWN, keys=3), TOLD, OLD, over=True) == []
-    assert len(blockers(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), TOLD, OLD, over=False)) == 4
+    assert blockers(replace(OWN, keys=3), SOURCE, OLD, over=True) == []
+    assert len(blockers(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), SOURCE, OLD, over=False)) == 4
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "advice"),
     [
         (AuthenticationError("WRONGPASS invalid username-password pair"), "refuses user mover"),
         (NoPermissionError("this user has no permissions to run the 'info' command"), "ACL SETUSER mover +psync"),
@@ -97,11 +96,11 @@ def test_all_blockers_are_reported_at_once() -> None:
         (NotConnected("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), "Is --ca the CA"),
     ],
 )
-def test_a_refusal_says_what_to_do(error: Any, words: str) -> None:
-    assert words in str(source.refusal(OLD, error))
+def test_refusal_has_advice(error: Any, advice: str) -> None:
+    assert advice in str(source.refusal(OLD, error))
 
 
-def test_a_server_with_tls_that_hangs_up_may_want_a_certificate() -> None:
+def test_closed_tls_connection_may_need_a_client_certificate() -> None:
     error = NotConnected("Error 104 while writing to socket. Connection reset by peer.")
     assert "--cert and --key" in str(source.refusal(replace(OLD, tls=True, ca="/ca.pem"), error))
 
@@ -115,16 +114,16 @@ REFUSED = "1:S 24 Nov 2026 17:10:48.1 # Unexpected reply to PSYNC from master: -
 DONE = "1:S 24 Nov 2026 17:10:49.1 * MASTER <-> REPLICA sync: Finished with success"
 
 
-def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
+def test_error_is_reported_until_a_sync_succeeds() -> None:
     assert source.trouble(LOG) == ""
-    told = source.trouble([*LOG, REFUSED, *LOG[:2]])
-    assert told == "Unexpected reply to PSYNC from master: -NOPERM no permissions"
-    assert source.is_final(told)
-    assert source.next_step(OLD, told).startswith("On that Redis, as its administrator: ACL SETUSER mover")
+    error = source.trouble([*LOG, REFUSED, *LOG[:2]])
+    assert error == "Unexpected reply to PSYNC from master: -NOPERM no permissions"
+    assert source.is_final(error)
+    assert source.next_step(OLD, error).startswith("On that Redis, as its administrator: ACL SETUSER mover")
     assert source.trouble([*LOG, REFUSED, *LOG]) == ""
-    unread = "Failed trying to load the MASTER synchronization DB from disk"
-    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG]) == unread
-    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unread}", *LOG, DONE]) == ""
+    unreadable = "Failed trying to load the MASTER synchronization DB from disk"
+    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unreadable}", *LOG]) == unreadable
+    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unreadable}", *LOG, DONE]) == ""
 
 
 @pytest.mark.parametrize(
@@ -136,19 +135,19 @@ def test_what_a_replica_says_is_wrong_is_told_until_it_gets_on() -> None:
         ("1:S 1 Nov 2026 17:10:48.111 # Error condition on socket for SYNC: Connection refused", False, "keeps trying"),
     ],
 )
-def test_trouble_has_advice(line: str, final: bool, advice: str) -> None:
-    told = source.trouble([line])
-    assert told
-    assert source.is_final(told) is final
-    assert advice in source.next_step(OLD, told)
+def test_error_has_advice(line: str, final: bool, advice: str) -> None:
+    error = source.trouble([line])
+    assert error
+    assert source.is_final(error) is final
+    assert advice in source.next_step(OLD, error)
 
 
-def info(**more: Any) -> dict[str, Any]:
-    return {"slave_repl_offset": 70, "used_memory": 5, "master_link_status": "down", **more}
+def info(**values: Any) -> dict[str, Any]:
+    return {"slave_repl_offset": 70, "used_memory": 5, "master_link_status": "down", **values}
 
 
 @pytest.mark.parametrize(
-    ("more", "stage", "percent"),
+    ("values", "stage", "percent"),
     [
         ({"master_link_status": "up"}, FOLLOWS, 100.0),
         ({"master_sync_in_progress": 1, "master_sync_total_bytes": 8, "master_sync_read_bytes": 2}, COPYING, 25.0),
@@ -158,10 +157,10 @@ def info(**more: Any) -> dict[str, Any]:
         ({}, DOWN, 0.0),
     ],
 )
-def test_how_far_a_copy_came(more: dict[str, Any], stage: str, percent: float) -> None:
-    words = more.pop("trouble", "words")
-    seen = progress(info(**more), words)
-    assert (seen.stage, seen.percent, seen.trouble) == (stage, percent, "" if stage == FOLLOWS else words)
+def test_progress_has_stage_and_percent(values: dict[str, Any], stage: str, percent: float) -> None:
+    error = values.pop("trouble", "an error")
+    current = progress(info(**values), error)
+    assert (current.stage, current.percent, current.trouble) == (stage, percent, "" if stage == FOLLOWS else error)
 
 
 def test_expired_keys_do_not_count_as_writes() -> None:
@@ -178,17 +177,17 @@ def test_expired_keys_do_not_count_as_writes() -> None:
     }
 
 
-def test_a_password_of_any_letters_is_one_word_of_redis_conf() -> None:
+def test_password_with_special_characters_is_one_word() -> None:
     assert quoted('a"b\\c d\n#\u00e9') == '"a\\x22b\\x5cc\\x20d\\x0a\\x23\\xc3\\xa9"'
 
 
 NOW = 1_800_000_000.0
 KEY = Fingerprint("string", int(NOW * 1000) + 60_000, 5, "digest")
-NONE = Fingerprint("none", -2, 0, "")
+MISSING = Fingerprint("none", -2, 0, "")
 
 
 @pytest.mark.parametrize(
-    ("one", "two", "expected"),
+    ("original", "copied", "expected"),
     [
         (KEY, KEY, ""),
         (KEY, replace(KEY, digest="another"), "value"),
@@ -196,20 +195,20 @@ NONE = Fingerprint("none", -2, 0, "")
         (KEY, replace(KEY, type="list"), "type"),
         (KEY, replace(KEY, expires_at=KEY.expires_at + 1), "expiry"),
         (KEY, replace(KEY, expires_at=-1), "expiry"),
-        (KEY, NONE, "missing"),
-        (NONE, KEY, "only here"),
-        (NONE, NONE, ""),
-        # Over by now, and gone on one side already.
-        (replace(KEY, expires_at=int(NOW * 1000)), NONE, ""),
-        (NONE, replace(KEY, expires_at=int(NOW * 1000)), ""),
+        (KEY, MISSING, "missing"),
+        (MISSING, KEY, "only here"),
+        (MISSING, MISSING, ""),
+        # Expired, and already removed on one side.
+        (replace(KEY, expires_at=int(NOW * 1000)), MISSING, ""),
+        (MISSING, replace(KEY, expires_at=int(NOW * 1000)), ""),
     ],
 )
-def test_what_is_a_difference(one: Fingerprint, two: Fingerprint, expected: str) -> None:
-    assert difference(one, two, NOW, absolute_expiry=True) == expected
+def test_difference_is_named(original: Fingerprint, copied: Fingerprint, expected: str) -> None:
+    assert difference(original, copied, NOW, absolute_expiry=True) == expected
 
 
 @pytest.mark.parametrize(
-    ("off", "expected"),
+    ("milliseconds", "expected"),
     [
         (TTL_TOLERANCE_MS, ""),
         (-TTL_TOLERANCE_MS, ""),
@@ -218,8 +217,10 @@ def test_what_is_a_difference(one: Fingerprint, two: Fingerprint, expected: str)
         (600_001, "expiry"),
     ],
 )
-def test_computed_expiry_may_be_later_but_not_earlier(off: int, expected: str) -> None:
-    assert difference(KEY, replace(KEY, expires_at=KEY.expires_at + off), NOW, absolute_expiry=False) == expected
+def test_computed_expiry_may_be_later_but_not_earlier(milliseconds: int, expected: str) -> None:
+    assert (
+        difference(KEY, replace(KEY, expires_at=KEY.expires_at + milliseconds), NOW, absolute_expiry=False) == expected
+    )
 
 
 def test_counts_may_lie_between_two_samples() -> None:

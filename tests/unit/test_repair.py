@@ -1,4 +1,4 @@
-"""A repair uses the source that loses least."""
+"""A repair uses the source with the smallest loss."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,25 +9,25 @@ from redisctl.data.repair import AOF, RDB, Finding, RdbCheck, Report, best_sourc
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "log", "until", "before", "chosen"),
+    ("snapshot", "aof", "last_write", "mtime", "expected"),
     [
-        ((500.0, ""), AOF, None, 900.0, AOF),  # Nobody knows when the log was cut: it may be later.
+        ((500.0, ""), AOF, None, 900.0, AOF),  # The AOF has no timestamps: its end may be newer than the RDB snapshot.
         ((500.0, ""), AOF, 400.0, 900.0, RDB),
         ((500.0, ""), AOF, 600.0, 900.0, AOF),
-        ((500.0, ""), AOF, None, 500.5, RDB),  # Nothing was written after it.
-        ((500.0, "cut off"), AOF, 400.0, 900.0, AOF),
+        ((500.0, ""), AOF, None, 500.5, RDB),  # The AOF was not written after the RDB snapshot.
+        ((500.0, "truncated"), AOF, 400.0, 900.0, AOF),
         ((None, ""), AOF, 400.0, 900.0, AOF),
         ((500.0, ""), "", None, 900.0, RDB),
-        ((500.0, "cut off"), "", None, 900.0, ""),
+        ((500.0, "truncated"), "", None, 900.0, ""),
         ((None, ""), "", None, 900.0, ""),
     ],
 )
 def test_best_source_loses_least(
-    snapshot: tuple[float | None, str], log: str, until: float | None, before: float, chosen: str
+    snapshot: tuple[float | None, str], aof: str, last_write: float | None, mtime: float, expected: str
 ) -> None:
-    taken, problem = snapshot
-    there = None if taken is None else RdbCheck(Path("dump.rdb"), problem, 10, taken)
-    report = Report([Finding("x", "damaged")], source=log, cut=True, last_write=until, mtime=before, snapshot=there)
-    assert best_source(report) == chosen
-    whole = replace(report, findings=[], cut=False)
-    assert best_source(whole) == log
+    taken_at, problem = snapshot
+    rdb = None if taken_at is None else RdbCheck(Path("dump.rdb"), problem, 10, taken_at)
+    report = Report([Finding("x", "damaged")], source=aof, cut=True, last_write=last_write, mtime=mtime, snapshot=rdb)
+    assert best_source(report) == expected
+    intact = replace(report, findings=[], cut=False)
+    assert best_source(intact) == aof

@@ -1,4 +1,4 @@
-"""What redisctl makes of RQ's records. They come from RQ itself."""
+"""Reports on RQ's records, and their requeueing. RQ itself creates the records."""
 
 import operator
 import zlib
@@ -44,18 +44,18 @@ from redisctl.apps.rq_queues import (
 from redisctl.cli import queues
 
 AT = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
-# Where nothing listens: making a job's record asks for nothing.
+# Nothing listens on this port: RQ creates a job's record without a connection.
 NOWHERE = Redis(port=1)
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\nKeyError: "x"\n'
 
 
 def record(**changes: str | None) -> dict[str, Any]:
-    """A failed job's fields as requeue reads them."""
+    """Return a failed job's fields as requeue reads them."""
     fields = ("status", "origin", "ended_at", "timeout", "ttl", "rate_limit_key", "rate_limit_concurrency")
     return {**dict.fromkeys(fields), "status": "failed", "origin": "mail", "timeout": "180", **changes}
 
 
-def test_keys_are_named_as_rq_names_them() -> None:
+def test_keys_have_the_names_that_rq_uses() -> None:
     queue = RqQueue("mail", connection=NOWHERE)
     job = Job.create(operator.add, (1, 2), connection=NOWHERE, id="j")
     kinds: dict[str, type[BaseRegistry]] = {
@@ -89,35 +89,34 @@ def test_reason_is_the_last_line_of_the_traceback() -> None:
         (zlib.compress(b"E" * 5000), "E" * 300),
     ],
 )
-def test_a_reason_that_is_missing_damaged_or_long_is_a_line(packed: bytes, line: str) -> None:
+def test_missing_damaged_or_long_reason_is_one_line(packed: bytes, line: str) -> None:
     assert last_line(unpacked(packed)) == line
 
 
-def test_a_traceback_that_unpacks_without_end_is_cut() -> None:
+def test_unpacked_traceback_is_limited_in_size() -> None:
     assert len(unpacked(zlib.compress(b"x" * MAX_TRACEBACK * 20))) == MAX_TRACEBACK
 
 
 @pytest.mark.parametrize("result", [{}, {"exc_string": "=="}, {"exc_string": "ä"}, {"return_value": "gASVBQAAAA=="}])
-def test_a_result_without_a_traceback_has_none(result: dict[str, str]) -> None:
+def test_result_without_a_traceback_has_no_reason(result: dict[str, str]) -> None:
     assert packed_error(result) == b""
 
 
-def test_a_job_is_named_without_what_it_is_called_with() -> None:
+def test_job_is_named_without_its_arguments() -> None:
     job = Job.create(operator.add, ("secret", 2), connection=NOWHERE)
     assert function_of(job.description) == "_operator.add"
     assert function_of(None) == "?"
 
 
-def test_times_are_read_as_rq_writes_them() -> None:
+def test_times_of_rq_are_parsed() -> None:
     assert when(utcformat(AT)) == AT.timestamp()
     assert when(None, "", "2026-11-24T12:00:00Z") == AT.timestamp() - 0.25
     assert when("", None, "yesterday") == 0
 
 
 def worker(**changes: str | None) -> dict[str, str | None]:
-    heard = utcformat(AT)
-    empty = {"state": "idle", "last_heartbeat": heard, "queues": "a,b", "current_job": None, "death": None}
-    return {**empty, **changes}
+    defaults = {"state": "idle", "last_heartbeat": utcformat(AT), "queues": "a,b", "current_job": None, "death": None}
+    return {**defaults, **changes}
 
 
 @pytest.mark.parametrize(
@@ -130,16 +129,16 @@ def worker(**changes: str | None) -> dict[str, str | None]:
         (dict.fromkeys(worker()), 1, True),
     ],
 )
-def test_a_worker_is_dead_when_it_says_so_or_nothing_any_more(
+def test_worker_is_dead_by_its_record_or_without_heartbeat(
     values: dict[str, str | None], later: float, dead: bool
 ) -> None:
     assert worker_of("w", values, AT.timestamp() + later).dead is dead
 
 
-def test_workers_are_shown_with_their_last_sign_of_life() -> None:
-    seen = [worker_of("w", worker(), AT.timestamp() + 600), worker_of("gone", dict.fromkeys(worker()), 0)]
-    shown = list(worker_rows({"workers": [vars(one) for one in seen]}))
-    assert shown == [("w", "idle, dead", "10 min ago", "a, b", ""), ("gone", "gone", "no record", "", "")]
+def test_workers_are_shown_with_their_last_heartbeat() -> None:
+    workers = [worker_of("w", worker(), AT.timestamp() + 600), worker_of("gone", dict.fromkeys(worker()), 0)]
+    rows = list(worker_rows({"workers": [vars(each) for each in workers]}))
+    assert rows == [("w", "idle, dead", "10 min ago", "a, b", ""), ("gone", "gone", "no record", "", "")]
 
 
 def test_failures_are_grouped_by_queue_and_reason() -> None:
@@ -158,34 +157,36 @@ def test_failures_are_grouped_by_queue_and_reason() -> None:
         "function": "g",
     }
     assert (second["count"], second["newest"]) == (1, None)
-    shown = failure_rows({"failed": {"groups": [first, second]}})
-    assert list(shown) == [("3", "mail", "1 min ago", "g", "KeyError"), ("1", "other", "?", "f", "KeyError")]
+    rows = failure_rows({"failed": {"groups": [first, second]}})
+    assert list(rows) == [("3", "mail", "1 min ago", "g", "KeyError"), ("1", "other", "?", "f", "KeyError")]
 
 
-def test_jobs_without_a_ttl_pile_up_only_when_they_have_ended() -> None:
-    pile = Backlog()
-    pile.add_jobs([(-1, "queued"), (-1, "scheduled"), (-1, "canceled"), (-1, "failed"), (500, "finished"), (-1, None)])
-    pile.add_results([(-1, 0), (-1, 1), (500, 1)])
-    assert pile.jobs == 6
-    assert pile.jobs_without_ttl == {"canceled": 1, "failed": 1, "damaged": 1}
-    assert (pile.results, pile.results_without_ttl, pile.results_without_job) == (3, 2, 1)
+def test_only_ended_jobs_without_a_ttl_are_a_backlog() -> None:
+    backlog = Backlog()
+    backlog.add_jobs(
+        [(-1, "queued"), (-1, "scheduled"), (-1, "canceled"), (-1, "failed"), (500, "finished"), (-1, None)]
+    )
+    backlog.add_results([(-1, 0), (-1, 1), (500, 1)])
+    assert backlog.jobs == 6
+    assert backlog.jobs_without_ttl == {"canceled": 1, "failed": 1, "damaged": 1}
+    assert (backlog.results, backlog.results_without_ttl, backlog.results_without_job) == (3, 2, 1)
 
 
-def test_what_piles_up_is_said_only_where_something_does() -> None:
+def test_backlog_is_reported_only_if_there_is_one() -> None:
     sizes = {"jobs_memory": {"all": 10}, "results_memory": {"all": 20}}
     assert dict(backlog_rows({"backlog": {**vars(Backlog()), **sizes}})) == {
         "jobs": "0, about 10 B",
         "results": "0, about 20 B",
     }
-    pile = Backlog()
-    pile.add_jobs([(-1, "canceled")])
-    pile.add_results([(-1, 0)])
-    told = dict(backlog_rows({"backlog": {**vars(pile), **sizes}}))
-    assert "1 canceled" in told["ended, no TTL"]
-    assert told["results, no TTL"] == "1; 1 results have no job"
+    backlog = Backlog()
+    backlog.add_jobs([(-1, "canceled")])
+    backlog.add_results([(-1, 0)])
+    rows = dict(backlog_rows({"backlog": {**vars(backlog), **sizes}}))
+    assert "1 canceled" in rows["ended, no TTL"]
+    assert rows["results, no TTL"] == "1; 1 results have no job"
 
 
-def test_jobs_that_nobody_looks_after_are_marked() -> None:
+def test_abandoned_and_overdue_jobs_are_marked() -> None:
     counts = dict.fromkeys(REGISTRIES, 0) | {"started": 2, "scheduled": 3}
     queue = {"name": "q", "waiting": 1, "oldest": None, "registries": counts, "overdue": 1, "abandoned": 2}
     (row,) = queue_rows({"queues": [queue]})
@@ -194,8 +195,8 @@ def test_jobs_that_nobody_looks_after_are_marked() -> None:
 
 
 @pytest.mark.parametrize(("registry", "since"), [("finished", 200), ("failed", 200), ("canceled", 9), ("deferred", 9)])
-def test_when_a_job_came_into_its_registry(registry: str, since: float) -> None:
-    """A score of RQ is the end of an entry, or its beginning, by registry."""
+def test_time_of_entry_into_a_registry(registry: str, since: float) -> None:
+    """The score of an entry is its end or its beginning, depending on the registry."""
     ended_at, created_at = (utcformat(datetime.fromtimestamp(at, UTC)) for at in (200, 100))
     assert rq_jobs.ended(registry, 9, ended_at, created_at) == since
 
@@ -211,7 +212,7 @@ def test_requeued_job_loses_its_ttl_first() -> None:
     assert last == ("RPUSH", "rq:queue:mail", "j")
 
 
-def test_a_job_keeps_a_ttl_of_its_own() -> None:
+def test_requeued_job_keeps_its_own_ttl() -> None:
     commands = list(rq_jobs.requeue_commands("mail", "j", record(ttl="60"), AT))
     assert ("EXPIRE", "rq:job:j", "60") in commands
     assert "PERSIST" not in {name for name, *_ in commands}
@@ -224,9 +225,9 @@ def test_requeued_job_waits_for_its_rate_limit() -> None:
     assert "rate_limited" in commands[0]
 
 
-def test_what_applications_wrote_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_of_applications_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     queues._print_table(("reason",), [("\x1b[2J [red]KeyError[/red] \udcff",)])
-    said = capsys.readouterr().out
-    assert "[red]KeyError[/red]" in said
-    assert "\x1b" not in said
-    assert "\udcff" not in said
+    output = capsys.readouterr().out
+    assert "[red]KeyError[/red]" in output
+    assert "\x1b" not in output
+    assert "\udcff" not in output

@@ -1,4 +1,4 @@
-"""What redisctl makes of the TTLs of sessions, and which sessions a rule means."""
+"""Reports on the TTLs of sessions, and the sessions that a rule selects."""
 
 import click
 import pytest
@@ -12,7 +12,7 @@ from redisctl.core.scan import Sample, batches, memory
 GONE, NO_TTL = -2, -1
 
 
-def test_ttls_are_counted_in_buckets_and_every_session_in_one() -> None:
+def test_each_session_is_counted_in_one_bucket() -> None:
     tally = Tally()
     tally.add([0, 60, 61, LIFETIME, LIFETIME + 1, 40 * 86400, NO_TTL, GONE])
     report = tally.report([])
@@ -29,7 +29,7 @@ def test_ttls_are_counted_in_buckets_and_every_session_in_one() -> None:
     assert report["ttl"] == {"shortest": 0, "longest": 40 * 86400}
 
 
-def test_the_time_without_use_is_the_lifetime_less_the_ttl() -> None:
+def test_time_without_use_is_lifetime_minus_ttl() -> None:
     tally = Tally(lifetime=7200)
     tally.add([1800, 7200])
     report = tally.report([])
@@ -40,16 +40,16 @@ def test_the_time_without_use_is_the_lifetime_less_the_ttl() -> None:
     ]
 
 
-def test_what_is_wrong_with_sessions_is_said_with_what_to_do() -> None:
+def test_problems_are_reported_with_advice() -> None:
     tally = Tally()
     tally.add([NO_TTL, 31 * 86400])
-    told = dict(rows(tally.report([100, 300])))
-    assert "expire --no-ttl" in told["without a TTL"]
-    assert "--lifetime" in told["lifetime"]
-    assert told["memory"] == "about 400 B: 200 B each, the largest of 2 takes 300 B"
+    report = dict(rows(tally.report([100, 300])))
+    assert "expire --no-ttl" in report["without a TTL"]
+    assert "--lifetime" in report["lifetime"]
+    assert report["memory"] == "about 400 B: 200 B each, the largest of 2 takes 300 B"
 
 
-def test_no_sessions_are_no_error() -> None:
+def test_report_without_sessions() -> None:
     report = Tally().report([])
     assert dict(rows(report)) == {"sessions": "0", "without a TTL": "0"}
     assert list(bucket_rows(report)) == []
@@ -61,33 +61,33 @@ def test_no_sessions_are_no_error() -> None:
         (Rule(older_than=5400), 1799, REMOVE),
         (Rule(older_than=5400), 1800, ""),
         (Rule(older_than=5400), GONE, ""),
-        # It may be in use: nothing says when it was.
+        # Without a TTL its last use is unknown: it may be in use.
         (Rule(older_than=5400), NO_TTL, ""),
         (Rule(older_than=5400, no_ttl=True), NO_TTL, LIMIT),
         (Rule(no_ttl=True), 1, ""),
         (Rule(no_ttl=True), GONE, ""),
-        # Longer than the lifetime: of another application, or renewed by other rules.
+        # A TTL above the lifetime: another application set it, or renews it differently.
         (Rule(older_than=0), LIFETIME + 1, ""),
     ],
 )
-def test_a_rule_means_these_sessions_only(rule: Rule, ttl: int, verdict: str) -> None:
+def test_rule_selects_only_these_sessions(rule: Rule, ttl: int, verdict: str) -> None:
     assert rule.verdict(ttl) == verdict
 
 
 def test_sample_is_limited_and_uniform() -> None:
-    last = 0
+    hits = 0
     for _ in range(400):
         sample = Sample(10)
-        for some in batches([str(number) for number in range(100)], 7):
-            sample.add(some)
+        for batch in batches([str(number) for number in range(100)], 7):
+            sample.add(batch)
         assert len(set(sample.keys)) == 10
         assert sample.passed == 100
-        last += "99" in sample.keys
-    # 40 are expected; by chance alone it is outside once in millions of runs.
-    assert 12 < last < 75
+        hits += "99" in sample.keys
+    # 40 are expected. A uniform sample leaves these bounds once in millions of runs.
+    assert 12 < hits < 75
 
 
-def test_memory_of_all_is_told_from_a_sample() -> None:
+def test_total_memory_is_estimated_from_a_sample() -> None:
     assert memory([100, 300], 1000) == {"all": 200_000, "mean": 200, "largest": 300, "sampled": 2}
     assert memory([], 1000) == {"all": 0, "mean": 0, "largest": 0, "sampled": 0}
 
@@ -95,31 +95,31 @@ def test_memory_of_all_is_told_from_a_sample() -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("10min", 600), ("2h", 7200), ("7d", 604800), ("2 h", 7200)]
 )
-def test_a_time_has_a_unit(text: str, seconds: int) -> None:
+def test_duration_has_a_unit(text: str, seconds: int) -> None:
     assert DURATION.convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1m", "1.5h", "h", "1 week"])
-def test_a_time_that_may_be_misread_is_refused(text: str) -> None:
+def test_ambiguous_duration_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write 90s"):
         DURATION.convert(text, None, None)
 
 
 @pytest.fixture
 def runner() -> CliRunner:
-    """Runs a verb that must not get as far as the instance."""
+    """Give a runner for verbs that must end before they use an instance."""
     return CliRunner()
 
 
-def test_help_needs_no_instance_and_tells_the_lifetime(runner: CliRunner) -> None:
+def test_help_needs_no_instance_and_shows_the_lifetime(runner: CliRunner) -> None:
     for line in (["--help"], ["expire", "--help"]):
-        said = runner.invoke(sessions.sessions, line)
-        assert said.exit_code == 0, said.output
-        assert f"{LIFETIME}s" in said.output
+        result = runner.invoke(sessions.sessions, line)
+        assert result.exit_code == 0, result.output
+        assert f"{LIFETIME}s" in result.output
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "message"),
     [
         (["expire"], "name the sessions"),
         (["expire", "--yes"], "name the sessions"),
@@ -127,8 +127,8 @@ def test_help_needs_no_instance_and_tells_the_lifetime(runner: CliRunner) -> Non
         (["expire", "--no-ttl", "--lifetime", "0"], "in use"),
     ],
 )
-def test_a_rule_that_means_nothing_or_too_much_is_refused(
-    line: list[str], why: str, capsys: pytest.CaptureFixture[str]
+def test_rule_for_nothing_or_too_much_is_refused(
+    line: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run_cli(lambda: sessions.sessions.main(line, standalone_mode=False)) == 3
-    assert why in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is made of Redis's slow log and of its histograms."""
+"""Parsing and formatting of SLOWLOG, LATENCY HISTOGRAM and round trips."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from redisctl.monitor import latency, slowlog
 
 
 class Answering(Redis):
-    """A client of a Redis that says always the same."""
+    """A client of a Redis that always gives the same answer."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -24,13 +24,13 @@ class Answering(Redis):
 
 def entry(*command: bytes) -> slowlog.SlowCommand:
     raw = [1, 1_700_000_000, 25_000, list(command), b"10.0.0.1:5000", b"web"]
-    (found,) = slowlog.slow_commands(Answering([raw]), 1, {"X7F2": "CONFIG"})
-    return found
+    (slow_command,) = slowlog.slow_commands(Answering([raw]), 1, {"X7F2": "CONFIG"})
+    return slow_command
 
 
 def test_arguments_are_shown_only_on_request() -> None:
-    found = entry(b"set", b"app:session:abc", b"two words")
-    assert found.as_dict() == {
+    command = entry(b"set", b"app:session:abc", b"two words")
+    assert command.as_dict() == {
         "id": 1,
         "at": 1_700_000_000,
         "seconds": 0.025,
@@ -39,19 +39,19 @@ def test_arguments_are_shown_only_on_request() -> None:
         "address": "10.0.0.1:5000",
         "client": "web",
     }
-    assert found.as_dict(arguments=True)["arguments"] == ["app:session:abc", "two words"]
+    assert command.as_dict(arguments=True)["arguments"] == ["app:session:abc", "two words"]
 
 
-def test_a_renamed_command_goes_by_the_name_that_everybody_knows() -> None:
+def test_renamed_command_is_shown_by_its_original_name() -> None:
     assert entry(b"x7f2", b"GET", b"*").command == "CONFIG"
 
 
-def test_arguments_that_redis_left_out_are_counted() -> None:
+def test_arguments_that_redis_omits_are_counted() -> None:
     assert entry(b"DEL", *[b"k"] * 30, b"... (70 more arguments)").count == 100
     assert entry(b"DEL", b"... (70 more arguments)").count == 1
 
 
-def test_bytes_of_others_cannot_move_the_cursor() -> None:
+def test_control_characters_are_escaped() -> None:
     assert words(b"a\x1b[2J\xff\nb") == r"a\x1b[2J\xff\nb"
     assert words("café".encode()) == "café"
 
@@ -59,23 +59,23 @@ def test_bytes_of_others_cannot_move_the_cursor() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.00004, "40 µs"), (0.0123, "12.3 ms"), (2.5, "2.5 s"), (0, "0 µs"), (0.9999, "999.9 ms")]
 )
-def test_short_times_are_told_in_their_unit(seconds: float, text: str) -> None:
+def test_short_times_have_a_matching_unit(seconds: float, text: str) -> None:
     assert took(seconds) == text
 
 
-def test_shares_of_round_trips_are_those_of_the_sorted_ones() -> None:
+def test_percentiles_of_round_trips() -> None:
     trips = latency.trips_of([number / 1000 for number in range(100, 0, -1)])
     assert trips == latency.Trips(count=100, least=0.001, median=0.05, p99=0.099, most=0.1)
     assert latency.trips_of([0.5]) == latency.Trips(1, 0.5, 0.5, 0.5, 0.5)
 
 
-def test_shares_of_a_histogram_are_the_steps_that_hold_them() -> None:
-    told = ["calls", 100, "histogram_usec", [1, 40, 2, 60, 16, 98, 1024, 99, 33_000, 100]]
-    found = latency.command_of("get", told)
-    assert (found.calls, found.median, found.p99, found.most) == (100, 2e-6, 1024e-6, 0.033)
+def test_percentiles_of_a_histogram() -> None:
+    values = ["calls", 100, "histogram_usec", [1, 40, 2, 60, 16, 98, 1024, 99, 33_000, 100]]
+    command = latency.command_of("get", values)
+    assert (command.calls, command.median, command.p99, command.most) == (100, 2e-6, 1024e-6, 0.033)
 
 
-def test_events_are_read_whatever_newer_servers_add() -> None:
+def test_additional_fields_of_newer_servers_are_ignored() -> None:
     assert latency.event_of(["fork", 1_700_000_000, 120, 250, 370, 2]) == latency.Event(
         "fork", 1_700_000_000, 0.12, 0.25
     )

@@ -222,7 +222,7 @@ def test_generation_is_a_number(
 def test_interrupted_transaction_has_no_process(
     monkeypatch: pytest.MonkeyPatch, instance: Instance, holder: Holder | None, is_interrupted: bool
 ) -> None:
-    """Whoever else holds the lock is at work on it; the deploy that asks is not."""
+    """A transaction is interrupted if its process is gone: only the asking deploy, or no process, holds the lock."""
     instance.data.mkdir()
     monkeypatch.setattr(lock, "holder", lambda _: holder)
     journal.advance(instance, journal.begin(instance, "restore of x", Kind.DATA), Stage.STASHING)

@@ -65,7 +65,7 @@ def test_where_nothing_was_asked_for_there_is_no_ratio() -> None:
 
 
 @pytest.mark.parametrize("change", [{"run_id": "b"}, {"total_commands_processed": 10, "keyspace_hits": 0}])
-def test_counters_that_began_anew_give_no_rate(change: dict[str, Any]) -> None:
+def test_reset_counters_give_no_rate(change: dict[str, Any]) -> None:
     frame = frame_of(reading(0.0), reading(2.0, **change))
     assert frame.operations is None
     assert frame.hits is None

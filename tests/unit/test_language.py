@@ -1,0 +1,68 @@
+"""The language of the repository, by the rules of CONTRIBUTING.md: plain words and short test names."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Phrases that need a second reading, and words for which the field has a standard term.
+UNCLEAR = re.compile(
+    r"\b(told|anew|broken off|cut off|called off|go(?:es)? on with|gone on with|lets? go of|in words|as wanted|way back"
+    r"|log of writes|set aside|kept aside|comes? to its end|came to its end|stands? in the way|for want of|nobody"
+    r"|whoever)\b",
+    re.IGNORECASE,
+)
+# Python, where a list has the name `words`: "for word in words", "assert option in words".
+CODE = re.compile(r"\b(?:for|assert) \w+ in words\b")
+MAX_TEST_NAME = 60
+
+
+def _tracked(*suffixes: str) -> list[Path]:
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in names.split("\0") if name.endswith(suffixes)]
+    return [path for path in paths if path.is_file()]
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def unclear_lines(text: str) -> list[str]:
+    """Return the lines with unclear words, with their numbers. Names of code count as well."""
+    lines = enumerate(text.splitlines(), 1)
+    return [
+        f"{number}: {line.strip()}" for number, line in lines if UNCLEAR.search(CODE.sub("", line).replace("_", " "))
+    ]
+
+
+@pytest.mark.parametrize("path", _tracked(".py", ".sh", ".md", ".j2", ".in", "Makefile"), ids=_relative)
+def test_file_uses_plain_words(path: Path) -> None:
+    """This file is left out because it contains the words."""
+    lines = [] if path == Path(__file__) else unclear_lines(path.read_text())
+    assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# The host is told.", ["1: # The host is told."]),
+        ("x = 1\n    told = 2", ["2: told = 2"]),
+        ("def test_memory_is_told() -> None:", ["1: def test_memory_is_told() -> None:"]),
+        ("# It fails in words.", ["1: # It fails in words."]),
+        ("rules = [word for word in words]", []),
+        ("# He hands out an untold number.", []),
+    ],
+)
+def test_unclear_words_are_found(text: str, expected: list[str]) -> None:
+    assert unclear_lines(text) == expected
+
+
+@pytest.mark.parametrize("path", [path for path in _tracked(".py") if "tests" in path.parts], ids=_relative)
+def test_test_names_are_short(path: Path) -> None:
+    """The full sentence belongs in the docstring."""
+    names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert not [name for name in names if name.startswith("test_") and len(name) > MAX_TEST_NAME]
