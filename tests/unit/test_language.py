@@ -1,8 +1,8 @@
 """The language of the repository, by the rules of CONTRIBUTING.md: plain words and short test names."""
 
 import ast
+import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,27 @@ CODE = re.compile(r"\b(?:for|assert) \w+ in words\b")
 MAX_TEST_NAME = 60
 
 
-def _tracked(*suffixes: str) -> list[Path]:
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    paths = [ROOT / name for name in names.split("\0") if name.endswith(suffixes)]
-    return [path for path in paths if path.is_file()]
+# What is not part of the repository, as .gitignore says.
+IGNORED = {
+    ".git",
+    ".sandbox",
+    ".venv",
+    "__pycache__",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    "audit",
+    "secrets",
+}
+
+
+def _files(*suffixes: str) -> list[Path]:
+    """Return the repository's files with these endings, also where it is not a git checkout."""
+    paths = []
+    for directory, directories, names in os.walk(ROOT):
+        directories[:] = sorted(set(directories) - IGNORED)
+        paths += [Path(directory, name) for name in sorted(names) if name.endswith(suffixes)]
+    return paths
 
 
 def _relative(path: Path) -> str:
@@ -39,7 +56,7 @@ def unclear_lines(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", _tracked(".py", ".sh", ".md", ".j2", ".in", "Makefile"), ids=_relative)
+@pytest.mark.parametrize("path", _files(".py", ".sh", ".md", ".j2", ".in", "Makefile"), ids=_relative)
 def test_file_uses_plain_words(path: Path) -> None:
     """This file is left out because it contains the words."""
     lines = [] if path == Path(__file__) else unclear_lines(path.read_text())
@@ -61,7 +78,7 @@ def test_unclear_words_are_found(text: str, expected: list[str]) -> None:
     assert unclear_lines(text) == expected
 
 
-@pytest.mark.parametrize("path", [path for path in _tracked(".py") if "tests" in path.parts], ids=_relative)
+@pytest.mark.parametrize("path", [path for path in _files(".py") if "tests" in path.parts], ids=_relative)
 def test_test_names_are_short(path: Path) -> None:
     """The full sentence belongs in the docstring."""
     names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
