@@ -81,7 +81,8 @@ def writers(redis: Instance) -> Iterator[dict[str, Any]]:
         check=True,
     )
     try:
-        time.sleep(1)
+        # On a busy machine Python needs seconds to start.
+        wait_until(lambda: redis.call("EXISTS app:session:w499") == ["1"], "the writer writes", 60)
         yield statistics
     finally:
         redis.host.run("rm /run/write; tail --pid $(cat /run/writer) -f /dev/null")
