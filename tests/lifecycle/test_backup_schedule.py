@@ -279,7 +279,7 @@ def test_backup_units_are_removed_when_not_configured(redis: Instance, deployer:
     off: dict[str, Any] = {"redis_backup_schedule": "", "redis_health_interval": 1}
     result = deployer.deploy(redis.host, **off)
     assert result.returncode == 0, result.stderr
-    assert result.changed[-1] == "Backup | Remove the backup schedule"
+    assert result.changed[-2:] == ["Backup | Remove the backup schedule", "Record | Record the deployed settings"]
     assert f"{SECRETS}: no longer needed" in result.reasons
     left = redis.host.run(
         f"ls -d /etc/systemd/system/redis-backup* /etc/systemd/system/*/redis-backup* {SECRETS} "
