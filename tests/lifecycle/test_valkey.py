@@ -173,7 +173,7 @@ def test_import_from_a_newer_redis_is_refused_with_its_error(server: Instance) -
         host.run(f"docker rm -f beside; docker rmi {reference}")
     assert refused.returncode == 3
     assert "Can't handle RDB format version 12" in refused.stderr
-    assert "deploy a newer redis_image here first" in refused.stderr
+    assert "deploy a newer redis_image first" in refused.stderr
     assert host.run("docker ps --all --format '{{.Names}}'; ls -d /srv/redis/import").stdout.split() == ["redis"]
 
 
