@@ -188,7 +188,7 @@ def test_interrupted_upgrade_is_reported_and_finished(
     interrupt(server, deployer)
     health = host.run("redisctl health")
     assert (health.returncode, "CRITICAL" in health.stdout.upper()) == (2, True), health.stdout
-    assert "another version was started and is not healthy yet" in health.stdout, health.stdout
+    assert "the new version is not healthy yet" in health.stdout, health.stdout
     removal = deployer.deploy(host, job="day2/remove.py", **previous)
     assert (removal.returncode, "start of redis was interrupted" in removal.stderr) == (1, True), removal.stderr
 
