@@ -278,3 +278,35 @@ def test_backup_during_aof_rewrites_is_complete(small: Instance) -> None:
         small.host.run("rm -f /run/rewrite")
     assert verdicts == ["ok", "ok"]
     wait_until(lambda: "aof_rewrite_in_progress:0" in small.call("INFO persistence"), "no rewrite runs", 20)
+
+
+def test_old_backups_are_pruned_and_newest_good_stays(small: Instance) -> None:
+    """Five backups of one day, made old. No output contains the key of a session, which is its cookie."""
+    current = redisctl(small, "backup")["id"]
+    old = []
+    for number in range(5):
+        name = f"20260102T0{number}0000Z"
+        moment = 1767312000 + number * 3600
+        small.host.run(
+            f'cp -a {BACKUPS}/{current} {BACKUPS}/{name} && sed -i \'s/"id": "[^"]*"/"id": "{name}"/; '
+            f's/"taken_at": [0-9.]*/"taken_at": {moment}.0/\' {BACKUPS}/{name}/backup.json',
+            check=True,
+        )
+        old.append(name)
+    for line in ("backup list", f"backup verify {old[0]}"):
+        output = small.host.run(f"redisctl {line}", check=True).stdout
+        assert old[0] in output
+        assert "app:session" not in output
+    # The newest of that day is bad, and takes the place of no good one.
+    small.host.run(f'sed -i \'s/"verdict": "ok"/"verdict": "failed"/\' {BACKUPS}/{old[-1]}/verified.json', check=True)
+    small.host.run(
+        "cp /srv/redis/redisctl.json /run/redisctl.json && python3 -c '"
+        'import json; p = "/srv/redis/redisctl.json"; config = json.load(open(p)); '
+        'config["backup"]["keep"] = {"daily": 3}; json.dump(config, open(p, "w"))\'',
+        check=True,
+    )
+    pruned = redisctl(small, "backup")["pruned"]
+    small.host.run(f"mv /run/redisctl.json /srv/redis/redisctl.json; rm -r {BACKUPS}/{old[-1]}", check=True)
+    assert pruned == old[-3::-1]
+    present = {backup["id"] for backup in redisctl(small, "backup list")["backups"]}
+    assert {old[-2], current} < present
