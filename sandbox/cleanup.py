@@ -33,7 +33,8 @@ def clean() -> None:
         for path in (STATE, RUNTIME, ROOT / ".venv"):
             if path.exists():
                 say("clean", f"removing {path}")
-                shutil.rmtree(path)
+                # A .venv that is a link belongs to another checkout.
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def _remove_objects(client: docker.DockerClient) -> None:
