@@ -44,12 +44,18 @@ POWER_CUTS = [
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """Give the shared host with some sessions and a backup without the newest of them."""
+    """Give the shared host with some sessions."""
     with empty_instance(host, deployer) as instance:
         instance.call(*(f"SET app:session:{number} {number} EX 72000" for number in range(KEYS)))
-        redisctl(instance, "backup --no-verify")
-        instance.call("SET app:session:new 1 EX 72000")
         yield instance
+
+
+@pytest.fixture(scope="module")
+def restore(redis: Instance) -> str:
+    """Give the command that restores a backup without the newest session. It names the backup, as others may follow."""
+    backup = redisctl(redis, "backup --no-verify")["id"]
+    redis.call("SET app:session:new 1 EX 72000")
+    return f"restore {backup} --yes"
 
 
 def assert_old_data_is_back(redis: Instance, policy: str) -> None:
@@ -64,14 +70,14 @@ def assert_old_data_is_back(redis: Instance, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_killed_restore_is_recovered_by_systemd(redis: Instance, deployer: Deployer, policy: str) -> None:
+def test_killed_restore_is_recovered_by_systemd(redis: Instance, restore: str, deployer: Deployer, policy: str) -> None:
     """Send SIGKILL at every stage, one after the other; no person does anything."""
     assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
     for stage, when in POINTS:
         print(f"{when} {stage.value}")
-        kill_at(redis.host, stage, when, "restore latest --yes")
+        kill_at(redis.host, stage, when, restore)
         assert_old_data_is_back(redis, policy)
-    result = redisctl(redis, "restore latest --yes")
+    result = redisctl(redis, restore)
     assert (result["keys"], redis.keys) == (KEYS, KEYS)
     redisctl(redis, "restore --undo --yes")
     # An undo is interrupted like a restore, and keeps both sets of data.
@@ -84,7 +90,7 @@ def test_killed_restore_is_recovered_by_systemd(redis: Instance, deployer: Deplo
     redisctl(redis, "restore --discard-previous --yes")
 
 
-def test_power_cut_during_restore_is_recovered_at_boot(redis: Instance, deployer: Deployer) -> None:
+def test_power_cut_during_restore_is_recovered_at_boot(redis: Instance, restore: str, deployer: Deployer) -> None:
     """A power cut at every stage: after the boot Redis serves the old data, and Docker never saw half-moved data."""
     deployed = ""
     for policy, (stage, when) in POWER_CUTS:
@@ -92,7 +98,7 @@ def test_power_cut_during_restore_is_recovered_at_boot(redis: Instance, deployer
         if policy != deployed:
             assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
             deployed = policy
-        hang_at(redis.host, stage, when, "restore latest --yes")
+        hang_at(redis.host, stage, when, restore)
         redis.host.kill()
         redis.host.start()
         assert_old_data_is_back(redis, policy)
@@ -111,25 +117,25 @@ def assert_files_moved_before_docker(host: Host) -> None:
     assert 0 < times["redis-recover-files.service"] < times["docker.service"]
 
 
-def test_interrupted_restore_is_recovered_before_another(redis: Instance, deployer: Deployer) -> None:
+def test_interrupted_restore_is_recovered_before_another(redis: Instance, restore: str, deployer: Deployer) -> None:
     """Without systemd: health reports it, and every command that changes data, and a deploy, recovers it first."""
     assert deployer.deploy(redis.host).returncode == 0
     run = redis.host.run
     run("systemctl stop redis-recover.path", check=True)
     try:
-        kill_at(redis.host, Stage.INSTALLING, "at", "restore latest --yes")
+        kill_at(redis.host, Stage.INSTALLING, "at", restore)
         health = run("redisctl health")
         assert (health.returncode, "redisctl recover" in health.stdout) == (2, True), health.stdout
         backup = run("redisctl backup --no-verify")
         assert (backup.returncode, "the old data is back and Redis serves it" in backup.stderr) == (0, True)
         assert f"{KEYS + 1} keys" in backup.stdout
 
-        kill_at(redis.host, Stage.STARTING, "after", "restore latest --yes")
+        kill_at(redis.host, Stage.STARTING, "after", restore)
         assert "the restore of backup" in refused(redis, "start")
         assert redisctl(redis, "recover")["changed"]
         assert not redisctl(redis, "recover")["changed"]
 
-        kill_at(redis.host, Stage.STASHING, "after", "restore latest --yes")
+        kill_at(redis.host, Stage.STASHING, "after", restore)
         result = deployer.deploy(redis.host)
         assert result.returncode == 0, result.stderr
         assert "was interrupted: the old data is back" in result.stderr
@@ -139,10 +145,10 @@ def test_interrupted_restore_is_recovered_before_another(redis: Instance, deploy
     assert deployer.deploy(redis.host).changed == []
 
 
-def test_restore_and_deploy_exclude_each_other(redis: Instance, deployer: Deployer) -> None:
+def test_restore_and_deploy_exclude_each_other(redis: Instance, restore: str, deployer: Deployer) -> None:
     """Each is refused while the other one works, and a step of a killed deploy keeps the lock until it ends."""
     host = redis.host
-    hang_at(host, Stage.STOPPING, "at", "restore latest --yes")
+    hang_at(host, Stage.STOPPING, "at", restore)
     try:
         deploy = deployer.deploy(host, redis_tcp_backlog=300)
     finally:
@@ -155,20 +161,18 @@ def test_restore_and_deploy_exclude_each_other(redis: Instance, deployer: Deploy
     running = deployer.start(host, redis_tcp_backlog=300)
     try:
         wait_until_paused(host)
-        assert f"redis is locked: {deploy_lock.operator()} is changing it (deploy" in refused(
-            redis, "restore latest --yes"
-        )
+        assert f"redis is locked: {deploy_lock.operator()} is changing it (deploy" in refused(redis, restore)
         running.signal(signal.SIGKILL)
         running.wait()
         wait_until(lambda: not host.run("head -n 3 /run/redoubt-redis.lock").stdout.strip(), "the deploy is gone", 60)
         assert not is_unlocked(host)
-        assert "redis is locked" in refused(redis, "restore latest --yes")
+        assert "redis is locked" in refused(redis, restore)
     finally:
         resume(host)
     wait_until(lambda: is_unlocked(host), "the step of the deploy has ended", 90)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
     assert redis.config("tcp-backlog") == "300"
-    assert redisctl(redis, "restore latest --yes")["keys"] == KEYS
+    assert redisctl(redis, restore)["keys"] == KEYS
     redisctl(redis, "restore --undo --yes")
     redisctl(redis, "restore --discard-previous --yes")
     assert deployer.deploy(host).returncode == 0
