@@ -250,8 +250,9 @@ class InstanceState:
 
     What the running Redis reports: ``config`` is the answer to CONFIG GET *, ``acl`` the lines of ACL LIST without
     password hashes, both empty where Redis does not answer. ``passwords`` are users whose passwords differ from the
-    desired ACL file; admin if Redis refuses its password. ``running_version`` is empty where Redis does not answer.
-    ``used_memory`` counts what Redis compares with maxmemory, in bytes.
+    desired ACL file. ``running_version`` is empty where Redis does not answer. ``used_memory`` counts what Redis
+    compares with maxmemory, in bytes. ``refusal`` says why Redis does not serve admin with the secrets on the host,
+    which a restart with the right files solves. ``unanswered`` says why a Redis that runs did not answer otherwise.
 
     ``stale_mounts`` are directories below the root that were replaced since the container started. ``cgroup`` are the
     limits that the kernel enforces. ``backlogs`` are the queues of the host's listeners by address:port, ``somaxconn``
@@ -273,6 +274,8 @@ class InstanceState:
     running_engine: str = ""
     running_version: str = ""
     used_memory: int = 0
+    refusal: str = ""
+    unanswered: str = ""
     stale_mounts: tuple[str, ...] = ()
     cgroup: dict[str, str] = field(default_factory=dict)
     backlogs: dict[str, int] = field(default_factory=dict)

@@ -234,7 +234,7 @@ def _reasons_to_recreate(settings: Settings, state: InstanceState, container: Co
         if not redis_conf.is_live(name)
     ]
     # Only admin can set passwords.
-    return reasons + (["refuses the password of admin"] if not state.acl and "admin" in state.passwords else [])
+    return [*reasons, state.refusal] if state.refusal else reasons
 
 
 def users_drift(settings: Settings, state: InstanceState) -> tuple[str, ...]:
@@ -263,12 +263,12 @@ def certificate_drift(
     return differing or ((f"the files of {settings.redis_name}'s certificate have changed",) if written else ())
 
 
-def is_unresponsive(settings: Settings, state: InstanceState) -> bool:
-    """Say whether Redis is healthy by its health check and was created from these files, but did not answer."""
+def unanswered(settings: Settings, state: InstanceState) -> str:
+    """Return why Redis did not answer although it is healthy by its health check and was created from these files."""
     redis = _redis(settings, state)
     if redis is None or (redis.name, redis.status, redis.health) != (settings.redis_name, "running", "healthy"):
-        return False
-    return not state.acl and not state.passwords and not _needs_recreate(settings, state, redis)
+        return ""
+    return "" if _needs_recreate(settings, state, redis) else state.unanswered
 
 
 def will_restart(settings: Settings, state: InstanceState) -> bool:

@@ -27,8 +27,8 @@ SOCKET = "run/redis/redis.sock"
 TIMEOUT = 5
 
 
-class UnreadableSecret(Failure):
-    """The file of a password or of the renamed commands cannot be read."""
+class UnusableSecret(Failure):
+    """The file of a password or of the renamed commands cannot be read, or is not what Redis started with."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,12 @@ class Instance:
             **{**defaults, **options},
         )
 
-    def connect_quickly(self) -> RespClient:
-        """Return a small client that is logged in as admin. Raises Failure if Redis does not run, and RespError."""
-        client = RespClient(self.socket_path(), TIMEOUT)
+    def connect_quickly(self, timeout: float = TIMEOUT) -> RespClient:
+        """Return a small client that is logged in as admin. ``timeout`` is in seconds, for each command.
+
+        Raises Failure if Redis does not run, and RespError.
+        """
+        client = RespClient(self.socket_path(), timeout)
         try:
             client.execute("AUTH", "admin", self.secret("admin"))
             client.execute("CLIENT", "SETNAME", "redisctl")
@@ -138,28 +141,47 @@ class Instance:
         return client
 
     def secret(self, name: str) -> str:
-        """Return a user's password. Raises UnreadableSecret."""
+        """Return a user's password. Raises UnusableSecret."""
         try:
             return (self.root / paths.SECRETS / name).read_text().strip()
         except OSError as error:
-            raise UnreadableSecret(f"{error.filename}: {error.strerror}: deploy again") from None
+            raise UnusableSecret(f"{error.filename}: {error.strerror}: deploy again") from None
 
     @cached_property
     def renamed(self) -> dict[str, str]:
         """The secret names of renamed commands, by command."""
         try:
-            text = (self.root / paths.SERVER_SECRETS / "commands.conf").read_text()
+            text = self._commands_file.read_text()
         except OSError as error:
-            raise UnreadableSecret(f"{error.filename}: {error.strerror}: deploy again") from None
+            raise UnusableSecret(f"{error.filename}: {error.strerror}: deploy again") from None
         return dict(re.findall(r"^rename-command (\S+) ([^\s\"]+)$", text, re.MULTILINE))
 
     def renamed_command(self, command: str) -> str:
         """Return the name under which this instance knows a command."""
         return self.renamed.get(command, command)
 
-    def execute_renamed(self, redis: "Redis", command: str, *arguments: str) -> Any:
-        """Run a command that this instance may know under another name."""
-        return redis.execute_command(self.renamed_command(command), *arguments)
+    def execute_renamed(self, redis: "Redis | RespClient", command: str, *arguments: str) -> Any:
+        """Run a command that this instance may know under another name.
+
+        Raises UnusableSecret if Redis does not know that name, and what the client raises.
+        """
+        name = self.renamed_command(command)
+        try:
+            if isinstance(redis, RespClient):
+                return redis.execute(name, *arguments)
+            return redis.execute_command(name, *arguments)
+        except Exception as error:
+            if "unknown command" not in str(error).lower():
+                raise
+            # The error of Redis has the name, which is secret.
+            raise UnusableSecret(
+                f"Redis does not know {command} by its name in {self._commands_file}: that file is not the one that "
+                "Redis started with. Deploy again"
+            ) from None
+
+    @property
+    def _commands_file(self) -> Path:
+        return self.root / paths.SERVER_SECRETS / "commands.conf"
 
 
 def load_instance() -> Instance:

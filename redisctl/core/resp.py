@@ -8,7 +8,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
-# INFO and CONFIG GET * are about 20 KiB.
+from redisctl.core.formatting import size
+
+# Bytes that one command may answer. INFO and CONFIG GET * are about 20 KiB.
 MAX_ANSWER = 4 * 1024**2
 _MAX_LINE = 64 * 1024
 _MAX_DEPTH = 8
@@ -21,6 +23,10 @@ class RespError(Exception):
 
 class RespRefusal(RespError):
     """Redis answered with an error."""
+
+
+class _TooLarge(ValueError):
+    """An answer is larger than MAX_ANSWER."""
 
 
 class RespClient:
@@ -49,7 +55,7 @@ class RespClient:
         """Send a command and return its answer: text, a number, a list or None. Raises RespError and RespRefusal."""
         data = [word.encode() for word in words]
         request = b"*%d\r\n" % len(data) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in data)
-        self._remaining = MAX_ANSWER
+        self._remaining = MAX_ANSWER - len(self._buffer)
         self._deadline = time.monotonic() + self._timeout
         self._socket.settimeout(self._timeout)
         try:
@@ -59,6 +65,8 @@ class RespClient:
             raise RespError(f"Redis did not answer within {self._timeout:g} s") from None
         except OSError as error:
             raise RespError(f"Redis closed the connection: {error.strerror or error}") from None
+        except _TooLarge:
+            raise RespError(f"the answer to {words[0]} is larger than {size(MAX_ANSWER)}") from None
         except ValueError:
             raise RespError(f"the answer to {words[0]} cannot be read") from None
         if isinstance(answer, RespRefusal):
@@ -81,7 +89,7 @@ class RespClient:
             return self._read_bytes(count).decode(errors="backslashreplace")
         if kind != b"*" or depth == 0:
             raise ValueError
-        self._spend(count)
+        self._check(count)
         return [self._read(depth - 1) for _ in range(count)]
 
     def _read_line(self) -> bytes:
@@ -94,7 +102,7 @@ class RespClient:
         return line
 
     def _read_bytes(self, count: int) -> bytes:
-        self._spend(count)
+        self._check(count)
         while len(self._buffer) < count + 2:
             self._receive()
         data = bytes(self._buffer[:count])
@@ -109,12 +117,16 @@ class RespClient:
         data = self._socket.recv(_CHUNK)
         if not data:
             raise OSError("the answer ended too early")
+        self._remaining -= len(data)
+        if self._remaining < 0:
+            raise _TooLarge
         self._buffer += data
 
-    def _spend(self, count: int) -> None:
-        self._remaining -= count
-        if count < 0 or self._remaining < 0:
+    def _check(self, count: int) -> None:
+        if count < 0:
             raise ValueError
+        if count > MAX_ANSWER:
+            raise _TooLarge
 
 
 def parse_info(text: str) -> dict[str, Any]:

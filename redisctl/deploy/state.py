@@ -13,14 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import AuthenticationError, RedisError
-
 from redisctl import paths
 from redisctl.core import docker, journal, lock, process
 from redisctl.core.errors import Failure
 from redisctl.core.files import read_small
 from redisctl.core.formatting import words
-from redisctl.core.instance import Instance, UnreadableSecret
+from redisctl.core.instance import Instance, UnusableSecret
+from redisctl.core.resp import RespError, RespRefusal, parse_info
 from redisctl.deploy.service import override_is_for
 from redisctl.deploy.users import parse_users
 from redisctl.schema import (
@@ -46,6 +45,10 @@ _CGROUP_V1 = {
     "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
 }
 _HASH = re.compile(r"#[0-9a-f]{64}")
+# Seconds for each command, on a host that may be busy with the deploy.
+_TIMEOUT = 10
+# Characters of an error of Redis.
+_MAX_ERROR = 200
 
 
 def collect(instance: Instance, request: StateRequest) -> InstanceState:
@@ -210,28 +213,41 @@ def _foreign(name: str, own: dict[str, Any]) -> str:
 
 
 def _redis(instance: Instance, request: StateRequest, own: dict[str, Any]) -> dict[str, Any]:
-    """Return what Redis reports; nothing if it does not run or does not answer."""
+    """Return what Redis reports, or why it cannot be asked; nothing if it does not run."""
     if not own.get("State", {}).get("Running") or own["State"].get("Paused"):
         return {}
     try:
-        with instance.connect(socket_timeout=10, encoding_errors="backslashreplace") as redis:
+        with instance.connect_quickly(_TIMEOUT) as redis:
             config = instance.execute_renamed(redis, "CONFIG", "GET", "*")
-            acl = redis.execute_command("ACL LIST")
-            info = redis.info("server") | redis.info("memory")
+            acl = redis.execute("ACL", "LIST")
+            info = parse_info(redis.execute("INFO", "server")) | parse_info(redis.execute("INFO", "memory"))
         return _answers(request, config, acl, info)
-    except (AuthenticationError, UnreadableSecret):
+    except UnusableSecret as error:
         # Nothing can be changed live. A deploy restores the files, and Redis reads them when it restarts.
-        return {"passwords": ("admin",)}
-    except (RedisError, Failure, OSError):
-        return {}
+        return {"refusal": f"cannot be asked: {_printable(error)}"}
+    except RespRefusal as error:
+        return _refusal(_printable(error)[:_MAX_ERROR])
+    except (RespError, Failure, OSError) as error:
+        return {"unanswered": _printable(error)}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         # A compromised Redis may answer anything.
-        return {}
+        return {"unanswered": "its answers cannot be read"}
+
+
+def _refusal(error: str) -> dict[str, Any]:
+    """Return what an error of Redis means: a restart gives admin its password and its rights back."""
+    if error.startswith(("WRONGPASS", "NOAUTH")):
+        return {"refusal": "refuses the password of admin"}
+    if error.startswith("NOPERM"):
+        return {"refusal": f"denies admin its rights: {error}"}
+    return {"unanswered": f"it answers: {error}"}
 
 
 def _answers(request: StateRequest, config: Any, acl: Any, info: dict[str, Any]) -> dict[str, Any]:
     """Return the answers of Redis as text that is safe to print. Raises an exception if they are malformed."""
-    pairs = dict(zip(config[::2], config[1::2], strict=False)) if isinstance(config, list) else dict(config)
+    if not isinstance(config, list):
+        raise TypeError
+    pairs = dict(zip(config[::2], config[1::2], strict=True))
     is_valkey = "valkey_version" in info
     return {
         "config": {_printable(name): _printable(value) for name, value in pairs.items()},

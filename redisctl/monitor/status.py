@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redisctl.core.instance import Instance
+from redisctl.core.instance import Instance, UnusableSecret
 from redisctl.core.keyspace import keyspace
 from redisctl.core.resp import RespError, RespRefusal, parse_info
 
@@ -99,7 +99,7 @@ def collect(instance: Instance) -> Status:
         return Status(**values, unreachable_reason=f"the container is {values['container_status']}")
     try:
         answers = _ask(instance)
-    except RespError as error:
+    except (RespError, UnusableSecret) as error:
         return Status(**values, unreachable_reason=str(error))
     return Status(**values, **answers)
 
@@ -112,7 +112,7 @@ def _ask(instance: Instance) -> dict[str, Any]:
             redis.execute("PING")
         round_trip = time.perf_counter() - start
         info = parse_info(redis.execute("INFO", "all"))
-        config = redis.execute(instance.renamed_command("CONFIG"), "GET", "*")
+        config = instance.execute_renamed(redis, "CONFIG", "GET", "*")
         return {
             "round_trip": round_trip,
             "info": info,

@@ -32,10 +32,10 @@ def apply_users(settings: Settings, acl: DesiredFile, *, now: bool = False) -> C
     user, who keeps the present rules then.
     """
     current = instance_state(settings, acl)
-    if service_drift.is_unresponsive(settings, current):
+    if problem := service_drift.unanswered(settings, current):
         yield from fail(
-            f"{settings.redis_name} is healthy by its health check but did not answer within 10 s: check the load of "
-            "the host, then deploy again"
+            f"{settings.redis_name} is healthy by its health check, but redisctl cannot ask it: {problem}. Check the "
+            f"load of the host, then deploy again. If it happens again, run 'docker restart {settings.redis_name}'"
         )
         return
     if now and not current.acl:

@@ -1,15 +1,17 @@
 """What ``redisctl state`` reports of Docker's containers and networks, of files and of Redis's answers."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from redis.exceptions import AuthenticationError
 
 from redisctl.core import journal, lock, process
 from redisctl.core.instance import Instance
@@ -259,96 +261,141 @@ def test_redis_cannot_be_asked_without_its_secrets(
         (instance.root / name).write_text(secrets[name])
     # A directory in the place of a file, as somebody may have put it there.
     (instance.root / missing).mkdir()
-    monkeypatch.setattr(Instance, "socket_path", lambda _: "/nowhere")
-    monkeypatch.setattr("redis.Redis.execute_command", lambda *_, **__: [])
-    own = {"State": {"Running": True}}
-    assert state._redis(instance, StateRequest("redis", "/"), own) == {"passwords": ("admin",)}
+    monkeypatch.setattr(Instance, "socket_path", lambda _: str(instance.root / "socket"))
+    with fake_redis(instance.root / "socket", {}):
+        (refusal,) = state._redis(instance, StateRequest("redis", "/"), RUNNING).values()
+    assert refusal == f"cannot be asked: {instance.root / missing}: Is a directory: deploy again"
 
 
-def test_redis_that_refuses_the_password_has_no_config(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
-    def refuse(*_: Any, **__: Any) -> SimpleNamespace:
-        raise AuthenticationError("WRONGPASS")
+def encode(value: Any) -> bytes:
+    """Return a value as Redis sends it."""
+    if isinstance(value, list):
+        return b"*%d\r\n" % len(value) + b"".join(map(encode, value))
+    if isinstance(value, int):
+        return b":%d\r\n" % value
+    if value is None:
+        return b"$-1\r\n"
+    if isinstance(value, Exception):
+        return f"-{value}\r\n".encode()
+    data = value if isinstance(value, bytes) else value.encode()
+    return b"$%d\r\n%s\r\n" % (len(data), data)
 
-    own = {"State": {"Running": True}}
-    monkeypatch.setattr(Instance, "connect", refuse)
-    request = StateRequest("redis", "/")
-    assert state._redis(instance, request, own) == {"passwords": ("admin",)}
-    assert state._redis(instance, request, {"State": {"Running": True, "Paused": True}}) == {}
-    assert state._redis(instance, request, {}) == {}
 
+@contextmanager
+def fake_redis(path: Path, answers: dict[str, Any]) -> Iterator[None]:
+    """Serve these answers, by command, to one client of a Unix socket. Any other command gets OK."""
 
-class FakeRedis:
-    """A Redis with these answers."""
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
+            while header := stream.readline():
+                words = []
+                for _ in range(int(header[1:])):
+                    stream.readline()
+                    words.append(stream.readline().strip().decode())
+                stream.write(encode(answers.get(words[0], "OK")))
+                stream.flush()
 
-    def __init__(self, config: Any, acl: Any, info: Any) -> None:
-        self.answers = {"CONFIG": config, "ACL LIST": acl}
-        self.info_answer = info
-
-    def __enter__(self) -> "FakeRedis":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def execute_command(self, command: str, *_: str) -> Any:
-        return self.answers[command]
-
-    def info(self, _: str) -> Any:
-        return self.info_answer
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 INFO = {"redis_version": "8.0.2", "used_memory": 500, "mem_not_counted_for_evict": 100}
 RUNNING = {"State": {"Running": True}}
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, instance: Instance, config: Any, acl: Any, info: Any) -> dict[str, Any]:
-    """Return what is reported of a Redis with these answers."""
-    monkeypatch.setattr(Instance, "connect", lambda *_, **__: FakeRedis(config, acl, info))
-    monkeypatch.setattr(Instance, "renamed", {})
-    return state._redis(instance, StateRequest("redis", "/", acl=f"user x on {HASHES['a']}"), RUNNING)
+def ask(monkeypatch: pytest.MonkeyPatch, instance: Instance, **answers: Any) -> dict[str, Any]:
+    """Return what is reported of a Redis with these answers; CONFIG has a secret name."""
+    path, secrets = instance.root / "socket", instance.root / "secrets"
+    (secrets / "server").mkdir(parents=True)
+    (secrets / "admin").write_text("x")
+    (secrets / "server/commands.conf").write_text("rename-command CONFIG config-1\n")
+    monkeypatch.setattr(Instance, "socket_path", lambda _: str(path))
+    info = answers.get("INFO", INFO)
+    text = "".join(f"{name}:{value}\r\n" for name, value in info.items()) if isinstance(info, dict) else info
+    usual = {"config-1": ["save", "", "maxmemory", "5"], "ACL": [f"user x on {HASHES['b']} ~*"]}
+    with fake_redis(path, {**usual, **answers, "INFO": text}):
+        return state._redis(instance, StateRequest("redis", "/", acl=f"user x on {HASHES['a']}"), RUNNING)
 
 
-def test_answers_of_redis_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
-    result = ask(monkeypatch, instance, ["save", "", "maxmemory", "5"], [f"user x on {HASHES['b']} ~*"], INFO)
-    assert result == {
+@pytest.mark.parametrize(("info", "engine"), [(INFO, "redis"), ({**INFO, "valkey_version": "8.0.2"}, "valkey")])
+def test_answers_of_redis_are_reported(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, info: dict[str, Any], engine: str
+) -> None:
+    assert ask(monkeypatch, instance, INFO=info) == {
         "config": {"save": "", "maxmemory": "5"},
         "acl": ("user x on # ~*",),
         "passwords": ("x",),
-        "running_engine": "redis",
+        "running_engine": engine,
         "running_version": "8.0.2",
         "used_memory": 400,
     }
-    assert (
-        ask(monkeypatch, instance, {"save": ""}, [], {**INFO, "valkey_version": "8.1.1"})["running_engine"] == "valkey"
-    )
 
 
 def test_answers_of_redis_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
-    escape = "\x1b[2J\ud800"
-    info = {**INFO, "redis_version": escape}
-    result = ask(monkeypatch, instance, [escape, escape], [f"user {escape} on {HASHES['b']}"], info)
+    escape = b"\x1b[2J\xff"
+    acl = [b"user %s on %s" % (escape, HASHES["b"].encode())]
+    info = {**INFO, "redis_version": "8\x1b[2J"}
+    result = ask(monkeypatch, instance, INFO=info, ACL=acl, **{"config-1": [escape, escape]})
     texts = [*result["config"], *result["config"].values(), *result["acl"], *result["passwords"]]
-    assert r"\x1b[2J\ud800" in texts
+    assert r"\x1b[2J\xff" in texts
     assert all(text.isprintable() for text in [*texts, result["running_version"]])
 
 
 @pytest.mark.parametrize(
-    ("config", "acl", "info"),
+    "answers",
     [
-        (None, [], INFO),
-        (5, [], INFO),
-        (["a", "b"], None, INFO),
-        (["a", "b"], [5], INFO),
-        (["a", "b"], ["user"], INFO),
-        (["a", "b"], [], {}),
-        (["a", "b"], [], {**INFO, "used_memory": "much"}),
-        (["a", "b"], [], {**INFO, "used_memory": float("inf")}),
-        (["a", "b"], [], []),
-        ([["a"], "b"], [], INFO),
+        {"config-1": None},
+        {"config-1": 5},
+        {"config-1": "ab"},
+        {"config-1": ["a"]},
+        {"ACL": None},
+        {"ACL": [5]},
+        {"ACL": ["user"]},
+        {"INFO": {}},
+        {"INFO": {**INFO, "used_memory": "much"}},
+        {"INFO": {**INFO, "used_memory": "inf"}},
+        {"INFO": ["a"]},
     ],
 )
 def test_malformed_answers_of_redis_are_no_answers(
-    monkeypatch: pytest.MonkeyPatch, instance: Instance, config: Any, acl: Any, info: Any
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, answers: dict[str, Any]
 ) -> None:
     """A compromised Redis must not prevent the deploy that replaces it."""
-    assert ask(monkeypatch, instance, config, acl, info) == {}
+    assert ask(monkeypatch, instance, **answers) == {"unanswered": "its answers cannot be read"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "report"),
+    [
+        ({"AUTH": ValueError("WRONGPASS no")}, {"refusal": "refuses the password of admin"}),
+        ({"ACL": ValueError("NOPERM no\x1b")}, {"refusal": r"denies admin its rights: NOPERM no\x1b"}),
+        ({"ACL": ValueError("BUSY " + "x" * 999)}, {"unanswered": "it answers: BUSY " + "x" * 195}),
+        ({"ACL": ["x" * 60_000] * 99}, {"unanswered": "the answer to ACL is larger than 4.0 MiB"}),
+    ],
+)
+def test_redis_that_cannot_be_asked_has_a_reason(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, answers: dict[str, Any], report: dict[str, str]
+) -> None:
+    assert ask(monkeypatch, instance, **answers) == report
+
+
+def test_edited_names_of_commands_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    """Redis answers that it does not know the name, which is secret."""
+    unknown = ValueError("ERR unknown command 'config-1', with args beginning with: 'GET' '*'")
+    (refusal,) = ask(monkeypatch, instance, **{"config-1": unknown}).values()
+    assert refusal == (
+        f"cannot be asked: Redis does not know CONFIG by its name in {instance.root}/secrets/server/commands.conf: "
+        "that file is not the one that Redis started with. Deploy again"
+    )
+
+
+@pytest.mark.parametrize("own", [{}, {"State": {"Running": False}}, {"State": {"Running": True, "Paused": True}}])
+def test_redis_that_does_not_run_is_not_asked(instance: Instance, own: dict[str, Any]) -> None:
+    assert state._redis(instance, StateRequest("redis", "/"), own) == {}
