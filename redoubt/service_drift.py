@@ -1,5 +1,6 @@
 """Compares the running Compose service with the settings. Pure decisions over what ``redisctl state`` reports."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -272,16 +273,27 @@ def unanswered(settings: Settings, state: InstanceState) -> str:
 
 
 def will_restart(settings: Settings, state: InstanceState) -> bool:
-    """Say whether the next start replaces a running Redis, so that its clients lose their connections."""
+    """Say whether the next start replaces a running Redis, so that its clients lose their connections.
+
+    Needs the state after compose.yml was written.
+    """
     redis = _redis(settings, state)
-    return redis is not None and redis.status == "running" and will_be_recreated(settings, state)
+    return redis is not None and redis.status == "running" and _is_replaced(settings, state, redis)
 
 
 def will_be_recreated(settings: Settings, state: InstanceState) -> bool:
-    """Say whether the next start replaces the container of Redis, or creates the first one."""
+    """Say whether the next start replaces the container of Redis, or creates the first one.
+
+    Compose's hash does not count: compose.yml may have been edited by hand, and the deploy writes it before the start.
+    """
     redis = _redis(settings, state)
     if redis is None or redis.status != "running":
         return True
+    written = dataclasses.replace(state, hashes={**state.hashes, redis.service: redis.config_hash})
+    return _is_replaced(settings, written, redis)
+
+
+def _is_replaced(settings: Settings, state: InstanceState, redis: Container) -> bool:
     difference = drift(settings, state)
     return _needs_recreate(settings, state, redis) or redis.service in difference.replace or bool(difference.networks)
 

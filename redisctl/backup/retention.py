@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 
 from redisctl.backup import catalog
+from redisctl.backup.catalog import BackupSet
 from redisctl.core.instance import Instance
 
 # Two times with the same text are in the same hour, day, week or month, in UTC.
@@ -30,8 +31,8 @@ def backups_to_keep(times: Iterable[float], keep: Mapping[str, int], now: float)
     return kept
 
 
-def prune(instance: Instance) -> list[str]:
-    """Remove backups that the retention does not keep, never the newest verified one. Returns their names.
+def find_prunable(instance: Instance) -> list[BackupSet]:
+    """Return the backups that the retention does not keep, newest first. The newest verified one is never among them.
 
     Bad backups do not take the place of good ones. The same rules keep them: another version may load them.
     """
@@ -41,7 +42,12 @@ def prune(instance: Instance) -> list[str]:
         times = [backup.metadata.taken_at for backup in every if backup.is_bad == is_bad]
         kept |= backups_to_keep(times, instance.backup.keep, time.time())
     newest_verified = next((backup.metadata.taken_at for backup in every if backup.is_verified), None)
-    pruned = [backup for backup in every if backup.metadata.taken_at not in {*kept, newest_verified}]
+    return [backup for backup in every if backup.metadata.taken_at not in {*kept, newest_verified}]
+
+
+def prune(instance: Instance) -> list[str]:
+    """Remove the backups that the retention does not keep. Returns their names."""
+    pruned = find_prunable(instance)
     for backup in pruned:
         # It leaves the list at once, even if the removal is interrupted.
         partial = backup.path.with_name(f".{backup.id}.partial")

@@ -1,4 +1,4 @@
-"""The commands for backups: create, list, verify, fetch and check."""
+"""The commands for backups: create, list, verify, prune, fetch and check."""
 
 import time
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from redisctl.backup import catalog, offsite
+from redisctl.backup import catalog, offsite, retention
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_backup, verify_with_image
@@ -35,7 +35,7 @@ verify_option = click.option(
 @as_json
 @click.pass_context
 def backup(context: click.Context, *, verify: bool | None, as_json: bool) -> None:
-    """Create, list, verify, fetch and check backups. Without a command: create one.
+    """Create, list, verify, prune, fetch and check backups. Without a command: create one.
 
     \b
     redisctl backup                # the same as backup create
@@ -179,6 +179,28 @@ def verify(instance: Instance, name: str, image: str, as_json: bool) -> None:
         return
     reader = f", and {image} reads it" if image else ""
     click.echo(f"backup {backup.id} is good{reader}: {backup.metadata.keys} keys, compared in {took(seconds)}")
+
+
+@backup.command()
+@click.option("--yes", is_flag=True, help="Do it. Without this it only shows which backups it would prune.")
+@as_json
+@with_instance
+def prune(instance: Instance, *, yes: bool, as_json: bool) -> None:
+    """Prune old backups of this host by the retention of the settings, as after each new backup.
+
+    All backups of the last hour and the newest verified one stay. Copies off the host are not touched.
+    """
+    with locked(instance, "backup prune"):
+        names = retention.prune(instance) if yes else [backup.id for backup in retention.find_prunable(instance)]
+    if as_json:
+        print_json({"instance": instance.name, "dry_run": not yes, "pruned": names})
+        return
+    for name in names:
+        click.echo(f"{'pruned' if yes else 'would prune'} {name}")
+    if not names:
+        click.echo("there is nothing to prune: the retention keeps every backup")
+    elif not yes:
+        click.echo("nothing was changed: --yes does it")
 
 
 def _verdict(backup: BackupSet) -> str:

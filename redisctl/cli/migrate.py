@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from redisctl.cli.common import OrderedGroup, as_json, exclusive, print_json, with_instance
+from redisctl.cli.common import OrderedGroup, as_json, discard_unsaved_option, exclusive, print_json, with_instance
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
@@ -154,10 +154,19 @@ def _as_dict(current: MigrationStatus) -> dict[str, Any]:
     "--allow-writes", is_flag=True, help="Switch over in spite of writes, for a rehearsal: later ones are lost."
 )
 @click.option("--names", is_flag=True, help="Show the names of keys that differ. The name of a session is its cookie.")
+@discard_unsaved_option
 @as_json
 @with_instance
 def finish(
-    instance: Instance, *, full: bool, yes: bool, overwrite: bool, allow_writes: bool, names: bool, as_json: bool
+    instance: Instance,
+    *,
+    full: bool,
+    yes: bool,
+    overwrite: bool,
+    allow_writes: bool,
+    names: bool,
+    discard_unsaved: bool,
+    as_json: bool,
 ) -> None:
     """Compare the copy with the other Redis; with --yes, replace this instance's data by it.
 
@@ -185,7 +194,14 @@ def finish(
                     click.echo(report["message"])
                 raise Failure(f"not finished: {'; '.join(blockers)}")
             if yes:
-                outcome = migration.cut_over(instance, state, monitor, result.report, allow_writes=allow_writes)
+                outcome = migration.cut_over(
+                    instance,
+                    state,
+                    monitor,
+                    result.report,
+                    allow_writes=allow_writes,
+                    discard_unsaved=discard_unsaved,
+                )
                 report |= {**outcome, "done": True}
                 report["message"] += "\n" + _describe_outcome(instance, outcome, source)
     if as_json:
@@ -250,6 +266,8 @@ def _describe(result: ComparisonResult, source: str, names: list[str]) -> str:
 def _describe_outcome(instance: Instance, outcome: dict[str, Any], source: str) -> str:
     late = migration.describe_writes(outcome["late"])
     warning = [f"WARNING: {source} got writes during the switch, which are missing here: {late}"] if late else []
+    if outcome["warning"]:
+        warning.append(f"WARNING: the previous data may lack its newest writes: {outcome['warning']}")
     return "\n".join(
         [
             f"the data of {source} is here: {outcome['keys']} keys. Redis was down for {took(outcome['down'])}; "

@@ -148,7 +148,7 @@ def _cannot_write(instance: Instance) -> str:
     except (RedisError, Failure):
         return ""
     if persistence.get("aof_enabled") and persistence.get("aof_last_write_status") != "ok":
-        return "its last write to the AOF failed, so its newest writes are only in memory. Is the disk full?"
+        return "its last write to the AOF failed, so its newest writes are only in memory: the disk may be full"
     return ""
 
 
@@ -175,18 +175,18 @@ def _wait_for_exit(instance: Instance, log_size: int, *, discard_unsaved: bool) 
         waited = time.monotonic() - started
         problem = ""
         if _CANNOT_EXIT in messages:
-            problem = f"it cannot save its data ({_lost(messages)}). Is the disk full?"
+            problem = f"it cannot save its data ({_lost(messages)}): the disk may be full"
         elif waited > _REFUSED_AFTER and _answers(instance):
             # A disk that is too full for the data may be too full for the log.
-            problem = f"it serves {_REFUSED_AFTER} s after SIGTERM, so it cannot save its data. Is the disk full?"
+            problem = f"it serves {_REFUSED_AFTER} s after SIGTERM, so it cannot save its data: the disk may be full"
         elif waited > instance.stop_grace:
-            problem = f"it did not exit within {instance.stop_grace} s. It exits when it has saved, and starts again."
+            problem = f"it did not exit within {instance.stop_grace} s, and still saves"
         if problem and not discard_unsaved:
             raise UncleanStop(f"Redis still runs: {problem}", running=True)
         if problem:
             process.check(["docker", "kill", instance.name])
             instance.refresh_container()
-            return f"{problem} It was killed, and what it had not saved is lost"
+            return f"{problem}. It was killed, and what it had not saved is lost"
         time.sleep(_POLL)
 
 

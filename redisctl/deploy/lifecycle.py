@@ -34,7 +34,9 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
     except UncleanStop as error:
         if error.running:
             service.set_restart_policy(instance, policy)
-        raise Failure(f"{error}. Free some space, or use --discard-unsaved to stop it anyway") from None
+        raise Failure(
+            f"{error}. Free some space, or run 'redisctl stop --discard-unsaved' on the host: it stops Redis anyway"
+        ) from None
     remaining = docker.project_containers(instance.name, running_only=True)
     if remaining:
         process.check(["docker", "stop", *remaining], timeout=None)
@@ -103,7 +105,10 @@ def _stop_before_removal(instance: Instance) -> None:
     except UncleanStop as error:
         if error.running:
             service.set_restart_policy(instance, instance.restart)
-        raise Failure(f"{error}. Nothing was removed but the units; run the removal again") from None
+        raise Failure(
+            f"{error}. Nothing was removed but the units. Free some space, or run 'redisctl stop --discard-unsaved' on "
+            "the host; then run the removal again"
+        ) from None
 
 
 def _delete(path: Path) -> None:

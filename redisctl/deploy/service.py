@@ -112,7 +112,7 @@ def _cancel_upgrade(
         service.set_restart_policy(instance, request.restart)
         upgrade.restore_config(instance)
         upgrade.complete(instance, record)
-        raise RolledBack(f"{error}. The running Redis was left alone") from None
+        raise RolledBack(f"{error}. The running Redis was left alone. Solve that, then deploy again") from None
     raise RolledBack(f"{error}. {_roll_back(instance, record, compose)}") from None
 
 
@@ -147,12 +147,18 @@ class _Compose:
         self._override = self._keeps_container()
 
     def _keeps_container(self) -> bool:
-        """Say whether the override belongs to the container that runs and stays; remove the file otherwise."""
+        """Say whether the override belongs to the container that runs and stays; remove the file otherwise.
+
+        A container that is created must not get what an older one was created with.
+        """
         instance, request = self._instance, self._request
         path = instance.root / paths.COMPOSE_OVERRIDE
         replaced = request.recreate_networks or instance.name in request.recreate
-        if not replaced and override_is_for(path, docker.container(instance.name).get("Id", "")):
-            return True
+        container = docker.container(instance.name)
+        if not replaced and override_is_for(path, container.get("Id", "")):
+            hashes = compose_hashes(instance, override=True)
+            if hashes.get(instance.name) == container["Config"]["Labels"].get(docker.HASH_LABEL):
+                return True
         path.unlink(missing_ok=True)
         return False
 
@@ -213,6 +219,13 @@ def override_is_for(path: Path, container_id: str) -> bool:
             return bool(container_id) and file.readline().strip() == f"# {container_id}"
     except OSError:
         return False
+
+
+def compose_hashes(instance: Instance, *, override: bool) -> dict[str, str]:
+    """Return Compose's hashes of the services; empty if Compose does not accept the file."""
+    result = process.run(docker.compose(instance.root, instance.name, "config", "--hash", "*", override=override))
+    lines = (line.split() for line in result.stdout.splitlines())
+    return {words[0]: words[1] for words in lines if len(words) == 2} if result.returncode == 0 else {}
 
 
 def _help_recover(instance: Instance, seconds: int) -> None:

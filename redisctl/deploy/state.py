@@ -20,7 +20,7 @@ from redisctl.core.files import read_small
 from redisctl.core.formatting import words
 from redisctl.core.instance import Instance, UnusableSecret
 from redisctl.core.resp import RespError, RespRefusal, parse_info
-from redisctl.deploy.service import override_is_for
+from redisctl.deploy.service import compose_hashes, override_is_for
 from redisctl.deploy.users import parse_users
 from redisctl.schema import (
     Container,
@@ -97,7 +97,8 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
     others = pool.submit(_other_instances, instance.name)
     own = docker.container(instance.name)
     has_override = override_is_for(instance.root / paths.COMPOSE_OVERRIDE, str(own.get("Id", "")))
-    hashes = pool.submit(_hashes, instance, override=has_override)
+    has_compose = (instance.root / paths.COMPOSE_FILE).exists()
+    hashes = pool.submit(compose_hashes, instance, override=has_override) if has_compose else None
     inspected = docker.inspect(*project.result())
     return {
         "containers": tuple(_container(item) for item in inspected if _is_service(item)),
@@ -110,7 +111,7 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
         "image": image.result() if image else None,
         "networks": networks.result(),
         "other_instances": others.result(),
-        "hashes": hashes.result(),
+        "hashes": hashes.result() if hashes else {},
         "has_override": has_override,
         "foreign_container": _foreign(instance.name, own),
         "data_dir": _data_dir(own),
@@ -165,15 +166,6 @@ def _network(inspected: dict[str, Any]) -> Network:
         masquerade=not inspected["Internal"] and option != "false",
         members=frozenset(member["Name"] for member in (inspected["Containers"] or {}).values()),
     )
-
-
-def _hashes(instance: Instance, *, override: bool) -> dict[str, str]:
-    if not (instance.root / paths.COMPOSE_FILE).exists():
-        return {}
-    command = docker.compose(instance.root, instance.name, "config", "--hash", "*", override=override)
-    result = process.run(command)
-    lines = (line.split() for line in result.stdout.splitlines())
-    return {words[0]: words[1] for words in lines if len(words) == 2} if result.returncode == 0 else {}
 
 
 def _other_instances(name: str) -> tuple[OtherInstance, ...]:

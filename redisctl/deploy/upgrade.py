@@ -206,7 +206,7 @@ def _ensure_room(instance: Instance) -> None:
     if free < needed:
         raise Failure(
             f"the copy of the AOF that a rollback needs takes {size(needed)}, and {instance.root}/{paths.DATA} has "
-            f"{size(free)} free. The running Redis was left alone"
+            f"{size(free)} free"
         )
 
 

@@ -404,11 +404,18 @@ def _blockers(instance: Instance, copy: Progress, state: State, report: Report, 
 
 
 def cut_over(
-    instance: Instance, state: State, monitor: WriteMonitor, report: Report, *, allow_writes: bool
+    instance: Instance,
+    state: State,
+    monitor: WriteMonitor,
+    report: Report,
+    *,
+    allow_writes: bool,
+    discard_unsaved: bool = False,
 ) -> dict[str, Any]:
-    """Replace the instance's data by the copy's, and end the import. Returns keys, seconds and late writes.
+    """Replace the instance's data by the copy's, and end the import. Returns keys, seconds, late writes and a warning.
 
-    ``allow_writes`` accepts writes to the source. Raises Failure; the copy then still follows.
+    ``allow_writes`` accepts writes to the source, ``discard_unsaved`` that this instance cannot save its own. Raises
+    Failure; the copy then still follows.
     """
     replica = replica_of(instance, state)
     try:
@@ -426,13 +433,19 @@ def cut_over(
             layout.stage_rdb(instance, snapshot, staged)
             operation = f"import from {state.source.name}"
             check = functools.partial(_check, instance, saved, report)
-            down = swap_data(instance, staged, check, operation).downtime
+            swapped = swap_data(instance, staged, check, operation, discard_unsaved=discard_unsaved)
         blocked = time.monotonic() - monitor.since
         late = _late_writes(monitor)
     except RedisError as error:
         raise refusal(state.source, error) from None
     cancel(instance)
-    return {"keys": saved.keys, "down": round(down, 2), "blocked": round(blocked, 2), "late": late}
+    return {
+        "keys": saved.keys,
+        "down": round(swapped.downtime, 2),
+        "blocked": round(blocked, 2),
+        "late": late,
+        "warning": swapped.warning,
+    }
 
 
 def _late_writes(monitor: WriteMonitor) -> dict[str, int]:

@@ -88,7 +88,8 @@ def test_limit_that_the_kernel_lifted_is_reported(kernel: dict[str, str], limit:
     change = service_drift.live_change(SETTINGS, current)
     assert (change.reasons, change.limits, change.config) == ((f"redis is limited by the kernel to {limit}",), True, {})
     assert not drift(SETTINGS, current)
-    assert not service_drift.live_change(SETTINGS, replace(current, hashes={"redis": "other"}))
+    restarting = replace(current, containers=(replace(CONTAINER, definition="other"),))
+    assert not service_drift.live_change(SETTINGS, restarting)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,6 @@ def test_users_change_without_a_new_container(changes: dict[str, Any], reason: s
     [
         replace(UP_TO_DATE, containers=()),
         state(status="exited"),
-        state(config_hash="other"),
         state(image_id="sha256:2"),
         state(definition="other"),
         replace(UP_TO_DATE, files={"secrets/server/commands.conf": 1001.0}),
@@ -213,6 +213,16 @@ def test_users_change_without_a_new_container(changes: dict[str, Any], reason: s
 )
 def test_outdated_container_will_be_recreated(current: InstanceState) -> None:
     assert service_drift.will_be_recreated(SETTINGS, current)
+    assert not service_drift.live_change(SETTINGS, replace(current, config={**UP_TO_DATE.config, "timeout": "5"}))
+
+
+@pytest.mark.parametrize("hashes", [{"redis": "edited"}, {}])
+def test_edited_compose_file_does_not_defer_live_changes(hashes: dict[str, str]) -> None:
+    """The deploy writes the file again before the start, and then nothing restarts Redis."""
+    current = replace(UP_TO_DATE, hashes=hashes, config={**UP_TO_DATE.config, "timeout": "5"})
+    assert not service_drift.will_be_recreated(SETTINGS, current)
+    assert service_drift.live_change(SETTINGS, current).config == {"timeout": "300"}
+    assert service_drift.will_restart(SETTINGS, current)
 
 
 @pytest.mark.parametrize("name", ["config/users.acl", "secrets/server/health", "secrets/sessions"])
