@@ -305,6 +305,16 @@ def test_old_backups_are_pruned_and_newest_good_stays(small: Instance) -> None:
         'config["backup"]["keep"] = {"daily": 3}; json.dump(config, open(p, "w"))\'',
         check=True,
     )
+    planned = redisctl(small, "backup prune")
+    assert (planned["dry_run"], planned["pruned"]) == (True, old[-3::-1])
+    # The verb removes what a new backup would remove.
+    small.host.run(f"cp -a {BACKUPS} {BACKUPS}.before", check=True)
+    by_hand = redisctl(small, "backup prune --yes")
+    assert (by_hand["dry_run"], by_hand["pruned"]) == (False, planned["pruned"])
+    remaining = redisctl(small, "backup list")["backups"]
+    assert not {backup["id"] for backup in remaining} & set(planned["pruned"])
+    assert redisctl(small, "backup prune --yes")["pruned"] == []
+    small.host.run(f"cp -a {BACKUPS}.before/. {BACKUPS} && rm -r {BACKUPS}.before", check=True)
     pruned = redisctl(small, "backup")["pruned"]
     small.host.run(f"mv /run/redisctl.json /srv/redis/redisctl.json; rm -r {BACKUPS}/{old[-1]}", check=True)
     assert pruned == old[-3::-1]

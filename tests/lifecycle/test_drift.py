@@ -158,8 +158,13 @@ ROUNDS = {
                     "redis has other passwords for admin",
                 ),
             ),
+            Harm(
+                "an edited Compose file, which the running container is not from",
+                shell="sed -i 's/cap_drop: .*/privileged: true/' compose.yml",
+                reasons=("/srv/redis/compose.yml: content differs",),
+            ),
         ),
-        changes=(USERS, CHANGE),
+        changes=(USERS, CHANGE, COMPOSE),
         restarts=False,
     ),
     "killed, and disabled units": Round(
@@ -227,8 +232,16 @@ ROUNDS = {
                 shell="docker network disconnect redis_backend redis",
                 reasons=("redis is not connected to redis_backend",),
             ),
+            Harm(
+                "other names of renamed commands than Redis knows",
+                shell="sed -i 's/^rename-command .*/&-edited/' secrets/server/commands.conf",
+                reasons=(
+                    "/srv/redis/secrets/server/commands.conf: content differs",
+                    "redis started before secrets/server/commands.conf changed",
+                ),
+            ),
         ),
-        changes=(DIRECTORIES, START),
+        changes=(DIRECTORIES, SECRETS, START),
         restarts=True,
     ),
     "renamed, and another service": Round(
