@@ -83,6 +83,25 @@ def test_newest_backup_is_always_kept() -> None:
     assert kept() == []
 
 
+def test_newest_good_backup_is_never_pruned(tmp_path: Path) -> None:
+    """Newer backups are bad or were not verified. A bad one takes no place of a good one."""
+    instance = Instance("redis", tmp_path, "app:session:*", backup=BackupConfig(keep={"daily": 1}))
+    instance.backups.mkdir()
+    verdicts = {"20261124": None, "20261123": "failed", "20261122": "ok", "20261121": "ok", "20261120": "failed"}
+    for day, (name, verdict) in enumerate(verdicts.items()):
+        path = backup(instance.backups / f"{name}T030000Z", taken_at=NOON - day * DAY)
+        if verdict:
+            (path / "verified.json").write_text(json.dumps({"verdict": verdict}))
+    assert [prunable.id[:8] for prunable in retention.find_prunable(instance)] == ["20261121", "20261120"]
+    assert retention.prune(instance) == ["20261121T030000Z", "20261120T030000Z"]
+    assert [present.id[:8] for present in catalog.list_backups(instance.backups)] == [
+        "20261124",
+        "20261123",
+        "20261122",
+    ]
+    assert retention.prune(instance) == []
+
+
 def test_digest_depends_on_order_only_for_lists() -> None:
     assert digest("hash", {b"a": b"1", b"b": b"2"}) == digest("hash", {b"b": b"2", b"a": b"1"})
     assert digest("hash", {b"a": b"1"}) != digest("hash", {b"a": b"2"})
@@ -195,17 +214,3 @@ def test_aof_start_time_is_that_of_its_base(tmp_path: Path) -> None:
     (tmp_path / "a.rdb").write_bytes(b"REDIS0012")
     with pytest.raises(Failure, match="does not say when it was created"):
         aof_start_time(tmp_path)
-
-
-def test_pruning_keeps_the_newest_good_backup(tmp_path: Path) -> None:
-    """Of five backups of one day the newest good one is kept. A bad one does not take its place."""
-    instance = Instance("redis", tmp_path, "", backup=BackupConfig(keep={"daily": 3}))
-    instance.backups.mkdir()
-    day = 1_767_312_000.0
-    names = [catalog.backup_id(day + hour * 3600) for hour in range(5)]
-    for hour, name in enumerate(names):
-        verdict = "failed" if hour == 4 else "ok"
-        path = backup(instance.backups / name, taken_at=day + hour * 3600)
-        (path / "verified.json").write_text(json.dumps({"verdict": verdict}))
-    assert retention.prune(instance) == names[2::-1]
-    assert [kept.id for kept in catalog.list_backups(instance.backups)] == names[:2:-1]

@@ -53,6 +53,26 @@ def test_second_transaction_is_refused(instance: Instance) -> None:
     assert stored.operation == "restore of x"
 
 
+def test_journal_is_on_disk_before_the_next_step(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content before it gets its name, then the directory: a power cut leaves the old or the new one."""
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        names = sorted(path.name for path in instance.data.iterdir())
+        synced.append(f"{Path(os.readlink(f'/proc/self/fd/{descriptor}')).name} with {names}")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    record = journal.begin(instance, "restore", Kind.DATA)
+    partial = ".journal.json.new with ['.journal.json.new', 'journal.json']"
+    assert synced == [partial.replace(", 'journal.json'", ""), "data with ['journal.json']"]
+    synced.clear()
+    journal.advance(instance, record, Stage.STASHING)
+    assert synced == [partial, "data with ['journal.json']"]
+    synced.clear()
+    journal.end(instance)
+    assert synced == ["data with []"]
+
+
 def test_finished_transaction_leaves_no_journal(instance: Instance) -> None:
     journal.begin(instance, "restore", Kind.DATA)
     journal.end(instance)

@@ -160,6 +160,7 @@ def test_missing_key_without_default_is_an_error(kind: type[Any], text: str) -> 
         '{"deployed_settings":' * 100_000,
         '{"generation": ' + "9" * 10_000 + "}",
         '{"files": {"a": NaN}}',
+        '{"deployed_settings": {"a": NaN}}',
         '{"files": {"a": Infinity}}',
         '{"files": {"a": 1e999}}',
         '{"files": {"a": 1' + "0" * 400 + "}}",
