@@ -150,7 +150,7 @@ def live_change(settings: Settings, state: InstanceState) -> LiveChange:
     ]
     reasons += [f"{name} {difference}" for difference in limits]
     if redis.created_with != compose.live_settings(settings) and not state.has_override:
-        reasons.append(f"{name} keeps its container, which was created with {redis.created_with}")
+        reasons.append(f"{name} keeps its container, which was created with other limits")
     memory = redis.limits.get("Memory")
     return LiveChange(
         tuple(reasons),

@@ -366,7 +366,15 @@ def test_finish_succeeds_after_a_kill(importing: Instance, old: OldRedis) -> Non
     wait_until(lambda: host.run("test -e /srv/redis/data/journal.json").returncode, "the swap is recovered", 60)
     assert importing.keys == 0
 
-    report = import_json(importing, "finish --yes")
+    # This instance does not save when it stops, and logs no error.
+    config = importing.secrets.renamed_command("CONFIG")
+    unsaving = (f"{config} SET appendonly no", f"{config} SET shutdown-on-sigterm nosave")
+    assert importing.call(*unsaving) == ["OK", "OK"]
+    refused = host.run("redisctl import finish --yes")
+    assert (refused.returncode, "or use --discard-unsaved" in refused.stderr) == (3, True), refused.stderr
+    assert importing.call(*unsaving) == ["OK", "OK"]
+    report = import_json(importing, "finish --yes --discard-unsaved")
+    assert "it did not write /srv/redis/data/live/dump.rdb" in report["warning"]
     print(f"not writable for {report['blocked']} s, Redis down for {report['down']} s")
     assert (report["done"], report["problems"], report["written"], report["late"]) == (True, [], {}, {})
     assert report["down"] < report["blocked"] < 30

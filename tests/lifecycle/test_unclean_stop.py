@@ -71,6 +71,13 @@ def test_previous_data_has_the_newest_writes_without_aof(host: Host, deployer: D
         redisctl(redis, "restore --undo --yes")
         assert (redis.keys, redis.call("GET app:session:new")) == (KEYS + 1, ["1"])
 
+        # A Redis that does not save when it stops exits with 0, and logs no error.
+        redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET shutdown-on-sigterm nosave")
+        message = refused(redis, f"restore {backup} --yes")
+        assert f"it did not write {DATA}/live/dump.rdb" in message
+        assert "Nothing was replaced, and Redis runs again as before" in message
+        assert (redis.keys, redis.call("GET app:session:new")) == (KEYS + 1, ["1"])
+
 
 @pytest.mark.parametrize("settings", [RDB_ONLY, {}], ids=["rdb", "aof"])
 def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer, settings: dict[str, Any]) -> None:
@@ -117,6 +124,10 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
             assert "--discard-unsaved" in message
             assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
             assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+            message = refused(redis, "remove --yes")
+            assert "Nothing was removed but the units" in message
+            assert "run 'redisctl stop --discard-unsaved' on the host; then run the removal again" in message
+            assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
             result = redisctl(redis, "stop --discard-unsaved")
             assert "It was killed" in result["messages"][0]
             assert redis.inspect()["State"]["Status"] == "exited"
