@@ -146,6 +146,13 @@ def test_an_invalid_value_is_refused(data: dict[str, Any], message: str) -> None
             },
             "google_credentials = '/nowhere': there is no such file on this machine",
         ),
+        (
+            {
+                "redis_backup_restic_repository": "gs:bucket:/x",
+                "redis_backup_repository_files": {"google_credentials": "/"},
+            },
+            "google_credentials = '/': it cannot be read: Is a directory",
+        ),
         ({"redis_secrets_source": "command"}, "needs redis_secrets_command, for example ['./vault-secrets']"),
         ({"redis_secrets_command": ["./x"]}, "redis_secrets_source = 'file' does not use it"),
         ({"redis_app_services": {"redis": {}}}, "is the name of the Redis service"),
