@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 REFUSED = "Nothing was changed on any host. Fix these problems first:"
 

@@ -8,8 +8,9 @@ import pytest
 
 from redisctl import paths
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.expected_files import looks
 
 # With every file and unit that an instance can have, and the policy with which Docker starts stopped containers.

@@ -9,8 +9,9 @@ import pytest
 
 from redisctl.core.journal import Stage
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 from tests.lifecycle.transaction_hook import run_at
 
 ROOT = "/srv/redis"

@@ -18,8 +18,8 @@ from redis.exceptions import LockNotOwnedError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import ROOT, Deployer
-from tests.lifecycle.deployed_redis import Instance, tcp_tunnel, tunnel, wait_until
+from tests.deployed_redis import Instance, tcp_tunnel, tunnel, wait_until
+from tests.deployer import ROOT, Deployer
 
 USERS: dict[str, dict[str, Any]] = {
     "shop": {"role": "session", "keys": ["shop:session:*"], "channels": ["__keyevent@*__:expired"]},
