@@ -11,7 +11,6 @@ from rich.table import Table
 
 from redisctl.cli.common import as_json, console, discard_unsaved_option, exclusive, print_json, with_instance
 from redisctl.core import aof_manifest
-from redisctl.core.files import read_small
 from redisctl.core.formatting import took
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal
@@ -67,11 +66,10 @@ def repair(
 
 def _has_orphaned_aof(instance: Instance) -> bool:
     """Say whether Redis started empty next to an AOF that it ignores."""
-    aof, manifest = layout.current_aof(instance)
-    if not layout.aof_enabled(instance) or not manifest.exists():
+    if not layout.aof_enabled(instance):
         return False
-    text, names = read_small(manifest, aof_manifest.MAX_MANIFEST), [path.name for path in aof.iterdir()]
-    return bool(aof_manifest.orphaned_parts(text, names))
+    text = layout.read_own_manifest(instance)
+    return text is not None and bool(aof_manifest.orphaned_parts(text, layout.list_aof(instance)))
 
 
 @contextmanager
