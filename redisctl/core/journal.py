@@ -51,8 +51,6 @@ class Kind(str, Enum):
 
     DATA = "data"
     SERVICE = "service"
-    STOP = "stop"
-    REMOVE = "remove"
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Journal:
     staged: str = ""
     previous: str = ""
     request: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        """Where journals lie below the root."""
-        return paths.JOURNAL
 
 
 def begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
