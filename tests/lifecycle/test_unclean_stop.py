@@ -118,6 +118,8 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
             assert "--discard-unsaved" in message
             assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
             assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+            assert host.run("systemctl is-enabled redis-backup.timer").stdout == "enabled\n"
+            assert host.run(f"ls {DATA}/journal.json").returncode != 0
             result = redisctl(redis, "stop --discard-unsaved")
             assert "It was killed" in result["messages"][0]
             assert redis.inspect()["State"]["Status"] == "exited"
