@@ -139,7 +139,7 @@ def remove(instance: Instance, as_json: bool, run: str, confirmation: str, yes: 
 @click.option("--files", "files_only", is_flag=True, hidden=True, help="Move files only; Docker does not run yet.")
 @with_instance
 def recover(instance: Instance, as_json: bool, run: str, wait: int, files_only: bool) -> None:
-    """Finish a restore, an upgrade or a start that was interrupted.
+    """Finish a restore, an upgrade, a start or a stop that was interrupted.
 
     systemd runs this by itself, at boot and when such a process dies. It leaves the old or the new state running.
     """
