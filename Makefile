@@ -87,4 +87,4 @@ requirements: $(STAMP) ## lock the newest versions of requirements.in in require
 clean: ## remove the disposable hosts, their images, Docker, .venv: everything that was made here
 	@if [ -d .sandbox ]; then $(MAKE) --silent venv && $(SANDBOX) clean; fi
 	@find . -name __pycache__ -prune -exec rm -rf {} +
-	@rm -rf .venv audit .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf pyinfra-debug.log .venv audit .mypy_cache .pytest_cache .ruff_cache

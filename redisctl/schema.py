@@ -68,7 +68,7 @@ def _convert(kind: Any, value: Any, place: str) -> Any:  # noqa: PLR0911, PLR091
             return tuple(_convert(part, item, place) for part, item in zip(arguments, value, strict=True))
     if origin is frozenset and isinstance(value, list):
         return frozenset(_convert(arguments[0], item, place) for item in value)
-    if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, str]):
+    if origin in (dict, Mapping):
         if isinstance(value, dict):
             return {key: _convert(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
     elif origin is Literal and value in arguments:
@@ -400,10 +400,3 @@ class UpgradeRequest:
 
     image: str
     verify: bool = True
-
-
-@dataclass(frozen=True)
-class RemoveRequest:
-    """Remove the instance. ``data`` removes its data and backups as well."""
-
-    data: bool = False

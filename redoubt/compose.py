@@ -83,7 +83,7 @@ def _compose(settings: Settings, *, selinux: bool, definition: str) -> str:
 def _app_service(settings: Settings, service: dict[str, Any]) -> dict[str, Any]:
     """Return an application's service that waits for Redis and is on its network."""
     depends = service.get("depends_on", {})
-    if isinstance(depends, list):
+    if not isinstance(depends, dict):
         depends = {name: {"condition": "service_started"} for name in depends}
     networks = service.get("networks", ["default"])
     extra: Any = {"backend": None} if isinstance(networks, dict) else ["backend"]

@@ -1,6 +1,7 @@
 """Fixes for the ``pyinfra`` command line, installed by the project's ``config.py``.
 
-pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError. It exits with code 0 if the
+pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError. It shows a traceback for a mistake
+in an inventory and for an SSH key that it cannot read. It exits with code 0 if the
 inventory is misspelt, if --limit matches nothing and if it is interrupted, and with a traceback if it has to ask where
 there is no terminal. ``config.py`` runs before pyinfra loads the inventory, so it can fix all of this.
 
@@ -15,6 +16,7 @@ import atexit
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +26,15 @@ from typing import Any
 import click
 import gevent
 import pyinfra_cli.cli
+from gevent.hub import Hub
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, Host, State
+from pyinfra.api.exceptions import ConnectorDataTypeError, PyinfraError
 from pyinfra.api.output import echo
 from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
-from pyinfra_cli.exceptions import CliError
+from pyinfra_cli.exceptions import CliError, UnexpectedExternalError
 
 from redoubt import plan_log, ssh_transport
 
@@ -56,6 +60,8 @@ def install() -> None:
     if context := click.get_current_context(silent=True):
         command.verb = Path(next(iter(context.params.get("operations") or ()), "")).stem
         command.dry = bool(context.params.get("dry"))
+    # gevent prints a traceback for each error of a host's connection. pyinfra reports the error itself.
+    Hub.NOT_ERROR = (*Hub.NOT_ERROR, PyinfraError)
     _map_directory_to_inventory()
     _refuse_empty_selections()
     _call_before_disconnect()
@@ -72,15 +78,42 @@ def _map_directory_to_inventory() -> None:
             inventory = str(path / DEFAULT_INVENTORY)
         if (path.suffix == ".py" or "/" in inventory) and not Path(inventory).exists() and "@" not in inventory:
             raise CliError(f"there is no inventory {inventory}")
-        hosts = make_inventory(inventory, **kwargs)
+        try:
+            hosts = make_inventory(inventory, **kwargs)
+        except UnexpectedExternalError as error:
+            raise CliError(_code_error(error.exception, error.filename)) from error
+        except SyntaxError as error:
+            raise CliError(_code_error(error, str(error.filename))) from error
+        except PyinfraError as error:
+            raise CliError(f"{inventory}: {error}") from error
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise CliError(
+                f"{inventory}: a host must be a name or a pair of a name and its data, for example "
+                f"('redis-1.example.com', {{'ssh_user': 'ops'}}): {error}"
+            ) from error
         if not len(hosts):
             raise CliError(_no_hosts(inventory))
-        if any(host.connector_cls is SSHConnector and not host.data.get("ssh_known_hosts_file") for host in hosts):
-            # ssh creates the directory itself; pyinfra cannot store a host's key without it.
-            Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
+        over_ssh = [host for host in hosts if host.connector_cls is SSHConnector]
+        for host in over_ssh:
+            if (key := host.data.get("ssh_key")) and not Path(key).expanduser().is_file():
+                raise CliError(f"{host.name}: ssh_key = {key!r}: there is no such file on this machine")
+        if not all(host.data.get("ssh_known_hosts_file") for host in over_ssh):
+            # ssh creates these itself; pyinfra cannot store a host's key without the directory.
+            directory = Path("~/.ssh").expanduser()
+            directory.mkdir(mode=0o700, exist_ok=True)
+            if not (known_hosts := directory / "known_hosts").exists():
+                known_hosts.touch(mode=0o600)
         return hosts
 
     pyinfra_cli.cli.make_inventory = make_inventory_with_hosts
+
+
+def _code_error(error: Exception, filename: str) -> str:
+    """Return the message for Python code of the operator that fails: its last line that ran, and the reason."""
+    frames = traceback.extract_tb(getattr(error, "_traceback", None))
+    lines = [frame.lineno for frame in frames if frame.filename == filename]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+    return f"{filename}, line {line}: {type(error).__name__}: {getattr(error, 'msg', error)}"
 
 
 def _no_hosts(inventory: str) -> str:
@@ -112,7 +145,10 @@ def _refuse_empty_selections() -> None:
             raise CliError("--limit and --exclude together leave no host")
         for host in inventory if initial_limit is None else initial_limit:
             plan_log.note(host.name, "named")
-        init(inventory, config, initial_limit=initial_limit)
+        try:
+            init(inventory, config, initial_limit=initial_limit)
+        except ConnectorDataTypeError as error:
+            raise CliError(f"the inventory's data of a host: {error}") from error
         state.add_callback_handler(_FailureReport())
 
     state.init = init_with_hosts

@@ -47,12 +47,30 @@ class FileSource:
         return str(self.path)
 
     def read(self) -> str | None:
-        """Return the text, None if there is no file. Raises SecretsError if other users can read it."""
-        if not self.path.exists():
+        """Return the text, None if there is no file. Raises SecretsError, also if other users can read it."""
+        mode = self._mode()
+        if mode is None:
             return None
-        if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
+        if stat.S_IMODE(mode) & 0o077:
             raise SecretsError(f"{self.path}: other users of this machine can read it; run: chmod 600 {self.path}")
-        return self.path.read_text()
+        try:
+            return self.path.read_text()
+        except UnicodeDecodeError:
+            raise SecretsError(f"{self.path} is not a text file; restore it from your backup") from None
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _mode(self) -> int | None:
+        """Return the mode of the file, None if there is none. Raises SecretsError."""
+        try:
+            return self.path.stat().st_mode
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> SecretsError:
+        return SecretsError(f"{self.path} cannot be read by the user who runs this: {error.strerror}")
 
     def write(self, text: str) -> None:
         """Replace the file atomically."""
@@ -93,7 +111,7 @@ class SopsSource(FileSource):
 
     def read(self) -> str | None:
         """Return the decrypted text, None if there is no file."""
-        if not self.path.exists():
+        if self._mode() is None:
             return None
         return self._sops("decrypt", str(self.path.resolve()))
 
@@ -139,12 +157,21 @@ def _run(source: object, command: Sequence[str], text: str = "", directory: Path
     """Return what a program prints. Messages contain its standard error, never its output, which may be secret."""
     try:
         result = subprocess.run(
-            command, input=text, cwd=directory, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
+            command,
+            input=text,
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMMAND_TIMEOUT,
+            check=False,
         )
     except FileNotFoundError:
         raise SecretsError(f"{source}: {command[0]} is not installed on this machine") from None
     except PermissionError:
         raise SecretsError(f"{source}: {command[0]} is not executable; run: chmod +x {command[0]}") from None
+    except OSError as error:
+        raise SecretsError(f"{source}: {command[0]} cannot be run: {error.strerror}; does it begin with #!?") from None
     except subprocess.TimeoutExpired:
         raise SecretsError(f"{source}: {command[0]} did not finish within {COMMAND_TIMEOUT} s") from None
     if result.returncode != 0:

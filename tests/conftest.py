@@ -18,6 +18,8 @@ from tests.host.controls import CONTROLS
 from tests.host.host_under_test import Target
 from tests.host.hosts import Fleet, connect
 
+pytest_plugins = ["tests.deployer"]
+
 HOST_TESTS = Path(__file__).parent / "host"
 LIFECYCLE_TESTS = Path(__file__).parent / "lifecycle"
 APP_TESTS = Path(__file__).parent / "apps"

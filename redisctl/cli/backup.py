@@ -14,11 +14,11 @@ from redisctl.backup.verify import verify_backup, verify_with_image
 from redisctl.cli.common import (
     OrderedGroup,
     as_json,
-    console,
     current_instance,
+    echo,
     exclusive,
-    make_table,
     print_json,
+    print_table,
     with_instance,
 )
 from redisctl.core.formatting import ago, size, took
@@ -72,13 +72,13 @@ def _create(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
         return
     metadata = created.metadata
     pause = took(metadata.write_pause)
-    click.echo(f"backup {created.id}: {metadata.keys} keys, {size(metadata.size)}, writes waited for {pause}")
+    echo(f"backup {created.id}: {metadata.keys} keys, {size(metadata.size)}, writes waited for {pause}")
     if created.is_verified:
-        click.echo(f"verified: loaded and compared in {took(created.verified['took'])}")
+        echo(f"verified: loaded and compared in {took(created.verified['took'])}")
     for name in finished.pruned:
-        click.echo(f"pruned {name}")
+        echo(f"pruned {name}")
     if repository:
-        click.echo(f"copied to {repository}")
+        echo(f"copied to {repository}")
 
 
 @backup.command("list")
@@ -107,7 +107,7 @@ def fetch(instance: Instance, name: str, host: str, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, **_as_dict(catalog.open_backup(path))})
         return
-    click.echo(f"fetched {path.name} into {path}")
+    echo(f"fetched {path.name} into {path}")
 
 
 @backup.command()
@@ -119,7 +119,7 @@ def check(instance: Instance, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, "repository": instance.backup.repository, "whole": True})
         return
-    click.echo(f"the structure of {instance.backup.repository} is intact")
+    echo(f"the structure of {instance.backup.repository} is intact")
 
 
 def _list_copies(instance: Instance, as_json: bool) -> None:
@@ -127,13 +127,9 @@ def _list_copies(instance: Instance, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, "copies": [asdict(copy) for copy in copies]})
         return
-    table = make_table("backup", "host", "restic id")
-    for copy in copies:
-        table.add_row(copy.id, copy.host, copy.restic_id[:8])
-    if copies:
-        console().print(table)
-    else:
-        click.echo(f"no copies in {instance.backup.repository} yet: redisctl backup creates one")
+    print_table(("backup", "host", "restic id"), [(copy.id, copy.host, copy.restic_id[:8]) for copy in copies])
+    if not copies:
+        echo(f"no copies in {instance.backup.repository} yet: redisctl backup creates one")
 
 
 def _list(instance: Instance, as_json: bool) -> None:
@@ -141,18 +137,11 @@ def _list(instance: Instance, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, "backups": [_as_dict(backup) for backup in backups]})
         return
-    table = make_table("backup", ">age", ">keys", ">size", "version", "verified")
-    for backup in backups:
-        metadata = backup.metadata
-        version = f"{metadata.engine} {metadata.version}"
-        age = ago(time.time() - metadata.taken_at)
-        table.add_row(backup.id, age, str(metadata.keys), size(metadata.size), version, _verdict(backup))
-    if backups:
-        console().print(table)
-    else:
-        click.echo("no backups yet: redisctl backup creates one")
+    print_table(("backup", ">age", ">keys", ">size", "version", "verified"), map(_row, backups))
+    if not backups:
+        echo("no backups yet: redisctl backup creates one")
     for problem in catalog.list_unreadable(instance.backups):
-        click.echo(f"redisctl: {problem}", err=True)
+        echo(f"redisctl: {problem}", err=True)
 
 
 @backup.command()
@@ -178,7 +167,14 @@ def verify(instance: Instance, name: str, image: str, as_json: bool) -> None:
         print_json({"instance": instance.name, **_as_dict(backup)})
         return
     reader = f", and {image} reads it" if image else ""
-    click.echo(f"backup {backup.id} is good{reader}: {backup.metadata.keys} keys, compared in {took(seconds)}")
+    echo(f"backup {backup.id} is good{reader}: {backup.metadata.keys} keys, compared in {took(seconds)}")
+
+
+def _row(backup: BackupSet) -> tuple[str, ...]:
+    metadata = backup.metadata
+    age = ago(time.time() - metadata.taken_at)
+    version = f"{metadata.engine} {metadata.version}"
+    return backup.id, age, str(metadata.keys), size(metadata.size), version, _verdict(backup)
 
 
 @backup.command()
@@ -196,11 +192,11 @@ def prune(instance: Instance, *, yes: bool, as_json: bool) -> None:
         print_json({"instance": instance.name, "dry_run": not yes, "pruned": names})
         return
     for name in names:
-        click.echo(f"{'pruned' if yes else 'would prune'} {name}")
+        echo(f"{'pruned' if yes else 'would prune'} {name}")
     if not names:
-        click.echo("there is nothing to prune: the retention keeps every backup")
+        echo("there is nothing to prune: the retention keeps every backup")
     elif not yes:
-        click.echo("nothing was changed: --yes does it")
+        echo("nothing was changed: --yes does it")
 
 
 def _verdict(backup: BackupSet) -> str:

@@ -1,29 +1,39 @@
-"""What the verbs share: options, the instance, tables and JSON."""
+"""What the verbs share: options, the instance, and all output.
+
+Most of what the verbs print comes from Redis, its files or its clients. So everything for people goes through ``echo``,
+``print_columns`` and ``print_table``, which replace characters that could control the terminal.
+"""
 
 import functools
 import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from redisctl.core.formatting import ago, parse_duration
+from redisctl.core.formatting import ago, parse_duration, printable_lines
 from redisctl.core.instance import Instance, load_instance
-
-# rich takes longer to import than most verbs take to run: only verbs that print its tables import it.
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 # Rows of a longer list that people see.
 MAX_ROWS = 20
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+# The key in click's context that says that the verb prints JSON, so that its errors are JSON, too.
+PRINTS_JSON = "redisctl.json"
+# What a verb says that only showed what it would do.
+UNCHANGED = "nothing was changed: --yes does it"
+
+
+def _note_json(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    context.meta[PRINTS_JSON] = value or context.meta.get(PRINTS_JSON, False)
+    return value
+
+
+as_json = click.option("--json", "as_json", is_flag=True, callback=_note_json, help="Print JSON, for programs.")
 
 discard_unsaved_option = click.option(
     "--discard-unsaved", is_flag=True, help="Continue even if Redis cannot save its newest writes."
@@ -59,7 +69,7 @@ def exclusive(instance: Instance, verb: str) -> Iterator[None]:
             # Only then: it imports most of the program.
             from redisctl.deploy import recovery
 
-            click.echo(f"redisctl: {recovery.recover(instance)}", err=True)
+            echo(f"redisctl: {recovery.recover(instance)}", err=True)
         yield
 
 
@@ -89,11 +99,9 @@ class OrderedGroup(click.Group):
         return list(self.commands)
 
 
-def console() -> "Console":
-    """Return a console for people. Lines stay whole if the output is piped or logged."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+def echo(text: str = "", *, err: bool = False, colour: str | None = None) -> None:
+    """Print text for people, to standard output or standard error. A colour shows on terminals only."""
+    click.echo(click.style(printable_lines(text), fg=colour), err=err)
 
 
 def print_json(value: Any) -> None:
@@ -101,30 +109,46 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def make_table(*columns: str) -> "Table":
-    """Return a table with these columns; a name that begins with > is aligned to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
-    return table
+def print_json_line(value: Any) -> None:
+    """Print JSON on one line, for programs that read lines."""
+    click.echo(json.dumps(value))
 
 
-def print_columns(rows: Iterable[tuple[str, ...]]) -> None:
-    """Print aligned columns without rich, for verbs that must be quick. On a terminal the last column wraps."""
-    cells = [tuple(row) for row in rows]
+def print_columns(rows: Iterable[Sequence[str]], colours: Iterable[str | None] | None = None) -> None:
+    """Print aligned columns without rich, for verbs that must be quick. On a terminal the last column wraps.
+
+    ``colours`` are those of the first column.
+    """
+    cells = [tuple(map(printable_lines, row)) for row in rows]
     if not cells:
         return
-    widths = [max(len(click.unstyle(row[column])) for row in cells) for column in range(len(cells[0]) - 1)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
-    for *heads, text in cells:
-        head = "".join(
-            cell + " " * (size - len(click.unstyle(cell)) + 2) for cell, size in zip(heads, widths, strict=True)
-        )
+    for (*heads, text), colour in zip(cells, colours or [None] * len(cells), strict=True):
+        first, *others = (head.ljust(size + 2) for head, size in zip(heads, widths, strict=True))
         lines = [part for line in text.split("\n") for part in textwrap.wrap(line, max(20, width - indent)) or [""]]
-        click.echo(head + f"\n{' ' * indent}".join(lines))
+        click.echo("".join([click.style(first, fg=colour), *others]) + f"\n{' ' * indent}".join(lines))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; nothing without rows. A column whose name begins with > is aligned to the right.
+
+    Without a terminal, lines stay whole.
+    """
+    # rich takes longer to import than most verbs take to run.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        # As text, because rich would read [words] in brackets as markup.
+        table.add_row(*(Text(printable_lines(cell)) for cell in row))
+    if table.row_count:
+        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def time_ago(at: int) -> str:
@@ -137,4 +161,4 @@ def time_ago(at: int) -> str:
 def print_omitted(count: int, what: str) -> None:
     """Print how many rows are left out."""
     if count > MAX_ROWS:
-        click.echo(f"and {count - MAX_ROWS} more {what}: --json prints all")
+        echo(f"and {count - MAX_ROWS} more {what}: --json prints all")

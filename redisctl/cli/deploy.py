@@ -4,20 +4,27 @@ A deploy sends its request as JSON on standard input and reads a result as JSON.
 which the verb shares the deploy's lock.
 """
 
-import functools
-import json
+import dataclasses
+import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from redisctl import schema
-from redisctl.cli.common import as_json, discard_unsaved_option, print_json, with_instance
+from redisctl.cli.common import (
+    PRINTS_JSON,
+    as_json,
+    discard_unsaved_option,
+    echo,
+    print_json_line,
+    with_instance,
+)
 from redisctl.core import lock
 from redisctl.core.errors import Failure
+from redisctl.core.formatting import printable_lines
 from redisctl.core.instance import Instance
 from redisctl.schema import Result
 
@@ -26,34 +33,36 @@ T = TypeVar("T")
 # Requests hold an ACL file and a few settings.
 _MAX_REQUEST = 4 * 1024**2
 
+# The steps of a deploy: what each reads on standard input, and the function below redisctl.deploy that does it. Its
+# docstring says what it changes. A module is imported when its step is called.
+STEPS: dict[str, tuple[type, str]] = {
+    "start-service": (schema.StartRequest, "service:start"),
+    "live-config": (schema.LiveConfigRequest, "live_config:apply"),
+    "certificate": (schema.CertificateRequest, "live_config:reload_certificate"),
+    "persistence": (schema.PersistenceRequest, "live_config:switch_persistence"),
+    "acl": (schema.AclRequest, "users:apply"),
+    "check-acl": (schema.AclRequest, "preview:check_acl"),
+    "activedefrag": (schema.ActivedefragRequest, "preview:probe_activedefrag"),
+    "check-upgrade": (schema.UpgradeRequest, "upgrade:check"),
+}
+
 run_option = click.option("--run", default="", hidden=True, help="The deploy that calls this.")
 
 
-@click.group(hidden=True)
-def deploy() -> None:
-    """Steps of a deploy. Each reads a request as JSON on standard input."""
-
-
-def _step(kind: type[T]) -> Callable[[Callable[[Instance, T], Result]], Callable[..., None]]:
-    """Make a function a step of a deploy: it holds the lock, gets its request and prints its result as JSON."""
-
-    def decorate(function: Callable[[Instance, T], Result]) -> Callable[..., None]:
-        @deploy.command(function.__name__.replace("_", "-"), help=function.__doc__)
-        @run_option
-        @with_instance
-        @functools.wraps(function)
-        def step(instance: Instance, run: str) -> None:
-            request = read_request(kind)
-            try:
-                with lock.hold(instance.name, function.__name__, run=run):
-                    result = function(instance, request)
-            except Failure as error:
-                result = Result(error=str(error))
-            click.echo(schema.dump(result))
-
-        return step
-
-    return decorate
+@click.command(hidden=True)
+@click.argument("step", type=click.Choice(list(STEPS)))
+@run_option
+@with_instance
+def deploy(instance: Instance, step: str, run: str) -> None:
+    """Do a step of a deploy under its lock. The request is JSON on standard input, the result JSON."""
+    click.get_current_context().meta[PRINTS_JSON] = True
+    kind, place = STEPS[step]
+    request: Any = read_request(kind)
+    module, _, name = place.partition(":")
+    function = getattr(importlib.import_module(f"redisctl.deploy.{module}"), name)
+    with lock.hold(instance.name, step, run=run):
+        result: Result = function(instance, request)
+    print_json_line(_as_dict(instance, result))
 
 
 def read_request(kind: type[T]) -> T:
@@ -64,70 +73,6 @@ def read_request(kind: type[T]) -> T:
         raise Failure(f"the request cannot be read: {error}. Is the deploy of another release?") from None
 
 
-@_step(schema.StartRequest)
-def start_service(instance: Instance, request: schema.StartRequest) -> Result:
-    """Bring the Compose project up and wait until Redis is healthy."""
-    from redisctl.deploy import service
-
-    return service.start(instance, request)
-
-
-@_step(schema.LiveConfigRequest)
-def live_config(instance: Instance, request: schema.LiveConfigRequest) -> Result:
-    """Change the running Redis without a restart."""
-    from redisctl.deploy import live_config as module
-
-    return module.apply(instance, request)
-
-
-@_step(schema.CertificateRequest)
-def certificate(instance: Instance, request: schema.CertificateRequest) -> Result:
-    """Have the running Redis load its certificate."""
-    from redisctl.deploy import live_config as module
-
-    return module.reload_certificate(instance, request)
-
-
-@_step(schema.PersistenceRequest)
-def persistence(instance: Instance, request: schema.PersistenceRequest) -> Result:
-    """Have the running Redis write its data in the other form."""
-    from redisctl.deploy import live_config as module
-
-    return module.switch_persistence(instance, request)
-
-
-@_step(schema.AclRequest)
-def acl(instance: Instance, request: schema.AclRequest) -> Result:
-    """Set the users of the running Redis."""
-    from redisctl.deploy import users
-
-    return users.apply(instance, request)
-
-
-@_step(schema.AclRequest)
-def check_acl(instance: Instance, request: schema.AclRequest) -> Result:
-    """Check that the image accepts an ACL file."""
-    from redisctl.deploy import preview
-
-    return preview.check_acl(request)
-
-
-@_step(schema.ActivedefragRequest)
-def activedefrag(instance: Instance, request: schema.ActivedefragRequest) -> Result:
-    """Find out whether the image can defragment memory."""
-    from redisctl.deploy import preview
-
-    return preview.probe_activedefrag(instance, request)
-
-
-@_step(schema.UpgradeRequest)
-def check_upgrade(instance: Instance, request: schema.UpgradeRequest) -> Result:
-    """Back the data up and check that another version reads it."""
-    from redisctl.deploy import upgrade
-
-    return upgrade.check(instance, request)
-
-
 @click.command(hidden=True)
 def state() -> None:
     """Print the state of an instance as JSON; the request is on standard input."""
@@ -135,7 +80,7 @@ def state() -> None:
 
     request = read_request(schema.StateRequest)
     instance = Instance(name=request.name, root=Path(request.root), session_keys="", image=request.image)
-    click.echo(schema.dump(collect(instance, request)))
+    echo(schema.dump(collect(instance, request)))
 
 
 @click.command()
@@ -150,12 +95,8 @@ def stop(instance: Instance, as_json: bool, run: str, discard_unsaved: bool) -> 
     """
     from redisctl.deploy import lifecycle as module
 
-    _print(
-        instance,
-        as_json,
-        "stopped",
-        _locked(instance, "stop", run, lambda: module.stop(instance, discard_unsaved=discard_unsaved)),
-    )
+    result = _locked(instance, "stop", run, lambda: module.stop(instance, discard_unsaved=discard_unsaved))
+    _print(instance, result, "stopped", as_json=as_json)
 
 
 @click.command()
@@ -166,7 +107,8 @@ def start(instance: Instance, as_json: bool, run: str) -> None:
     """Start a stopped instance as it is, and wait until it is healthy."""
     from redisctl.deploy import lifecycle as module
 
-    _print(instance, as_json, "running and healthy", _locked(instance, "start", run, lambda: module.start(instance)))
+    result = _locked(instance, "start", run, lambda: module.start(instance))
+    _print(instance, result, "running and healthy", as_json=as_json)
 
 
 @click.command()
@@ -186,12 +128,8 @@ def remove(instance: Instance, as_json: bool, run: str, confirmation: str, yes: 
         raise Failure(
             f"nothing was removed: --yes removes {instance.name}; its data and backups stay unless --data is given"
         )
-    _print(
-        instance,
-        as_json,
-        "removed",
-        _locked(instance, "remove", run, lambda: module.remove(instance, data=bool(confirmation))),
-    )
+    result = _locked(instance, "remove", run, lambda: module.remove(instance, data=bool(confirmation)))
+    _print(instance, result, "removed", as_json=as_json)
 
 
 @click.command()
@@ -201,7 +139,7 @@ def remove(instance: Instance, as_json: bool, run: str, confirmation: str, yes: 
 @click.option("--files", "files_only", is_flag=True, hidden=True, help="Move files only; Docker does not run yet.")
 @with_instance
 def recover(instance: Instance, as_json: bool, run: str, wait: int, files_only: bool) -> None:
-    """Finish a restore, an upgrade or a start that was interrupted.
+    """Finish a restore, an upgrade, a start or a stop that was interrupted.
 
     systemd runs this by itself, at boot and when such a process dies. It leaves the old or the new state running.
     """
@@ -213,9 +151,9 @@ def recover(instance: Instance, as_json: bool, run: str, wait: int, files_only: 
             return
         message = recovery.recover(instance)
     if as_json:
-        print_json(asdict(Result(changed=bool(message), messages=(message,) if message else ())))
+        print_json_line(_as_dict(instance, Result(changed=bool(message), messages=(message,) if message else ())))
     else:
-        click.echo(message or "nothing was interrupted")
+        echo(message or "nothing was interrupted")
 
 
 def _locked(instance: Instance, verb: str, run: str, action: Callable[[], Result]) -> Result:
@@ -223,13 +161,16 @@ def _locked(instance: Instance, verb: str, run: str, action: Callable[[], Result
         return action()
 
 
-def _print(instance: Instance, as_json: bool, state: str, result: Result) -> None:
+def _print(instance: Instance, result: Result, state: str, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(result)))
+        print_json_line(_as_dict(instance, result))
         return
     for message in result.messages:
-        click.echo(message)
-    click.echo(f"{instance.name} is {state}" if result.changed else f"{instance.name} was {state} already")
+        echo(message)
+    echo(f"{instance.name} is {state}" if result.changed else f"{instance.name} was {state} already")
 
 
-COMMANDS: tuple[Any, ...] = (stop, start, remove, recover, deploy, state)
+def _as_dict(instance: Instance, result: Result) -> dict[str, Any]:
+    """Return a result for JSON. The deploy prints its messages, which quote what Redis logged."""
+    messages = tuple(map(printable_lines, result.messages))
+    return {"instance": instance.name, **dataclasses.asdict(dataclasses.replace(result, messages=messages))}

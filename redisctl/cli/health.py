@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from redisctl.cli.common import as_json, print_columns, print_json, with_instance
+from redisctl.cli.common import as_json, echo, print_columns, print_json, with_instance
 from redisctl.core.errors import Failure
 from redisctl.core.instance import Instance
 from redisctl.monitor.status import collect
@@ -30,10 +30,13 @@ def health(instance: Instance, as_json: bool) -> None:
         print_json({"instance": instance.name, "verdict": verdict, "checks": [check.as_dict() for check in checks]})
     else:
         print_columns(
-            (_coloured(check.verdict), check.name, f"{check.observed}\n→ {check.remedy}".removesuffix("\n→ "))
-            for check in checks
+            [
+                (check.verdict, check.name, f"{check.observed}\n→ {check.remedy}".removesuffix("\n→ "))
+                for check in checks
+            ],
+            [COLOURS[check.verdict] for check in checks],
         )
-        click.echo(f"{instance.name} is {_coloured(verdict)}")
+        echo(f"{instance.name} is {verdict}", colour=COLOURS[verdict])
     sys.exit(EXIT_CODES[verdict])
 
 
@@ -55,7 +58,3 @@ def stats(instance: Instance, as_json: bool) -> None:
         print_json({"instance": instance.name, **values})
         return
     print_columns(rows(values))
-
-
-def _coloured(verdict: str) -> str:
-    return click.style(verdict, fg=COLOURS[verdict], bold=verdict == "critical")

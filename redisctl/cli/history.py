@@ -4,8 +4,7 @@ from datetime import datetime
 
 import click
 
-from redisctl.cli.common import MAX_ROWS, as_json, console, make_table, print_json, with_instance
-from redisctl.core.formatting import printable
+from redisctl.cli.common import MAX_ROWS, as_json, echo, print_json, print_table, with_instance
 from redisctl.core.instance import Instance
 from redisctl.monitor import deploy_history
 
@@ -28,18 +27,20 @@ def history(instance: Instance, last: int, as_json: bool) -> None:
 
     "settings" is a digest: deploys with the same digest had the same settings.
     """
-    from rich.text import Text
-
     deploys, damaged = deploy_history.load(instance.name)
     newest = deploys[:last]
     if as_json:
         print_json({"instance": instance.name, "deploys": [deploy.as_dict() for deploy in newest], "damaged": damaged})
         return
-    table = make_table("when", "who", "verb", "settings", "result", "what")
-    for deploy in newest:
-        when = f"{datetime.fromisoformat(deploy.started):%Y-%m-%d %H:%M:%S}"
-        words = map(printable, (deploy.who, deploy.verb, deploy.settings, deploy.result))
-        table.add_row(when, *map(Text, words), Text(deploy.what))
-    console().print(table)
+    print_table(
+        ("when", "who", "verb", "settings", "result", "what"),
+        [
+            (
+                f"{datetime.fromisoformat(deploy.started):%Y-%m-%d %H:%M:%S}",
+                *(deploy.who, deploy.verb, deploy.settings, deploy.result, deploy.what),
+            )
+            for deploy in newest
+        ],
+    )
     if damaged:
-        click.echo(f"{damaged} damaged records are left out", err=True)
+        echo(f"{damaged} damaged records are left out", err=True)

@@ -1,16 +1,17 @@
 """The verbs that show what Redis does now, why it is slow, and what uses its memory."""
 
-import json
+from typing import TYPE_CHECKING
 
 import click
 
 from redisctl.cli.common import (
     MAX_ROWS,
     as_json,
-    console,
-    make_table,
+    echo,
     print_json,
+    print_json_line,
     print_omitted,
+    print_table,
     time_ago,
     with_instance,
 )
@@ -18,6 +19,10 @@ from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
+
+# redis-py, which monitor.memory imports, takes longer to import than --help takes.
+if TYPE_CHECKING:
+    from redisctl.monitor.memory import Usage
 
 
 @click.command()
@@ -42,17 +47,17 @@ def top(instance: Instance, interval: float, count: int | None, as_json: bool) -
     from redisctl.monitor import top_screen
     from redisctl.monitor.top import Reader
 
-    reader, screen = Reader(instance), console()
-    if not as_json and top_screen.is_terminal(screen):
-        top_screen.show(screen, instance.name, reader, interval, count)
+    reader = Reader(instance)
+    if not as_json and top_screen.is_terminal():
+        top_screen.show(instance.name, reader, interval, count)
         return
     if count is None:
         raise Failure("top needs a terminal: use ssh -t, or --count to print frames, or redisctl stats")
     for frame in top_screen.frames(reader, interval, count):
         if as_json:
-            click.echo(json.dumps({"instance": instance.name, **frame.as_dict()}))
+            print_json_line({"instance": instance.name, **frame.as_dict()})
         else:
-            click.echo(f"{top_screen.plain(instance.name, frame)}\n")
+            echo(f"{top_screen.plain(instance.name, frame)}\n")
 
 
 @click.command()
@@ -72,8 +77,6 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
     Commands are shown by name and number of arguments. Arguments are keys and values, and the key of a session is its
     cookie. --arguments shows them, as far as Redis stores them: 30 of 128 bytes each.
     """
-    from rich.text import Text
-
     from redisctl.monitor.slowlog import original_names, slow_commands
 
     with instance.connect(decode_responses=False) as redis:
@@ -85,26 +88,32 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
             if as_json:
                 print_json({"instance": instance.name, "removed": count})
             else:
-                click.echo(f"{count} entries removed")
+                echo(f"{count} entries removed")
             return
         entries = slow_commands(redis, last, original_names(instance))
         _, limit = instance.execute_renamed(redis, "CONFIG", "GET", "slowlog-log-slower-than")
     threshold = int(limit) / 1e6
     if arguments:
-        click.echo("redisctl: arguments are keys and values of clients: do not paste them into tickets", err=True)
+        echo("redisctl: arguments are keys and values of clients: do not paste them into tickets", err=True)
     if as_json:
         shown = [entry.as_dict(arguments) for entry in entries]
         print_json({"instance": instance.name, "slower_than": threshold, "entries": count, "shown": shown})
         return
-    table = make_table("when (UTC)", ">how long", "command", ">arguments", "client")
-    for entry in entries:
-        words = " ".join((entry.command, *entry.arguments)) if arguments else entry.command
-        client = f"{entry.address} {entry.client}".strip()
-        table.add_row(time_ago(entry.at), took(entry.seconds), Text(words), str(entry.count), Text(client))
-    if entries:
-        console().print(table)
+    print_table(
+        ("when (UTC)", ">how long", "command", ">arguments", "client"),
+        [
+            (
+                time_ago(entry.at),
+                took(entry.seconds),
+                " ".join((entry.command, *entry.arguments)) if arguments else entry.command,
+                str(entry.count),
+                f"{entry.address} {entry.client}".strip(),
+            )
+            for entry in entries
+        ],
+    )
     limit_text = "the slow log is off" if threshold < 0 else f"logged if slower than {took(threshold)}"
-    click.echo(f"{len(entries)} of {count} entries; {limit_text}")
+    echo(f"{len(entries)} of {count} entries; {limit_text}")
 
 
 @click.command()
@@ -125,8 +134,6 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
     A high median of PING means that Redis is busy: see redisctl top, and its CPU limit. A low median with a high
     maximum means that single commands or saves delay the others: see redisctl slowlog.
     """
-    from rich.text import Text
-
     from redisctl.monitor.latency import measure
 
     with instance.connect() as redis:
@@ -136,28 +143,34 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
         print_json({"instance": instance.name, **report.as_dict()})
         return
     trips = report.trips
-    click.echo(
+    echo(
         f"PING      {trips.count} in {seconds} s: min {took(trips.least)}, median {took(trips.median)}, "
         f"99% {took(trips.p99)}, max {took(trips.most)}\n"
     )
-    table = make_table("command", ">calls", ">half", ">99%", ">max")
-    for command in report.commands[:MAX_ROWS]:
-        times = (f"≤ {took(value)}" for value in (command.median, command.p99, command.most))
-        table.add_row(Text(command.name), f"{command.calls:,}", *times)
-    console().print(table)
+    print_table(
+        ("command", ">calls", ">half", ">99%", ">max"),
+        [
+            (
+                command.name,
+                f"{command.calls:,}",
+                *(f"≤ {took(value)}" for value in (command.median, command.p99, command.most)),
+            )
+            for command in report.commands[:MAX_ROWS]
+        ],
+    )
     print_omitted(len(report.commands), "commands")
-    click.echo()
+    echo()
     if report.events:
-        table = make_table("event", "last (UTC)", ">took", ">longest")
-        for event in report.events:
-            table.add_row(Text(event.name), time_ago(event.at), took(event.last), took(event.most))
-        console().print(table)
+        print_table(
+            ("event", "last (UTC)", ">took", ">longest"),
+            [(event.name, time_ago(event.at), took(event.last), took(event.most)) for event in report.events],
+        )
     elif report.threshold:
-        click.echo(f"no event took longer than {took(report.threshold)}")
+        echo(f"no event took longer than {took(report.threshold)}")
     else:
-        click.echo("the latency monitor is off: set redis_latency_monitor_threshold")
+        echo("the latency monitor is off: set redis_latency_monitor_threshold")
     doctor = "admin may not run LATENCY DOCTOR" if report.doctor is None else report.doctor
-    console().print(Text(f"\nLATENCY DOCTOR reports:\n{doctor}"))
+    echo(f"\nLATENCY DOCTOR reports:\n{doctor}")
 
 
 @click.command()
@@ -203,8 +216,6 @@ def memory(
 
     Sizes are those of MEMORY USAGE: with name and overhead; collections are estimated from 5 elements.
     """
-    from rich.text import Text
-
     from redisctl.monitor.memory import Tally, usage
 
     with instance.connect(decode_responses=False, db=database) as redis:
@@ -214,34 +225,44 @@ def memory(
     if as_json:
         print_json({"instance": instance.name, "used_memory": info["used_memory"], **report.as_dict()})
         return
-    about = "" if report.whole else "about "
-    console().print(
-        f"{report.keys:,} keys in db{database} use {about}{size(report.bytes)}; "
-        f"Redis uses {size(info['used_memory'])} in total"
+    _print_usage(report, info["used_memory"], masked=not names)
+    for name, other in keyspace(info).items():
+        if name != f"db{database}":
+            echo(f"{name} has {other['keys']:,} more keys: --db {name[2:]}")
+
+
+def _print_usage(report: "Usage", used_memory: int, *, masked: bool) -> None:
+    about, mark = ("", "") if report.whole else ("about ", "~")
+    echo(
+        f"{report.keys:,} keys in db{report.database} use {about}{size(report.bytes)}; "
+        f"Redis uses {size(used_memory)} in total"
     )
     if not report.whole:
-        console().print(
+        echo(
             f"Extrapolated from {report.seen_keys:,} keys of {size(report.seen_bytes)}: "
             "values with ~ are estimates, seen is exact.\n"
             f"There may be a huge key among the {report.keys - report.seen_keys:,} others: --all finds it"
         )
-    table = make_table("prefix", ">share", ">memory", ">keys", ">seen")
-    for group in report.groups[:MAX_ROWS]:
-        numbers = (f"{about and '~'}{group.share:.1%}", f"{about and '~'}{size(group.bytes)}")
-        table.add_row(Text(group.prefix), *numbers, f"{about and '~'}{group.keys:,}", f"{group.seen_keys:,}")
     if report.groups:
-        console().print()
-        console().print(table)
+        echo()
+        rows = [
+            (
+                group.prefix,
+                *(f"{mark}{value}" for value in (f"{group.share:.1%}", size(group.bytes), f"{group.keys:,}")),
+                f"{group.seen_keys:,}",
+            )
+            for group in report.groups[:MAX_ROWS]
+        ]
+        print_table(("prefix", ">share", ">memory", ">keys", ">seen"), rows)
         print_omitted(len(report.groups), "prefixes")
     if report.biggest:
-        console().print(f"\nThe biggest keys{'' if report.whole else ' of the sample'}:")
-        table = make_table(">memory", "type", ">elements", "name")
-        for big in report.biggest:
-            elements = "" if big.elements is None else f"{big.elements:,}"
-            table.add_row(size(big.bytes), Text(big.type), elements, Text(big.name))
-        console().print(table)
-        if not names:
-            console().print("Names are masked: --names shows them. The name of a session is its cookie")
-    for name, other in keyspace(info).items():
-        if name != f"db{database}":
-            console().print(f"{name} has {other['keys']:,} more keys: --db {name[2:]}")
+        echo(f"\nThe biggest keys{'' if report.whole else ' of the sample'}:")
+        print_table(
+            (">memory", "type", ">elements", "name"),
+            [
+                (size(key.bytes), key.type, "" if key.elements is None else f"{key.elements:,}", key.name)
+                for key in report.biggest
+            ],
+        )
+        if masked:
+            echo("Names are masked: --names shows them. The name of a session is its cookie")

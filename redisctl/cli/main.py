@@ -3,13 +3,17 @@
 import importlib
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+from redisctl.cli.common import PRINTS_JSON, echo, print_json_line
 from redisctl.core import process
 from redisctl.core.errors import Failure
+from redisctl.core.formatting import printable_lines
 from redisctl.core.instance import error_text
 
 # The exit code if the question could not be answered; the others are in monitor/health.py.
@@ -55,6 +59,18 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"redisctl.cli.{module}"), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call a verb. If a verb that prints JSON fails, it prints the error as JSON, too."""
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if ctx.meta.get(PRINTS_JSON):
+                details = error.details if isinstance(error, Failure) else {}
+                print_json_line({**details, "error": describe_error(error)})
+            raise
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def cli() -> None:
@@ -78,25 +94,38 @@ def cli() -> None:
 
 
 def run_cli(command: Callable[[], Any]) -> int:
-    """Run a command line. Prints a failure to standard error and returns exit code 3 for it."""
+    """Run a command line. Prints a failure to standard error and returns exit code 3 for it, never a traceback."""
     try:
         command()
-    except (Failure, OSError) as error:
-        click.echo(f"redisctl: {error_text(error)}", err=True)
-    except click.ClickException as error:
+    except click.UsageError as error:
+        # With the usage of the verb.
         error.show()
-    except click.Abort:
-        click.echo("redisctl: cancelled", err=True)
-    except Exception as error:
-        if not _is_redis_error(error):
-            raise
-        click.echo(f"redisctl: Redis reports: {error_text(error)}", err=True)
+    except (Exception, KeyboardInterrupt) as error:
+        echo(f"redisctl: {describe_error(error)}", err=True)
     else:
         return 0
     return UNKNOWN_EXIT_CODE
 
 
-def _is_redis_error(error: Exception) -> bool:
+def describe_error(error: BaseException) -> str:
+    """Return why a verb failed, for people."""
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return "cancelled"
+    if isinstance(error, (Failure, OSError)):
+        return printable_lines(error_text(error))
+    if _is_redis_error(error):
+        return printable_lines(f"Redis reports: {error_text(error)}")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    kind = printable_lines(f"{type(error).__name__}: {error}")
+    return (
+        f"unexpected error in {Path(place.filename).name}, line {place.lineno}: {kind}. Check what Redis answers; if "
+        "that is right, report this as a bug of redisctl"
+    )
+
+
+def _is_redis_error(error: BaseException) -> bool:
     """Say whether redis-py raised an error, without importing redis-py for the verbs that do not use it."""
     module = sys.modules.get("redis.exceptions")
     return module is not None and isinstance(error, module.RedisError)

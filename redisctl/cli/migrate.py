@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from redisctl.cli.common import OrderedGroup, as_json, discard_unsaved_option, exclusive, print_json, with_instance
+from redisctl.cli.common import (
+    OrderedGroup,
+    as_json,
+    discard_unsaved_option,
+    echo,
+    exclusive,
+    print_json,
+    with_instance,
+)
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
@@ -86,11 +94,11 @@ def start(
     with exclusive(instance, "import start"):
         state = migration.start(instance, source, over=overwrite)
     try:
-        progress = migration.wait_for_sync(instance, state, lambda message: click.echo(message, err=True))
+        progress = migration.wait_for_sync(instance, state, lambda message: echo(message, err=True))
     except KeyboardInterrupt:
         raise Failure("the copy continues: redisctl import status shows it, redisctl import cancel ends it") from None
     summary = f"{progress.keys} keys, {size(progress.memory)}"
-    click.echo(f"the copy follows {source.name}: {summary}. Next: redisctl import finish")
+    echo(f"the copy follows {source.name}: {summary}. Next: redisctl import finish")
 
 
 def _password(file: str | None) -> str:
@@ -119,13 +127,13 @@ def status(instance: Instance, as_json: bool) -> None:
         return
     stage = f"{report['stage']}, {report['percent']:.0f} %" if report["percent"] < 100 else report["stage"]
     lag = "" if current.lag is None else f", {size(current.lag)} behind"
-    click.echo(f"from     {report['from']}\ncopy     {stage}{lag}")
+    echo(f"from     {report['from']}\ncopy     {stage}{lag}")
     for name, here in (report["keys_here"] or {}).items():
         there = (report["keys_there"] or {}).get(name)
-        click.echo(f"{name:<8} {here} keys here, {'?' if there is None else there} there")
+        echo(f"{name:<8} {here} keys here, {'?' if there is None else there} there")
     if current.trouble:
-        click.echo(f"problem  {current.trouble}")
-    click.echo(f"next     {current.next}")
+        echo(f"problem  {current.trouble}")
+    echo(f"next     {current.next}")
 
 
 def _as_dict(current: MigrationStatus) -> dict[str, Any]:
@@ -188,11 +196,9 @@ def finish(
             report["message"] = _describe(result, source, report["names"])
             blockers = [*result.problems, *_writers(result, source, allow_writes) * yes]
             if blockers:
-                if as_json:
-                    print_json({"instance": instance.name, **report})
-                else:
-                    click.echo(report["message"])
-                raise Failure(f"not finished: {'; '.join(blockers)}")
+                if not as_json:
+                    echo(report["message"])
+                raise Failure(f"not finished: {'; '.join(blockers)}", instance=instance.name, **report)
             if yes:
                 outcome = migration.cut_over(
                     instance,
@@ -207,9 +213,9 @@ def finish(
     if as_json:
         print_json({"instance": instance.name, **report})
         return
-    click.echo(report["message"])
+    echo(report["message"])
     if not report["done"]:
-        click.echo("nothing was changed: --yes switches over")
+        echo("nothing was changed: --yes switches over")
 
 
 def _compared(result: ComparisonResult, names: bool) -> dict[str, Any]:
@@ -290,4 +296,4 @@ def cancel(instance: Instance) -> None:
         if state and state.stage == migration.SWAPPING:
             migration.recover(instance, state)
         existed = migration.cancel(instance)
-    click.echo("the copy was removed; nothing else was changed" if existed else "there was no import")
+    echo("the copy was removed; nothing else was changed" if existed else "there was no import")

@@ -1,15 +1,14 @@
 """The verbs about queues."""
 
-import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 
 from redisctl.apps import growth, rq_jobs, rq_queues
-from redisctl.cli.common import DURATION, as_json, console, current_instance, make_table, print_json
+from redisctl.cli.common import DURATION, UNCHANGED, as_json, current_instance, echo, print_json, print_table
 from redisctl.core.errors import Failure
-from redisctl.core.formatting import ago, printable
+from redisctl.core.formatting import ago
 
 SURROGATES = {"encoding_errors": "surrogateescape"}
 yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes nothing is changed.")
@@ -42,15 +41,17 @@ def queues(ctx: click.Context, as_json: bool) -> None:
         print_json({"instance": instance.name, **report, "growth": changes})
         return
     if not report["queues"]:
-        click.echo("there are no queues of RQ")
-    tables = (
+        echo("there are no queues of RQ")
+    tables: tuple[tuple[tuple[str, ...], Iterable[Sequence[str]]], ...] = (
         (("queue", "waiting", "oldest", *rq_queues.REGISTRIES), rq_queues.queue_rows(report)),
         (("worker", "state", "heartbeat", "queues", "job"), rq_queues.worker_rows(report)),
         (("failed", "queue", "newest", "function", "reason"), rq_queues.failure_rows(report)),
         (("stored", ""), (*rq_queues.backlog_rows(report), *growth.rows(now, changes))),
     )
     for heads, rows in tables:
-        _print_table(heads, rows)
+        print_table(heads, rows)
+        # A line between tables.
+        echo()
 
 
 @queues.command()
@@ -84,10 +85,11 @@ def prune(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, a
     if as_json:
         print_json({"instance": instance.name, "dry_run": not yes, "registries": pruned})
         return
-    click.echo(f"{'removed' if yes else 'would remove'} jobs that ended more than {ago(older_than)} ago:")
+    echo(f"{'removed' if yes else 'would remove'} jobs that ended more than {ago(older_than)} ago:")
     rows = ((name, *(str(count) for count in counts.values())) for name, counts in pruned.items())
-    _print_table(("", "jobs", "entries without a job", "results without a job"), rows)
-    _print_unchanged(yes)
+    print_table(("", "jobs", "entries without a job", "results without a job"), rows)
+    if not yes:
+        echo(UNCHANGED)
 
 
 @queues.command()
@@ -115,34 +117,17 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
         counts = {"queues": result.queues, "rate_limited": result.rate_limited, "skipped": result.skipped}
         print_json({"instance": instance.name, "dry_run": not yes, "count": count, **counts})
         return
-    click.echo(f"{'requeued' if yes else 'would requeue'} {count} failed jobs")
-    _print_table(("queue", "jobs"), ((name, str(jobs)) for name, jobs in sorted(result.queues.items())))
+    echo(f"{'requeued' if yes else 'would requeue'} {count} failed jobs")
+    print_table(("queue", "jobs"), ((name, str(jobs)) for name, jobs in sorted(result.queues.items())))
     if result.rate_limited:
-        click.echo(f"{result.rate_limited} of them wait for their rate limit")
+        echo(f"{result.rate_limited} of them wait for their rate limit")
     if result.skipped:
-        click.echo(f"{result.skipped} were skipped: gone, no longer failed, or failed for another reason")
-    _print_unchanged(yes)
+        echo(f"{result.skipped} were skipped: gone, no longer failed, or failed for another reason")
+    if not yes:
+        echo(UNCHANGED)
 
 
 def _check_queue(queue: str, names: list[str]) -> None:
     """Raise Failure for an unknown queue: a misspelt one would look like one without jobs."""
     if queue and queue not in names:
-        raise Failure(f"RQ has no queue {printable(queue)}; it has: {', '.join(map(printable, names)) or 'none'}")
-
-
-def _print_unchanged(yes: bool) -> None:
-    if not yes:
-        click.echo("nothing was changed: --yes does it")
-
-
-def _print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    from rich.markup import escape
-
-    table = make_table(*heads)
-    for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    if table.row_count:
-        output = console()
-        output.print(table)
-        if sys.stdout.isatty():
-            output.print()
+        raise Failure(f"RQ has no queue {queue}; it has: {', '.join(names) or 'none'}")

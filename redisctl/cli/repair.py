@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from redisctl.cli.common import as_json, console, discard_unsaved_option, exclusive, print_json, with_instance
+from redisctl.cli.common import (
+    as_json,
+    discard_unsaved_option,
+    echo,
+    exclusive,
+    print_columns,
+    print_json,
+    with_instance,
+)
 from redisctl.core import aof_manifest
-from redisctl.core.files import read_small
 from redisctl.core.formatting import took
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal
@@ -67,11 +72,10 @@ def repair(
 
 def _has_orphaned_aof(instance: Instance) -> bool:
     """Say whether Redis started empty next to an AOF that it ignores."""
-    aof, manifest = layout.current_aof(instance)
-    if not layout.aof_enabled(instance) or not manifest.exists():
+    if not layout.aof_enabled(instance):
         return False
-    text, names = read_small(manifest, aof_manifest.MAX_MANIFEST), [path.name for path in aof.iterdir()]
-    return bool(aof_manifest.orphaned_parts(text, names))
+    text = layout.read_own_manifest(instance)
+    return text is not None and bool(aof_manifest.orphaned_parts(text, layout.list_aof(instance)))
 
 
 @contextmanager
@@ -87,18 +91,15 @@ def _print_serving(instance: Instance, *, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, "serves": True, "repaired": False})
     else:
-        click.echo("Redis serves: there is nothing to repair")
+        echo("Redis serves: there is nothing to repair")
 
 
 def _print(report: Report, *, names: bool) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for rows in (describe_findings(report), describe_losses(report), describe_remaining(report, time.time())):
-        for label, text in rows:
-            table.add_row(label, escape(text))
-    console().print(table)
+    rows = (*describe_findings(report), *describe_losses(report), *describe_remaining(report, time.time()))
+    print_columns(rows)
     if names:
         for name in report.lost.as_dict(names=True)["names"]:
-            click.echo(name)
+            echo(name)
 
 
 def _print_result(
@@ -108,9 +109,9 @@ def _print_result(
         values = as_dict(report, names=names)
         print_json({"instance": instance.name, "serves": False, "repaired": repaired, **values})
     elif repaired:
-        click.echo(
+        echo(
             f"repaired: Redis serves again, after {took(seconds)}. The damaged files are in {instance.previous}: "
             "redisctl restore --discard-previous removes them"
         )
     else:
-        click.echo(next_step(report))
+        echo(next_step(report))

@@ -1,8 +1,10 @@
 """The command that restores data, undoes a restore, and removes previous data."""
 
+from typing import Any
+
 import click
 
-from redisctl.cli.common import as_json, discard_unsaved_option, exclusive, print_json, with_instance
+from redisctl.cli.common import UNCHANGED, as_json, discard_unsaved_option, echo, exclusive, print_json, with_instance
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
@@ -61,13 +63,13 @@ def restore(
         print_json({"instance": instance.name, **result})
         return
     if result.get("warning"):
-        click.echo(result["warning"])
-    click.echo(result["message"])
+        echo(result["warning"])
+    echo(result["message"])
     if result["dry_run"]:
-        click.echo("nothing was changed; --yes does it")
+        echo(UNCHANGED)
 
 
-def _restore(instance: Instance, name: str, to: str | None, *, yes: bool, discard_unsaved: bool) -> dict[str, object]:
+def _restore(instance: Instance, name: str, to: str | None, *, yes: bool, discard_unsaved: bool) -> dict[str, Any]:
     candidate = find_candidate(instance, name, parse_time(to) if to else None)
     with prepared(instance, candidate) as data:
         contents = f"{data.keys} keys, {size(data.memory)} of memory"
@@ -84,7 +86,7 @@ def _restore(instance: Instance, name: str, to: str | None, *, yes: bool, discar
     return {"message": message, **_as_dict(swapped), **as_dict(data)}
 
 
-def _undo(instance: Instance, *, yes: bool, discard_unsaved: bool) -> dict[str, object]:
+def _undo(instance: Instance, *, yes: bool, discard_unsaved: bool) -> dict[str, Any]:
     names = _previous(instance)
     if not yes:
         message = f"would bring back the data that was replaced at {names[0]}"
@@ -94,7 +96,7 @@ def _undo(instance: Instance, *, yes: bool, discard_unsaved: bool) -> dict[str, 
     return {"message": message, **_as_dict(swapped)}
 
 
-def _discard(instance: Instance, *, yes: bool) -> dict[str, object]:
+def _discard(instance: Instance, *, yes: bool) -> dict[str, Any]:
     names = _previous(instance)
     if not yes:
         message = f"would remove the data that was replaced at {', '.join(names)}"
@@ -110,7 +112,7 @@ def _previous(instance: Instance) -> list[str]:
     return names
 
 
-def _as_dict(swapped: Swapped) -> dict[str, object]:
+def _as_dict(swapped: Swapped) -> dict[str, Any]:
     return {
         "dry_run": False,
         "downtime": round(swapped.downtime, 2),

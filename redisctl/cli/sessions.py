@@ -8,12 +8,13 @@ from redisctl.apps import growth
 from redisctl.apps.sessions import LIFETIME, Rule, bucket_rows, collect, expire_sessions, rows
 from redisctl.cli.common import (
     DURATION,
+    UNCHANGED,
     as_json,
-    console,
     current_instance,
-    make_table,
+    echo,
     print_columns,
     print_json,
+    print_table,
 )
 from redisctl.core.formatting import ago
 
@@ -55,11 +56,8 @@ def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
     print_columns((*rows(report), *growth.rows(now, changes)))
     if not report["count"]:
         return
-    buckets = make_table("time left", "not used for", ">sessions", ">share")
-    for row in bucket_rows(report):
-        buckets.add_row(*row)
-    click.echo()
-    console().print(buckets)
+    echo()
+    print_table(("time left", "not used for", ">sessions", ">share"), bucket_rows(report))
 
 
 @sessions.command()
@@ -92,10 +90,10 @@ def expire(older_than: int | None, no_ttl: bool, lifetime: int, yes: bool, as_js
     if as_json:
         print_json({"instance": instance.name, "dry_run": not yes, **counts})
         return
-    click.echo(f"looked at {counts['looked_at']} sessions")
+    echo(f"looked at {counts['looked_at']} sessions")
     if older_than is not None:
-        click.echo(f"{'removed' if yes else 'would remove'} {counts['removed']}, not used for over {ago(older_than)}")
+        echo(f"{'removed' if yes else 'would remove'} {counts['removed']}, not used for over {ago(older_than)}")
     if no_ttl:
-        click.echo(f"{'gave' if yes else 'would give'} {counts['limited']} without a TTL one of {ago(lifetime)}")
+        echo(f"{'gave' if yes else 'would give'} {counts['limited']} without a TTL one of {ago(lifetime)}")
     if not yes:
-        click.echo("nothing was changed: --yes does it")
+        echo(UNCHANGED)

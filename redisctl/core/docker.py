@@ -70,7 +70,8 @@ def run(command: Sequence[str]) -> str:
     result = process.run(command, timeout=None)
     output = (result.stdout + result.stderr).strip()
     if result.returncode != 0:
-        raise Failure(output)
+        # An empty message would look like success.
+        raise Failure(output or f"{' '.join(command[:2])} failed without a message (exit code {result.returncode})")
     return output
 
 

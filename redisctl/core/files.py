@@ -114,12 +114,14 @@ def _read(path: Path, offset: int, limit: int) -> bytes:
 def open_inside(directory: Path, *names: str) -> BinaryIO:
     """Open a regular file below a directory in which Redis can write. Follows no link and waits for no FIFO.
 
-    ``names`` lead from the directory to the file. Raises OSError.
+    ``names`` lead from the directory to the file. They may be answers of Redis, so none of them may leave the
+    directory. Raises OSError.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     path = directory
     try:
         for depth, name in enumerate(names, 1):
+            _ensure_plain(name, path)
             path /= name
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             inner = _open_at(name, flags | (os.O_DIRECTORY if depth < len(names) else 0), descriptor, path)
@@ -131,6 +133,28 @@ def open_inside(directory: Path, *names: str) -> BinaryIO:
     except OSError:
         os.close(descriptor)
         raise
+
+
+def list_inside(directory: Path, name: str) -> list[str]:
+    """Return the names in a subdirectory that Redis owns; none if there is no such directory. Follows no link.
+
+    Raises OSError.
+    """
+    _ensure_plain(name, directory)
+    try:
+        descriptor = os.open(directory / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return []
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ensure_plain(name: str, directory: Path) -> None:
+    """Raise OSError unless a name is that of an entry of its directory."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, f"{name!r} is not the name of a file", str(directory))
 
 
 def _open_at(name: str, flags: int, directory: int, path: Path) -> int:

@@ -47,6 +47,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    """Replace characters that could control a terminal, and keep the lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def words(data: bytes) -> str:
     """Return bytes from Redis as text that cannot control a terminal: ``caf\\xe9``."""
     text = data.decode(errors="backslashreplace")

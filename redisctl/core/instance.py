@@ -198,7 +198,7 @@ def load_instance() -> Instance:
     return Instance(**{**vars(config), "root": Path(config.root)})
 
 
-def error_text(error: Exception) -> str:
+def error_text(error: BaseException) -> str:
     """Return an error without details that help no operator: the path of the socket and the number of the error."""
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)

@@ -47,12 +47,12 @@ class Stage(str, Enum):
 
 
 class Kind(str, Enum):
-    """What a transaction replaces, which decides how it is recovered."""
+    """What a transaction does, which decides how it is recovered."""
 
     DATA = "data"
     SERVICE = "service"
     STOP = "stop"
-    REMOVE = "remove"
+    START = "start"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Journal:
 
     ``operation`` names it for people, for example "restore of 20260102T030405Z". ``restart_policy`` is what the
     container had before. ``staged`` and ``previous`` are directories below the root: where the new data lay and where
-    the old data goes. ``request`` is what a recovery needs to repeat the start of a service.
+    the old data goes. ``request`` is what a recovery needs to repeat a start or a stop.
     """
 
     operation: str
@@ -73,16 +73,23 @@ class Journal:
     previous: str = ""
     request: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def path(self) -> str:
-        """Where journals lie below the root."""
-        return paths.JOURNAL
-
 
 def begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
     """Write the journal of a new transaction. Raises Failure if another one has not finished."""
     ensure_none(instance)
     return _write(instance, Journal(operation, kind, Stage.PREPARED, time.time(), **values))
+
+
+def try_begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
+    """Begin a transaction that replaces no data, and so must be possible on a full or missing disk.
+
+    Without a journal, an interruption leaves it to the next run. Raises Failure if another one has not finished.
+    """
+    ensure_none(instance)
+    record = Journal(operation, kind, Stage.PREPARED, time.time(), **values)
+    with contextlib.suppress(Failure):
+        _write(instance, record)
+    return record
 
 
 def advance(instance: Instance, journal: Journal, stage: Stage, **values: Any) -> Journal:
@@ -99,8 +106,10 @@ def try_advance(instance: Instance, journal: Journal, stage: Stage) -> Journal:
 
 def end(instance: Instance) -> None:
     """Remove the journal: the transaction has finished."""
-    (instance.root / paths.JOURNAL).unlink(missing_ok=True)
-    fsync_directory(instance.root / paths.DATA)
+    path = instance.root / paths.JOURNAL
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        fsync_directory(path.parent)
 
 
 def read(instance: Instance) -> Journal | None:

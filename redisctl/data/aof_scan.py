@@ -4,7 +4,6 @@ Redis stops at the first byte that is not part of a command. After it there are 
 are counted, so that a repair can say what would be lost.
 """
 
-import mmap
 import os
 import re
 from collections import Counter
@@ -12,8 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-# Bytes to scan: some ten seconds of one core. Anything beyond is reported as a number of bytes.
+from redisctl.core.formatting import words
+
+# Bytes to scan: some ten seconds of one core. Anything beyond is reported as a number of bytes. They are read, and not
+# mapped: if Redis truncates a mapped file, the kernel kills the process that reads it.
 SCAN_LIMIT = 128 * 1024**2
+# Bytes that are read at once from the end of a file, and more than a timestamp takes.
+_BLOCK, _OVERLAP = 1024**2, 64
 # More or longer arguments are treated as damage.
 _MAX_ARGUMENTS, _MAX_LENGTH = 1024**2, 512 * 1024**2
 _TIMESTAMP = re.compile(rb"(?:^|\n)#TS:(\d{1,12})\r\n")
@@ -48,9 +52,7 @@ class Losses:
             "written": None if self.first is None else {"from": self.first, "to": self.last},
         }
         if names:
-            values["names"] = sorted(
-                key.decode(errors="backslashreplace") for keys in self.keys.values() for key in keys
-            )
+            values["names"] = sorted(words(key) for keys in self.keys.values() for key in keys)
         return values
 
 
@@ -60,16 +62,16 @@ def count(losses: Losses, file: BinaryIO, start: int, session_keys: str) -> None
     losses.size += size - start
     if size <= start:
         return
-    end = min(size, start + SCAN_LIMIT)
-    losses.unseen += size - end
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = start
-        for command_start, command_end, arguments in commands(data, start, end):
-            losses.unclear += command_start - position
-            position = command_end
-            _add(losses, arguments, session_keys)
-        losses.unclear += end - position
-        times = [int(match[1]) for match in _TIMESTAMP.finditer(data, start, end)]
+    file.seek(start)
+    data = file.read(min(size - start, SCAN_LIMIT))
+    losses.unseen += size - start - len(data)
+    position = 0
+    for command_start, command_end, arguments in commands(data, 0, len(data)):
+        losses.unclear += command_start - position
+        position = command_end
+        _add(losses, arguments, session_keys)
+    losses.unclear += len(data) - position
+    times = [int(match[1]) for match in _TIMESTAMP.finditer(data)]
     for at in times[:1] + times[-1:]:
         losses.first = float(at) if losses.first is None else losses.first
         losses.last = float(at)
@@ -77,14 +79,16 @@ def count(losses: Losses, file: BinaryIO, start: int, session_keys: str) -> None
 
 def last_timestamp(file: BinaryIO, end: int) -> float | None:
     """Return when the last command before byte ``end`` was written; None if the AOF has no times."""
-    if not end or not os.fstat(file.fileno()).st_size:
-        return None
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = end
-        while (position := data.rfind(b"#TS:", 0, position)) >= 0:
-            match = _TIMESTAMP.match(data, max(0, position - 1), end)
-            if match:
-                return float(match[1])
+    position = end
+    while position > 0:
+        start = max(0, position - _BLOCK)
+        file.seek(start)
+        data = file.read(min(end, position + _OVERLAP) - start)
+        # Only the beginning of the file is the beginning of a line without a line before it.
+        matches = list(_TIMESTAMP.finditer(data, 1 if start else 0))
+        if matches:
+            return float(matches[-1][1])
+        position = start
     return None
 
 
@@ -107,7 +111,7 @@ def kind(key: bytes, session_keys: str) -> str:
     return "queues" if key.startswith(b"rq:") else "other"
 
 
-def commands(data: Any, start: int, end: int) -> Iterator[tuple[int, int, list[bytes]]]:
+def commands(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, list[bytes]]]:
     """Yield the complete commands between two offsets: where each begins and ends, and its arguments."""
     position = start
     while position < end:
@@ -125,7 +129,7 @@ def commands(data: Any, start: int, end: int) -> Iterator[tuple[int, int, list[b
         position = line + 1 if line >= 0 else end
 
 
-def _command(data: Any, position: int, end: int) -> tuple[int, list[bytes]] | None:
+def _command(data: bytes, position: int, end: int) -> tuple[int, list[bytes]] | None:
     header = _number(data, position, end, b"*", _MAX_ARGUMENTS)
     if not header or not header[1]:
         return None
@@ -142,7 +146,7 @@ def _command(data: Any, position: int, end: int) -> tuple[int, list[bytes]] | No
     return position, arguments
 
 
-def _number(data: Any, position: int, end: int, mark: bytes, maximum: int) -> tuple[int, int] | None:
+def _number(data: bytes, position: int, end: int, mark: bytes, maximum: int) -> tuple[int, int] | None:
     """Parse a line of a mark and a number. Returns the offset of the next line, and the number."""
     if data[position : position + 1] != mark:
         return None

@@ -6,9 +6,9 @@ from typing import BinaryIO
 
 from redisctl import paths
 from redisctl.core import aof_manifest
-from redisctl.core.aof_manifest import read_manifest
+from redisctl.core.aof_manifest import MAX_MANIFEST, read_manifest
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, make_owned_directory, open_inside
+from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, list_inside, make_owned_directory, open_inside
 from redisctl.core.instance import Instance
 
 
@@ -55,6 +55,20 @@ def current_aof(instance: Instance) -> tuple[Path, Path]:
     """Return the directory of the instance's own AOF, and its manifest."""
     aof = _aof_dir(instance, instance.live)
     return aof, aof / _manifest_name(instance)
+
+
+def list_aof(instance: Instance) -> list[str]:
+    """Return the names of the files of the instance's own AOF. Follows no link of Redis. Raises OSError."""
+    return list_inside(instance.live, current_aof(instance)[0].name)
+
+
+def read_own_manifest(instance: Instance) -> str | None:
+    """Return the manifest of the instance's own AOF, None without one. Follows no link of Redis. Raises OSError."""
+    try:
+        with open_data(instance, current_aof(instance)[1]) as file:
+            return file.read(MAX_MANIFEST).decode(errors="replace")
+    except FileNotFoundError:
+        return None
 
 
 def staged_data(instance: Instance, directory: Path) -> Path:

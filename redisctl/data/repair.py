@@ -4,11 +4,12 @@ Redis's own checkers examine a copy on the disk of the data, which takes the pla
 AOF is cut at the first damage, as redis-check-aof does it. An RDB snapshot cannot be repaired, only replaced.
 """
 
+import contextlib
+import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,8 @@ from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.verify import count_keys
 from redisctl.core import aof_manifest
-from redisctl.core.aof_manifest import MAX_MANIFEST
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_UID, copy, own, read_small
+from redisctl.core.files import RDB_FILE, REDIS_UID, copy, own
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.journal import Journal
 from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis, run_checker
@@ -131,7 +131,7 @@ def is_serving(instance: Instance) -> bool:
 # -- Examination
 
 
-@contextmanager
+@contextlib.contextmanager
 def examine(instance: Instance, choice: str) -> Iterator[Report]:
     """Copy the data, check and repair the copy, and load it. The files of Redis are only read.
 
@@ -145,14 +145,14 @@ def examine(instance: Instance, choice: str) -> Iterator[Report]:
     report.findings += _foreign_files(instance)
     rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
     with staging_dir(instance) as directory:
-        if rdb.exists():
+        if os.path.lexists(rdb):
             report.snapshot = _check_copy(instance, rdb, directory)
         if layout.aof_enabled(instance):
             _check_aof(instance, directory, report)
         elif report.snapshot is None:
             report.notes.append(f"there is no {rdb.name}: Redis starts empty")
         elif report.snapshot.problem:
-            report.findings.append(Finding(rdb.name, report.snapshot.problem, rdb.stat().st_size))
+            report.findings.append(Finding(rdb.name, report.snapshot.problem, rdb.lstat().st_size))
         else:
             report.source = RDB
         report.source = _choose_source(report, choice, with_aof=layout.aof_enabled(instance))
@@ -168,18 +168,21 @@ def examine(instance: Instance, choice: str) -> Iterator[Report]:
 def _foreign_files(instance: Instance) -> list[Finding]:
     """Find files that Redis may not read or write. A copy belongs to Redis."""
     aof, _ = layout.current_aof(instance)
-    paths = [instance.live / instance.config_value("dbfilename", RDB_FILE), aof, *aof.glob("*")]
-    foreign = [path for path in paths if path.exists() and path.stat().st_uid != REDIS_UID]
-    return [
-        Finding(path.name, f"belongs to uid {path.stat().st_uid}, and Redis runs as {REDIS_UID}") for path in foreign
-    ]
+    rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
+    findings = []
+    for path in (rdb, aof, *(aof / name for name in layout.list_aof(instance))):
+        with contextlib.suppress(FileNotFoundError):
+            owner = path.lstat().st_uid
+            if owner != REDIS_UID:
+                findings.append(Finding(path.name, f"belongs to uid {owner}, and Redis runs as {REDIS_UID}"))
+    return findings
 
 
 def _check_aof(instance: Instance, directory: Path, report: Report) -> None:
     """Check and repair a copy of the AOF, and count what the repair loses."""
-    aof, manifest = layout.current_aof(instance)
-    names = [path.name for path in aof.iterdir()] if aof.is_dir() else []
-    parts = _parts(manifest, names, report)
+    aof, _ = layout.current_aof(instance)
+    names = layout.list_aof(instance)
+    parts = _parts(instance, names, report)
     if not parts:
         return
     restore.ensure_disk_space(instance, aof)
@@ -194,7 +197,7 @@ def _check_aof(instance: Instance, directory: Path, report: Report) -> None:
             report.cut = True
             break
         usable.append(part)
-    report.mtime = max(((aof / part.name).stat().st_mtime for part in present), default=None)
+    report.mtime = max(((aof / part.name).lstat().st_mtime for part in present), default=None)
     if report.cut:
         damaged, finding = parts[len(usable)], report.findings[-1]
         if damaged.type == aof_manifest.BASE and finding.sound == 0:
@@ -217,13 +220,14 @@ def _check_aof(instance: Instance, directory: Path, report: Report) -> None:
         report.source = AOF
 
 
-def _parts(manifest: Path, names: list[str], report: Report) -> list[aof_manifest.Part]:
+def _parts(instance: Instance, names: list[str], report: Report) -> list[aof_manifest.Part]:
     """Return the parts of the AOF; by the names of the files if the manifest does not name them."""
-    text = read_small(manifest, MAX_MANIFEST) if manifest.exists() else None
+    _, manifest = layout.current_aof(instance)
+    text = layout.read_own_manifest(instance)
     problem = aof_manifest.find_problem(text, names)
     orphans = aof_manifest.orphaned_parts(text, names)
     if orphans:
-        report.findings.append(Finding(manifest.name, problem, manifest.stat().st_size))
+        report.findings.append(Finding(manifest.name, problem, len(text or "")))
         return orphans
     if text is None and not problem:
         report.notes.append("there is no AOF: Redis starts empty, whatever other files there are")
@@ -286,7 +290,7 @@ def _check_copy(instance: Instance, rdb: Path, directory: Path) -> RdbCheck:
     result = check_rdb(instance, directory / rdb.name)
     (directory / rdb.name).unlink()
     # An RDB snapshot without a time in it is as old as its file.
-    return RdbCheck(rdb, result.problem, result.keys, result.at or rdb.stat().st_mtime)
+    return RdbCheck(rdb, result.problem, result.keys, result.at or rdb.lstat().st_mtime)
 
 
 def _empty(directory: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from redisctl import paths
@@ -10,6 +12,7 @@ from redisctl.core import docker, journal, process, service
 from redisctl.core.errors import Failure
 from redisctl.core.files import read_end
 from redisctl.core.instance import Instance
+from redisctl.core.journal import Journal, Kind
 from redisctl.core.service import UncleanStop
 from redisctl.deploy.service import check_data_directory
 from redisctl.schema import Result
@@ -18,66 +21,135 @@ from redisctl.schema import Result
 def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
     """Stop the instance and its backups in order; they stay stopped over a reboot. Raises Failure.
 
-    Fails if Redis cannot save its data; then it still runs, or its files are as it left them.
+    Fails if Redis cannot save its data; then everything runs as before. An interrupted stop is finished by systemd.
     """
-    journal.ensure_none(instance)
+    record = journal.try_begin(
+        instance,
+        f"stop of {instance.name}",
+        Kind.STOP,
+        restart_policy=service.restart_policy(instance),
+        request={"services": _running_services(instance), "discard_unsaved": discard_unsaved},
+    )
+    return _stop(instance, record)
+
+
+def _stop(instance: Instance, record: Journal) -> Result:
+    """Do what the journal of a stop asks for, or put back what ran before it. May be repeated."""
+    services = [str(name) for name in record.request.get("services", ())]
+    with _transaction(instance, record):
+        try:
+            return _stop_all(instance, services, discard_unsaved=bool(record.request.get("discard_unsaved")))
+        except UncleanStop as error:
+            problem = _put_back(instance, services, record.restart_policy, running=error.running)
+            raise Failure(
+                f"{error}. {problem or 'Redis runs as before'}. Free some space and try again, or run 'redisctl stop "
+                "--discard-unsaved', which stops Redis although its newest writes cannot be saved"
+            ) from None
+        except Failure as error:
+            problem = _put_back(instance, services, record.restart_policy, running=True)
+            raise Failure(f"{error}. {problem}".removesuffix(". ")) from None
+
+
+@contextmanager
+def _transaction(instance: Instance, record: Journal) -> Iterator[None]:
+    """End the transaction whether it succeeded or failed. If it was interrupted, systemd finishes it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Failure(
+            f"{record.operation} was interrupted. It finishes by itself within seconds; 'redisctl recover' waits for it"
+        ) from None
+    except Failure:
+        journal.end(instance)
+        raise
+    journal.end(instance)
+
+
+def _stop_all(instance: Instance, services: list[str], *, discard_unsaved: bool) -> Result:
     for unit in (paths.backup_timer(instance.name), paths.backup_service(instance.name)):
         _disable(unit)
-    policy = service.restart_policy(instance)
     # Without a policy it stays down when Docker or the host restarts; a start puts the policy back.
     service.hold_down(instance)
     if not docker.project_containers(instance.name, running_only=True):
         return Result()
-    _stop_services(instance)
-    try:
-        stopped = service.stop(instance, discard_unsaved=discard_unsaved)
-    except UncleanStop as error:
-        if error.running:
-            service.set_restart_policy(instance, policy)
-        raise Failure(
-            f"{error}. Free some space, or run 'redisctl stop --discard-unsaved' on the host: it stops Redis anyway"
-        ) from None
+    _stop_services(services)
+    stopped = service.stop(instance, discard_unsaved=discard_unsaved)
     remaining = docker.project_containers(instance.name, running_only=True)
     if remaining:
         process.check(["docker", "stop", *remaining], timeout=None)
     return Result(changed=True, messages=(stopped.warning,) if stopped.warning else ())
 
 
+def _put_back(instance: Instance, services: list[str], policy: str, *, running: bool) -> str:
+    """Bring back what ran before a stop that failed. Returns what could not be brought back."""
+    try:
+        if running:
+            service.set_restart_policy(instance, policy)
+        else:
+            problems = service.start_and_check(instance, lambda _: [], policy)
+            if problems:
+                return f"Redis does not start again: {'; '.join(problems)}"
+        if services:
+            process.check(["docker", "start", *services])
+        _schedule_backups(instance)
+    except Failure as error:
+        return f"Not everything runs as before: {error}"
+    return ""
+
+
 def start(instance: Instance) -> Result:
-    """Start a stopped instance as it is and wait until it is healthy; enable its backups again. Raises Failure."""
+    """Start a stopped instance as it is and wait until it is healthy; enable its backups again. Raises Failure.
+
+    An interrupted start is finished by systemd.
+    """
     journal.ensure_none(instance)
     if not (instance.root / paths.COMPOSE_FILE).exists():
         raise Failure(f"there is no {instance.name} in {instance.root}: deploy it")
     check_data_directory(instance)
-    service.set_restart_policy(instance, instance.restart)
-    wait = ("--wait", "--wait-timeout", str(instance.start_timeout))
-    command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)
-    done, output = docker.RestartGuard().run(command)
-    if not done:
-        log = read_end(instance.root / paths.LOGS / "redis.log", 0, 64 * 1024).splitlines()[-20:]
-        raise Failure("\n".join([output, *log]))
-    if instance.backup.scheduled:
-        process.check(["systemctl", "enable", "--quiet", "--now", paths.backup_timer(instance.name)])
+    return _start(instance, journal.try_begin(instance, f"start of {instance.name}", Kind.START))
+
+
+def _start(instance: Instance, record: Journal) -> Result:
+    """Start everything. May be repeated."""
+    with _transaction(instance, record):
+        service.set_restart_policy(instance, instance.restart)
+        wait = ("--wait", "--wait-timeout", str(instance.start_timeout))
+        command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)
+        done, output = docker.RestartGuard().run(command)
+        if not done:
+            log = read_end(instance.root / paths.LOGS / "redis.log", 0, 64 * 1024).splitlines()[-20:]
+            raise Failure("\n".join([output, *log]))
+        _schedule_backups(instance)
     return Result(changed=True)
+
+
+def recover(instance: Instance, record: Journal) -> str:
+    """Finish a stop or a start that was interrupted. Returns what was done. Raises Failure."""
+    if record.kind is Kind.START:
+        _start(instance, record)
+    else:
+        _stop(instance, record)
+    return f"{record.operation} was interrupted and is finished now"
 
 
 def remove(instance: Instance, *, data: bool) -> Result:
     """Take the instance off the host; with ``data`` its data and backups as well. Raises Failure.
 
     Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after
-    another interrupted transaction, because only its recovery knows where the data is.
+    another interrupted transaction, because only its recovery knows where the data is. Fails if Redis cannot save data
+    that stays.
     """
     try:
         journal.ensure_none(instance)
+        if not data:
+            stop(instance)
     except Failure as error:
         raise Failure(f"nothing was removed: {error}") from None
     for unit in paths.units(instance.name):
         _disable(unit)
     containers = docker.project_containers(instance.name)
     if containers:
-        _stop_services(instance)
-        if not data:
-            _stop_before_removal(instance)
+        _stop_services(_running_services(instance))
         process.check(["docker", "stop", "--time", str(instance.stop_grace), *containers], timeout=None)
         process.check(["docker", "rm", "--volumes", *containers])
     command = ["docker", "network", "ls", "--quiet", "--filter", f"label={docker.PROJECT_LABEL}={instance.name}"]
@@ -98,19 +170,6 @@ def remove(instance: Instance, *, data: bool) -> Result:
     return Result(changed=True)
 
 
-def _stop_before_removal(instance: Instance) -> None:
-    service.hold_down(instance)
-    try:
-        service.stop(instance)
-    except UncleanStop as error:
-        if error.running:
-            service.set_restart_policy(instance, instance.restart)
-        raise Failure(
-            f"{error}. Nothing was removed but the units. Free some space, or run 'redisctl stop --discard-unsaved' on "
-            "the host; then run the removal again"
-        ) from None
-
-
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -123,13 +182,21 @@ def _disable(unit: str) -> None:
         process.check(["systemctl", "disable", "--quiet", "--now", unit], timeout=None)
 
 
-def _stop_services(instance: Instance) -> None:
-    """Stop the services that need Redis first."""
-    running = docker.inspect(*docker.project_containers(instance.name, running_only=True))
-    services = [
+def _schedule_backups(instance: Instance) -> None:
+    if instance.backup.scheduled:
+        process.check(["systemctl", "enable", "--quiet", "--now", paths.backup_timer(instance.name)])
+
+
+def _running_services(instance: Instance) -> list[str]:
+    """Return the containers of the application's services, which need Redis."""
+    containers = docker.inspect(*docker.project_containers(instance.name, running_only=True))
+    return [
         container["Id"]
-        for container in running
+        for container in containers
         if container["Config"]["Labels"].get(docker.SERVICE_LABEL) != instance.name
     ]
+
+
+def _stop_services(services: list[str]) -> None:
     if services:
         process.check(["docker", "stop", *services], timeout=None)

@@ -51,14 +51,17 @@ def check_config(instance: Instance, image: str, owner: str) -> None:
         raise Failure(f"Redis does not start with this configuration. The running Redis was left alone:\n{lines}")
 
 
-def check_acl(request: AclRequest) -> Result:
-    """Start the image with an ACL file: Redis refuses to start with a rule that it does not know. Raises Failure."""
+def check_acl(instance: Instance, request: AclRequest) -> Result:
+    """Start the image with an ACL file: Redis refuses to start with a rule that it does not know. Raises Failure.
+
+    Changes nothing on the host.
+    """
     mounts = ["--tmpfs", "/tmp:mode=1777"]
     output = _start(request.image, request.owner, mounts, ["--aclfile", "/tmp/users.acl"], acl=request.acl)
     if output is not None:
         # Redis names the line and the rule.
         lines = "\n".join([line for line in output.splitlines() if "users.acl" in line.lower()][-5:] or [output[-500:]])
-        raise Failure(f"Redis refuses these users. Those on the host were left alone:\n{mask_hashes(lines)}")
+        raise Failure(f"{instance.name} refuses these users. Those on the host were left alone:\n{mask_hashes(lines)}")
     return Result()
 
 

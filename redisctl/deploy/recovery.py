@@ -8,7 +8,7 @@ from redisctl.core import journal
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Kind
 from redisctl.data import swap
-from redisctl.deploy import service
+from redisctl.deploy import lifecycle, service
 
 
 def recover(instance: Instance) -> str:
@@ -21,6 +21,8 @@ def recover(instance: Instance) -> str:
         return ""
     if record.kind is Kind.DATA:
         return swap.recover(instance, record)
+    if record.kind in (Kind.STOP, Kind.START):
+        return lifecycle.recover(instance, record)
     return service.recover(instance, record, at_boot=record.started < boot_time())
 
 
@@ -39,5 +41,5 @@ def recover_files(instance: Instance) -> None:
         return
     if record.kind is Kind.DATA:
         swap.recover_files(instance, record)
-    else:
+    elif record.kind is Kind.SERVICE:
         service.recover_files(instance, record)

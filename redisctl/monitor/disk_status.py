@@ -14,17 +14,16 @@ from redisctl.backup import catalog
 from redisctl.backup.attempt import read_last_attempt
 from redisctl.core import aof_manifest, journal, process
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_end, read_small
-from redisctl.core.instance import TIMEOUT, Instance
+from redisctl.core.files import read_end
+from redisctl.core.instance import TIMEOUT, Instance, error_text
 from redisctl.core.lock import holder
 from redisctl.core.startup_errors import last_start_lines, truncations
 from redisctl.data import layout
 from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
 from redisctl.monitor.status import DiskStatus, Status, disk_usage
 
-# Bytes that are read: of the end of redis.log, and of the AOF manifest.
+# Bytes of the end of redis.log that are read.
 _LOG_TAIL = 1024**2
-_MAX_MANIFEST = 1024**2
 # Lines of the container's log.
 _LINES = 40
 
@@ -45,7 +44,7 @@ def add_disk_status(instance: Instance, status: Status) -> Status:
         try:
             values |= load(instance)
         except (OSError, ValueError, Failure) as error:
-            unknown[name] = str(error)
+            unknown[name] = error_text(error)
     if status.unreachable_reason:
         values["start_log"] = (*_container_log(instance), *values.get("start_log", ()))
     return replace(status, disk=DiskStatus(**values, unknown=unknown))
@@ -94,18 +93,13 @@ def _aof_files(instance: Instance) -> dict[str, Any]:
     """Return what is wrong with the AOF's file names: what the next start would not find, or would ignore."""
     if not layout.aof_enabled(instance):
         return {}
-    directory, manifest = layout.current_aof(instance)
     for _ in range(3):
-        text, names = _read(manifest), _names(directory)
+        text, names = layout.read_own_manifest(instance), layout.list_aof(instance)
         # Unless a rewrite ended in between.
-        if text == _read(manifest):
+        if text == layout.read_own_manifest(instance):
             break
     ignored = bool(aof_manifest.orphaned_parts(text, names))
     return {"aof_problem": aof_manifest.find_problem(text, names), "aof_ignored": ignored}
-
-
-def _read(manifest: Path) -> str | None:
-    return read_small(manifest, _MAX_MANIFEST) if _is_file(manifest) else None
 
 
 def _is_file(path: Path) -> bool:
@@ -117,18 +111,6 @@ def _is_file(path: Path) -> bool:
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a regular file")
     return True
-
-
-def _names(directory: Path) -> list[str]:
-    """Return the names in a directory of Redis; none if there is no directory. Follows no link."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return []
-    try:
-        return os.listdir(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _startup_log(instance: Instance) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 
-from redisctl.core.formatting import words
+from redisctl.core.formatting import printable, words
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.monitor.slowlog import SlowCommand, original_names, slow_commands
@@ -111,7 +111,7 @@ def frame_of(before: Sample, now: Sample) -> Frame:
     return Frame(
         at=at,
         interval=interval,
-        server=f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}",
+        server=printable(f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"),
         uptime=info["uptime_in_seconds"],
         operations=rate("total_commands_processed"),
         hits=rate("keyspace_hits"),

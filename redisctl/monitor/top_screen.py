@@ -110,18 +110,19 @@ def frames(reader: Reader, interval: float, count: int) -> Iterator[Frame]:
         before, pause = now, interval
 
 
-def is_terminal(console: Console) -> bool:
+def is_terminal() -> bool:
     """Say whether the program runs in a terminal, with a screen and a keyboard."""
+    console = Console()
     return console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty() and sys.stdin.isatty()
 
 
-def show(console: Console, name: str, reader: Reader, interval: float, count: int | None) -> None:
+def show(name: str, reader: Reader, interval: float, count: int | None) -> None:
     """Show frames on the whole terminal until q, Ctrl-C or ``count`` frames. Waits if Redis stops answering.
 
     Raises RedisError and Failure if Redis does not answer at the start.
     """
     before, shown, pause = reader.read(), 0, min(interval, FIRST_FRAME)
-    live = Live(_whole([Text(name, "bold")]), console=console, screen=True, auto_refresh=False)
+    live = Live(_whole([Text(name, "bold")]), console=Console(highlight=False), screen=True, auto_refresh=False)
     with suppress(KeyboardInterrupt), _keys() as pressed:
         # Ctrl-C waits until the screen has been set up: it could not be restored in between.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -19,6 +19,18 @@ DAY2_KEYS = frozenset(
         *("redis_certificate_for", "redis_certificate_to"),
     }
 )
+
+# The types of settings in the operator's words, by the beginning of pydantic's error types.
+_TYPE_NAMES = {
+    "bool": "True or False",
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "string": "a text in quotes",
+    "tuple": "a list",
+    "dict": "a dictionary",
+    "model": "a dictionary",
+}
 
 
 class SettingsError(ValueError):
@@ -42,6 +54,7 @@ def load(data: Mapping[str, Any]) -> Settings:
     every problem: unknown keys, wrong types, exceeded bounds and violated rules.
     """
     fields = Settings.model_fields
+    data = {str(key): value for key, value in data.items()}
     given = {key: value for key, value in data.items() if key.startswith(PREFIX) and key not in DAY2_KEYS}
     problems = [_unknown_setting(key) for key in given if key not in fields]
     problems += [
@@ -81,12 +94,29 @@ def _error_text(detail: Any) -> str:
     """Return an error of pydantic as a message for the operator."""
     key, *inner = detail["loc"]
     place = key + "".join(f"[{part!r}]" for part in inner if part != "[key]")
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "secret":
-        # The value contains a password, so it is not repeated.
-        return f"{place}: {message}"
+    if detail["type"] == "extra_forbidden":
+        names = get_args(Settings.model_fields[key].annotation)[-1].model_fields
+        return f"{place}: unknown name; the names are {', '.join(names)}"
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    # Never repeat what may contain a password: the values of type "secret", and whole services of the application.
+    if detail["type"] == "secret" or isinstance(detail["input"], dict):
+        return f"{place}: {_reason(key, detail)}"
+    value, reason = repr(detail["input"]), _reason(key, detail)
+    # A check of our own begins its message with the value.
+    return f"{place} = {reason}" if reason.startswith(value) else f"{place} = {value}: {reason}"
+
+
+def _reason(key: str, detail: Any) -> str:
+    """Return what is wrong with a value."""
+    context = detail.get("ctx", {})
     for bound, words in (("ge", "at least"), ("le", "at most")):
-        if bound in (context := detail.get("ctx", {})):
-            field = Settings.model_fields[key]
-            message = f"must be {words} {format_size(context[bound]) if is_size(field) else context[bound]}"
-    return f"{place} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+        if bound in context:
+            limit = format_size(context[bound]) if is_size(Settings.model_fields[key]) else context[bound]
+            return f"must be {words} {limit}"
+    if detail["type"] == "literal_error":
+        return f"must be {context['expected']}"
+    if detail["type"] == "tuple_type" and isinstance(detail["input"], str):
+        return f"must be a list: [{detail['input']!r}]"
+    type_name = _TYPE_NAMES.get(detail["type"].partition("_")[0])
+    return f"must be {type_name}" if type_name else str(detail["msg"]).removeprefix("Value error, ")

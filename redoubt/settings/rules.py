@@ -183,9 +183,21 @@ def _repository_files(s: Settings) -> str | None:
     is_sftp = s.redis_backup_restic_repository.startswith("sftp:")
     if is_sftp and (missing := [name for name in used if name not in given]):
         return f"redis_backup_repository_files: an SFTP repository needs {' and '.join(missing)} as well"
-    if absent := [f"{name} = {path!r}" for name, path in given.items() if not Path(path).is_file()]:
-        return f"redis_backup_repository_files: {', '.join(absent)}: there is no such file on this machine"
-    return None
+    unusable = [f"{name} = {path!r}: {problem}" for name, path in given.items() if (problem := _text_problem(path))]
+    return f"redis_backup_repository_files: {', '.join(unusable)}" if unusable else None
+
+
+def _text_problem(path: str) -> str:
+    """Return why a file on this machine cannot be read as text; empty if it can."""
+    try:
+        Path(path).read_text()
+    except FileNotFoundError:
+        return "there is no such file on this machine"
+    except UnicodeDecodeError:
+        return "this is not a text file"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read: {getattr(error, 'strerror', error)}"
+    return ""
 
 
 # -- Application and further directives

@@ -1,11 +1,12 @@
 """The types of settings, with the checks of single values."""
 
 import ipaddress
+import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from redoubt.sizes import parse_docker_size, parse_redis_size
@@ -44,6 +45,17 @@ _ADMINISTRATION = {
     *("replicaof", "slaveof", "failover", "cluster", "sync", "psync", "migrate", "restore", "restore-asking"),
     *("flushall", "flushdb", "swapdb"),
 }
+
+
+def matching(pattern: str, words: str) -> AfterValidator:
+    """Return the check of a text by a pattern; ``words`` describe it to the operator."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r} is not {words}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _not_bool(value: object) -> object:
@@ -159,6 +171,21 @@ def check_acl_rules(value: str) -> str:
     return " ".join(rules)
 
 
+def _app_service(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise PydanticCustomError(
+            "secret", "cannot be written to a Compose file: {error}", {"error": str(error)}
+        ) from None
+    for part, kinds in (("secrets", (list,)), ("networks", (list, dict)), ("depends_on", (list, dict))):
+        if part in value and not isinstance(value[part], (*kinds, tuple)):
+            raise ValueError(
+                f"{part} must be a list{' or a dictionary' if dict in kinds else ''}, as in a Compose file"
+            )
+    return value
+
+
 def split_words(value: object) -> object:
     """Split the words of a string, as the command line gives a list."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
@@ -186,5 +213,9 @@ RepositoryFile = Literal[
     "ssh_key", "known_hosts", "aws_credentials", "google_credentials", "ca_certificate", "client_certificate"
 ]
 # One word of an ACL rule, without characters that an ACL file or redis-cli would interpret.
-Pattern = Annotated[str, Field(pattern=r"^[!#-&(-\[\]-~]+$")]
-UserName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+Pattern = Annotated[str, matching(r"[!#-&(-\[\]-~]+", "a pattern without spaces, quotes and backslashes: 'shop:*'")]
+UserName = Annotated[
+    str, matching(r"[a-z][a-z0-9_-]{0,30}", "a user name of up to 31 lower-case letters, digits, '_' and '-'")
+]
+# A service of the user, as in a Compose file. A deploy adds to these three parts of it.
+AppService = Annotated[dict[str, Any], AfterValidator(_app_service)]

@@ -3,7 +3,7 @@
 from redisctl import paths
 from redisctl.core.journal import Stage
 from sandbox.hosts import Host
-from tests.lifecycle.deployed_redis import wait_until
+from tests.deployed_redis import wait_until
 
 JOURNAL = f"/srv/redis/{paths.JOURNAL}"
 LOCK = paths.lock_file("redis")

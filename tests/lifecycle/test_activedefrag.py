@@ -7,8 +7,8 @@ import pytest
 from sandbox import engine, image_build
 from sandbox.hosts import Host
 from sandbox.util import lock
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 PROBE = "Config | Find out whether the image can defragment memory"
 

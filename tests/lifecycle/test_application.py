@@ -8,8 +8,8 @@ import pytest
 
 from sandbox import images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
 
 # A client with its own password from a Compose secret, which reaches Redis by name. In a Compose file, a $ for the
 # shell is written twice.

@@ -19,9 +19,9 @@ import pytest
 from redoubt import certificate_store, certificates
 from redoubt.settings.load import load
 from sandbox.hosts import Host
+from tests.deployed_redis import Instance
+from tests.deployer import ROOT, Deployer
 from tests.host.controls import CONTROLS
-from tests.lifecycle.conftest import ROOT, Deployer
-from tests.lifecycle.deployed_redis import Instance
 
 # With TLS, every control has something to prove.
 SETTINGS: dict[str, Any] = {"redis_tls": "required"}

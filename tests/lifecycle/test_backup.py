@@ -15,8 +15,9 @@ from rq import Queue
 from rq.job import Job
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 
 MILLION = 1_000_000
 BACKUPS = "/srv/redis/backups"

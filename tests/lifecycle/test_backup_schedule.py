@@ -14,8 +14,8 @@ import pytest
 
 from sandbox import ssh
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployer import Deployer
 from tests.lifecycle.test_secrets_exposure import KnownSecrets, known_secrets, leaked_files, watch_processes
 
 UNIT, TIMER = "redis-backup.service", "redis-backup.timer"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import ROOT, Deployer, pyinfra
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import ROOT, Deployer, pyinfra
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from rq import Queue
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
 
 # Holds apt's locks for some seconds, like unattended upgrades after the first boot.
 OTHER_APT = """\

@@ -14,8 +14,8 @@ from redis import Redis
 
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, tunnel
+from tests.deployed_redis import Instance, tunnel
+from tests.deployer import Deployer
 from tests.lifecycle.expected_files import FILES, TREE, digests, looks
 
 DIRECTORIES = "Directories | Create the directories"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, command
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer, command
 
 UP_TO_DATE = {"state": "up to date", "differences": [], "operations": []}
 

@@ -7,8 +7,8 @@ import pytest
 
 from sandbox import ssh, tools
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 # What provisioning tools have met: another project, another file, another Docker, a decimal comma.
 HOSTILE = """\

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
 
 # A check every second; two failures make the container unhealthy.
 EAGER: dict[str, Any] = {

@@ -8,8 +8,9 @@ import pytest
 
 from sandbox import images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.test_instances import QUEUE, remove_second_instance
 from tests.lifecycle.test_live_changes import LIVE
 from tests.lifecycle.test_persistence import RENAMED

@@ -12,8 +12,8 @@ import pytest
 
 from sandbox import images, ssh, tools
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 REGISTRY = "127.0.0.1:5000"
 CONFIG = f"""\

@@ -25,8 +25,9 @@ from rq.job import Job
 
 from sandbox import base_image
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, tunnel, wait_until
+from tests.deployed_redis import Instance, tunnel, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 from tests.lifecycle.test_secrets_exposure import KnownSecrets, watch_processes
 
 OLD = "5:6.0.16-1+deb11u2"

@@ -11,8 +11,9 @@ from redisctl import paths
 from redoubt import secret_store
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, pyinfra, remove_instance
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer, pyinfra
+from tests.lifecycle.conftest import remove_instance
 
 # A second instance next to the default one.
 QUEUE: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_root": "/opt/stores/queue"}

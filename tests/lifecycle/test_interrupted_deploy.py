@@ -19,8 +19,9 @@ from redoubt import deploy_lock
 from redoubt.settings.load import load
 from sandbox import images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import BackgroundDeploy, Deployer, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import BackgroundDeploy, Deployer
+from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.expected_files import TREE, digests, looks
 from tests.lifecycle.interruption import (
     cut_power,

@@ -14,8 +14,9 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 CHANGE = "Service | Change the running Redis"
 WRITE = "Service | Write the Compose project"

@@ -17,8 +17,8 @@ from redoubt.secret_store import Secrets
 from sandbox import images, ssh, tools
 from sandbox.hosts import Host
 from sandbox.util import STATE
-from tests.lifecycle.conftest import ROOT, DeployResult
-from tests.lifecycle.deployed_redis import Instance, redisctl
+from tests.deployed_redis import Instance, redisctl
+from tests.deployer import ROOT, DeployResult
 
 PROJECT = "/root/redoubt"
 WHEELS = "/root/wheels"

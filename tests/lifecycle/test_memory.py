@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
 
 SMALL: dict[str, Any] = {"redis_maxmemory": "64mb", "redis_health_interval": 1, "redis_health_retries": 2}
 # A key takes 1 KiB with its overhead, so 64 MiB hold about 60,000.

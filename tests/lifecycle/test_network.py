@@ -9,9 +9,9 @@ import pytest
 
 from sandbox import images
 from sandbox.hosts import Host
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
 from tests.host.host_under_test import listens
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, wait_until
 from tests.lifecycle.port_probe import answers
 
 

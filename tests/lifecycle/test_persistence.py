@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
 
 # RQ writes like this all the time: Redis records the writes of a script as a transaction in the AOF.
 SCRIPT = "redis.call('set',KEYS[1],'1') redis.call('set',KEYS[2],'1')"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 REFUSED = "Nothing was changed on any host. Fix these problems first:"
 
@@ -17,13 +18,13 @@ REFUSED = "Nothing was changed on any host. Fix these problems first:"
 BAD_SETTINGS: dict[str, tuple[object, str]] = {
     "redis_maxmemroy": ("1gb", "redis_maxmemroy: unknown setting; did you mean redis_maxmemory?"),
     "reddis_port": (6380, "reddis_port: unknown setting; did you mean redis_port?"),
-    "redis_timeout": ("soon", "redis_timeout = 'soon': input should be a valid integer"),
+    "redis_timeout": ("soon", "redis_timeout = 'soon': must be a whole number"),
     "redis_databases": (0, "redis_databases = 0: must be at least 1"),
     "redis_container_log_max_size": ("10X", "redis_container_log_max_size = '10X': '10X' is not a size"),
-    "redis_maxmemory_policy": ("lru", "redis_maxmemory_policy = 'lru': input should be 'volatile-lru'"),
+    "redis_maxmemory_policy": ("lru", "redis_maxmemory_policy = 'lru': must be 'volatile-lru'"),
     "redis_bind": (["localhost"], "'localhost' is not an IP address, for example 127.0.0.1 or ::1"),
     "redis_save": ("900", "'900' is not a list of '<seconds> <changes>' pairs"),
-    "redis_restart": (True, "redis_restart = True: input should be 'unless-stopped'"),
+    "redis_restart": (True, "redis_restart = True: must be 'unless-stopped'"),
     # Each is valid by itself, but not together with the others.
     "redis_container_nofile": (100, "redis_container_nofile = 100 is too low for redis_maxclients = 10000"),
     "redis_image_archive": (None, "redis_image_source = 'archive' needs redis_image_archive"),

@@ -13,8 +13,9 @@ import pytest
 
 from sandbox import ssh
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, remove_instance, remove_units
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import remove_instance, remove_units
 
 # Docker's verdict about a container that was paused stays until its next check.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 1}

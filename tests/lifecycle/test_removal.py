@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from redisctl import paths
+from redisctl.core.journal import Stage
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.expected_files import looks
+from tests.lifecycle.transaction_hook import hang_at, kill_at
 
 # With every file and unit that an instance can have, and the policy with which Docker starts stopped containers.
 SETTINGS: dict[str, Any] = {
@@ -77,6 +80,28 @@ def test_start_brings_back_data_backups_and_restart_policy(redis: Instance, depl
     assert redis.call("GET rq:kept", user="queues") == ["1"]
     assert redis.host.run(TIMER).stdout == "enabled\nactive\n"
     assert restart_policy(redis) == "always"
+
+
+def test_interrupted_stop_and_start_finish_by_themselves(redis: Instance, deployer: Deployer) -> None:
+    """redisctl is killed, or the power is cut, before the work and after it."""
+    host = redis.host
+    assert deployer.deploy(host, **SETTINGS).returncode == 0
+    interruptions: tuple[tuple[Literal["at", "after"], bool], ...] = (("at", False), ("after", False), ("at", True))
+    for when, power_cut in interruptions:
+        for verb in ("stop", "start"):
+            if power_cut:
+                hang_at(host, Stage.PREPARED, when, verb)
+                host.kill()
+                host.start()
+            else:
+                kill_at(host, Stage.PREPARED, when, verb)
+            wait_until(lambda: host.run(f"ls /srv/redis/{paths.JOURNAL}").returncode != 0, f"{verb} is finished", 90)
+            stopped = verb == "stop"
+            assert redis.inspect()["State"]["Status"] == ("exited" if stopped else "running")
+            assert restart_policy(redis) == ("no" if stopped else "always")
+            assert host.run(TIMER).stdout == ("disabled\ninactive\n" if stopped else "enabled\nactive\n")
+        assert redis.call("GET rq:kept", user="queues") == ["1"]
+    assert host.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
 def test_a_deploy_starts_a_stopped_instance(redis: Instance, deployer: Deployer) -> None:

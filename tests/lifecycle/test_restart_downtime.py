@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 
 SETTINGS: dict[str, Any] = {"redis_maxmemory": "2gb"}
 

@@ -7,8 +7,9 @@ import pytest
 from rq import Queue
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 
 KEYS = 2000
 ROOT = "/srv/redis"

@@ -10,8 +10,9 @@ import pytest
 from redisctl.core.journal import Stage
 from redoubt import deploy_lock
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 from tests.lifecycle.interruption import is_unlocked, pause_at, resume, wait_until_paused
 from tests.lifecycle.transaction_hook import hang_at, kill_at
 

@@ -24,8 +24,8 @@ from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
 from sandbox import images
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult
-from tests.lifecycle.deployed_redis import Instance, tunnel, wait_until
+from tests.deployed_redis import Instance, tunnel, wait_until
+from tests.deployer import Deployer, DeployResult
 
 ROTATE, FINISH, UNDO = "day2/rotate.py", "day2/finish_rotation.py", "day2/undo_rotation.py"
 SETTINGS: dict[str, Any] = {

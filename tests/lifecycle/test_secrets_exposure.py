@@ -19,7 +19,8 @@ import pytest
 from redoubt import secret_store
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 # The paths that may contain secrets.
 SECRET_PATHS = {"/srv/redis/secrets", "/srv/redis/config/users.acl"}

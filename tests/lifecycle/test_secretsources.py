@@ -13,8 +13,8 @@ from redoubt import secret_store
 from redoubt.secret_backends import SecretsError
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 HERE = Path(__file__).parent
 

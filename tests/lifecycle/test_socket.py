@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 GROUP = 4711
 SETTINGS: dict[str, Any] = {"redis_unix_socket": True, "redis_unix_socket_gid": GROUP, "redis_bind": []}

@@ -9,8 +9,8 @@ from typing import Any
 from redoubt import acl
 from sandbox import ssh, tools
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer
 
 OPERATOR: dict[str, Any] = {"ssh_user": "operator", "_sudo": True}
 

@@ -26,8 +26,8 @@ from redoubt.certificates import Identity
 from redoubt.secret_backends import FileSource
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, command
-from tests.lifecycle.deployed_redis import Instance, tcp_tunnel
+from tests.deployed_redis import Instance, tcp_tunnel
+from tests.deployer import Deployer, command
 from tests.lifecycle.expected_files import TREE, looks
 
 NAME = "redis.example.test"

@@ -9,8 +9,9 @@ import pytest
 
 from redisctl.core.journal import Stage
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, empty_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import empty_instance
 from tests.lifecycle.transaction_hook import run_at
 
 ROOT = "/srv/redis"
@@ -124,9 +125,11 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
             assert "--discard-unsaved" in message
             assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
             assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+            assert host.run("systemctl is-enabled redis-backup.timer").stdout == "enabled\n"
+            assert host.run(f"ls {DATA}/journal.json").returncode != 0
             message = refused(redis, "remove --yes")
-            assert "Nothing was removed but the units" in message
-            assert "run 'redisctl stop --discard-unsaved' on the host; then run the removal again" in message
+            assert message.startswith("redisctl: nothing was removed: Redis still runs: "), message
+            assert "run 'redisctl stop --discard-unsaved'" in message
             assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
             result = redisctl(redis, "stop --discard-unsaved")
             assert "It was killed" in result["messages"][0]

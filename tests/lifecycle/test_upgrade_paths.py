@@ -8,8 +8,9 @@ from rq import Queue
 from rq.job import Job
 
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.test_valkey import assert_no_change, settings_for
 
 

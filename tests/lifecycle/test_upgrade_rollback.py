@@ -10,8 +10,9 @@ import pytest
 
 from redisctl.core.journal import Stage
 from sandbox.hosts import Host
-from tests.lifecycle.conftest import Deployer, remove_instance
-from tests.lifecycle.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance, wait_until
+from tests.deployer import Deployer
+from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.interruption import (
     cut_power,
     is_recovered,

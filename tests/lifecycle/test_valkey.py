@@ -12,8 +12,9 @@ import pytest
 from sandbox import engine, image_build, images, ssh
 from sandbox.hosts import Host
 from sandbox.util import lock
-from tests.lifecycle.conftest import ROOT, Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployer import ROOT, Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)"
 

@@ -8,8 +8,9 @@ import pytest
 from sandbox import engine, image_build, images
 from sandbox.hosts import Host
 from sandbox.util import lock
-from tests.lifecycle.conftest import Deployer, DeployResult, remove_instance
-from tests.lifecycle.deployed_redis import Instance
+from tests.deployed_redis import Instance
+from tests.deployer import Deployer, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 LACKS = "Redis 8.0.2 lacks CVE-2025-32023, CVE-2025-48367, CVE-2025-49844"
 ALLOW = "redis_allow_vulnerable_version = True deploys it anyway"

@@ -19,10 +19,10 @@ import pytest
 from sandbox import hosts
 from sandbox.hosts import Host
 from tests.conftest import FLEET, UNPROVABLE
+from tests.deployer import Deployer, DeployResult, pyinfra
 from tests.host.host_under_test import Target, until
 from tests.host.hosts import Fleet, connect
 from tests.host.inventory import LOCAL, PROJECT, BridgeError, is_disposable, read_inventory
-from tests.lifecycle.conftest import Deployer, DeployResult, pyinfra
 
 # For a virtual machine that is emulated on a busy machine, or a server that tests much memory when it boots.
 BOOT_SECONDS = 600

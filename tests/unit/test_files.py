@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from redisctl.core.files import open_inside, read_end, read_small
+from redisctl.core.files import list_inside, open_inside, read_end, read_small
 
 
 @pytest.fixture
@@ -49,3 +49,21 @@ def test_fifo_and_directory_are_refused(live: Path) -> None:
 def test_missing_file_is_named(live: Path) -> None:
     with pytest.raises(FileNotFoundError, match="appendonlydir/none"):
         open_inside(live, "appendonlydir", "none")
+
+
+@pytest.mark.parametrize("name", ["../outside/incr.aof", "..", ".", "", "appendonlydir/incr.aof", "incr.aof\0"])
+def test_name_that_leaves_its_directory_is_refused(live: Path, name: str) -> None:
+    """Redis answers with the names of its files. They must not lead to a file of root."""
+    for names in ((name,), (name, "incr.aof"), ("appendonlydir", name)):
+        with pytest.raises(OSError, match="is not the name of a file"):
+            open_inside(live, *names)
+    with pytest.raises(OSError, match="is not the name of a file"):
+        list_inside(live, name)
+
+
+def test_linked_directory_is_not_listed(live: Path) -> None:
+    assert list_inside(live, "appendonlydir") == ["incr.aof"]
+    assert list_inside(live, "none") == []
+    (live / "other").symlink_to("../outside")
+    with pytest.raises(OSError, match="other"):
+        list_inside(live, "other")

@@ -1,21 +1,32 @@
 """redisctl's command line: what a call imports, the help, and its small client of Redis."""
 
+import ast
+import importlib
+import io
+import json
 import re
 import socket
 import subprocess
 import sys
 import threading
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from redisctl.cli import main
+from redisctl import paths, schema
+from redisctl.cli import common, main
+from redisctl.cli.deploy import STEPS
 from redisctl.core import resp
+from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance
 from redisctl.core.resp import RespClient, RespError, RespRefusal, parse_info
+from redisctl.deploy import users
 
 
 @pytest.mark.parametrize("verb", ["health", "stats"])
@@ -44,6 +55,95 @@ def test_help_lists_verbs_with_their_summary() -> None:
     output = CliRunner().invoke(main.cli, ["--help"]).output
     assert re.search(r"^  health +Report what is wrong, and what to do about it\.$", output, re.MULTILINE)
     assert not [name for name in ("deploy", "state") if f"\n  {name} " in output], "verbs of a deploy are hidden"
+
+
+def test_control_characters_and_markup_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Redis, its clients and its files choose these words."""
+    words = "\x1b[2J [red]KeyError[/red] :key: \udcff \x9b1m"
+    common.print_table(("reason",), [(words,)])
+    common.print_columns([(words, words)])
+    common.echo(f"first\n{words}")
+    common.echo(words, err=True)
+    assert main.run_cli(lambda: (_ for _ in ()).throw(Failure(words))) == 3
+    output = capsys.readouterr()
+    for text in (output.out, output.err):
+        assert "[red]KeyError[/red] :key:" in text
+        assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
+    assert "first\n" in output.out
+
+
+def test_verbs_print_only_through_the_common_functions() -> None:
+    """These replace characters that could control the terminal."""
+    offenders = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(common.__file__).parent.glob("*.py")
+        if path.name != "common.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo", "click.secho"))
+        or (isinstance(node, ast.ImportFrom) and str(node.module).startswith("rich"))
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Failure("no backup", instance="redis"), "no backup"),
+        (OSError(28, "No space left on device", "/srv/redis"), "/srv/redis: No space left on device"),
+        (KeyError("maxmemory"), "unexpected error in test_redisctl_cli.py, line"),
+        (KeyboardInterrupt(), "cancelled"),
+        (click.UsageError("give one"), "give one"),
+        (Failure(), "Failure"),
+    ],
+)
+def test_error_is_one_message_and_json_on_request(
+    error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every error ends with exit code 3 and without a traceback; with --json it is JSON on standard output, too."""
+
+    @click.command()
+    @common.as_json
+    def verb(as_json: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(main.LazyGroup, "get_command", lambda *_: verb)
+    for arguments in (["verb"], ["verb", "--json"]):
+        assert main.run_cli(partial(main.cli.main, arguments, "redisctl", standalone_mode=False)) == 3
+        output = capsys.readouterr()
+        assert message in output.err
+        assert "Traceback" not in output.err
+        if "--json" not in arguments:
+            assert output.out == ""
+            continue
+        document = json.loads(output.out)
+        assert message in document["error"]
+        assert document.get("instance") == ("redis" if message == "no backup" else None)
+
+
+def test_failed_step_of_a_deploy_reports_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The deploy reads one line of JSON. An error without a message must not look like success."""
+    instance = Instance("redis", tmp_path, "app:session:*")
+    monkeypatch.setattr(paths, "lock_file", lambda name: str(tmp_path / name))
+
+    def fail(*_: object) -> None:
+        raise Failure
+
+    monkeypatch.setattr(users, "apply", fail)
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"acl": ""}'))
+    arguments = ["deploy", "acl"]
+    assert main.run_cli(lambda: main.cli.main(arguments, "redisctl", standalone_mode=False, obj=instance)) == 3
+    (line,) = capsys.readouterr().out.splitlines()
+    assert schema.load(schema.Result, line).error == "Failure"
+
+
+def test_every_step_of_a_deploy_is_where_the_table_says() -> None:
+    for kind, place in STEPS.values():
+        module, _, name = place.partition(":")
+        function = getattr(importlib.import_module(f"redisctl.deploy.{module}"), name)
+        hints = typing.get_type_hints(function)
+        assert [*hints.values()] == [Instance, kind, schema.Result]
 
 
 @contextmanager

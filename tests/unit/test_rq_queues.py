@@ -41,7 +41,6 @@ from redisctl.apps.rq_queues import (
     worker_of,
     worker_rows,
 )
-from redisctl.cli import queues
 
 AT = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
 # Nothing listens on this port: RQ creates a job's record without a connection.
@@ -223,11 +222,3 @@ def test_requeued_job_waits_for_its_rate_limit() -> None:
     assert ("ZADD", "rq:rl:one:rate_limited", AT.timestamp(), "j") in commands
     assert "RPUSH" not in {name for name, *_ in commands}
     assert "rate_limited" in commands[0]
-
-
-def test_control_characters_of_applications_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    queues._print_table(("reason",), [("\x1b[2J [red]KeyError[/red] \udcff",)])
-    output = capsys.readouterr().out
-    assert "[red]KeyError[/red]" in output
-    assert "\x1b" not in output
-    assert "\udcff" not in output

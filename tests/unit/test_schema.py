@@ -22,7 +22,6 @@ from redisctl.schema import (
     Network,
     OtherInstance,
     PersistenceRequest,
-    RemoveRequest,
     Result,
     SchemaError,
     StartRequest,
@@ -96,7 +95,6 @@ DOCUMENTS = [
     ActivedefragRequest("redis:8", "999:999", required=True),
     PersistenceRequest("aof", "900 1", 60),
     UpgradeRequest("redis:8", verify=False),
-    RemoveRequest(data=True),
     Journal("restore", Kind.DATA, Stage.STASHING, 5.0, "always", "data/staging/new", "data/previous/x", {"a": [1]}),
 ]
 

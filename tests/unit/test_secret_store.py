@@ -119,6 +119,37 @@ def test_store_readable_by_others_is_refused(tmp_path: Path) -> None:
         secret_store.load_or_create(settings(tmp_path), "host")
 
 
+def test_unreadable_store_is_refused(tmp_path: Path) -> None:
+    path = store(tmp_path)
+    path.mkdir(parents=True, mode=0o700)
+    with pytest.raises(SecretsError, match="cannot be read by the user who runs this: Is a directory"):
+        secret_store.check(settings(tmp_path), "host")
+    path.rmdir()
+    path.touch(mode=0o600)
+    path.write_bytes(b"\xff")
+    with pytest.raises(SecretsError, match="is not a text file"):
+        secret_store.check(settings(tmp_path), "host")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (b"echo 'no such key' >&2; exit 3", "secrets failed with exit code 3: no such key"),
+        (b"printf '\\377'", "not a document of passwords"),
+        (b"\x7fELF", "secrets cannot be run: Exec format error"),
+        (None, "secrets is not installed on this machine"),
+    ],
+)
+def test_broken_command_is_reported(tmp_path: Path, script: bytes | None, message: str) -> None:
+    command = tmp_path / "secrets"
+    if script is not None:
+        command.write_bytes(script if script.startswith(b"\x7f") else b"#!/bin/sh\n" + script)
+        command.chmod(0o700)
+    loaded = load({"redis_secrets_source": "command", "redis_secrets_command": [str(command)]})
+    with pytest.raises(SecretsError, match=message):
+        secret_store.check(loaded, "host")
+
+
 def test_load_before_first_deploy_names_the_deploy(tmp_path: Path) -> None:
     with pytest.raises(SecretsError, match="deploy redis to host first"):
         secret_store.load(settings(tmp_path), "host")

@@ -39,6 +39,10 @@ def test_other_inventory_data_is_ignored() -> None:
     assert load({"ssh_user": "ops", "_sudo": True, "owner": "team", "redis_port": 6380}).redis_port == 6380
 
 
+def test_keys_that_are_no_text_are_ignored() -> None:
+    assert load({1: "x", None: "x"}) == load({})  # type: ignore[dict-item]
+
+
 def test_keys_of_day2_verbs_are_not_settings() -> None:
     assert load(dict.fromkeys(DAY2_KEYS, "x")) == load({})
 
@@ -51,7 +55,20 @@ def test_keys_of_day2_verbs_are_not_settings() -> None:
         ({"redis_0123456789": 1}, "unknown setting; docs/settings.md lists all settings"),
         ({"redis_rotate_user": "sessions"}, "did you mean redis_rotate_users?"),
         ({"reids_maxmemory": "1gb"}, "did you mean redis_maxmemory?"),
-        ({"redis_maxmemory": "1zb"}, "is not a size"),
+        ({"redis_maxmemory": "1zb"}, "redis_maxmemory = '1zb' is not a size"),
+        ({"redis_maxmemory": None}, "redis_maxmemory = None is not a size"),
+        ({"redis_timeout": "soon"}, "redis_timeout = 'soon': must be a whole number"),
+        ({"redis_appendonly": "maybe"}, "redis_appendonly = 'maybe': must be True or False"),
+        ({"redis_bind": "10.0.0.5"}, "redis_bind = '10.0.0.5': must be a list: ['10.0.0.5']"),
+        (
+            {"redis_app_name": "a b"},
+            "redis_app_name = 'a b' is not a name of up to 64 letters, digits, '_', '.' and '-'",
+        ),
+        ({"redis_users": {"shop": {"role": "queue", "key": "x"}}}, "['key']: unknown name; the names are role, keys"),
+        ({"redis_users": {"shop": {}}}, "redis_users['shop']['role'] is missing"),
+        ({"redis_app_services": {"web": {"secrets": 5}}}, "['web']: secrets must be a list, as in a Compose file"),
+        ({"redis_app_services": {"web": {"networks": 5}}}, "['web']: networks must be a list or a dictionary"),
+        ({"redis_app_services": {"web": {"image": object()}}}, "['web']: cannot be written to a Compose file"),
         ({"redis_maxmemory": "1mb"}, "at least 16mb"),
         ({"redis_container_memory": "1M"}, "at least 64mb"),
         ({"redis_port": 0}, "at least 1"),
@@ -65,14 +82,14 @@ def test_keys_of_day2_verbs_are_not_settings() -> None:
         ({"redis_image": "redis"}, "has no version"),
         ({"redis_image": "redis:latest"}, "has no version"),
         ({"redis_image": "redis 8"}, "not an image reference"),
-        ({"redis_engine": "keydb"}, "input should be 'redis' or 'valkey'"),
+        ({"redis_engine": "keydb"}, "= 'keydb': must be 'redis' or 'valkey'"),
         ({"redis_save": "900"}, "pairs"),
         ({"redis_save": "0 1"}, "pairs"),
         ({"redis_notify_keyspace_events": "x"}, "publishes nothing"),
         ({"redis_notify_keyspace_events": "E?"}, "'?', which is not a class of keyspace events"),
-        ({"redis_maxmemory_policy": "lru"}, "input should be 'volatile-lru'"),
+        ({"redis_maxmemory_policy": "lru"}, "= 'lru': must be 'volatile-lru'"),
         ({"redis_disabled_commands": ["FLUSH ALL"]}, "not the name of a Redis command"),
-        ({"redis_allow_data_loss": "everything"}, "input should be 'eviction', 'policy' or 'persistence'"),
+        ({"redis_allow_data_loss": "everything"}, "must be 'eviction', 'policy' or 'persistence'"),
         ({"redis_extra_config": {"io-threads": "2\nrequirepass x"}}, "line break"),
         ({"redis_backup_schedule": "daily\nUser=x"}, "is not a calendar expression of systemd"),
         ({"redis_backup_schedule": "%t"}, "is not a calendar expression of systemd"),
@@ -128,6 +145,13 @@ def test_an_invalid_value_is_refused(data: dict[str, Any], message: str) -> None
                 "redis_backup_repository_files": {"google_credentials": "/nowhere"},
             },
             "google_credentials = '/nowhere': there is no such file on this machine",
+        ),
+        (
+            {
+                "redis_backup_restic_repository": "gs:bucket:/x",
+                "redis_backup_repository_files": {"google_credentials": "/"},
+            },
+            "google_credentials = '/': it cannot be read: Is a directory",
         ),
         ({"redis_secrets_source": "command"}, "needs redis_secrets_command, for example ['./vault-secrets']"),
         ({"redis_secrets_command": ["./x"]}, "redis_secrets_source = 'file' does not use it"),
@@ -221,7 +245,7 @@ def test_a_user_name_is_unique_and_valid_as_a_file_name(name: str) -> None:
         ({"redis_bind": ["0.0.0.0"]}, "redis_bind: 0.0.0.0 publishes Redis on every address"),
         ({"redis_bind": ["127.0.0.1", "::"]}, "redis_bind: :: publishes Redis on every address"),
         ({"redis_allow_from": ["10.0.0.1/24"]}, "redis_allow_from[0] = '10.0.0.1/24'"),
-        ({"redis_allow_from": ["office"]}, "redis_allow_from[0] = 'office': 'office' is not a network"),
+        ({"redis_allow_from": ["office"]}, "redis_allow_from[0] = 'office' is not a network"),
     ],
 )
 def test_redis_is_not_open_to_everyone_by_accident(data: dict[str, Any], message: str) -> None:

@@ -1,12 +1,12 @@
 """Settings of the instance as a whole: its name, its image, its application, and the host that it runs on."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
 from redoubt.settings.field import Section, setting
-from redoubt.settings.types import Engine, HostPath, check_image, split_words
+from redoubt.settings.types import AppService, Engine, HostPath, check_image, matching, split_words
 
 DEFAULT_IMAGES: Mapping[Engine, str] = {
     "redis": "docker.io/library/redis:8.10.2",
@@ -22,7 +22,9 @@ class InstanceSection(Section):
 
     title: ClassVar[str] = "Instance"
 
-    redis_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] = setting(
+    redis_name: Annotated[
+        str, matching(r"[a-z][a-z0-9-]{0,30}", "a name of up to 31 lower-case letters, digits and '-'")
+    ] = setting(
         "redis",
         "Name of the instance. The container, the Compose project, the networks and the paths on the host derive from "
         "it.",
@@ -34,7 +36,9 @@ class InstanceSection(Section):
         effect="new instance",
         example="/srv/redis",
     )
-    redis_app_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = setting(
+    redis_app_name: Annotated[
+        str, matching(r"[A-Za-z0-9_.-]{1,64}", "a name of up to 64 letters, digits, '_', '.' and '-'")
+    ] = setting(
         "app",
         "Name of the web application. The keys of its sessions are <redis_app_name>:session:<id>.",
         effect="live",
@@ -95,7 +99,7 @@ class ApplicationSection(Section):
 
     title: ClassVar[str] = "Application"
 
-    redis_app_services: dict[str, dict[str, Any]] = setting(
+    redis_app_services: dict[str, AppService] = setting(
         {},
         "Your own services, as in a Compose file. They join Redis's network and start when Redis is healthy.",
         effect="none",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from redoubt.settings.field import Section, setting
 from redoubt.settings.types import (
@@ -12,6 +12,7 @@ from redoubt.settings.types import (
     RedisSize,
     check_keyspace_events,
     check_save_points,
+    matching,
 )
 from redoubt.sizes import KIB, MIB
 
@@ -173,7 +174,9 @@ class ExtraConfigSection(Section):
 
     title: ClassVar[str] = "Further directives"
 
-    redis_extra_config: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Line] = setting(
+    redis_extra_config: dict[
+        Annotated[str, matching(r"[a-z][a-z0-9-]*", "the name of a directive in lower case")], Line
+    ] = setting(
         {},
         "Directives of redis.conf that have no setting of their own.",
         example={"io-threads": "2"},

@@ -1,7 +1,7 @@
 """A Celery application for the tests: a worker with threads, and a client that sends it tasks of every kind.
 
 It reads the connection's parameters as JSON from standard input, and prints the results of the tasks as JSON. Start it
-with ``python -m tests.lifecycle.celery_app``.
+with ``python -m tests.apps.celery_app``.
 """
 
 import json

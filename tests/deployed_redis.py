@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,29 @@ class Instance:
             ) as client,
         ):
             yield client
+
+
+Connect = Callable[..., Redis]
+
+
+@contextmanager
+def clients(redis: Instance) -> Iterator[Connect]:
+    """Give a function that connects a client as a user, with options of redis-py. The clients never retry."""
+    with tunnel(redis.host, "127.0.0.1", redis.port) as path, ExitStack() as connected:
+
+        def connect(user: str, **options: Any) -> Redis:
+            client = Redis(
+                unix_socket_path=str(path),
+                username=user,
+                password=redis.secrets.passwords[user],
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=10,
+                **options,
+            )
+            connected.callback(client.close)
+            return client
+
+        yield connect
 
 
 def redisctl(redis: Instance, line: str) -> dict[str, Any]:

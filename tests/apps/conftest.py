@@ -1,0 +1,92 @@
+"""Fixtures of the tests of client libraries: an instance with a user for each of them, and ways to connect.
+
+Every module tests one library. A library that needs a process of its own has a small application next to the module.
+Applications read the connection as JSON from standard input: arguments and environments are visible to others.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sandbox.hosts import Host
+from tests.apps import node
+from tests.apps.node import Node
+from tests.deployed_redis import Connect, Instance, clients, tcp_tunnel
+from tests.deployer import ROOT, Deployer
+
+# RQ uses the instance's own user `queues`.
+USERS: dict[str, dict[str, Any]] = {
+    "flask": {"role": "session", "keys": ["flask:session:*"]},
+    "express": {"role": "session", "keys": ["express:session:*"], "channels": ["__keyevent@*__:expired"]},
+    "pages": {"role": "cache", "keys": ["pages:*"]},
+    "celery": {
+        "role": "queue",
+        "keys": ["celery:*"],
+        "channels": ["celery:*", "celery:/0.celery.pidbox", "celery:/0.celeryev/*"],
+    },
+    "orders": {"role": "queue", "keys": ["orders:*"]},
+    "reports": {"role": "read-only", "keys": ["pages:*"]},
+    "exporter": {"role": "metrics"},
+    "slowlog": {"role": "metrics", "rules": "+slowlog|get"},
+    "map": {"role": "custom", "keys": ["map:*"], "rules": "+@geo"},
+}
+
+
+@pytest.fixture(scope="session")
+def host(start_host: Callable[..., Host]) -> Host:
+    """Give the host that the lifecycle tests of this worker share as well."""
+    return start_host("lifecycle-1")
+
+
+@pytest.fixture(scope="module")
+def redis(host: Host, deployer: Deployer) -> Instance:
+    """Give the instance with these users. After another module of this tier, the deploy changes nothing."""
+    settings: dict[str, Any] = {"redis_users": USERS}
+    result = deployer.deploy(host, **settings)
+    assert result.returncode == 0, result.stderr
+    return Instance(host, deployer.secrets(host, **settings))
+
+
+@pytest.fixture(scope="module")
+def connect(redis: Instance) -> Iterator[Connect]:
+    with clients(redis) as connect:
+        yield connect
+
+
+@pytest.fixture(scope="module")
+def connection(redis: Instance) -> Iterator[Callable[[str], str]]:
+    """Give a function that returns a user's connection for the standard input of an application."""
+    with tcp_tunnel(redis.host, "127.0.0.1", 6379) as port:
+        yield lambda user: json.dumps({"port": port, "username": user, "password": redis.secrets.passwords[user]})
+
+
+@pytest.fixture
+def no_denials(redis: Instance) -> Iterator[None]:
+    """Fail if Redis denies anything: a client that lacks a right often fails only in part."""
+    redis.call("ACL LOG RESET")
+    yield
+    assert redis.call("ACL LOG") == [""]
+
+
+@pytest.fixture(scope="session")
+def installed_node() -> Node:
+    return node.install()
+
+
+def run_app(*command: str, connection: str, timeout: float = 90) -> dict[str, Any]:
+    """Run an application of tests/apps, which must succeed, and return the JSON that it prints as its last line."""
+    done = subprocess.run(
+        command, input=connection, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return results
+
+
+def run_python(module: str, connection: str) -> dict[str, Any]:
+    """Run an application in Python, such as ``celery_app``."""
+    return run_app(sys.executable, "-m", f"tests.apps.{module}", connection=connection)
