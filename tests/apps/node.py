@@ -5,9 +5,7 @@ node.txt and package-lock.json pin the versions and their hashes.
 
 import fcntl
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +24,10 @@ class Node:
     program: Path
     modules: Path
 
-    def start(self, app: str) -> subprocess.Popen[str]:
-        """Start an application of this directory. It reads its connection from standard input."""
-        return subprocess.Popen(
-            [self.program, HERE / app],
-            env={**os.environ, "NODE_PATH": str(self.modules)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def command(self, app: str) -> tuple[str, ...]:
+        """Return the command of an application of this directory."""
+        # Applications find their packages by NODE_PATH, because these are not next to them.
+        return ("env", f"NODE_PATH={self.modules}", str(self.program), str(HERE / app))
 
 
 def install() -> Node:
