@@ -12,7 +12,10 @@ const { createClient } = require("redis");
 async function main() {
   const lines = readline.createInterface({ input: process.stdin });
   const { port, username, password, lifetime } = JSON.parse((await lines[Symbol.asyncIterator]().next()).value);
-  const client = createClient({ username, password, socket: { host: "127.0.0.1", port } });
+  const client = createClient({
+    socket: { host: "127.0.0.1", port },
+    credentialsProvider: { type: "async-credentials-provider", credentials: async () => ({ username, password }) },
+  });
   client.on("error", (error) => console.error(error));
   await client.connect();
 

@@ -36,14 +36,21 @@ def succeed_at_last_retry() -> int:
 
 
 def main() -> None:
-    """Run all jobs and print their results."""
-    connection = json.load(sys.stdin)
+    """Start a worker, run all jobs and print their results."""
+    parameters: dict[str, Any] = {"host": "127.0.0.1", **json.load(sys.stdin)}
     name = f"apps-{uuid4()}"
-    parameters: dict[str, Any] = {"host": "127.0.0.1", **connection}
     worker = get_context("spawn").Process(target=work, args=(parameters, name))
     worker.start()
-    redis = Redis(**parameters)
-    queue = Queue(name, connection=redis)
+    try:
+        results = run_jobs(Queue(name, connection=Redis(**parameters)))
+        worker.join(20)
+        print(json.dumps({**results, "worker": worker.exitcode}))
+    finally:
+        worker.kill()
+
+
+def run_jobs(queue: Queue) -> dict[str, Any]:
+    """Return the results of jobs of all kinds, and shut the worker down."""
     done = queue.enqueue(operator.add, 2, 3)
     failed = queue.enqueue(operator.truediv, 1, 0)
     retried = queue.enqueue(f"{MODULE}.succeed_at_last_retry", retry=Retry(max=2, interval=[0, 1]))
@@ -58,13 +65,11 @@ def main() -> None:
     }
     stopped = queue.enqueue(time.sleep, 60)
     wait_for(stopped, lambda status: status == JobStatus.STARTED)
-    send_stop_job_command(redis, stopped.id)
+    send_stop_job_command(queue.connection, stopped.id)
     results["stopped"] = result_of(stopped)
-    send_shutdown_command(redis, name)
-    worker.join(20)
-    results["worker"] = worker.exitcode
+    send_shutdown_command(queue.connection, queue.name)
     queue.delete(delete_jobs=True)
-    print(json.dumps(results))
+    return results
 
 
 def work(parameters: dict[str, Any], name: str) -> None:
