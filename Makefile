@@ -15,7 +15,7 @@ STAMP := .venv/.complete
 unexport PYTHONDONTWRITEBYTECODE
 
 # The quick tests that need one deployed host at most, and the tests that start hosts of their own.
-QUICK := tests/unit $(wildcard tests/redisctl) tests/host
+QUICK := tests/unit tests/redisctl tests/host
 LIFECYCLE := $(SANDBOX) run --no-host -- pytest -n 3 --dist loadfile tests/lifecycle
 
 # A value from the command line as one word of the shell, with its $ and quotes.
@@ -44,7 +44,7 @@ test: $(STAMP) ## deploy and run the quick tests; ARGS='-k backup' runs selected
 
 .PHONY: test-all
 test-all: test ## run all tests but the smoke run
-	@$(LIFECYCLE) $(wildcard tests/apps) -m 'not core'
+	@$(LIFECYCLE) tests/apps -m 'not core'
 
 .PHONY: drift
 drift: $(STAMP) ## compare the disposable hosts, or those of INVENTORY=file, with their settings
@@ -78,10 +78,13 @@ settings: $(STAMP) ## write the settings file and docs/settings.md from the mode
 	$(BIN)/python -m redoubt.settings
 
 .PHONY: requirements
-requirements: $(STAMP) ## lock the newest versions of requirements.in in requirements.txt
-	$(BIN)/uv pip compile --quiet --upgrade --no-config --no-cache --no-emit-index-url --no-emit-find-links \
-	  --universal --python-version 3.11 --generate-hashes \
-	  --custom-compile-command 'make requirements' --output-file requirements.txt requirements.in
+requirements: $(STAMP) ## lock the newest versions of requirements.in, and of the packages that only some tests install
+	for name in requirements tests/lifecycle/sops tests/apps/node; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --no-config --no-cache --no-emit-index-url --no-emit-find-links \
+	    --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command 'make requirements' --output-file $$name.txt $$name.in || exit; \
+	done
+	$(BIN)/python -m tests.apps.node
 
 .PHONY: clean
 clean: ## remove the disposable hosts, their images, Docker, .venv: everything that was made here

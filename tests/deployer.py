@@ -1,7 +1,7 @@
 """Fixtures of tests/lifecycle and tests/apps: disposable hosts of their own, and deploys as an operator runs them.
 
 These tests change, break and remove hosts. They never use the user's inventory: this module starts every host that
-they deploy to, with a name that begins with that of the tier (``lifecycle-``, ``apps-``), and removes it at the end.
+they deploy to, with a name that begins with ``lifecycle-``, and removes it at the end.
 """
 
 import atexit
@@ -215,7 +215,7 @@ def start_host() -> Iterator[Callable[..., Host]]:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
 
     def start(name: str, **options: Any) -> Host:
-        assert name.startswith(("lifecycle-", "apps-")), name
+        assert name.startswith("lifecycle-"), name
         if name not in started:
             started[name] = hosts.up(f"{name}-{worker}" if worker else name, **options)
         return started[name]

@@ -5,9 +5,12 @@ Applications read the connection as JSON from standard input: arguments and envi
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -79,11 +82,23 @@ def installed_node() -> Node:
 
 def run_app(*command: str, connection: str, timeout: float = 90) -> dict[str, Any]:
     """Run an application of tests/apps, which must succeed, and return the JSON that it prints as its last line."""
-    done = subprocess.run(
-        command, input=connection, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr
-    results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    try:
+        stdout, stderr = process.communicate(connection, timeout=timeout)
+    finally:
+        # An application that fails or hangs may leave its workers.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, stderr
+    results: dict[str, Any] = json.loads(stdout.splitlines()[-1])
     return results
 
 

