@@ -32,6 +32,7 @@ from tests.lifecycle.interruption import (
     wait_until_paused,
     wait_until_recovered,
 )
+from tests.lifecycle.test_drift_report import drift
 
 # Settings that change what most operations write.
 OTHER_SETTINGS: dict[str, Any] = {
@@ -424,7 +425,10 @@ def test_start_without_the_data_disk_fails(redis: Instance) -> None:
 
 
 def test_other_release_is_installed_after_preflight(redis: Instance, deployer: Deployer) -> None:
-    """A plan and a refused deploy run this release's redisctl from a private directory and leave the installed one."""
+    """A plan, a drift report and a refused deploy run this release's redisctl from a private directory, and remove it.
+
+    The installed one stays.
+    """
     host, program = redis.host, "/srv/redis/redisctl"
     finish(deployer, host)
     # The digest at its end says which release it is.
@@ -439,6 +443,9 @@ def test_other_release_is_installed_after_preflight(redis: Instance, deployer: D
     before = host.run(installed).stdout
     planned = deployer.deploy(host, arguments=("--dry",))
     assert planned.returncode == 0, planned.stderr
+    assert host.run(installed).stdout == before
+    compared = drift(deployer.inventory(host))
+    assert f"{program}: content differs" in compared.stdout, compared.stderr
     assert host.run(installed).stdout == before
     refused = deployer.deploy(host, redis_port=22)
     assert refused.returncode == 1

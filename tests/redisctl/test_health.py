@@ -53,6 +53,26 @@ def test_hanging_redis_is_critical(redis: LocalRedis) -> None:
     assert health(redis)[0] == 0
 
 
+@pytest.mark.parametrize("harm", ["other names", "missing file"])
+def test_unusable_names_of_commands_are_critical(redis: LocalRedis, harm: str) -> None:
+    """Somebody edited or removed the file. Every verb names it, and none shows a name of a command."""
+    path = redis.root / "secrets/server/commands.conf"
+    names = path.read_text()
+    path.unlink() if harm == "missing file" else path.write_text(names.replace("\n", "-edited\n"))
+    try:
+        code, verdict, checks = health(redis)
+        refusal = redis.refusal("slowlog")
+    finally:
+        path.write_text(names)
+    reasons = {
+        "other names": f"Redis does not know CONFIG by its name in {path}: that file is not the one that Redis started "
+        "with. Deploy again",
+        "missing file": f"{path}: No such file or directory: deploy again",
+    }
+    assert (code, verdict, checks["ping"]) == (2, "critical", reasons[harm])
+    assert refusal == f"redisctl: {reasons[harm]}\n"
+
+
 def test_stopped_redis_is_critical(redis: LocalRedis) -> None:
     """Files and backups are checked all the same. Deployed: lifecycle/test_redisctl.py."""
     redis.stop()

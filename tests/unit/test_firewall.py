@@ -23,7 +23,8 @@ def test_only_named_sources_are_allowed(allowed: list[str], rules: list[str]) ->
 
 def test_no_networks_or_no_port_means_no_filter() -> None:
     for data in ({}, {"redis_allow_from": ["10.0.0.0/8"], "redis_bind": []}):
-        assert all(isinstance(entry, AbsentPath) for entry in firewall.files(load(data)))
+        removed = [AbsentPath("/srv/redis/network.nft"), AbsentPath("/etc/systemd/system/redis-network.service")]
+        assert firewall.files(load(data)) == removed
 
 
 def test_each_instance_has_its_own_table_and_unit() -> None:

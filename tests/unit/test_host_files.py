@@ -38,7 +38,8 @@ def test_names_and_paths_derive_from_the_instance() -> None:
     assert list(document["services"]) == ["queue"]
     assert document["services"]["queue"]["container_name"] == "queue"
     assert [network["name"] for network in document["networks"].values()] == ["queue_backend", "queue_edge"]
-    assert all(secret["file"].startswith("/srv/queue/secrets/") for secret in document["secrets"].values())
+    directories = {secret["file"].rpartition("/")[0] for secret in document["secrets"].values()}
+    assert directories == {"/srv/queue/secrets", "/srv/queue/secrets/server"}
 
 
 def test_live_directive_keeps_the_fingerprint(

@@ -146,9 +146,15 @@ def test_every_step_of_a_deploy_is_where_the_table_says() -> None:
         assert [*hints.values()] == [Instance, kind, schema.Result]
 
 
+@pytest.mark.parametrize("verb", ["restore", "repair", "import finish", "stop"])
+def test_verbs_that_stop_redis_accept_the_loss(verb: str) -> None:
+    """Where Redis cannot save, their errors name this option. A removal names the one of stop."""
+    assert "--discard-unsaved" in CliRunner().invoke(main.cli, [*verb.split(), "--help"]).output
+
+
 @contextmanager
-def server(tmp_path: Path, answer: bytes) -> Iterator[str]:
-    """A socket that sends an answer to the first request, and then nothing."""
+def server(tmp_path: Path, answer: bytes, *, pause: float = 0.0) -> Iterator[str]:
+    """A socket that sends an answer to the first request, and then nothing. ``pause`` is seconds after each byte."""
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -160,7 +166,9 @@ def server(tmp_path: Path, answer: bytes) -> Iterator[str]:
             with connection:
                 connection.recv(1024)
                 try:
-                    connection.sendall(answer)
+                    for part in [answer[at : at + 1] for at in range(len(answer))] if pause else [answer]:
+                        connection.sendall(part)
+                        ended.wait(pause)
                 except OSError:
                     return
                 ended.wait(5)
@@ -207,6 +215,14 @@ def test_answers_are_parsed(tmp_path: Path, answer: bytes, expected: object) -> 
 def test_hostile_answers_are_refused(tmp_path: Path, answer: bytes, error: str) -> None:
     """What Redis answers is bounded in size, depth and time."""
     with server(tmp_path, answer) as path, RespClient(path, 0.2) as client, pytest.raises(RespError, match=error):
+        client.execute("ANY")
+
+
+def test_slow_answer_is_refused(tmp_path: Path) -> None:
+    """Each byte comes in time, and the whole answer does not."""
+    answer = b"$30\r\n" + b"x" * 30 + b"\r\n"
+    slow = pytest.raises(RespError, match=r"did not answer within 0\.3 s")
+    with server(tmp_path, answer, pause=0.05) as path, RespClient(path, 0.3) as client, slow:
         client.execute("ANY")
 
 

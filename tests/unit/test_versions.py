@@ -42,6 +42,7 @@ def test_the_lowest_safe_release_is_the_lowest_accepted(engine: Engine, branch: 
     verdict = judge(Build(engine, f"{branch}.{patch - 1}")).problem
     newest = [fix for fix in FIXES if fix.engine == engine and lowest in fix.releases.split()]
     assert f"use {lowest} or above" in verdict
+    assert newest
     assert all(name in verdict for fix in newest for name in fix.names.split())
 
 
