@@ -91,7 +91,7 @@ def _debug_inventory(inventory: str, *options: str) -> list[dict[str, Any]]:
     )
     if result.returncode != 0:
         # pyinfra's error without its progress messages; the whole output for an invalid inventory file.
-        match = re.search(r"pyinfra error: (.+)", result.stderr)
+        match = re.search(r"error: (.+)", result.stderr)
         reason = match[1].strip() if match else f"pyinfra cannot read the inventory {inventory}:\n{result.stderr}"
         raise NoHostsError(reason) if "names no host" in reason else BridgeError(reason)
     hosts: list[dict[str, Any]] = json.loads(result.stdout)

@@ -10,7 +10,7 @@ from redoubt import acl
 from sandbox import ssh, tools
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance
-from tests.deployer import Deployer
+from tests.deployer import PYINFRA, Deployer, command
 
 OPERATOR: dict[str, Any] = {"ssh_user": "operator", "_sudo": True}
 
@@ -75,6 +75,19 @@ def test_deploy_without_sudo_is_refused_and_changes_nothing(deployed: Host, depl
     assert "the deploy runs as uid 1000 on the host and needs root" in result.stderr
     assert "_sudo = True" in result.stderr
     assert (redis.identity, deployed.run(listing, check=True).stdout) == before
+
+
+def test_password_of_sudo_needs_a_terminal(deployed: Host, deployer: Deployer) -> None:
+    """As in a cron job. In a session of its own pyinfra has no terminal, also where the tests have one."""
+    inventory = str(deployer.inventory(deployed, **OPERATOR))
+    deployed.run("mv /etc/sudoers.d/operator /root/", check=True)
+    try:
+        done = command("setsid", "--wait", str(PYINFRA), "--dry", inventory, "deploy.py")
+    finally:
+        deployed.run("mv /root/operator /etc/sudoers.d/", check=True)
+    assert done.returncode == 1
+    assert "sudo password: there is no terminal to ask for it" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_deploy_with_sudo_exposes_no_secret(deployed: Host, deployer: Deployer) -> None:
