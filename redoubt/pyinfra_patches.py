@@ -239,7 +239,7 @@ class _FailureReport(BaseStateCallback):
         if client is not None and not client.get_transport().is_active():
             logger.error(f"{host.print_prefix}the connection to the host is lost; its last command may still run there")
         logger.error(
-            f"{host.print_prefix}the deploy stopped here: {before}. Fix the cause and run the same command again: it "
+            f"{host.print_prefix}this command stopped here: {before}. Fix the cause and run the same command again: it "
             "continues from here"
         )
 

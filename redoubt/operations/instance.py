@@ -1,6 +1,6 @@
 """The operations that stop, start, recover and remove an instance, and the one that runs any verb of redisctl."""
 
-import shlex
+from collections.abc import Sequence
 
 from pyinfra import host, state
 from pyinfra.api import operation
@@ -11,15 +11,20 @@ from redoubt.facts.instance import CommandResult, Redisctl
 from redoubt.operations.common import Commands, RedisctlCall, command, fail, instance_state, note_change
 from redoubt.settings.model import Settings
 
+# The exit code of a shell that does not find a program.
+_NOT_FOUND = 127
+
 
 @operation()
-def run_redisctl(settings: Settings, line: str) -> Commands:
-    """Run redisctl on the host with the words of a line and report what it prints. Fails unless it exits with 0."""
+def run_redisctl(settings: Settings, words: Sequence[str]) -> Commands:
+    """Run redisctl with these arguments on the host and report what it prints. Fails unless it exits with 0."""
     if not state.is_executing:
         yield command("true")
         return
-    # Split here, so that the host's shell does not interpret the line.
-    result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=shlex.split(line))
+    result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=words)
+    if result.code == _NOT_FOUND:
+        yield from fail(f"{settings.redis_name} is not deployed to this host: deploy it first")
+        return
     for output in result.lines:
         note_change(output)
     if result.code != 0:
@@ -56,7 +61,9 @@ def start_instance(settings: Settings) -> Commands:
     if settings.redis_name in healthy and not stopped and has_timer:
         host.noop("running and healthy")
         return
-    note_change(f"{settings.redis_name}: {', '.join(stopped) or 'not all of it'} is stopped or not healthy")
+    unhealthy = [] if settings.redis_name in healthy else [f"{settings.redis_name} is not healthy"]
+    reasons = [f"{name} is stopped" for name in stopped] or unhealthy or ["its backups are not scheduled"]
+    note_change(f"{settings.redis_name}: {', '.join(reasons)}")
     yield RedisctlCall(settings, "start", "--json")
 
 

@@ -118,6 +118,7 @@ def test_verbs_run_on_all_hosts_from_the_control_machine(redis: Instance, deploy
         wait_until_healthy(redis)
     assert paused.returncode == 1
     assert "redis is critical" in paused.reasons
+    assert """redis_run = "health 'x": No closing quotation""" in run("health 'x").stderr
     # No shell interprets the words.
     assert "No such command 'health;id'" in "".join(run("health;id").reasons)
 

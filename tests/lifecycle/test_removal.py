@@ -114,6 +114,7 @@ def test_a_deploy_starts_a_stopped_instance(redis: Instance, deployer: Deployer)
 
 
 def test_removal_keeps_the_data_and_a_deploy_finds_it(redis: Instance, deployer: Deployer) -> None:
+    redis.call("SET rq:kept 1", user="queues")
     backup = redisctl(redis, "backup")["id"]
     mistaken = run(redis, deployer, "remove", 'redis_remove_data="yes"')
     assert mistaken.returncode == 1
@@ -126,6 +127,7 @@ def test_removal_keeps_the_data_and_a_deploy_finds_it(redis: Instance, deployer:
         "/srv/redis/data",
         "/srv/redis/backups",
     ]
+    assert "redis is not deployed to this host: deploy it first" in run(redis, deployer, "redisctl").stderr
     assert f"its passwords stay in {deployer.secrets_dir}/{redis.host.name}/redis.yml" in removed.stderr
     present = {path for path in looks(redis.host) if not path.startswith(("/srv/redis/backups/", "/srv/redis/data/"))}
     assert present == {"/srv/redis", "/srv/redis/data", "/srv/redis/backups"}
