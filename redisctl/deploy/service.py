@@ -39,6 +39,7 @@ def start(instance: Instance, request: StartRequest) -> Result:
     journal.ensure_none(instance)
     try:
         check_data_directory(instance)
+        _check_project(instance)
         preview.check_config(instance, request.image, request.owner)
         record = journal.begin(instance, f"start of {instance.name}", Kind.SERVICE, request=dataclasses.asdict(request))
     except Failure:
@@ -79,6 +80,17 @@ def check_data_directory(instance: Instance) -> None:
             f"{instance.live} is missing, and nothing was started. If {instance.data} is a disk of its own, mount it, "
             "then try again. If the data was moved away on purpose, deploy: that starts empty"
         )
+
+
+def _check_project(instance: Instance) -> None:
+    """Raise Failure if Compose does not accept the project."""
+    try:
+        docker.run(docker.compose(instance.root, instance.name, "config", "--quiet"))
+    except Failure as error:
+        raise Failure(
+            f"Compose does not accept {instance.root}/compose.yml, and nothing was restarted: {error}\nCorrect the "
+            "service in redis_app_services, then deploy again"
+        ) from None
 
 
 def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot: bool) -> str:

@@ -1,5 +1,6 @@
 """Application services next to Redis: they start when it is healthy, on its network, with their own credentials."""
 
+import re
 import shlex
 from datetime import datetime
 from typing import Any
@@ -62,6 +63,19 @@ def test_application_reaches_redis_by_name(redis: Instance) -> None:
     wait_until(
         lambda: redis.call("GET app:session:web", user="sessions") == ["here"], "the application writes its session", 10
     )
+
+
+def test_malformed_service_is_reported_alone(redis: Instance, deployer: Deployer) -> None:
+    """The message of Compose is the answer. The logs of the running Redis would only hide it."""
+    running = redis.identity
+    wrong = {"redis_app_services": {"web": {**WEB, "imag": "x"}}}
+    refused = deployer.deploy(redis.host, **{**WITH_WEB, **wrong})
+    assert refused.returncode == 1
+    assert "Compose does not accept /srv/redis/compose.yml, and nothing was restarted" in refused.stderr
+    assert re.search(r"services\.web .*imag", refused.stderr)
+    assert "Ready to accept connections" not in refused.stderr
+    assert redis.identity == running
+    assert deployer.deploy(redis.host, **WITH_WEB).returncode == 0
 
 
 def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) -> None:

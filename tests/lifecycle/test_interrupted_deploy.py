@@ -211,7 +211,7 @@ def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deplo
         for refused in (second, verb):
             assert (refused.returncode, refused.operations) == (1, [])
             assert "Nothing was changed on any host" in refused.stderr
-            holder = re.search(r": (\S+) is changing redis \(deploy\) since (20\S+\+00:00): wait", refused.stderr)
+            holder = re.search(r": (\S+) is changing redis \(deploy, since (20\S+\+00:00)\): wait", refused.stderr)
             assert holder, refused.stderr
             assert holder[1] == deploy_lock.operator()
             assert abs(datetime.now(UTC) - datetime.fromisoformat(holder[2])) < timedelta(minutes=2)
