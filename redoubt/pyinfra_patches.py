@@ -250,7 +250,8 @@ def _report_end() -> None:
     def report_cost() -> None:
         seconds = time.monotonic() - start
         # The local connector sends none, and an inventory may not use our transport.
-        commands = f"{ssh_transport.commands_sent} SSH commands, " if ssh_transport.commands_sent else ""
+        sent = ssh_transport.commands_sent
+        commands = f"{sent} SSH command{'s' if sent > 1 else ''}, " if sent else ""
         echo(f"--> {commands}{seconds:.1f} s", err=True)
 
     def report_interruption(signum: int, frame: FrameType | None) -> None:

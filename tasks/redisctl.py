@@ -8,10 +8,9 @@ from pyinfra.api.exceptions import PyinfraError
 
 from redoubt import host_files, recovery_units
 from redoubt.instance import Instance
-from redoubt.operations.files import files, install_redisctl
-from redoubt.operations.instance import run_redisctl
+from redoubt.operations.files import files
 from redoubt.operations.packages import install_packages
-from redoubt.operations.recovery import enable_recovery
+from redoubt.operations.redisctl import enable_recovery, install_redisctl, run_redisctl
 from redoubt.settings.load import SettingsError, load
 
 

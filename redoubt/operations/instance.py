@@ -1,34 +1,12 @@
-"""The operations that stop, start, recover and remove an instance, and the one that runs any verb of redisctl."""
+"""The operations that stop, start and remove an instance."""
 
-from collections.abc import Sequence
-
-from pyinfra import host, state
+from pyinfra import host
 from pyinfra.api import operation
 
 from redisctl import paths
-from redoubt import host_files, removal
-from redoubt.facts.instance import CommandResult, Redisctl
-from redoubt.operations.common import Commands, RedisctlCall, command, fail, instance_state, note_change
+from redoubt import removal
+from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.model import Settings
-
-# The exit code of a shell that does not find a program.
-_NOT_FOUND = 127
-
-
-@operation()
-def run_redisctl(settings: Settings, words: Sequence[str]) -> Commands:
-    """Run redisctl with these arguments on the host and report what it prints. Fails unless it exits with 0."""
-    if not state.is_executing:
-        yield command("true")
-        return
-    result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=words)
-    if result.code == _NOT_FOUND:
-        yield from fail(f"{settings.redis_name} is not deployed to this host: deploy it first")
-        return
-    for output in result.lines:
-        note_change(output)
-    if result.code != 0:
-        yield from fail(f"redisctl exited with {result.code}")
 
 
 @operation()
