@@ -16,7 +16,7 @@ def stop_instance(settings: Settings) -> Commands:
     Fails if Redis cannot save its data.
     """
     present = instance_state(settings)
-    timer = present.units.get(paths.backup_timer(settings.redis_name))
+    timer = present.units.get(paths.unit(settings.redis_name, paths.BACKUP_TIMER))
     running = removal.running(present)
     if not running and not (timer and (timer.active or timer.enabled)):
         host.noop("stopped" if present.containers else "not deployed")
@@ -32,7 +32,7 @@ def start_instance(settings: Settings) -> Commands:
     if not present.hashes:
         yield from fail(f"there is no {settings.redis_name} in {settings.root}: deploy it")
         return
-    timer = present.units.get(paths.backup_timer(settings.redis_name))
+    timer = present.units.get(paths.unit(settings.redis_name, paths.BACKUP_TIMER))
     has_timer = not settings.redis_backup_schedule or (timer is not None and timer.active and timer.enabled)
     stopped = [container.name for container in present.containers if container.status != "running"]
     healthy = [container.name for container in present.containers if container.health == "healthy"]

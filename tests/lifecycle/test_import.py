@@ -311,7 +311,7 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
         client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
         try:
             wait_until(
-                lambda: "NOPERM" in import_json(importing, "status")["trouble"], "status reports the refusal", 10
+                lambda: "NOPERM" in import_json(importing, "status")["problem"], "status reports the refusal", 10
             )
             assert "ACL SETUSER mover +psync" in import_json(importing, "status")["next"]
             refused = importing.host.run("redisctl import finish --yes")
@@ -323,7 +323,7 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
     report = import_json(importing, "finish --full")
     assert report["problems"] == []
     # The old Redis sends remaining TTLs. The writes that the copy missed came late, so their keys expire later.
-    assert 0 < report["late_by"] < 60
+    assert 0 < report["ttl_drift"] < 60
 
 
 def test_differences_are_reported(importing: Instance) -> None:
@@ -377,9 +377,9 @@ def test_finish_succeeds_after_a_kill(importing: Instance, old: OldRedis) -> Non
     assert importing.call(*unsaving) == ["OK", "OK"]
     report = import_json(importing, "finish --yes --discard-unsaved")
     assert "it did not write /srv/redis/data/live/dump.rdb" in report["warning"]
-    print(f"not writable for {report['blocked']} s, Redis down for {report['down']} s")
-    assert (report["done"], report["problems"], report["written"], report["late"]) == (True, [], {}, {})
-    assert report["down"] < report["blocked"] < 30
+    print(f"not writable for {report['writers_blocked']} s, Redis down for {report['downtime']} s")
+    assert (report["done"], report["problems"], report["written"], report["late_writes"]) == (True, [], {}, {})
+    assert report["downtime"] < report["writers_blocked"] < 30
     assert_import_is_removed(importing)
 
     # A kill after the swap leaves this state. The next finish must not replace the data again.

@@ -248,7 +248,7 @@ def test_unknown_command_in_the_aof_is_not_repaired(stopped: Instance) -> None:
     assert "the command FOO" in start_explained(stopped)[1][1]
     code, report = repair(stopped, "--yes")
     assert (code, report["damaged"], report["repaired"]) == (1, [], False)
-    assert "FOO" in report["does_not_load"]
+    assert "FOO" in report["load_error"]
 
 
 def test_health_reports_the_state_of_backups(redis: Instance) -> None:
