@@ -42,6 +42,16 @@ _OWN = (
     *(CONFIG, LOGS, SECRETS, SOCKET, ROLLBACK_CONFIG, DEPLOYED_SETTINGS, PROGRAM_CONFIG, PROGRAM),
 )
 
+# The systemd units, without the name of the instance. Starts backups, and takes one.
+BACKUP_TIMER, BACKUP_SERVICE = "backup.timer", "backup.service"
+# Loads the instance's nftables table.
+FIREWALL_SERVICE = "network.service"
+# Starts the recovery while a journal exists, and finishes a transaction whose process has ended.
+RECOVER_PATH, RECOVER_SERVICE = "recover.path", "recover.service"
+# Restores data files at boot, before Docker starts.
+RECOVER_FILES_SERVICE = "recover-files.service"
+UNITS = (BACKUP_TIMER, BACKUP_SERVICE, FIREWALL_SERVICE, RECOVER_PATH, RECOVER_SERVICE, RECOVER_FILES_SERVICE)
+
 SYSTEMD_UNITS = "/etc/systemd/system"
 HISTORY_DIR = "/var/log/redoubt"
 
@@ -56,46 +66,14 @@ def history_file(name: str) -> str:
     return f"{HISTORY_DIR}/{name}.jsonl"
 
 
-def backup_timer(name: str) -> str:
-    """Return the systemd timer that starts backups."""
-    return f"{name}-backup.timer"
-
-
-def backup_service(name: str) -> str:
-    """Return the systemd unit that takes a backup."""
-    return f"{name}-backup.service"
-
-
-def firewall_service(name: str) -> str:
-    """Return the systemd unit that loads the instance's nftables table."""
-    return f"{name}-network.service"
-
-
-def recover_path(name: str) -> str:
-    """Return the systemd unit that starts the recovery while a journal exists."""
-    return f"{name}-recover.path"
-
-
-def recover_service(name: str) -> str:
-    """Return the systemd unit that finishes an interrupted transaction once its process has ended."""
-    return f"{name}-recover.service"
-
-
-def recover_files_service(name: str) -> str:
-    """Return the systemd unit that restores data files at boot, before Docker starts."""
-    return f"{name}-recover-files.service"
+def unit(name: str, part: str) -> str:
+    """Return the systemd unit of an instance for one of UNITS."""
+    return f"{name}-{part}"
 
 
 def units(name: str) -> tuple[str, ...]:
-    """Return all units that an instance may have; a unit that starts another one comes first."""
-    return (
-        backup_timer(name),
-        backup_service(name),
-        firewall_service(name),
-        recover_path(name),
-        recover_service(name),
-        recover_files_service(name),
-    )
+    """Return all systemd units that an instance may have; a unit that starts another one comes first."""
+    return tuple(unit(name, part) for part in UNITS)
 
 
 def removable(name: str, root: Path, *, data: bool) -> list[Path]:

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 VERSION = 1
@@ -27,7 +28,11 @@ class SchemaError(ValueError):
 
 def dump(document: Any) -> str:
     """Return a dataclass as one line of JSON."""
-    return json.dumps({"schema": VERSION, **dataclasses.asdict(document)}, default=sorted)
+    return json.dumps({"schema": VERSION, **dataclasses.asdict(document)}, default=_to_json)
+
+
+def _to_json(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else sorted(value)
 
 
 def load(kind: type[T], text: str) -> T:
@@ -75,6 +80,8 @@ def _convert(kind: Any, value: Any, place: str) -> Any:  # noqa: PLR0911, PLR091
         return value
     elif isinstance(kind, type) and issubclass(kind, Enum):
         return _convert_enum(kind, value, place)
+    elif kind is Path and isinstance(value, str):
+        return Path(value)
     elif kind is Any:
         return value
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -132,13 +139,13 @@ class BackupConfig:
 class Config:
     """The contents of redisctl.json.
 
-    ``session_keys`` and ``queue_keys`` are key patterns, ``settings`` is the digest of the settings. ``stop_grace``
-    and ``start_timeout`` are seconds: for Redis to save and exit, and to become healthy. ``restart`` is the restart
-    policy of the container.
+    ``root`` is the directory of the instance, ``image`` the reference of its image. ``session_keys`` and ``queue_keys``
+    are key patterns, ``settings`` is the digest of the settings. ``stop_grace`` and ``start_timeout`` are seconds: for
+    Redis to save and exit, and to become healthy. ``restart`` is the restart policy of the container.
     """
 
     name: str
-    root: str
+    root: Path
     session_keys: str
     queue_keys: str = "rq:*"
     image: str = ""

@@ -11,12 +11,12 @@ from redoubt.sizes import MIB
 
 def timer(settings: Settings) -> str:
     """Return the name of the timer."""
-    return paths.backup_timer(settings.redis_name)
+    return paths.unit(settings.redis_name, paths.BACKUP_TIMER)
 
 
 def job(settings: Settings) -> str:
     """Return the name of the service that takes a backup."""
-    return paths.backup_service(settings.redis_name)
+    return paths.unit(settings.redis_name, paths.BACKUP_SERVICE)
 
 
 def packages(settings: Settings) -> list[str]:

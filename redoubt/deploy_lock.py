@@ -116,8 +116,8 @@ def problem(name: str, lock: LockState | None) -> str:
             f"lock with 'kill {lock.pid or '<pid of its holder>'}' on the host"
         )
     return (
-        f"{holder.get('who', 'another deploy')} is changing {name} ({holder.get('verb', 'deploy')}) since "
-        f"{holder.get('since', 'an unknown time')}: wait until that ends. The lock is released {LOCK_TIMEOUT} s after "
+        f"{holder.get('who', 'another deploy')} is changing {name} ({holder.get('verb', 'deploy')}, since "
+        f"{holder.get('since', 'an unknown time')}): wait until that ends. The lock is released {LOCK_TIMEOUT} s after "
         f"the last heartbeat; if it hangs, release it with 'kill {lock.pid or '<pid of its holder>'}' on the host"
     )
 

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Callable, Collection
+from pathlib import PurePosixPath
 from typing import Literal
 
 from redisctl import paths
@@ -29,6 +30,14 @@ DISK_FACTOR = 3
 
 # The newest RDB format that both Redis and Valkey read: that of Redis 7.2.
 LAST_COMMON_FORMAT = 11
+
+_SYSTEM_DIRECTORIES = frozenset(
+    {
+        *("/bin", "/boot", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/root", "/sbin", "/srv", "/usr", "/var"),
+        *("/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin", "/var/cache", "/var/lib", "/var/log", "/var/spool"),
+    }
+)
+_VOLATILE_DIRECTORIES = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/run", "/var/tmp")
 
 
 def problems(settings: Settings, facts: HostFacts, invalid: Collection[str] = ()) -> list[str]:
@@ -201,6 +210,14 @@ def _addresses(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _root(settings: Settings, facts: HostFacts) -> list[str]:
+    root = PurePosixPath(settings.root)
+    if str(root) in _SYSTEM_DIRECTORIES:
+        return [
+            f"redis_root = {settings.root!r} is a directory of the system, whose owner and mode a deploy would change: "
+            "use a directory in it"
+        ]
+    if any(root.is_relative_to(directory) for directory in _VOLATILE_DIRECTORIES):
+        return [f"redis_root = {settings.root!r} loses its files at a reboot: use a directory such as /srv/redis"]
     current = facts.instance.data_dir
     if facts.instance.foreign_container or current in ("", f"{settings.root}/{paths.LIVE}"):
         return []

@@ -181,7 +181,7 @@ def redisctl_config(settings: Settings) -> DesiredFile:
     """Return redisctl.json, which describes the instance to redisctl."""
     config = schema.Config(
         name=settings.redis_name,
-        root=settings.root,
+        root=Path(settings.root),
         session_keys=settings.session_keys,
         image=settings.redis_image,
         settings=settings.digest,

@@ -54,7 +54,8 @@ def config_in_archive(path: str, reference: str) -> dict[str, Any]:
                     of_config(config)
                     return config
     except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise ArchiveError(f"{path} is not an archive of docker save ({error})") from error
+        reason = "it is no tar file" if isinstance(error, tarfile.ReadError) else error
+        raise ArchiveError(f"redis_image_archive = {path!r} is not an archive of docker save: {reason}") from error
     tags = ", ".join(tag for image in manifest for tag in image["RepoTags"] or ()) or "none"
     raise ArchiveError(f"{path} does not contain {reference}, but {tags}: set redis_image to an image in the archive")
 

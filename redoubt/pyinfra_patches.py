@@ -1,15 +1,20 @@
 """Fixes for the ``pyinfra`` command line, installed by the project's ``config.py``.
 
-pyinfra 3.10 reads a directory as an inventory file and stops with IsADirectoryError. It shows a traceback for a mistake
-in an inventory and for an SSH key that it cannot read. It exits with code 0 if the
-inventory is misspelt, if --limit matches nothing and if it is interrupted, and with a traceback if it has to ask where
-there is no terminal. ``config.py`` runs before pyinfra loads the inventory, so it can fix all of this.
+pyinfra 3.10
+
+- reads a directory as an inventory file,
+- exits with code 0 if the inventory is misspelt, if --limit matches nothing and if it is interrupted,
+- shows a traceback for a mistake in an inventory, for an SSH key that it cannot read, and if it has to ask a question
+  or for a password where there is no terminal,
+- begins its errors with a line of our code.
+
+``config.py`` runs before pyinfra loads the inventory, so it can fix all of this.
 
 Patches rather than an entry point of our own on pyinfra's API: ``pyinfra inventory deploy.py`` must work as written, so
 the command is pyinfra's in any case, and a second one would be a second behaviour to document and test. The patches
-wrap three private names (``make_inventory``, ``_get_inventory_pattern_matches`` and ``_do_confirm`` in
-``pyinfra_cli.cli``). Therefore ``config.py`` pins the series of pyinfra, and ``tests/lifecycle/test_command_line.py``
-runs the real commands.
+replace private names (``make_inventory``, ``_get_inventory_pattern_matches``, ``_do_confirm`` and ``WrappedError`` in
+``pyinfra_cli.cli``, ``getpass`` in two connectors). Therefore ``config.py`` pins the series of pyinfra, and
+``tests/lifecycle/test_command_line.py`` and ``tests/unit/test_broken_inventory.py`` run the real commands.
 """
 
 import atexit
@@ -19,12 +24,15 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from getpass import getpass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import gevent
+import pyinfra.connectors.ssh_util
+import pyinfra.connectors.util
 import pyinfra_cli.cli
 from gevent.hub import Hub
 from pyinfra import logger
@@ -66,6 +74,8 @@ def install() -> None:
     _refuse_empty_selections()
     _call_before_disconnect()
     _refuse_questions_without_terminal()
+    _refuse_passwords_without_terminal()
+    _report_errors_without_code()
     _report_end()
 
 
@@ -188,6 +198,31 @@ def _refuse_questions_without_terminal() -> None:
     pyinfra_cli.cli._do_confirm = ask_in_thread
 
 
+def _refuse_passwords_without_terminal() -> None:
+    def ask(prompt: str = "", stream: TextIO | None = None) -> str:
+        try:
+            return getpass(prompt, stream)
+        except EOFError:
+            question = click.unstyle(prompt).strip(": ")
+            raise PyinfraError(
+                f"{question}: there is no terminal to ask for it. Run the command in a terminal, or let the key or "
+                "sudo work without a password"
+            ) from None
+
+    # sudo's password, and the passphrase of an SSH key.
+    pyinfra.connectors.util.getpass = pyinfra.connectors.ssh_util.getpass = ask
+
+
+class _Error(CliError):  # type: ignore[misc]
+    def show(self, file: Any = None) -> None:
+        logger.warning(f"--> {click.style('error', 'red', bold=True)}: {self}")
+
+
+def _report_errors_without_code() -> None:
+    # pyinfra's own report begins with the line of our code that found the error.
+    pyinfra_cli.cli.WrappedError = lambda error: _Error(str(error))
+
+
 class _FailureReport(BaseStateCallback):
     """Reports what a failed deploy changed on a host, and what to do."""
 
@@ -204,7 +239,7 @@ class _FailureReport(BaseStateCallback):
         if client is not None and not client.get_transport().is_active():
             logger.error(f"{host.print_prefix}the connection to the host is lost; its last command may still run there")
         logger.error(
-            f"{host.print_prefix}the deploy stopped here: {before}. Fix the cause and run the same command again: it "
+            f"{host.print_prefix}this command stopped here: {before}. Fix the cause and run the same command again: it "
             "continues from here"
         )
 
@@ -215,7 +250,8 @@ def _report_end() -> None:
     def report_cost() -> None:
         seconds = time.monotonic() - start
         # The local connector sends none, and an inventory may not use our transport.
-        commands = f"{ssh_transport.commands_sent} SSH commands, " if ssh_transport.commands_sent else ""
+        sent = ssh_transport.commands_sent
+        commands = f"{sent} SSH command{'s' if sent > 1 else ''}, " if sent else ""
         echo(f"--> {commands}{seconds:.1f} s", err=True)
 
     def report_interruption(signum: int, frame: FrameType | None) -> None:

@@ -14,12 +14,12 @@ def files(settings: Settings) -> list[DesiredFile]:
         "program": redisctl_path(settings),
         "journal": paths.JOURNAL,
         "data": paths.DATA,
-        "files_unit": paths.recover_files_service(name),
+        "files_unit": paths.unit(name, paths.RECOVER_FILES_SERVICE),
     }
     units = {
-        "recover.path.j2": paths.recover_path(name),
-        "recover.service.j2": paths.recover_service(name),
-        "recover-files.service.j2": paths.recover_files_service(name),
+        "recover.path.j2": paths.unit(name, paths.RECOVER_PATH),
+        "recover.service.j2": paths.unit(name, paths.RECOVER_SERVICE),
+        "recover-files.service.j2": paths.unit(name, paths.RECOVER_FILES_SERVICE),
     }
     return [
         DesiredFile(f"{paths.SYSTEMD_UNITS}/{unit}", template(source, **values), mode=0o644, uid=0, gid=0)
@@ -29,4 +29,6 @@ def files(settings: Settings) -> list[DesiredFile]:
 
 def enabled(settings: Settings) -> tuple[str, str]:
     """Return the units that a boot starts. The first one also runs between boots."""
-    return paths.recover_path(settings.redis_name), paths.recover_files_service(settings.redis_name)
+    return paths.unit(settings.redis_name, paths.RECOVER_PATH), paths.unit(
+        settings.redis_name, paths.RECOVER_FILES_SERVICE
+    )

@@ -53,7 +53,7 @@ def report(instance: Instance, host_name: str) -> list[str]:
     if not users:
         return [f"{name}: every user has one password, the one in {location}"]
     return [
-        f"{name}: two passwords work for {', '.join(users)}. The new ones are in {location} on this machine",
-        "  when every client has its new one: day2/finish_rotation.py drops the previous ones",
-        "  to keep the previous ones instead: day2/undo_rotation.py",
+        f"{name}: two passwords work for {', '.join(users)}. The current ones are in {location} on this machine",
+        "  when every client has its current one: day2/finish_rotation.py drops the others",
+        "  to exchange them: day2/undo_rotation.py makes the others the current ones",
     ]

@@ -74,7 +74,8 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
             reasons += [f"{service} {reason}" for reason in inner_reasons]
             if service not in replace:
                 replace.append(service)
-    reasons += [f"{service} is not in the settings" for service in sorted(set(by_service) - set(state.hashes))]
+    if state.hashes:
+        reasons += [f"{service} is not in the settings" for service in sorted(set(by_service) - set(state.hashes))]
     networks = _networks_with_egress(settings, state)
     reasons += [f"the network {name} has a way out of the host" for name in networks]
     members = {member for name in networks for member in state.networks[name].members}

@@ -3,7 +3,7 @@
 from pyinfra.api import deploy
 
 from redoubt.instance import Instance
-from redoubt.operations.users import acl_file, apply_users
+from redoubt.operations.access import acl_file, apply_users
 
 
 @deploy("Access")

@@ -5,7 +5,7 @@ from pyinfra.api import deploy
 from redoubt import firewall
 from redoubt.instance import Instance
 from redoubt.operations.files import files
-from redoubt.operations.firewall import load_firewall, remove_firewall
+from redoubt.operations.network import load_firewall, remove_firewall
 from redoubt.operations.packages import install_packages
 
 

@@ -4,7 +4,7 @@ from pyinfra.api import deploy
 
 from redoubt.host_checks import persistence_switch
 from redoubt.instance import Instance
-from redoubt.operations.service import switch_persistence
+from redoubt.operations.persistence import switch_persistence
 
 
 @deploy("Persistence")

@@ -1,15 +1,16 @@
 """redisctl: the program on the host that does the work there, and its recovery units."""
 
+import shlex
+
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.exceptions import PyinfraError
 
 from redoubt import host_files, recovery_units
 from redoubt.instance import Instance
-from redoubt.operations.files import files, install_redisctl
-from redoubt.operations.instance import run_redisctl
+from redoubt.operations.files import files
 from redoubt.operations.packages import install_packages
-from redoubt.operations.recovery import enable_recovery
+from redoubt.operations.redisctl import enable_recovery, install_redisctl, run_redisctl
 from redoubt.settings.load import SettingsError, load
 
 
@@ -50,4 +51,9 @@ def run_verb() -> None:
     except SettingsError as error:
         raise PyinfraError(f"{host.name}: {error}") from error
     line = str(host.data.get("redis_run") or "health")
-    run_redisctl(name=f"Run redisctl {line}", settings=settings, line=line)
+    try:
+        # Split here, so that the host's shell does not interpret the line.
+        words = shlex.split(line)
+    except ValueError as error:
+        raise PyinfraError(f"{host.name}: redis_run = {line!r}: {error}") from error
+    run_redisctl(name=f"Run redisctl {line}", settings=settings, words=words)

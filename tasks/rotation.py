@@ -9,8 +9,9 @@ from pyinfra.api.exceptions import PyinfraError
 
 from redoubt import host_files, rotation
 from redoubt.instance import Instance
+from redoubt.operations.access import apply_users
 from redoubt.operations.files import files
-from redoubt.operations.users import apply_users, check_services_rotated, store_passwords, wait
+from redoubt.operations.rotation import check_services_rotated, store_passwords, wait
 from tasks.summary import print_at_end
 
 

@@ -6,8 +6,8 @@ from pyinfra.api.exceptions import PyinfraError
 
 from redoubt import certificate_store, host_files
 from redoubt.instance import Instance
-from redoubt.operations.certificates import issue_client_certificate, reload_certificate
 from redoubt.operations.files import files
+from redoubt.operations.tls import issue_client_certificate, reload_certificate
 
 
 @deploy("TLS")

@@ -5,7 +5,7 @@ from pyinfra.api import deploy
 from redoubt import kernel_tuning
 from redoubt.instance import Instance
 from redoubt.operations.files import files
-from redoubt.operations.kernel import kernel_settings
+from redoubt.operations.tuning import kernel_settings
 
 
 @deploy("Tuning")

@@ -110,8 +110,8 @@ def _chosen_paths(config: pytest.Config) -> list[Path]:
 def _connect(config: pytest.Config) -> None:
     """Connect to the chosen hosts and pass them to testinfra. Raises BridgeError."""
     specs = config.option.hosts.split(",") if config.option.hosts else []
-    given = Path(config.option.ssh_config).absolute() if config.option.ssh_config else None
-    config.stash[FLEET] = connect(config.option.inventory, specs, given)
+    user_config = Path(config.option.ssh_config).absolute() if config.option.ssh_config else None
+    config.stash[FLEET] = connect(config.option.inventory, specs, user_config)
     config.option.hosts = ",".join(target.spec for target in config.stash[FLEET].targets.values())
     config.option.ssh_config = str(config.stash[FLEET].ssh_config)
 

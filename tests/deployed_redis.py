@@ -51,10 +51,10 @@ class Instance:
         """Return the lines that redis-cli in the container prints for commands. It reads the password from stdin."""
         secret = self.secrets.passwords[user] if password is None else password
         script = "\n".join([f"AUTH {user} {secret}", *commands, ""])
-        done = self.host.run(f"docker exec -i {self.name} redis-cli -s /run/redis/redis.sock", input=script)
-        lines = done.stdout.splitlines()
+        completed = self.host.run(f"docker exec -i {self.name} redis-cli -s /run/redis/redis.sock", input=script)
+        lines = completed.stdout.splitlines()
         # The script and the error may contain the password, so the message contains neither.
-        assert lines[:1] == ["OK"], f"{user} cannot log in to {self.name} on {self.host.name} ({done.returncode})"
+        assert lines[:1] == ["OK"], f"{user} cannot log in to {self.name} on {self.host.name} ({completed.returncode})"
         return lines[1:]
 
     def crash(self) -> None:
@@ -139,17 +139,17 @@ def clients(redis: Instance) -> Iterator[Connect]:
 
 def redisctl(redis: Instance, line: str) -> dict[str, Any]:
     """Run a verb, which must succeed without warnings, and return its JSON."""
-    done = redis.host.run(f"redisctl {line} --json")
-    assert (done.returncode, done.stderr) == (0, ""), (line, done.stderr)
-    document: dict[str, Any] = json.loads(done.stdout)
+    completed = redis.host.run(f"redisctl {line} --json")
+    assert (completed.returncode, completed.stderr) == (0, ""), (line, completed.stderr)
+    document: dict[str, Any] = json.loads(completed.stdout)
     return document
 
 
 def refused(redis: Instance, line: str) -> str:
     """Run a verb, which must be refused, and return its standard error."""
-    done = redis.host.run(f"redisctl {line}")
-    assert (done.returncode, done.stdout) == (3, ""), (line, done.stdout, done.stderr)
-    return done.stderr
+    completed = redis.host.run(f"redisctl {line}")
+    assert (completed.returncode, completed.stdout) == (3, ""), (line, completed.stdout, completed.stderr)
+    return completed.stderr
 
 
 @contextmanager

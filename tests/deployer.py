@@ -179,8 +179,8 @@ class Deployer:
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y", "--json"), **settings: Any
     ) -> DeployResult:
         """Run ``pyinfra <inventory> deploy.py`` for these hosts, or another ``job``."""
-        done = FORKED.run(self._arguments(targets, job, arguments, settings))
-        return DeployResult(done.returncode, done.stdout, done.stderr)
+        completed = FORKED.run(self._arguments(targets, job, arguments, settings))
+        return DeployResult(completed.returncode, completed.stdout, completed.stderr)
 
     def start(
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y",), **settings: Any

@@ -79,14 +79,14 @@ class Worker:
 class Failures:
     """Groups failed jobs by reason."""
 
-    looked_at: int = 0
+    checked: int = 0
     count: Counter[tuple[str, str]] = field(default_factory=Counter)
     newest: dict[tuple[str, str], tuple[float, str, str]] = field(default_factory=dict)
 
     def add(self, queue: str, error: str, ended: float, job: str, function: str) -> None:
         """Count a failure, and remember the newest one of its kind as an example."""
         kind = (queue, error)
-        self.looked_at += 1
+        self.checked += 1
         self.count[kind] += 1
         self.newest[kind] = max(self.newest.get(kind, (0.0, "", "")), (ended, job, function))
 
@@ -138,7 +138,7 @@ def collect(redis: Redis) -> dict[str, Any]:
     return {
         "queues": [asdict(queue) for queue in queues],
         "workers": [asdict(worker) for worker in _workers(redis, at)],
-        "failed": {"looked_at": failures.looked_at, "groups": failures.groups(at)},
+        "failed": {"checked": failures.checked, "groups": failures.groups(at)},
         "backlog": _backlog(redis),
     }
 

@@ -87,7 +87,7 @@ def collect(redis: Redis, pattern: str, lifetime: int = LIFETIME) -> dict[str, A
 
 def rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the report for people, without the buckets."""
-    bytes_, ttl = report["memory"], report["ttl"]
+    sizes, ttl = report["memory"], report["ttl"]
     yield "sessions", str(report["count"])
     without = report["without_ttl"]
     yield "without a TTL", f"{without}{': they never expire; redisctl sessions expire --no-ttl' if without else ''}"
@@ -97,9 +97,9 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if ttl["longest"] is not None and ttl["longest"] > report["lifetime"]:
         lifetime = ago(report["lifetime"])
         yield "lifetime", f"some TTLs are longer than {lifetime}: set --lifetime, or correct the application"
-    if bytes_["sampled"]:
-        mean = f"{size(bytes_['mean'])} each, the largest of {bytes_['sampled']} takes {size(bytes_['largest'])}"
-        yield "memory", f"about {size(bytes_['all'])}: {mean}"
+    if sizes["sampled"]:
+        mean = f"{size(sizes['mean'])} each, the largest of {sizes['sampled']} takes {size(sizes['largest'])}"
+        yield "memory", f"about {size(sizes['all'])}: {mean}"
 
 
 def bucket_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -139,12 +139,12 @@ class Rule:
 
 def expire_sessions(redis: Redis, pattern: str, rule: Rule, *, dry_run: bool) -> dict[str, int]:
     """Apply a rule to all keys of a pattern, or count what it would do. Raises RedisError."""
-    looked_at = removed = limited = 0
+    checked = removed = limited = 0
     for keys in keys_like(redis, pattern):
         verdicts = [rule.verdict(ttl) for ttl in ask(redis, [("TTL", key) for key in keys])]
         remove = [key for key, verdict in zip(keys, verdicts, strict=True) if verdict == REMOVE]
         limit = [key for key, verdict in zip(keys, verdicts, strict=True) if verdict == LIMIT]
-        looked_at += len(keys)
+        checked += len(keys)
         if dry_run:
             removed += len(remove)
             limited += len(limit)
@@ -153,4 +153,4 @@ def expire_sessions(redis: Redis, pattern: str, rule: Rule, *, dry_run: bool) ->
             removed += int(redis.unlink(*remove))
         # NX: a session that was used since then has the application's TTL, and keeps it.
         limited += sum(ask(redis, [("EXPIRE", key, rule.lifetime, "NX") for key in limit]))
-    return {"looked_at": looked_at, "removed": removed, "limited": limited}
+    return {"checked": checked, "removed": removed, "limited": limited}

@@ -30,7 +30,7 @@ def back_up(instance: Instance, *, verify: bool | None = None) -> Finished:
         pruned = retention.prune(instance)
         if instance.backup.repository:
             _push(instance, backup)
-    except (Failure, OSError) as error:
+    except Exception as error:
         attempt.record_end(instance, error_text(error))
         raise
     except KeyboardInterrupt:

@@ -98,9 +98,13 @@ def compare(redis: Redis, backup: BackupSet) -> list[str]:
         for name in sorted({*loaded, *expected})
         if loaded.get(name) != expected.get(name)
     ]
-    samples = json.loads((backup.path / catalog.SAMPLES).read_text())
-    before = [Fingerprint(**{name: value for name, value in sample.items() if name != "key"}) for sample in samples]
-    after = fingerprints(redis, [sample["key"].encode("latin-1") for sample in samples])
+    try:
+        samples = json.loads((backup.path / catalog.SAMPLES).read_text())
+        keys = [sample.pop("key").encode("latin-1") for sample in samples]
+        before = [Fingerprint(**sample) for sample in samples]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return [*problems, f"{catalog.SAMPLES} cannot be read"]
+    after = fingerprints(redis, keys)
     # An expired key is counted, but cannot be read.
     now = time.time() * 1000
     differing = sum(

@@ -12,6 +12,7 @@ from redisctl.backup.catalog import BackupSet
 from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_backup, verify_with_image
 from redisctl.cli.common import (
+    UNCHANGED,
     OrderedGroup,
     as_json,
     current_instance,
@@ -117,7 +118,7 @@ def check(instance: Instance, as_json: bool) -> None:
     """Have restic check the structure of the repository off the host, and not every byte."""
     offsite.check(instance)
     if as_json:
-        print_json({"instance": instance.name, "repository": instance.backup.repository, "whole": True})
+        print_json({"instance": instance.name, "repository": instance.backup.repository, "intact": True})
         return
     echo(f"the structure of {instance.backup.repository} is intact")
 
@@ -196,15 +197,15 @@ def prune(instance: Instance, *, yes: bool, as_json: bool) -> None:
     if not names:
         echo("there is nothing to prune: the retention keeps every backup")
     elif not yes:
-        echo("nothing was changed: --yes does it")
+        echo(UNCHANGED)
 
 
 def _verdict(backup: BackupSet) -> str:
     """Return the result of a backup's verification for people."""
     if not backup.verified:
         return "no"
-    time_ = datetime.fromtimestamp(backup.verified["at"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    return time_ if backup.is_verified else f"BAD, {time_}: {'; '.join(backup.verified['problems'])}"
+    at = datetime.fromtimestamp(backup.verified["at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    return at if backup.is_verified else f"BAD, {at}: {'; '.join(backup.verified['problems'])}"
 
 
 def _as_dict(backup: BackupSet) -> dict[str, Any]:

@@ -142,10 +142,10 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, **report.as_dict()})
         return
-    trips = report.trips
+    pings = report.pings
     echo(
-        f"PING      {trips.count} in {seconds} s: min {took(trips.least)}, median {took(trips.median)}, "
-        f"99% {took(trips.p99)}, max {took(trips.most)}\n"
+        f"PING      {pings.count} in {seconds} s: min {took(pings.min)}, median {took(pings.median)}, "
+        f"99% {took(pings.p99)}, max {took(pings.max)}\n"
     )
     print_table(
         ("command", ">calls", ">half", ">99%", ">max"),
@@ -153,7 +153,7 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
             (
                 command.name,
                 f"{command.calls:,}",
-                *(f"≤ {took(value)}" for value in (command.median, command.p99, command.most)),
+                *(f"≤ {took(value)}" for value in (command.median, command.p99, command.max)),
             )
             for command in report.commands[:MAX_ROWS]
         ],
@@ -163,7 +163,7 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
     if report.events:
         print_table(
             ("event", "last (UTC)", ">took", ">longest"),
-            [(event.name, time_ago(event.at), took(event.last), took(event.most)) for event in report.events],
+            [(event.name, time_ago(event.at), took(event.last), took(event.max)) for event in report.events],
         )
     elif report.threshold:
         echo(f"no event took longer than {took(report.threshold)}")
@@ -232,12 +232,12 @@ def memory(
 
 
 def _print_usage(report: "Usage", used_memory: int, *, masked: bool) -> None:
-    about, mark = ("", "") if report.whole else ("about ", "~")
+    about, mark = ("", "") if report.complete else ("about ", "~")
     echo(
         f"{report.keys:,} keys in db{report.database} use {about}{size(report.bytes)}; "
         f"Redis uses {size(used_memory)} in total"
     )
-    if not report.whole:
+    if not report.complete:
         echo(
             f"Extrapolated from {report.seen_keys:,} keys of {size(report.seen_bytes)}: "
             "values with ~ are estimates, seen is exact.\n"
@@ -256,7 +256,7 @@ def _print_usage(report: "Usage", used_memory: int, *, masked: bool) -> None:
         print_table(("prefix", ">share", ">memory", ">keys", ">seen"), rows)
         print_omitted(len(report.groups), "prefixes")
     if report.biggest:
-        echo(f"\nThe biggest keys{'' if report.whole else ' of the sample'}:")
+        echo(f"\nThe biggest keys{'' if report.complete else ' of the sample'}:")
         print_table(
             (">memory", "type", ">elements", "name"),
             [

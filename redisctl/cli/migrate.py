@@ -92,7 +92,7 @@ def start(
     }
     source = SourceServer(host, port, user, _password(password_file), tls, **files)
     with exclusive(instance, "import start"):
-        state = migration.start(instance, source, over=overwrite)
+        state = migration.start(instance, source, overwrite=overwrite)
     try:
         progress = migration.wait_for_sync(instance, state, lambda message: echo(message, err=True))
     except KeyboardInterrupt:
@@ -128,11 +128,11 @@ def status(instance: Instance, as_json: bool) -> None:
     stage = f"{report['stage']}, {report['percent']:.0f} %" if report["percent"] < 100 else report["stage"]
     lag = "" if current.lag is None else f", {size(current.lag)} behind"
     echo(f"from     {report['from']}\ncopy     {stage}{lag}")
-    for name, here in (report["keys_here"] or {}).items():
-        there = (report["keys_there"] or {}).get(name)
-        echo(f"{name:<8} {here} keys here, {'?' if there is None else there} there")
-    if current.trouble:
-        echo(f"problem  {current.trouble}")
+    for name, copied in (report["keys_copy"] or {}).items():
+        original = (report["keys_source"] or {}).get(name)
+        echo(f"{name:<8} {copied} keys copied of {'?' if original is None else original}")
+    if current.problem:
+        echo(f"problem  {current.problem}")
     echo(f"next     {current.next}")
 
 
@@ -143,13 +143,13 @@ def _as_dict(current: MigrationStatus) -> dict[str, Any]:
     progress, source = current.progress, current.source_facts
     return {
         "from": current.state.source.name,
-        "began": current.state.began,
+        "started": current.state.started,
         "stage": progress.stage if progress else "ended",
         "percent": progress.percent if progress else 0.0,
         "lag": current.lag,
-        "keys_here": keys(progress.databases if progress else None),
-        "keys_there": keys(source.databases if source else None),
-        "trouble": current.trouble,
+        "keys_copy": keys(progress.databases if progress else None),
+        "keys_source": keys(source.databases if source else None),
+        "problem": current.problem,
         "next": current.next,
     }
 
@@ -191,7 +191,7 @@ def finish(
         if migration.recover(instance, state):
             report: dict[str, Any] = {"done": True, "message": f"the import from {source} had already finished"}
         else:
-            monitor, result = migration.rehearse(instance, state, full=full, over=overwrite)
+            monitor, result = migration.rehearse(instance, state, full=full, overwrite=overwrite)
             report = {**_compared(result, names), "done": False}
             report["message"] = _describe(result, source, report["names"])
             blockers = [*result.problems, *_writers(result, source, allow_writes) * yes]
@@ -225,7 +225,7 @@ def _compared(result: ComparisonResult, names: bool) -> dict[str, Any]:
         "length_only": report.length_only,
         "still_changing": report.still_changing,
         "outside_patterns": report.outside_patterns,
-        "late_by": round(report.late, 1),
+        "ttl_drift": round(report.ttl_drift, 1),
         "problems": result.problems,
         "written": result.written,
         "clients": result.clients,
@@ -256,10 +256,10 @@ def _describe(result: ComparisonResult, source: str, names: list[str]) -> str:
             f"  {report.outside_patterns} belong neither to sessions nor to queues: set redis_app_name or redis_users, "
             "or only admin can read them"
         )
-    if report.late:
+    if report.ttl_drift:
         lines.append(
-            f"  some expire up to {report.late:.0f} s later here, because Redis below 7 does not send replicas the "
-            "time of expiry. If that matters, cancel and start again"
+            f"  some expire up to {report.ttl_drift:.0f} s later here: Redis below 7 does not send its replicas "
+            "the time of expiry. If that matters, cancel and start again"
         )
     if result.written:
         writes = migration.describe_writes(result.written)
@@ -270,14 +270,14 @@ def _describe(result: ComparisonResult, source: str, names: list[str]) -> str:
 
 
 def _describe_outcome(instance: Instance, outcome: dict[str, Any], source: str) -> str:
-    late = migration.describe_writes(outcome["late"])
+    late = migration.describe_writes(outcome["late_writes"])
     warning = [f"WARNING: {source} got writes during the switch, which are missing here: {late}"] if late else []
     if outcome["warning"]:
         warning.append(f"WARNING: the previous data may lack its newest writes: {outcome['warning']}")
     return "\n".join(
         [
-            f"the data of {source} is here: {outcome['keys']} keys. Redis was down for {took(outcome['down'])}; "
-            f"writers had to wait for {took(outcome['blocked'])}",
+            f"the data of {source} is here: {outcome['keys']} keys. Redis was down for {took(outcome['downtime'])}; "
+            f"writers had to wait for {took(outcome['writers_blocked'])}",
             *warning,
             NEXT_STEP,
             f"rollback: {source} was not changed. Give the applications its URL again; writes made here stay here",

@@ -61,13 +61,13 @@ def repair(
             _stopped_for_repair(instance, yes=yes, discard_unsaved=discard_unsaved) as stopped,
             examine(instance, choice or "") as report,
         ):
-            repaired = yes and report.loaded_data is not None and not report.is_whole
+            repaired = yes and report.loaded_data is not None and not report.is_intact
             if not as_json:
                 _print(report, names=names)
             if stopped and repaired:
                 put_in_place(instance, report, stopped)
     _print_result(instance, report, repaired=repaired, names=names, as_json=as_json, seconds=time.monotonic() - began)
-    sys.exit(EXIT_CODES[OK if repaired or report.is_whole else WARNING])
+    sys.exit(EXIT_CODES[OK if repaired or report.is_intact else WARNING])
 
 
 def _has_orphaned_aof(instance: Instance) -> bool:

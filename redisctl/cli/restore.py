@@ -101,8 +101,8 @@ def _discard(instance: Instance, *, yes: bool) -> dict[str, Any]:
     if not yes:
         message = f"would remove the data that was replaced at {', '.join(names)}"
         return {"message": message, "dry_run": True, "previous": names}
-    discard_previous(instance)
-    return {"message": f"removed the data that was replaced at {', '.join(names)}", "dry_run": False}
+    removed = discard_previous(instance)
+    return {"message": f"removed the data that was replaced at {', '.join(removed)}", "dry_run": False}
 
 
 def _previous(instance: Instance) -> list[str]:

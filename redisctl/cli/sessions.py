@@ -90,7 +90,7 @@ def expire(older_than: int | None, no_ttl: bool, lifetime: int, yes: bool, as_js
     if as_json:
         print_json({"instance": instance.name, "dry_run": not yes, **counts})
         return
-    echo(f"looked at {counts['looked_at']} sessions")
+    echo(f"checked {counts['checked']} sessions")
     if older_than is not None:
         echo(f"{'removed' if yes else 'would remove'} {counts['removed']}, not used for over {ago(older_than)}")
     if no_ttl:

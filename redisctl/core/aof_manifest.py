@@ -44,10 +44,13 @@ def parse(text: str) -> list[Part]:
         if not line.strip() or line.startswith("#"):
             continue
         # Later versions may add further pairs.
-        words = shlex.split(line)
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise ManifestError(f"{line!r} is not a line of a manifest: {error}") from None
         fields = dict(zip(words[::2], words[1::2], strict=False))
         name, seq, kind = fields.get("file", ""), fields.get("seq", ""), fields.get("type", "")
-        if not re.fullmatch(r"[^/\s]+", name) or not seq.isdigit() or kind not in ("b", "i", "h"):
+        if not re.fullmatch(r"[^/\s]+", name) or not re.fullmatch(r"[0-9]{1,18}", seq) or kind not in ("b", "i", "h"):
             raise ManifestError(f"{line!r} is not a line of a manifest")
         parts.append(Part(name, int(seq), kind))
     parts = [part for part in parts if part.type != "h"]
@@ -70,7 +73,7 @@ def from_file_names(names: Iterable[str]) -> list[Part] | None:
 
 
 def _by_name(name: str) -> Part | None:
-    match = re.fullmatch(r".+\.(\d+)\.(base\.(?:rdb|aof)|incr\.aof)", name)
+    match = re.fullmatch(r".+\.([0-9]{1,18})\.(base\.(?:rdb|aof)|incr\.aof)", name)
     return Part(name, int(match[1]), BASE if match[2].startswith("base") else INCREMENT) if match else None
 
 

@@ -9,6 +9,6 @@ class Failure(Exception):
     ``details`` are for programs: they are printed as JSON next to the message.
     """
 
-    def __init__(self, message: str = "", **details: Any) -> None:
+    def __init__(self, message: str = "", /, **details: Any) -> None:
         super().__init__(message)
         self.details = details

@@ -1,5 +1,6 @@
 """Files: copied with their checksum, written atomically, read without following links, and given to Redis."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -184,3 +185,27 @@ def make_owned_directory(path: Path) -> None:
     """Create a directory that belongs to Redis. Raises OSError."""
     path.mkdir(mode=0o700)
     os.chown(path, REDIS_UID, REDIS_GID)
+
+
+def disk_usage(path: Path) -> int:
+    """Return the bytes that a file or directory takes on disk. Follows no link. Raises OSError.
+
+    What is missing, or is removed meanwhile, counts as nothing.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    total = status.st_blocks * 512
+    if not stat.S_ISDIR(status.st_mode):
+        return total
+    for _, directories, names, descriptor in os.fwalk(path, onerror=_raise_unless_missing):
+        for name in (*directories, *names):
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+    return total
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

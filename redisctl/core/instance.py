@@ -7,7 +7,7 @@ reached by its own socket, through the container's root directory in /proc, what
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from redisctl import paths, schema
 from redisctl.core import docker
 from redisctl.core.errors import Failure
 from redisctl.core.resp import RespClient
-from redisctl.schema import BackupConfig
 
 # redis-py takes longer to import than a health check takes to run.
 if TYPE_CHECKING:
@@ -32,24 +31,10 @@ class UnusableSecret(Failure):
 
 
 @dataclass(frozen=True)
-class Instance:
-    """One Redis on this host, as the deploy described it.
+class Instance(schema.Config):
+    """One Redis on this host, as the deploy described it. ``image_override`` is another image, to load data with."""
 
-    ``session_keys`` and ``queue_keys`` are patterns; ``image`` is its reference; ``settings`` is the digest of the
-    settings. ``stop_grace`` and ``start_timeout`` are seconds. ``image_override`` is another image, to load data with.
-    """
-
-    name: str
-    root: Path
-    session_keys: str
-    queue_keys: str = "rq:*"
-    image: str = ""
-    settings: str = ""
-    stop_grace: int = 120
-    start_timeout: int = 120
-    restart: str = "always"
     image_override: str = ""
-    backup: BackupConfig = field(default_factory=BackupConfig)
 
     @property
     def backups(self) -> Path:
@@ -104,7 +89,11 @@ class Instance:
             status = state.get("Status", "gone")
             remedy = "redisctl health explains why" if status == "restarting" else "redisctl start starts it"
             raise Failure(f"the container {self.name} is {status}: {remedy}")
-        return f"/proc/{pid}/root/{SOCKET}"
+        path = f"/proc/{pid}/root/{SOCKET}"
+        # Redis could lead root to a socket of another service.
+        if os.path.islink(path):
+            raise Failure(f"/{SOCKET} in the container {self.name} is a symbolic link, which Redis does not create")
+        return path
 
     def connect(self, user: str = "admin", **options: Any) -> "Redis":
         """Return a client that is logged in as a user of the instance and never retries.
@@ -115,7 +104,7 @@ class Instance:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        defaults = {"decode_responses": True, "socket_timeout": TIMEOUT}
+        defaults = {"decode_responses": True, "encoding_errors": "backslashreplace", "socket_timeout": TIMEOUT}
         return Redis(
             unix_socket_path=self.socket_path(),
             username=user,
@@ -190,12 +179,11 @@ def load_instance() -> Instance:
         raise Failure("redisctl reads passwords and the container: run it as root, or with sudo")
     path = Path(sys.argv[0]).resolve().with_name(paths.PROGRAM_CONFIG)
     try:
-        config = schema.load(schema.Config, path.read_text())
+        return schema.load(Instance, path.read_text())
     except FileNotFoundError:
         raise Failure(f"{path} is missing: run redisctl where a deploy installed it") from None
     except ValueError:
         raise Failure(f"{path} is not a valid redisctl.json: run the deploy again") from None
-    return Instance(**{**vars(config), "root": Path(config.root)})
 
 
 def error_text(error: BaseException) -> str:

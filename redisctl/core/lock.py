@@ -25,8 +25,8 @@ from redisctl.core.formatting import ago
 from redisctl.core.instance import Instance
 
 _POLL = 0.2
-# Seconds.
-_LOOK = 2
+# Seconds for which others hold the lock at most: to see whether it is held, or to change from exclusive to shared.
+_GRACE = 2
 # A lock file is a few hundred bytes.
 _MAX_SIZE = 64 * 1024
 
@@ -112,8 +112,7 @@ def holder(name: str) -> Holder | None:
 
 
 def _acquire(file: IO[str], name: str, wait: float) -> None:
-    # At least as long as others need to look whether it is held, for which they hold it.
-    deadline = time.monotonic() + max(wait, _LOOK)
+    deadline = time.monotonic() + max(wait, _GRACE)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,7 +125,7 @@ def _acquire(file: IO[str], name: str, wait: float) -> None:
 
 def _share(file: IO[str], name: str, run: str) -> None:
     # The deploy writes its id a moment before it shares the lock.
-    deadline = time.monotonic() + _LOOK
+    deadline = time.monotonic() + _GRACE
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ _inherited: set[int] = set()
 
 @contextmanager
 def inherited(descriptor: int) -> Iterator[None]:
-    """Give an open file to every program that starts meanwhile.
+    """Pass an open file to every program that starts inside the block.
 
     A lock on that file stays held until the last of these programs has exited, even if this process is killed.
     """

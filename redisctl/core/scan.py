@@ -56,21 +56,21 @@ def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 class Sample:
-    """A random sample of keys: at most ``room``, each with the same chance, without knowing how many will come."""
+    """A random sample of keys: at most ``capacity``, each with the same chance, without knowing how many will come."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.passed = 0
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.offered = 0
         self.keys: list[str] = []
 
     def add(self, keys: Iterable[str]) -> None:
         """Offer keys to the sample."""
         for key in keys:
-            self.passed += 1
-            if len(self.keys) < self.room:
+            self.offered += 1
+            if len(self.keys) < self._capacity:
                 self.keys.append(key)
-            elif (place := random.randrange(self.passed)) < self.room:
-                self.keys[place] = key
+            elif (index := random.randrange(self.offered)) < self._capacity:
+                self.keys[index] = key
 
     def sizes(self, redis: Redis) -> list[int]:
         """Return the memory in bytes of the keys that still exist. It does not count as their use."""

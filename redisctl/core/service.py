@@ -4,6 +4,7 @@ A stop has three steps: Docker loses the means to start Redis by itself, Redis g
 checked. Redis exits with 0 even if its last write to the AOF failed, so the check reads the log as well.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -121,7 +122,9 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Stopped:
     saves = _saves_at_stop(instance)
     started = time.time()
     # Not by 'docker kill': if Redis refuses to exit, Docker would never restart it after a crash.
-    os.kill(state["Pid"], signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        # It may have crashed since Docker was asked. How it exited is checked in the same way.
+        os.kill(state["Pid"], signal.SIGTERM)
     problem = _wait_for_exit(instance, log_size, discard_unsaved=discard_unsaved)
     if not problem and saves:
         problem = _unsaved(instance, started)

@@ -93,7 +93,7 @@ class Report:
     explicit: bool = False
 
     @property
-    def is_whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Say whether nothing is damaged, and no person asked for another source."""
         return not self.findings and not self.load_error and not self.explicit
 

@@ -77,7 +77,7 @@ def _end_time(report: Report) -> str:
 
 def next_step(report: Report) -> str:
     """Say what to do next if nothing was done."""
-    if report.is_whole:
+    if report.is_intact:
         return "nothing is damaged: redisctl start starts Redis"
     if report.source == AOF:
         return "nothing was changed: --yes starts Redis with the repaired AOF, and keeps the current files"
@@ -94,9 +94,9 @@ def as_dict(report: Report, *, names: bool) -> dict[str, Any]:
     """Return the report for JSON; with ``names`` the keys that would be lost, too."""
     snapshot, backup = report.snapshot, report.backup
     return {
-        "whole": report.is_whole,
+        "intact": report.is_intact,
         "damaged": [vars(finding) for finding in report.findings],
-        "does_not_load": report.load_error,
+        "load_error": report.load_error,
         "notes": report.notes,
         "lost": report.lost.as_dict(names=names),
         "source": report.source,

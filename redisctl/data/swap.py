@@ -249,9 +249,11 @@ def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str
 
 
 def discard_previous(instance: Instance) -> list[str]:
-    """Remove all previous data. Returns the names."""
-    names = [path.name for path in previous_data_dirs(instance)]
-    shutil.rmtree(instance.root / paths.PREVIOUS, ignore_errors=True)
+    """Remove all previous data. Returns the names. Raises OSError if something stays."""
+    names = []
+    for path in previous_data_dirs(instance):
+        shutil.rmtree(path)
+        names.append(path.name)
     return names
 
 

@@ -66,7 +66,7 @@ def _transaction(instance: Instance, record: Journal) -> Iterator[None]:
 
 
 def _stop_all(instance: Instance, services: list[str], *, discard_unsaved: bool) -> Result:
-    for unit in (paths.backup_timer(instance.name), paths.backup_service(instance.name)):
+    for unit in (paths.unit(instance.name, paths.BACKUP_TIMER), paths.unit(instance.name, paths.BACKUP_SERVICE)):
         _disable(unit)
     # Without a policy it stays down when Docker or the host restarts; a start puts the policy back.
     service.hold_down(instance)
@@ -117,7 +117,7 @@ def _start(instance: Instance, record: Journal) -> Result:
         command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)
         done, output = docker.RestartGuard().run(command)
         if not done:
-            log = read_end(instance.root / paths.LOGS / "redis.log", 0, 64 * 1024).splitlines()[-20:]
+            log = read_end(instance.log, 0, 64 * 1024).splitlines()[-20:]
             raise Failure("\n".join([output, *log]))
         _schedule_backups(instance)
     return Result(changed=True)
@@ -184,7 +184,7 @@ def _disable(unit: str) -> None:
 
 def _schedule_backups(instance: Instance) -> None:
     if instance.backup.scheduled:
-        process.check(["systemctl", "enable", "--quiet", "--now", paths.backup_timer(instance.name)])
+        process.check(["systemctl", "enable", "--quiet", "--now", paths.unit(instance.name, paths.BACKUP_TIMER)])
 
 
 def _running_services(instance: Instance) -> list[str]:

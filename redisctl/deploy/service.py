@@ -19,6 +19,7 @@ from redisctl.core.errors import Failure
 from redisctl.core.files import read_end
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
+from redisctl.data.layout import upgrade_in_progress
 from redisctl.deploy import preview, upgrade
 from redisctl.schema import Result, StartRequest
 
@@ -39,6 +40,7 @@ def start(instance: Instance, request: StartRequest) -> Result:
     journal.ensure_none(instance)
     try:
         check_data_directory(instance)
+        _check_project(instance)
         preview.check_config(instance, request.image, request.owner)
         record = journal.begin(instance, f"start of {instance.name}", Kind.SERVICE, request=dataclasses.asdict(request))
     except Failure:
@@ -81,6 +83,17 @@ def check_data_directory(instance: Instance) -> None:
         )
 
 
+def _check_project(instance: Instance) -> None:
+    """Raise Failure if Compose does not accept the project."""
+    try:
+        docker.run(docker.compose(instance.root, instance.name, "config", "--quiet"))
+    except Failure as error:
+        raise Failure(
+            f"Compose does not accept {instance.root}/compose.yml, and nothing was restarted: {error}\nCorrect the "
+            "service in redis_app_services, then deploy again"
+        ) from None
+
+
 def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot: bool) -> str:
     """Start, and commit or roll back. Returns Compose's output. Raises Failure, after a rollback RolledBack."""
     compose, guard = _Compose(instance, request, at_boot=at_boot), RestartGuard()
@@ -97,7 +110,7 @@ def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot:
         upgrade.complete(instance, record)
         return output
     # A service next to a healthy new version is no reason to give up what was written since.
-    if upgrade.has_saved_data(instance) and not _is_healthy(instance):
+    if upgrade_in_progress(instance) and not _is_healthy(instance):
         raise RolledBack(f"{reasons}\n{_roll_back(instance, record, compose)}")
     upgrade.complete(instance, record)
     raise Failure(reasons)
@@ -123,7 +136,7 @@ def _roll_back(instance: Instance, record: Journal, compose: "_Compose") -> str:
 
 def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") -> str:
     """Bring the project up. Returns Compose's output. Raises Failure. May be repeated."""
-    if not (upgrade.has_saved_data(instance) and upgrade.is_old_version(instance)):
+    if not (upgrade_in_progress(instance) and upgrade.is_old_version(instance)):
         # Docker must not start the old version of an upgrade any more: its data is kept for a rollback.
         service.set_restart_policy(instance, request.restart)
     if request.paused:
@@ -258,7 +271,7 @@ def _diagnose(instance: Instance, compose: _Compose, output: str) -> str:
     inspected = docker.container(instance.name)
     health = inspected.get("State", {}).get("Health") or {}
     checks = [str(entry.get("Output", "")).strip() for entry in health.get("Log") or []]
-    log = read_end(instance.root / paths.LOGS / "redis.log", 0, 64 * 1024).splitlines()[-_LOG_LINES:]
+    log = read_end(instance.log, 0, 64 * 1024).splitlines()[-_LOG_LINES:]
     parts = [output]
     with contextlib.suppress(Failure):
         parts.append(compose.run("ps", "--all"))

@@ -16,7 +16,7 @@ from typing import Any
 from redisctl import paths
 from redisctl.core import docker, journal, lock, process
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_small
+from redisctl.core.files import disk_usage, read_small
 from redisctl.core.formatting import words
 from redisctl.core.instance import Instance, UnusableSecret
 from redisctl.core.resp import RespError, RespRefusal, parse_info
@@ -333,24 +333,8 @@ def _stored(instance: Instance) -> StoredData:
         rdb=rdb.is_file(),
         aof=aof.is_dir() and any(aof.glob("*.manifest")),
         formats=tuple(sorted({head for head in heads if head})),
-        size=_disk_usage(instance.root / paths.DATA),
+        size=disk_usage(instance.root / paths.DATA),
     )
-
-
-def _disk_usage(path: Path) -> int:
-    """Return the bytes that a file or directory takes on disk. Follows no links."""
-    total = 0
-    try:
-        total += path.lstat().st_blocks * 512
-    except OSError:
-        return 0
-    for base, directories, names in os.walk(path):
-        for name in (*directories, *names):
-            try:
-                total += os.lstat(os.path.join(base, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
 
 
 def _deployed_settings(root: Path) -> dict[str, Any]:
@@ -371,7 +355,7 @@ def _certificates(root: Path) -> tuple[str, ...]:
 
 def _sizes(instance: Instance) -> dict[str, int]:
     own = paths.removable(instance.name, instance.root, data=True)
-    return {str(path): (_disk_usage(path) + 1023) // 1024 for path in own if os.path.lexists(path)}
+    return {str(path): (disk_usage(path) + 1023) // 1024 for path in own if os.path.lexists(path)}
 
 
 def _interrupted(instance: Instance, run: str) -> InterruptedTransaction | None:

@@ -69,11 +69,6 @@ def has_saved_config(instance: Instance) -> bool:
     return (instance.root / paths.ROLLBACK_CONFIG).is_dir()
 
 
-def has_saved_data(instance: Instance) -> bool:
-    """Say whether the old version's data is kept."""
-    return upgrade_in_progress(instance)
-
-
 def save_config(instance: Instance) -> None:
     """Save what the running version was created from, before anything is written for the new one. Raises Failure.
 
@@ -144,7 +139,7 @@ def _restore(source: Path, target: Path) -> None:
 
 def cancel(instance: Instance) -> None:
     """Give up an upgrade whose start did not begin: the old version runs, and finds its own configuration again."""
-    if has_saved_config(instance) and not has_saved_data(instance):
+    if has_saved_config(instance) and not upgrade_in_progress(instance):
         restore_config(instance)
         _discard_saved(instance)
 
@@ -157,7 +152,7 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
 
     RDB files are kept by a hard link, because Redis only ever replaces them. AOF files that are appended to are copied.
     """
-    if not has_saved_config(instance) or has_saved_data(instance):
+    if not has_saved_config(instance) or upgrade_in_progress(instance):
         return record
     if not is_old_version(instance) or (docker.image(request.image) or {}).get("Id") == saved_image(instance)[0]:
         return record

@@ -31,15 +31,15 @@ class Report:
     """The result of a comparison.
 
     ``length_only`` counts large keys of which only type, expiry and length were compared; ``still_changing`` those that
-    changed at every attempt; ``outside_patterns`` those that match no pattern. ``late`` is by how many seconds keys
-    expire later in the copy at most. ``samples`` are keys that both have, by database.
+    changed at every attempt; ``outside_patterns`` those that match no pattern. ``ttl_drift`` is the most seconds by
+    which a key expires later in the copy. ``samples`` are keys that both have, by database.
     """
 
     compared: int = 0
     length_only: int = 0
     still_changing: int = 0
     outside_patterns: int = 0
-    late: float = 0.0
+    ttl_drift: float = 0.0
     problems: list[str] = field(default_factory=list)
     differing: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
@@ -179,7 +179,7 @@ def _compare_once(pair: Pair, report: Report, database: _Database, keys: list[by
 def _record_same(pair: Pair, report: Report, original: Fingerprint, copied: Fingerprint) -> None:
     drift = copied.expires_at - original.expires_at
     if not pair.absolute_expiry and original.is_there and drift > TTL_TOLERANCE_MS:
-        report.late = max(report.late, drift / 1000)
+        report.ttl_drift = max(report.ttl_drift, drift / 1000)
     report.length_only += bool(original.length and not original.digest)
 
 

@@ -43,11 +43,11 @@ from redisctl.migrate.source import (
     refusal,
 )
 
-# Seconds without writes before the switch; until the copy has caught up; between two looks at the first copy; and
-# without a link before an operator has to look.
+# Seconds without writes before the switch, and until the copy has caught up.
 QUIET = 3
 SYNC_TIMEOUT = 20
-_LOOK = 0.5
+# Seconds between two checks of the progress, and without a link until an error.
+_PROGRESS_INTERVAL = 0.5
 _LINK_TIMEOUT = 30
 # Share of the compared keys that the new data must have: clients may already have changed some.
 MIN_FOUND_RATIO = 0.9
@@ -60,8 +60,8 @@ class State:
     """A running import, as in its file. ``previous`` names the previous data that existed before the switch."""
 
     source: SourceServer
-    began: float
-    replace: bool
+    started: float
+    overwrite: bool
     memory: int
     stage: str = FOLLOWING
     previous: list[str] = field(default_factory=list)
@@ -90,7 +90,7 @@ class MigrationStatus:
     progress: Progress | None
     source_facts: SourceFacts | None
     lag: int | None
-    trouble: str
+    problem: str
     next: str
 
 
@@ -124,9 +124,7 @@ def read_state(instance: Instance) -> State | None:
 
 
 def _save_state(instance: Instance, state: State) -> None:
-    path = _directory(instance) / "state.json"
-    write_json(path, asdict(state))
-    os.chown(path, 0, 0)
+    write_json(_directory(instance) / "state.json", asdict(state), uid=0, gid=0)
 
 
 def current_migration(instance: Instance) -> State:
@@ -153,10 +151,10 @@ def cancel(instance: Instance) -> bool:
 # -- Start
 
 
-def start(instance: Instance, source: SourceServer, *, over: bool) -> State:
+def start(instance: Instance, source: SourceServer, *, overwrite: bool) -> State:
     """Start a copy that replicates from the source, under the instance's lock.
 
-    ``over`` says that data of this instance may be replaced. Raises Failure with all blockers, before it creates
+    ``overwrite`` says that data of this instance may be replaced. Raises Failure with all blockers, before it creates
     anything.
     """
     journal.ensure_none(instance)
@@ -167,11 +165,11 @@ def start(instance: Instance, source: SourceServer, *, over: bool) -> State:
         )
     cancel(instance)
     facts = fetch_facts(source)
-    problems = blockers(_target_facts(instance), facts, source, over=over)
+    problems = blockers(_target_facts(instance), facts, source, overwrite=overwrite)
     if problems:
         raise Failure("; ".join(problems))
     check_rights(source)
-    state = State(source, time.time(), over, max(facts.memory, facts.memory_peak))
+    state = State(source, time.time(), overwrite, max(facts.memory, facts.memory_peak))
     _directory(instance).mkdir(mode=0o700)
     try:
         _save_state(instance, state)
@@ -209,41 +207,43 @@ def count_keys(redis: Redis, info: dict[str, Any]) -> int:
     return count
 
 
-def blockers(own: TargetFacts, other: SourceFacts, source: SourceServer, *, over: bool) -> list[str]:
+def blockers(own: TargetFacts, other: SourceFacts, source: SourceServer, *, overwrite: bool) -> list[str]:
     """Return the blockers of an import, each with a remedy."""
-    found = []
+    problems = []
     if other.run_id and other.run_id == own.run_id:
         return [f"{source.name} is this instance itself"]
     if other.is_cluster:
-        found.append(f"{source.name} is part of a cluster and has only some of its keys: import does not support that")
+        problems.append(
+            f"{source.name} is part of a cluster and has only some of its keys: import does not support that"
+        )
     highest = max((int(name[2:]) for name in other.databases), default=0)
     if highest >= own.databases:
-        found.append(
+        problems.append(
             f"{source.name} has keys in db{highest}, but this instance has {own.databases} databases: set "
             f"redis_databases = {highest + 1} and deploy"
         )
     if own.maxmemory and other.memory > own.maxmemory:
-        found.append(
+        problems.append(
             f"its data takes {size(other.memory)} of memory, but redis_maxmemory is {size(own.maxmemory)}, so Redis "
             "would evict keys: raise it and deploy"
         )
     # The copy, and the growth of this instance to the same size.
     needed = scratch_redis.memory_needed(max(other.memory, other.memory_peak)) + max(0, other.memory - own.memory)
     if needed > own.free_memory:
-        found.append(
+        problems.append(
             f"the copy and this instance need {size(needed)} more memory, but the host has {size(own.free_memory)}: "
             "add memory for the time of the import, or bring the data as a file (redisctl restore FILE)"
         )
     space = (other.memory + create.DISK_MARGIN) * (2 if own.one_disk else 1)
     free = min(own.free_import, own.free_data)
     if free < space:
-        found.append(f"the disk has {size(free)} free, but the import needs up to {size(space)}: free some space")
-    if own.keys and not over:
-        found.append(
+        problems.append(f"the disk has {size(free)} free, but the import needs up to {size(space)}: free some space")
+    if own.keys and not overwrite:
+        problems.append(
             f"this instance has {own.keys} keys already, which the import would replace: --overwrite allows that; "
             "redisctl restore --undo brings them back"
         )
-    return found
+    return problems
 
 
 def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None]) -> Progress:
@@ -258,16 +258,16 @@ def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None
             raise
         if progress.stage == FOLLOWS:
             return progress
-        if progress.trouble and is_final(progress.trouble):
+        if progress.errors and is_final(progress.errors):
             cancel(instance)
             raise Failure(
-                f"{state.source.name} cannot be copied. Redis reports: {progress.trouble}. "
-                f"{next_step(state.source, progress.trouble)}"
+                f"{state.source.name} cannot be copied. Redis reports: {progress.errors}. "
+                f"{next_step(state.source, progress.errors)}"
             )
         if progress.stage == DOWN:
             if time.monotonic() - since > _LINK_TIMEOUT:
                 raise Failure(
-                    f"no link to {state.source.name}: {progress.trouble or 'it does not answer'}. The copy keeps "
+                    f"no link to {state.source.name}: {progress.errors or 'it does not answer'}. The copy keeps "
                     "trying: see redisctl import status, or cancel"
                 )
         else:
@@ -276,7 +276,7 @@ def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None
             if message != last:
                 report(message)
             last = message
-        time.sleep(_LOOK)
+        time.sleep(_PROGRESS_INTERVAL)
 
 
 # -- Status
@@ -297,14 +297,14 @@ def status(instance: Instance) -> MigrationStatus:
         facts, lag = parse_facts(info), max(0, int(info["master_repl_offset"]) - progress.offset)
     except RedisError as error:
         refused = str(refusal(state.source, error))
-    trouble = " / ".join(message for message in (progress.trouble, refused) if message)
+    problem = " / ".join(message for message in (progress.errors, refused) if message)
     if progress.stage == FOLLOWS:
         step = "redisctl import finish compares and reports blockers; with --yes it switches over"
     elif progress.stage == DOWN:
-        step = next_step(state.source, trouble)
+        step = next_step(state.source, problem)
     else:
         step = "wait until the copy follows; both servers keep serving"
-    return MigrationStatus(state, progress, facts, lag if progress.stage == FOLLOWS else None, trouble, step)
+    return MigrationStatus(state, progress, facts, lag if progress.stage == FOLLOWS else None, problem, step)
 
 
 # -- Switch
@@ -335,16 +335,16 @@ class WriteMonitor:
 
 def wait_until_synced(source: SourceServer, replica: Replica) -> None:
     """Wait until the copy has everything that the source has now. Raises Failure if that takes too long."""
-    with source.connect() as there, replica.client() as here:
-        wait_for(there, here)
+    with source.connect() as primary, replica.client() as copy:
+        wait_for_offset(primary, copy)
 
 
-def wait_for(there: Redis, here: Redis) -> None:
+def wait_for_offset(source: Redis, copy: Redis) -> None:
     """Wait until a replica has everything that its primary has now. Raises Failure if that takes too long."""
-    target = int(there.info("replication")["master_repl_offset"])
+    target = int(source.info("replication")["master_repl_offset"])
     deadline = time.monotonic() + SYNC_TIMEOUT
     while True:
-        state = here.info("replication")
+        state = copy.info("replication")
         if state.get("master_link_status") == "up" and int(state["slave_repl_offset"]) >= target:
             return
         if time.monotonic() > deadline:
@@ -352,7 +352,7 @@ def wait_for(there: Redis, here: Redis) -> None:
         time.sleep(0.01)
 
 
-def rehearse(instance: Instance, state: State, *, full: bool, over: bool) -> tuple[WriteMonitor, ComparisonResult]:
+def rehearse(instance: Instance, state: State, *, full: bool, overwrite: bool) -> tuple[WriteMonitor, ComparisonResult]:
     """Compare the copy with the source, and find the blockers of the switch. Changes nothing.
 
     Raises Failure if they cannot be compared.
@@ -371,36 +371,36 @@ def rehearse(instance: Instance, state: State, *, full: bool, over: bool) -> tup
     except RedisError as error:
         raise refusal(state.source, error) from None
     return monitor, ComparisonResult(
-        _blockers(instance, replica.read(), state, report, over=over), written, clients, report
+        _blockers(instance, replica.read(), state, report, overwrite=overwrite), written, clients, report
     )
 
 
 def _compare(instance: Instance, state: State, replica: Replica, *, full: bool) -> Report:
-    with state.source.connect() as there, replica.client() as here:
+    with state.source.connect() as source, replica.client() as copy:
         pair = Pair(
             source=state.source.connect,
             copy=replica.client,
-            wait_until_synced=lambda: wait_for(there, here),
-            absolute_expiry=parse_facts(there.info("server")).has_absolute_expiry,
+            wait_until_synced=lambda: wait_for_offset(source, copy),
+            absolute_expiry=parse_facts(source.info("server")).has_absolute_expiry,
             patterns=(instance.session_keys, instance.queue_keys),
         )
         return compare(pair, full=full)
 
 
-def _blockers(instance: Instance, copy: Progress, state: State, report: Report, *, over: bool) -> list[str]:
+def _blockers(instance: Instance, copy: Progress, state: State, report: Report, *, overwrite: bool) -> list[str]:
     """Return what keeps the copy from replacing this instance's data."""
     own = _target_facts(instance)
-    found = report.all_problems()
+    problems = report.all_problems()
     if own.maxmemory and copy.memory > own.maxmemory:
-        found.append(
+        problems.append(
             f"the copy takes {size(copy.memory)}, but redis_maxmemory is {size(own.maxmemory)}: raise it and deploy"
         )
     highest = max((int(name[2:]) for name in copy.databases), default=0)
     if highest >= own.databases:
-        found.append(f"there are keys in db{highest}: set redis_databases = {highest + 1} and deploy")
-    if own.keys and not (over or state.replace):
-        found.append(f"this instance has {own.keys} keys now, which would be replaced: --overwrite allows that")
-    return found
+        problems.append(f"there are keys in db{highest}: set redis_databases = {highest + 1} and deploy")
+    if own.keys and not (overwrite or state.overwrite):
+        problems.append(f"this instance has {own.keys} keys now, which would be replaced: --overwrite allows that")
+    return problems
 
 
 def cut_over(
@@ -441,9 +441,9 @@ def cut_over(
     cancel(instance)
     return {
         "keys": saved.keys,
-        "down": round(swapped.downtime, 2),
-        "blocked": round(blocked, 2),
-        "late": late,
+        "downtime": round(swapped.downtime, 2),
+        "writers_blocked": round(blocked, 2),
+        "late_writes": late,
         "warning": swapped.warning,
     }
 

@@ -6,7 +6,6 @@ verbs that remove leftover containers do not remove it.
 
 import os
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from redisctl.core import scratch_redis
+from redisctl.core import process, scratch_redis
 from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
-from redisctl.migrate.source import SourceServer, is_final, trouble
+from redisctl.migrate.source import SourceServer, is_final, replication_errors
 
 LABEL = "redoubt.import"
 # More than any source has: INFO shows only databases with keys.
@@ -46,7 +45,7 @@ class Progress:
     """The progress of a copy.
 
     ``percent`` is that of the first copy; ``offset`` counts the bytes of the source's writes that it has received;
-    ``trouble`` are errors in its log. ``written`` counts the write commands that it has received, by name.
+    ``errors`` are those in its log. ``written`` counts the write commands that it has received, by name.
     """
 
     stage: str
@@ -55,7 +54,7 @@ class Progress:
     databases: dict[str, dict[str, int]]
     memory: int
     written: dict[str, int]
-    trouble: str = ""
+    errors: str = ""
     down: int = 0
 
     @property
@@ -69,7 +68,7 @@ class Replica:
     """The copy of an import, in its directory. ``memory`` is its limit in bytes."""
 
     instance: Instance
-    place: Path
+    directory: Path
     memory: int
 
     @property
@@ -79,8 +78,8 @@ class Replica:
 
     def begin(self, source: SourceServer) -> None:
         """Start the copy. Raises Failure."""
-        self.place.mkdir(mode=0o700)
-        os.chown(self.place, REDIS_UID, REDIS_GID)
+        self.directory.mkdir(mode=0o700)
+        os.chown(self.directory, REDIS_UID, REDIS_GID)
         options = {
             "databases": str(DATABASES),
             "replicaof": f"{source.host} {source.port}",
@@ -98,14 +97,14 @@ class Replica:
         if source.tls:
             options |= self._tls(source)
         scratch_redis.start(
-            self.instance, self.container, self.place, options, self.memory, label=LABEL, network="host"
+            self.instance, self.container, self.directory, options, self.memory, label=LABEL, network="host"
         )
 
     def _tls(self, source: SourceServer) -> dict[str, str]:
         options = {"tls-replication": "yes"}
-        cert, key = (Path(source.cert), Path(source.key)) if source.cert else _own_certificate(self.place)
+        cert, key = (Path(source.cert), Path(source.key)) if source.cert else _own_certificate(self.directory)
         for name, file in (("ca-cert", Path(source.ca)), ("cert", cert), ("key", key)):
-            inside = self.place / f"{name}.pem"
+            inside = self.directory / f"{name}.pem"
             if file != inside:
                 _copy(file, inside)
             inside.chmod(0o400)
@@ -119,7 +118,7 @@ class Replica:
 
     def read(self) -> Progress:
         """Return its progress. Raises Failure if the copy has ended."""
-        errors = trouble(scratch_redis.log(self.container, 60))
+        errors = replication_errors(scratch_redis.log(self.container, 60))
         try:
             with self.client() as redis:
                 info: dict[str, Any] = redis.info("all")
@@ -140,26 +139,26 @@ class Replica:
                     )
                 time.sleep(_POLL)
         if info["rdb_last_bgsave_status"] != "ok":
-            raise Failure(f"the copy could not save: is the disk of {self.place} full?")
-        return self.place / RDB_FILE
+            raise Failure(f"the copy could not save: is the disk of {self.directory} full?")
+        return self.directory / RDB_FILE
 
     def end(self) -> None:
         """Remove the copy and its data, if it exists."""
-        subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, timeout=120, check=False)
-        shutil.rmtree(self.place, ignore_errors=True)
+        process.run(["docker", "rm", "--force", self.container], timeout=120)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _own_certificate(place: Path) -> tuple[Path, Path]:
+def _own_certificate(directory: Path) -> tuple[Path, Path]:
     """Create a certificate: Redis needs one to use TLS, and shows it only to servers that ask for one."""
-    cert, key = place / "cert.pem", place / "key.pem"
+    cert, key = directory / "cert.pem", directory / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "365", "-subj", "/CN=redisctl import", "-keyout", str(key), "-out", str(cert)]
     try:
-        subprocess.run(command, capture_output=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
+        process.check(command)
+    except Failure as error:
         raise Failure(
-            "the copy needs a certificate to replicate over TLS, but openssl is missing: apt-get install openssl, "
-            "or set --cert and --key"
+            f"the copy needs a certificate to replicate over TLS, and openssl cannot create it: {error}. Run 'apt-get "
+            "install openssl', or set --cert and --key"
         ) from None
     return cert, key
 
@@ -200,7 +199,7 @@ def progress(info: dict[str, Any], errors: str) -> Progress:
         databases={name: {"keys": db["keys"], "expires": db["expires"]} for name, db in keyspace(info).items()},
         memory=int(info.get("used_memory", 0)),
         written=written,
-        trouble="" if follows else errors,
+        errors="" if follows else errors,
         down=int(info.get("master_link_down_since_seconds", 0)),
     )
 

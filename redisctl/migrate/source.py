@@ -198,7 +198,7 @@ def messages(lines: list[str]) -> list[str]:
     return [_PREFIX.sub("", line).strip() for line in lines]
 
 
-def trouble(lines: list[str]) -> str:
+def replication_errors(lines: list[str]) -> str:
     """Return the errors that a replica has logged since its last success; empty if there are none."""
     errors: list[str] = []
     for line in messages(lines):

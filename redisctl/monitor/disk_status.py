@@ -14,13 +14,13 @@ from redisctl.backup import catalog
 from redisctl.backup.attempt import read_last_attempt
 from redisctl.core import aof_manifest, journal, process
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_end
+from redisctl.core.files import disk_usage, read_end
 from redisctl.core.instance import TIMEOUT, Instance, error_text
 from redisctl.core.lock import holder
 from redisctl.core.startup_errors import last_start_lines, truncations
 from redisctl.data import layout
 from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
-from redisctl.monitor.status import DiskStatus, Status, disk_usage
+from redisctl.monitor.status import DiskStatus, Status
 
 # Bytes of the end of redis.log that are read.
 _LOG_TAIL = 1024**2

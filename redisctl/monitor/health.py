@@ -244,7 +244,7 @@ def _last_attempt(status: Status) -> Iterator[Check]:
     attempt = status.disk.attempt
     if not attempt:
         return
-    since = ago(status.at - attempt["began"])
+    since = ago(status.at - attempt["started"])
     if "ended" not in attempt:
         if not status.disk.lock_holder:
             yield Check("backup", CRITICAL, f"the last attempt, {since} ago, was interrupted", "redisctl backup")

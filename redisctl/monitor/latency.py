@@ -14,14 +14,14 @@ PAUSE = 0.001
 
 
 @dataclass(frozen=True)
-class Trips:
+class PingTimes:
     """Round trips of consecutive PINGs, in seconds."""
 
     count: int
-    least: float
+    min: float
     median: float
     p99: float
-    most: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Command:
     calls: int
     median: float
     p99: float
-    most: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Event:
     name: str
     at: int
     last: float
-    most: float
+    max: float
 
 
 @dataclass(frozen=True)
 class Latency:
     """The whole report. ``doctor`` is None if the user may not ask; ``threshold`` is 0 if the monitor is off."""
 
-    trips: Trips
+    pings: PingTimes
     commands: tuple[Command, ...]
     events: tuple[Event, ...]
     threshold: float
@@ -65,7 +65,7 @@ class Latency:
 
 def measure(redis: Redis, seconds: float, threshold: float) -> Latency:
     """Send PINGs for some seconds, then read what Redis counted. ``redis`` decodes answers. Raises RedisError."""
-    trips = trips_of(_pings(redis, seconds))
+    pings = ping_times(_pings(redis, seconds))
     answer = redis.execute_command("LATENCY", "HISTOGRAM")
     commands = [command_of(name, values) for name, values in zip(answer[::2], answer[1::2], strict=True)]
     events = [event_of(item) for item in redis.execute_command("LATENCY", "LATEST")]
@@ -74,9 +74,9 @@ def measure(redis: Redis, seconds: float, threshold: float) -> Latency:
     except NoPermissionError:
         doctor = None
     return Latency(
-        trips,
+        pings,
         tuple(sorted(commands, key=lambda command: (command.p99, command.calls), reverse=True)),
-        tuple(sorted(events, key=lambda event: event.most, reverse=True)),
+        tuple(sorted(events, key=lambda event: event.max, reverse=True)),
         threshold,
         doctor,
     )
@@ -93,14 +93,14 @@ def _pings(redis: Redis, seconds: float) -> list[float]:
     return times
 
 
-def trips_of(seconds: Sequence[float]) -> Trips:
+def ping_times(seconds: Sequence[float]) -> PingTimes:
     """Summarize round trips, of which there is at least one."""
     times = sorted(seconds)
 
     def share(part: float) -> float:
         return times[max(0, math.ceil(part * len(times)) - 1)]
 
-    return Trips(len(times), times[0], share(0.5), share(0.99), times[-1])
+    return PingTimes(len(times), times[0], share(0.5), share(0.99), times[-1])
 
 
 def command_of(name: str, values: list[Any]) -> Command:
@@ -117,5 +117,5 @@ def command_of(name: str, values: list[Any]) -> Command:
 
 def event_of(item: list[Any]) -> Event:
     """Parse one event of LATENCY LATEST, in milliseconds. Newer servers add fields."""
-    name, at, last, most = item[:4]
-    return Event(name, at, last / 1000, most / 1000)
+    name, at, last, longest = item[:4]
+    return Event(name, at, last / 1000, longest / 1000)

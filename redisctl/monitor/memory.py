@@ -51,7 +51,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Big:
+class BigKey:
     """A big key. ``elements`` is None for a type without elements."""
 
     name: str
@@ -64,17 +64,17 @@ class Big:
 class Usage:
     """The memory of a database's keys. ``keys`` counts all keys.
 
-    Unless ``whole`` is true, ``bytes`` and the keys and bytes of groups are extrapolated from a sample.
+    Unless ``complete`` is true, ``bytes`` and the keys and bytes of groups are extrapolated from a sample.
     """
 
     database: int
     keys: int
     seen_keys: int
     seen_bytes: int
-    whole: bool
+    complete: bool
     bytes: int
     groups: tuple[Group, ...]
-    biggest: tuple[Big, ...]
+    biggest: tuple[BigKey, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -170,14 +170,14 @@ def usage(redis: Redis, database: int, tally: Tally, sample: int | None, names: 
                     tally.add(key, size)
         time.sleep(time.perf_counter() - start)
     count = redis.dbsize()
-    whole = sample is None or count <= sample
-    keys = tally.keys if whole else count
+    complete = sample is None or count <= sample
+    keys = tally.keys if complete else count
     return Usage(
         database=database,
         keys=keys,
         seen_keys=tally.keys,
         seen_bytes=tally.bytes,
-        whole=whole,
+        complete=complete,
         bytes=round(tally.bytes * keys / tally.keys) if tally.keys else 0,
         groups=tally.groups(keys),
         biggest=tuple(_big(redis, key, size, None if names else tally.sessions) for size, key in tally.biggest),
@@ -190,9 +190,9 @@ def _batches(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _big(redis: Redis, key: bytes, size: int, sessions: str | None) -> Big:
+def _big(redis: Redis, key: bytes, size: int, sessions: str | None) -> BigKey:
     kind = words(redis.execute_command("TYPE", key))
     length = _LENGTHS.get(kind)
     elements = redis.execute_command(length, key) if length else None
     name = words(key)
-    return Big(name if sessions is None else masked(name, sessions), kind, size, elements)
+    return BigKey(name if sessions is None else masked(name, sessions), kind, size, elements)

@@ -18,8 +18,8 @@ def stats_of(status: Status) -> dict[str, Any]:
         "memory_used": info["used_memory"],
         "memory_peak": info["used_memory_peak"],
         "memory_resident": info["used_memory_rss"],
-        "memory_most": info["maxmemory"],
-        "policy": info["maxmemory_policy"],
+        "maxmemory": info["maxmemory"],
+        "maxmemory_policy": info["maxmemory_policy"],
         "fragmentation": info["mem_fragmentation_ratio"],
         "clients": info["connected_clients"],
         "clients_blocked": info["blocked_clients"],
@@ -43,11 +43,14 @@ def stats_of(status: Status) -> dict[str, Any]:
 
 def rows(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the numbers for people, as names and values."""
-    limit = f" of {size(values['memory_most'])}" if values["memory_most"] else ""
+    limit = f" of {size(values['maxmemory'])}" if values["maxmemory"] else ""
     ratio = values["hit_ratio"]
     hits = "no reads yet" if ratio is None else f"{ratio:.1%} of reads found their key"
     yield "server", f"{values['version']}, up {ago(values['uptime'])}"
-    yield "memory", f"{size(values['memory_used'])}{limit}, peak {size(values['memory_peak'])}, {values['policy']}"
+    yield (
+        "memory",
+        f"{size(values['memory_used'])}{limit}, peak {size(values['memory_peak'])}, {values['maxmemory_policy']}",
+    )
     yield "resident", f"{size(values['memory_resident'])}, fragmentation {values['fragmentation']:.2f}"
     yield "clients", f"{values['clients']}, {values['clients_blocked']} of them blocked"
     yield "operations", f"{values['operations_rate']} per second now, {values['operations']} since Redis started"

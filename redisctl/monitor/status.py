@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redisctl.core.instance import Instance, UnusableSecret
+from redisctl.core.errors import Failure
+from redisctl.core.files import disk_usage
+from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.core.resp import RespError, RespRefusal, parse_info
 
@@ -99,7 +101,7 @@ def collect(instance: Instance) -> Status:
         return Status(**values, unreachable_reason=f"the container is {values['container_status']}")
     try:
         answers = _ask(instance)
-    except (RespError, UnusableSecret) as error:
+    except (RespError, Failure) as error:
         return Status(**values, unreachable_reason=str(error))
     return Status(**values, **answers)
 
@@ -135,23 +137,3 @@ def _disk(data: Path) -> dict[str, int]:
         return {"disk_free": file_system.f_bavail * file_system.f_frsize, "data_size": disk_usage(data)}
     except OSError:
         return {}
-
-
-def disk_usage(directory: Path) -> int:
-    """Return the bytes that the files below a directory take on disk. Follows no link. Raises OSError.
-
-    Redis removes files at any moment; those count as nothing.
-    """
-    total = 0
-    for parent, _, names in os.walk(directory, onerror=_raise_unless_missing):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error

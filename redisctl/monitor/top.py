@@ -65,11 +65,11 @@ class Frame:
     network_in: float | None
     network_out: float | None
     memory_used: int
-    memory_most: int
+    maxmemory: int
     memory_peak: int
     fragmentation: float
     clients: int
-    clients_most: int
+    maxclients: int
     clients_blocked: int
     rejected: int
     rejected_in_interval: int | None
@@ -122,11 +122,11 @@ def frame_of(before: Sample, now: Sample) -> Frame:
         network_in=rate("total_net_input_bytes"),
         network_out=rate("total_net_output_bytes"),
         memory_used=info["used_memory"],
-        memory_most=info["maxmemory"],
+        maxmemory=info["maxmemory"],
         memory_peak=info["used_memory_peak"],
         fragmentation=info["mem_fragmentation_ratio"],
         clients=info["connected_clients"],
-        clients_most=info["maxclients"],
+        maxclients=info["maxclients"],
         clients_blocked=info["blocked_clients"],
         rejected=info["rejected_connections"],
         rejected_in_interval=increase("rejected_connections"),

@@ -43,15 +43,15 @@ def lines(name: str, frame: Frame) -> Iterator[Text]:
     yield _line("keys gone", f"{_rate(frame.evicted)} evicted   {_rate(frame.expired)} expired", bool(frame.evicted))
     yield _line("network", f"{_flow(frame.network_in)} in   {_flow(frame.network_out)} out")
     yield Text()
-    if frame.memory_most:
-        share = frame.memory_used / frame.memory_most
+    if frame.maxmemory:
+        share = frame.memory_used / frame.maxmemory
         full = min(BAR, round(share * BAR))
         colour = next(colour for limit, colour in FULL if share >= limit)
         yield Text.assemble(
             _line("memory", ""),
             ("█" * full, colour),
             ("░" * (BAR - full), "dim"),
-            f" {share:.0%}  {size(frame.memory_used)} of {size(frame.memory_most)}",
+            f" {share:.0%}  {size(frame.memory_used)} of {size(frame.maxmemory)}",
         )
     else:
         yield _line("memory", f"{size(frame.memory_used)}, no maxmemory", True)
@@ -59,7 +59,7 @@ def lines(name: str, frame: Frame) -> Iterator[Text]:
     rejected = f"{frame.rejected} rejected" + (
         f" (+{frame.rejected_in_interval})" if frame.rejected_in_interval else ""
     )
-    clients = f"{frame.clients} of {frame.clients_most}   {frame.clients_blocked} waiting   {rejected}"
+    clients = f"{frame.clients} of {frame.maxclients}   {frame.clients_blocked} waiting   {rejected}"
     yield _line("clients", clients, bool(frame.rejected_in_interval))
     yield _line("PING", took(frame.round_trip))
     keys = "   ".join(f"{db}: {n['keys']:,} ({n['expires']:,} with a TTL)" for db, n in frame.keys.items())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pyinfra import host, logger, state
 from pyinfra.api import operation
 
-from redoubt import host_state, redisctl_bundle
+from redoubt import host_state
 from redoubt.facts.paths import FileText
 from redoubt.filesystem import DesiredFile, DesiredProgram, PathConflict, plan
 from redoubt.host_state import Entry
@@ -39,14 +39,6 @@ def files(entries: Sequence[Entry]) -> Commands:
             yield command(step.command)
         else:
             yield command(step.command, _stdin=step.stdin)
-
-
-@operation()
-def install_redisctl(entries: Sequence[DesiredFile]) -> Commands:
-    """Write redisctl of this release; from then on, inspections use the installed one."""
-    yield from files._inner(entries=entries)
-    if state.is_executing:
-        host_state.of(host).redisctl = redisctl_bundle.digest()
 
 
 def _show_diff(file: DesiredFile) -> None:

@@ -1,29 +1,12 @@
-"""The operations that stop, start, recover and remove an instance, and the one that runs any verb of redisctl."""
+"""The operations that stop, start and remove an instance."""
 
-import shlex
-
-from pyinfra import host, state
+from pyinfra import host
 from pyinfra.api import operation
 
 from redisctl import paths
-from redoubt import host_files, removal
-from redoubt.facts.instance import CommandResult, Redisctl
-from redoubt.operations.common import Commands, RedisctlCall, command, fail, instance_state, note_change
+from redoubt import removal
+from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.model import Settings
-
-
-@operation()
-def run_redisctl(settings: Settings, line: str) -> Commands:
-    """Run redisctl on the host with the words of a line and report what it prints. Fails unless it exits with 0."""
-    if not state.is_executing:
-        yield command("true")
-        return
-    # Split here, so that the host's shell does not interpret the line.
-    result: CommandResult = host.get_fact(Redisctl, program=host_files.redisctl_path(settings), words=shlex.split(line))
-    for output in result.lines:
-        note_change(output)
-    if result.code != 0:
-        yield from fail(f"redisctl exited with {result.code}")
 
 
 @operation()
@@ -33,7 +16,7 @@ def stop_instance(settings: Settings) -> Commands:
     Fails if Redis cannot save its data.
     """
     present = instance_state(settings)
-    timer = present.units.get(paths.backup_timer(settings.redis_name))
+    timer = present.units.get(paths.unit(settings.redis_name, paths.BACKUP_TIMER))
     running = removal.running(present)
     if not running and not (timer and (timer.active or timer.enabled)):
         host.noop("stopped" if present.containers else "not deployed")
@@ -49,14 +32,16 @@ def start_instance(settings: Settings) -> Commands:
     if not present.hashes:
         yield from fail(f"there is no {settings.redis_name} in {settings.root}: deploy it")
         return
-    timer = present.units.get(paths.backup_timer(settings.redis_name))
+    timer = present.units.get(paths.unit(settings.redis_name, paths.BACKUP_TIMER))
     has_timer = not settings.redis_backup_schedule or (timer is not None and timer.active and timer.enabled)
     stopped = [container.name for container in present.containers if container.status != "running"]
     healthy = [container.name for container in present.containers if container.health == "healthy"]
     if settings.redis_name in healthy and not stopped and has_timer:
         host.noop("running and healthy")
         return
-    note_change(f"{settings.redis_name}: {', '.join(stopped) or 'not all of it'} is stopped or not healthy")
+    unhealthy = [] if settings.redis_name in healthy else [f"{settings.redis_name} is not healthy"]
+    reasons = [f"{name} is stopped" for name in stopped] or unhealthy or ["its backups are not scheduled"]
+    note_change(f"{settings.redis_name}: {', '.join(reasons)}")
     yield RedisctlCall(settings, "start", "--json")
 
 

@@ -1,30 +1,19 @@
 """The operations for the running Redis: live changes, and the start of its Compose project."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pyinfra import host
 from pyinfra.api import operation
 
 from redisctl import paths
-from redisctl.schema import LiveConfigRequest, PersistenceRequest, StartRequest
+from redisctl.schema import LiveConfigRequest, StartRequest
 from redoubt import compose, redis_conf, service_drift
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
 from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.changes import changed_settings
 from redoubt.settings.model import Settings
-
-
-@operation()
-def switch_persistence(settings: Settings, target: Literal["aof", "rdb"]) -> Commands:
-    """Have the running Redis write its data as AOF or RDB snapshot, where the new configuration reads it.
-
-    With the AOF on Redis reads nothing else: it would start empty from an RDB snapshot alone.
-    """
-    note_change("turns the AOF on and waits until all data is in it" if target == "aof" else "turns RDB snapshots on")
-    request = PersistenceRequest(target, settings.redis_save, settings.stop_grace_period)
-    yield RedisctlCall(settings, "deploy", "persistence", request=request)
 
 
 @operation()

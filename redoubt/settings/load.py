@@ -58,9 +58,9 @@ def load(data: Mapping[str, Any]) -> Settings:
     given = {key: value for key, value in data.items() if key.startswith(PREFIX) and key not in DAY2_KEYS}
     problems = [_unknown_setting(key) for key in given if key not in fields]
     problems += [
-        f"{key}: unknown setting; did you mean {matches[0]}?"
+        f"{key}: unknown setting; did you mean {name}?"
         for key in data
-        if not key.startswith((PREFIX, "ssh_", "_")) and (matches := get_close_matches(key, fields, n=1, cutoff=0.85))
+        if not key.startswith((PREFIX, "ssh_", "_")) and (name := _closest(key, fields, cutoff=0.85))
     ]
 
     values = {key: value for key, value in given.items() if key in fields}
@@ -85,9 +85,15 @@ def load(data: Mapping[str, Any]) -> Settings:
 
 
 def _unknown_setting(key: str) -> str:
-    matches = get_close_matches(key, [*Settings.model_fields, *DAY2_KEYS], n=1, cutoff=0.6)
-    hint = f"did you mean {matches[0]}?" if matches else "docs/settings.md lists all settings"
+    name = _closest(key, [*Settings.model_fields, *DAY2_KEYS], cutoff=0.6)
+    hint = f"did you mean {name}?" if name else "docs/settings.md lists all settings"
     return f"{key}: unknown setting; {hint}"
+
+
+def _closest(key: str, names: Iterable[str], *, cutoff: float) -> str:
+    """Return the name that a misspelt one means, the one with exchanged letters first; empty if none is similar."""
+    matches = get_close_matches(key, list(names), n=3, cutoff=cutoff)
+    return min(matches, key=lambda name: sorted(name) != sorted(key), default="")
 
 
 def _error_text(detail: Any) -> str:

@@ -49,10 +49,10 @@ class Fleet:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def connect(inventory: str, specs: list[str], given: Path | None = None) -> Fleet:
+def connect(inventory: str, specs: list[str], user_config: Path | None = None) -> Fleet:
     """Connect to the hosts of an inventory, or to those of ``specs``. Raises BridgeError unless all answer.
 
-    ``given`` is the user's ssh_config.
+    ``user_config`` is the user's ssh_config.
     """
     chosen = _chosen(inventory, specs)
     if shutil.which("ssh") is None and not all(entry.is_local for _, entry in chosen):
@@ -60,15 +60,15 @@ def connect(inventory: str, specs: list[str], given: Path | None = None) -> Flee
     # pytest's own temporary directory is too long: the path of a socket has at most 100 characters.
     fleet = Fleet(inventory, Path(tempfile.mkdtemp(prefix="rd-", dir="/tmp")))
     try:
-        _fill(fleet, chosen, given)
+        _fill(fleet, chosen, user_config)
     except BaseException:
         fleet.hang_up()
         raise
     return fleet
 
 
-def _fill(fleet: Fleet, chosen: list[tuple[str, Entry]], given: Path | None) -> None:
-    fleet.ssh_config.write_text(ssh_config([entry for _, entry in chosen], fleet.directory, given))
+def _fill(fleet: Fleet, chosen: list[tuple[str, Entry]], user_config: Path | None) -> None:
+    fleet.ssh_config.write_text(ssh_config([entry for _, entry in chosen], fleet.directory, user_config))
     errors = []
     for spec, entry in chosen:
         disposable = entry.listed and is_disposable(fleet.inventory)
@@ -95,9 +95,9 @@ def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, Entry]]:
         if not is_disposable(inventory):
             raise
         entries = []
-    listed, missing = named(specs, entries)
-    others, _ = named(specs, unlisted(missing, inventory))
-    return listed + others
+    in_inventory, missing = named(specs, entries)
+    unknown, _ = named(specs, unlisted(missing, inventory))
+    return in_inventory + unknown
 
 
 def _outside(entry: Entry, disposable: bool) -> str | None:

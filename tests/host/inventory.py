@@ -91,7 +91,7 @@ def _debug_inventory(inventory: str, *options: str) -> list[dict[str, Any]]:
     )
     if result.returncode != 0:
         # pyinfra's error without its progress messages; the whole output for an invalid inventory file.
-        match = re.search(r"pyinfra error: (.+)", result.stderr)
+        match = re.search(r"error: (.+)", result.stderr)
         reason = match[1].strip() if match else f"pyinfra cannot read the inventory {inventory}:\n{result.stderr}"
         raise NoHostsError(reason) if "names no host" in reason else BridgeError(reason)
     hosts: list[dict[str, Any]] = json.loads(result.stdout)
@@ -119,16 +119,16 @@ def named(specs: Sequence[str], entries: Iterable[Entry]) -> tuple[list[tuple[st
 
     User and port of a specification win over the inventory.
     """
-    known = {LOCAL if entry.is_local else entry.alias: entry for entry in entries}
-    listed = []
+    by_name = {LOCAL if entry.is_local else entry.alias: entry for entry in entries}
+    matches = []
     missing = []
     for spec in specs:
-        entry = known.get(name_in(spec))
+        entry = by_name.get(name_in(spec))
         if entry is None:
             missing.append(name_in(spec))
         else:
-            listed.append((complete(spec, entry), entry))
-    return listed, missing
+            matches.append((complete(spec, entry), entry))
+    return matches, missing
 
 
 def complete(spec: str, entry: Entry) -> str:
@@ -139,14 +139,14 @@ def complete(spec: str, entry: Entry) -> str:
     return f"{full}{'&' if '?' in full else '?'}sudo=true"
 
 
-def ssh_config(entries: Iterable[Entry], sockets: Path, given: Path | None = None) -> str:
+def ssh_config(entries: Iterable[Entry], sockets: Path, user_config: Path | None = None) -> str:
     """Return an ssh_config that reaches the hosts as a deploy does, with one shared connection for each.
 
-    testinfra asks for a shared connection without a socket, which would open a connection for each command. ``given``
-    is the value of testinfra's option --ssh-config.
+    testinfra asks for a shared connection without a socket, which would open a connection for each command.
+    ``user_config`` is the value of testinfra's option --ssh-config.
     """
     remote = [entry for entry in entries if not entry.is_local]
-    blocks = [_block(entry, sockets / str(number), given) for number, entry in enumerate(remote)]
+    blocks = [_block(entry, sockets / str(number), user_config) for number, entry in enumerate(remote)]
     common = """\
 Host *
   BatchMode yes
@@ -159,7 +159,7 @@ Host *
     return "\n".join([*blocks, common])
 
 
-def _block(entry: Entry, socket: Path, given: Path | None) -> str:
+def _block(entry: Entry, socket: Path, user_config: Path | None) -> str:
     data = entry.data
     if data.get("ssh_password"):
         raise BridgeError(f"{entry.name}: the inventory has ssh_password; the tests need a key (ssh_key, or an agent)")
@@ -182,8 +182,8 @@ def _block(entry: Entry, socket: Path, given: Path | None) -> str:
     if hostname:
         # pyinfra looks up the address in the user's file, and not the name. In its final pass ssh does so, too.
         lines += ["", f"Match final originalhost {entry.alias}"]
-    user_config = given or _path(data.get("ssh_config_file") or "~/.ssh/config")
-    lines.append(f"  Include {_quoted(user_config)}")
+    included = user_config or _path(data.get("ssh_config_file") or "~/.ssh/config")
+    lines.append(f"  Include {_quoted(included)}")
     return "\n".join(lines) + "\n"
 
 

@@ -116,8 +116,8 @@ def parse(lines: Iterable[str]) -> Kernel:
 
 def _mount(line: str) -> Mount:
     """Parse a line of proc_pid_mountinfo(5). A mount is writable if it and its file system are."""
-    own, _, rest = line.partition(" - ")
-    fields = own.split()
+    mount, _, rest = line.partition(" - ")
+    fields = mount.split()
     filesystem, _, super_options = rest.split(" ", 2)
     readonly = "ro" in fields[5].split(",") or "ro" in super_options.split(",")
     return Mount(fields[4], filesystem, not readonly)

@@ -361,8 +361,8 @@ def test_configured_users_reach_only_their_own_keys(target: Target, settings: Se
     """With every role: a user reaches no key of another user, and lists no key names unless its rules say so."""
     patterns = {user.name: user.keys + user.read for user in acl.users(settings) if user.name not in acl.OPERATING}
     for name, user in settings.redis_users.items():
-        others = {key for other, keys in patterns.items() if other != name for key in keys} - set(patterns[name])
-        commands = [[verb, key.replace("*", "x")] for key in others for verb in ("GET", "DEL", "HGETALL", "TYPE")]
+        foreign_keys = {key for other, keys in patterns.items() if other != name for key in keys} - set(patterns[name])
+        commands = [[verb, key.replace("*", "x")] for key in foreign_keys for verb in ("GET", "DEL", "HGETALL", "TYPE")]
         listing = [["SCAN", "0"], ["RANDOMKEY"], ["KEYS", "*"]]
         listing = [command for command in listing if f"+{command[0].lower()}" not in user.rules.split()]
         answers = _dry_runs(target.admin, name, commands + listing)
@@ -378,7 +378,7 @@ def _covers(patterns: tuple[str, ...], command: str) -> bool:
 @pytest.mark.security("least privilege")
 def test_default_user_has_the_rights_of_applications(admin: Redis, settings: Settings) -> None:
     """If it is off, it keeps all rights, because Redis replays an AOF with them. Then it cannot log in."""
-    both = """
+    application_commands = """
         GET {app}:session:x
         SET {app}:session:x v
         HGETALL rq:job:x
@@ -387,13 +387,13 @@ def test_default_user_has_the_rights_of_applications(admin: Redis, settings: Set
         PUBLISH rq:pubsub:x v
         EVALSHA x 1 rq:lock
     """
-    answers = _dry_runs(admin, "default", _commands(both, "default", settings))
+    answers = _dry_runs(admin, "default", _commands(application_commands, "default", settings))
     assert {why == "OK" for why in answers.values()} == {True}
-    more = _dry_runs(
+    other_answers = _dry_runs(
         admin, "default", _commands(FOR_NO_USER + FOR_USERS_ONLY_BY_NAME + "GET other", "queues", settings)
     )
-    refused = [command for command, why in more.items() if "permissions" in why]
-    assert refused == (list(more) if settings.redis_enable_default_user else [])
+    refused = [command for command, why in other_answers.items() if "permissions" in why]
+    assert refused == (list(other_answers) if settings.redis_enable_default_user else [])
 
 
 @pytest.mark.security("least privilege")

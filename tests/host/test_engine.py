@@ -15,7 +15,11 @@ UNIT_PROPERTIES = ("Id", "LoadState", "UnitFileState", "ActiveState", "Before", 
 
 def _recovery_units(settings: Settings) -> tuple[str, str, str]:
     name = settings.redis_name
-    return paths.recover_path(name), paths.recover_files_service(name), paths.recover_service(name)
+    return (
+        paths.unit(name, paths.RECOVER_PATH),
+        paths.unit(name, paths.RECOVER_FILES_SERVICE),
+        paths.unit(name, paths.RECOVER_SERVICE),
+    )
 
 
 @pytest.fixture(scope="module")

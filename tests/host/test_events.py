@@ -16,8 +16,8 @@ TIMEOUT = 2.0
 def _receives(subscriber: PubSub, key: str) -> bool:
     """Return whether a subscriber gets the event of a key in time; other keys may expire as well."""
     end = time.monotonic() + TIMEOUT
-    while (left := end - time.monotonic()) > 0:
-        message = subscriber.get_message(ignore_subscribe_messages=True, timeout=left)
+    while (remaining := end - time.monotonic()) > 0:
+        message = subscriber.get_message(ignore_subscribe_messages=True, timeout=remaining)
         if message and message["data"] == key:
             return True
     return False

@@ -182,14 +182,16 @@ def test_backend_network_is_internal(settings: Settings, networks: dict[str, dic
 
 def test_no_rule_masquerades_redis(host: Host, container: dict[str, Any]) -> None:
     """The kernel translates no address of Redis, so no answer from outside can reach it."""
-    own = [ipaddress.ip_address(network["IPAddress"]) for network in container["NetworkSettings"]["Networks"].values()]
+    addresses = [
+        ipaddress.ip_address(network["IPAddress"]) for network in container["NetworkSettings"]["Networks"].values()
+    ]
     rules = [shlex.split(rule) for rule in host.check_output("iptables -t nat -S POSTROUTING").splitlines()]
     masquerading = [rule for rule in rules if {"MASQUERADE", "SNAT"} & set(rule)]
     matching = [
         " ".join(rule)
         for rule in masquerading
-        for address in own
-        if _matches(rule, "-s", address) and not _stays_inside(rule, own)
+        for address in addresses
+        if _matches(rule, "-s", address) and not _stays_inside(rule, addresses)
     ]
     assert masquerading, "Docker has rules of its own, but none was found"
     assert matching == []
@@ -203,9 +205,9 @@ def _matches(rule: list[str], option: str, address: Any) -> bool:
     return inside != (rule[rule.index(option) - 1] == "!")
 
 
-def _stays_inside(rule: list[str], own: list[Any]) -> bool:
+def _stays_inside(rule: list[str], addresses: list[Any]) -> bool:
     """Return whether a rule is for connections of the container to itself."""
-    return "-d" in rule and any(rule[rule.index("-d") + 1] == f"{address}/32" for address in own)
+    return "-d" in rule and any(rule[rule.index("-d") + 1] == f"{address}/32" for address in addresses)
 
 
 def test_nothing_outside_answers_redis(host: Host, container: dict[str, Any]) -> None:
@@ -214,8 +216,8 @@ def test_nothing_outside_answers_redis(host: Host, container: dict[str, Any]) ->
         "ip -4 route show default | awk '{ print $3 }'; ss -4Htnp state established | awk '/\"sshd/ { print $4 }'"
     )
     # sshd also has a connection to Redis: the one of these tests.
-    own = {network["IPAddress"] for network in container["NetworkSettings"]["Networks"].values()}
-    outside = {peer.partition(":")[0] for peer in peers.split()} - {"127.0.0.1", *own}
+    redis_addresses = {network["IPAddress"] for network in container["NetworkSettings"]["Networks"].values()}
+    outside = {peer.partition(":")[0] for peer in peers.split()} - {"127.0.0.1", *redis_addresses}
     script = """
     for peer in "$@"; do
         for port in 22 53 80 443; do

@@ -22,10 +22,10 @@ def test_passwords_cannot_be_guessed(secrets: Secrets) -> None:
 
 def test_each_password_belongs_to_one_user_of_one_host(target: Target, request: pytest.FixtureRequest) -> None:
     """A leaked password opens one user of one Redis."""
-    others = [other for other in request.config.stash[FLEET].targets.values() if other is not target]
-    own = list(target.secrets.passwords.values())
-    foreign = {password for other in others for password in other.secrets.passwords.values()}
-    assert (len(own) - len(set(own)), len(foreign & set(own))) == (0, 0)
+    other_targets = [other for other in request.config.stash[FLEET].targets.values() if other is not target]
+    passwords = list(target.secrets.passwords.values())
+    foreign = {password for other in other_targets for password in other.secrets.passwords.values()}
+    assert (len(passwords) - len(set(passwords)), len(foreign & set(passwords))) == (0, 0)
 
 
 def test_restart_keeps_the_current_passwords(target: Target, settings: Settings) -> None:

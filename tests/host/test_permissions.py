@@ -28,7 +28,11 @@ def test_directories_above_the_root_belong_to_root(host: Host, settings: Setting
 def test_files_that_root_executes_belong_to_root(host: Host, settings: Settings) -> None:
     """logrotate, systemd and every boot read these files as root, and people run redisctl as root."""
     name = settings.redis_name
-    recovery = (paths.recover_path(name), paths.recover_service(name), paths.recover_files_service(name))
+    recovery = (
+        paths.unit(name, paths.RECOVER_PATH),
+        paths.unit(name, paths.RECOVER_SERVICE),
+        paths.unit(name, paths.RECOVER_FILES_SERVICE),
+    )
     present = [f"/etc/logrotate.d/{name}", paths.command(name), *(f"{paths.SYSTEMD_UNITS}/{unit}" for unit in recovery)]
     optional = quoted(
         *("/etc/sysctl.d/99-redoubt.conf", "/etc/tmpfiles.d/00-redoubt.conf"),

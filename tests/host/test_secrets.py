@@ -143,9 +143,9 @@ def test_no_process_shows_a_secret(target: Target) -> None:
     printf '%s\n' "$texts" | count
     echo $sampled
     """
-    shown, sampled = map(int, _run(target, _fill(target, script)).split())
+    exposed, sampled = map(int, _run(target, _fill(target, script)).split())
     assert sampled > 0, "no sample includes redis-cli"
-    assert shown == 0
+    assert exposed == 0
 
 
 @pytest.mark.security("secrets exposure")

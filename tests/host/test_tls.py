@@ -142,9 +142,9 @@ def test_client_certificate_is_required_if_configured(
 @pytest.mark.tls
 def test_certificate_is_valid_long_enough(target: Target, identity: Identity) -> None:
     """A deploy renews an issued certificate in the last third of its life; the operator renews a given one."""
-    left = identity.expires - datetime.now(UTC)
+    remaining = identity.expires - datetime.now(UTC)
     if target.settings.redis_tls_source == "ca":
         # A short-lived certificate is renewed in its last third, too.
-        assert left > min(MIN_VALIDITY, RENEWAL / 2 * timedelta(days=target.settings.redis_tls_days))
+        assert remaining > min(MIN_VALIDITY, RENEWAL / 2 * timedelta(days=target.settings.redis_tls_days))
     else:
-        assert left > MIN_VALIDITY
+        assert remaining > MIN_VALIDITY

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from sandbox import engine, image_build
 from sandbox.hosts import Host
+from sandbox.util import lock
 from tests.deployed_redis import Instance
-from tests.deployer import Deployer
+from tests.deployer import Deployer, DeployResult
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,28 @@ def undeployed_host(host: Host) -> Host:
     """Give the shared host as before its first deploy: with Docker, but without an instance."""
     remove_instance(host)
     return host
+
+
+def assert_no_change(deployer: Deployer, host: Host, **settings: Any) -> DeployResult:
+    """Deploy again, and fail unless the deploy reports no change. Returns its result.
+
+    ``test_idempotence.py`` proves this for every kind of instance. Elsewhere it proves that something that only that
+    test does, such as an interruption, has left nothing to do.
+    """
+    result = deployer.deploy(host, **settings)
+    assert (result.returncode, result.changed) == (0, []), result.stderr
+    return result
+
+
+def settings_for(build: str) -> dict[str, Any]:
+    """Return settings that deploy a build of the sandbox, such as ``valkey-testing``. Builds its image if needed."""
+    with lock():
+        archive = image_build.ensure_redis(engine.ensure(), build)
+    return {
+        "redis_engine": build.partition("-")[0],
+        "redis_image": archive.reference,
+        "redis_image_archive": str(archive.path),
+    }
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Application services next to Redis: they start when it is healthy, on its network, with their own credentials."""
 
+import re
 import shlex
 from datetime import datetime
 from typing import Any
@@ -17,7 +18,7 @@ CLIENT = """\
 while :; do
   { echo "AUTH sessions $$(cat /run/secrets/sessions)"; echo "SET app:session:web here EX 60"; } | redis-cli -h redis
   sleep 0.2
-done
+done >/dev/null
 """
 WEB: dict[str, Any] = {
     "image": images.redis_reference(),
@@ -64,9 +65,17 @@ def test_application_reaches_redis_by_name(redis: Instance) -> None:
     )
 
 
-def test_a_second_deploy_reports_no_change(redis: Instance, deployer: Deployer) -> None:
-    again = deployer.deploy(redis.host, **WITH_WEB)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
+def test_malformed_service_is_reported_alone(redis: Instance, deployer: Deployer) -> None:
+    """The message of Compose is the answer. The logs of the running Redis would only hide it."""
+    running = redis.identity
+    wrong = {"redis_app_services": {"web": {**WEB, "imag": "x"}}}
+    refused = deployer.deploy(redis.host, **{**WITH_WEB, **wrong})
+    assert refused.returncode == 1
+    assert "Compose does not accept /srv/redis/compose.yml, and nothing was restarted" in refused.stderr
+    assert re.search(r"services\.web .*imag", refused.stderr)
+    assert "Ready to accept connections" not in refused.stderr
+    assert redis.identity == running
+    assert deployer.deploy(redis.host, **WITH_WEB).returncode == 0
 
 
 def test_other_containers_reach_redis_over_its_network(redis: Instance) -> None:
@@ -112,5 +121,3 @@ def test_application_removed_from_settings_is_removed(redis: Instance, deployer:
     assert result.returncode == 0, result.stderr
     assert web(redis) == {}
     assert redis.identity == before, "Redis was restarted for it"
-    again = deployer.deploy(redis.host, **without)
-    assert (again.returncode, again.changed) == (0, []), again.stderr

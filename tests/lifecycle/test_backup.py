@@ -119,7 +119,7 @@ def test_backup_of_a_million_keys_under_load_is_one_moment(redis: Instance) -> N
     assert rate > 2_000
     assert backup["verified"]["verdict"] == "ok"
     assert backup["verified"]["jobs"] == len(jobs)
-    # All sessions from before, and some but not all of those that were written meanwhile.
+    # All sessions from before, and some but not all of those that were written during the backup.
     assert MILLION < backup["verified"]["sessions"] < MILLION + statistics["written"]
     # The verdict means that both parts have exactly the keys that Redis had. This shows that they are compared.
     with damaged(redis, f"{backup['id']}/backup.json", 'sed -i \'s/"keys": [0-9]*/"keys": 1000000/\' $f'):
@@ -209,7 +209,7 @@ def test_disk_that_fills_up_during_a_backup_is_reported(small: Instance) -> None
     """Another program takes the space after the check; nothing incomplete is left."""
     small.host.run(f"mount -t tmpfs -o size=128m tmpfs {BACKUPS}", check=True)
     try:
-        # The backup is stopped meanwhile, so that it cannot finish before.
+        # The backup is frozen, so that it cannot finish first.
         result = small.host.run(
             f"redisctl backup & p=$!; while kill -0 $p; do [ -d {BACKUPS}/.taken.partial ] && break; done; "
             f"kill -STOP $p; head -c 200M /dev/zero >{BACKUPS}/other 2>/dev/null; kill -CONT $p; wait $p; echo code $?"

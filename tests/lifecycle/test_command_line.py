@@ -28,18 +28,18 @@ def inventory(host: Host, deployer: Deployer, tmp_path: Path) -> Path:
 
 
 def test_inventory_directory_means_its_hosts_py(inventory: Path, host: Host) -> None:
-    done = pyinfra(str(inventory), "debug-inventory", "--json")
-    assert done.returncode == 0, done.stderr
-    assert [entry["name"] for entry in json.loads(done.stdout)] == [host.name]
+    completed = pyinfra(str(inventory), "debug-inventory", "--json")
+    assert completed.returncode == 0, completed.stderr
+    assert [entry["name"] for entry in json.loads(completed.stdout)] == [host.name]
 
 
 def test_project_inventory_directory_is_read() -> None:
     """Which disposable hosts run does not matter here."""
-    done = pyinfra("inventory", "debug-inventory", "--json")
-    if done.returncode:
-        assert "no disposable host is running; 'make deploy' starts one" in done.stderr
+    completed = pyinfra("inventory", "debug-inventory", "--json")
+    if completed.returncode:
+        assert "no disposable host is running; 'make deploy' starts one" in completed.stderr
     else:
-        assert json.loads(done.stdout)
+        assert json.loads(completed.stdout)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_misspelt_argument_is_reported_and_nothing_runs(
 ) -> None:
     """Without our patches, all of these but a misspelt deploy file end with success."""
     names = {"inventory": str(inventory), "host": host.name}
-    done = pyinfra("-y", *arguments.format(**names).split())
-    assert message.format(**names) in done.stderr
-    assert done.returncode == 1
-    assert "Connecting" not in done.stderr
+    completed = pyinfra("-y", *arguments.format(**names).split())
+    assert message.format(**names) in completed.stderr
+    assert completed.returncode == 1
+    assert "Connecting" not in completed.stderr
 
 
 def test_first_connection_stores_the_host_key(host: Host, deployer: Deployer, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_first_connection_stores_the_host_key(host: Host, deployer: Deployer, tm
     path.write_text(deployer.inventory(host).read_text() + forget)
     home = tmp_path / "home"
     home.mkdir()
-    done = pyinfra(str(path), "exec", "--", "true", env={"HOME": str(home)})
-    assert done.returncode == 0, done.stderr
+    completed = pyinfra(str(path), "exec", "--", "true", env={"HOME": str(home)})
+    assert completed.returncode == 0, completed.stderr
     assert f"[127.0.0.1]:{host.ssh_port} ssh-ed25519" in (home / ".ssh" / "known_hosts").read_text()
     assert (home / ".ssh").stat().st_mode & 0o777 == 0o700
 
@@ -107,10 +107,10 @@ def test_other_pyinfra_series_is_refused_before_patching(inventory: Path, tmp_pa
         "version = metadata.version\n"
         "metadata.version = lambda name: '3.11.0' if name == 'pyinfra' else version(name)\n"
     )
-    done = pyinfra("-y", str(inventory), "deploy.py", env={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode != 0
-    assert "pyinfra version requirement not met (requires ~=3.10.0, running 3.11.0)" in done.stderr
-    assert "Connecting" not in done.stderr
+    completed = pyinfra("-y", str(inventory), "deploy.py", env={"PYTHONPATH": str(tmp_path)})
+    assert completed.returncode != 0
+    assert "pyinfra version requirement not met (requires ~=3.10.0, running 3.11.0)" in completed.stderr
+    assert "Connecting" not in completed.stderr
 
 
 def test_first_dry_run_plans_and_changes_nothing(
@@ -163,9 +163,9 @@ def test_unreachable_host_fails_but_others_are_deployed(
     path = tmp_path / "two.py"
     dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "redis_port": 6379})
     path.write_text(deployer.inventory(undeployed_host).read_text() + f"hosts.append({dead!r})\n")
-    done = pyinfra("-y", "--json", "--group-data", "inventory/group_data", str(path), "deploy.py")
-    assert done.returncode == 1
-    assert re.search(r"\[lifecycle-dead\] +Could not connect", done.stderr)
+    completed = pyinfra("-y", "--json", "--group-data", "inventory/group_data", str(path), "deploy.py")
+    assert completed.returncode == 1
+    assert re.search(r"\[lifecycle-dead\] +Could not connect", completed.stderr)
     assert Instance(undeployed_host, deployer.secrets(undeployed_host)).health == "healthy"
     assert not os.path.exists(deployer.secrets_dir / "lifecycle-dead")
 
@@ -173,7 +173,7 @@ def test_unreachable_host_fails_but_others_are_deployed(
 def test_quiet_host_suite_reports_what_it_leaves_out(deployed: Host, deployer: Deployer) -> None:
     """With -q there is no header, and pytest would print only "9 deselected"."""
     command = [sys.executable, "-m", "pytest", "tests/host/test_tuning.py", "-q", "--inventory"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, str(deployer.inventory(deployed))],
         cwd=ROOT,
         capture_output=True,
@@ -181,8 +181,8 @@ def test_quiet_host_suite_reports_what_it_leaves_out(deployed: Host, deployer: D
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    lines = done.stdout.splitlines()
+    assert completed.returncode == 0, completed.stdout
+    lines = completed.stdout.splitlines()
     assert (
         f"left out on {deployed.name}: the kernel's settings (redis_host_tuning = False: the deploy does not set them)"
         in lines

@@ -333,11 +333,11 @@ ROUNDS = {
 
 @dataclass
 class Client:
-    """A client at the published port. ``written`` is what it wrote before the harms."""
+    """A client at the published port. ``values`` are what it wrote before the harms, by key."""
 
     instance: Instance
     socket: str
-    written: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
     # Whether the last test passed, so that the host is deployed as the settings say.
     is_deployed: bool = False
 
@@ -353,11 +353,11 @@ class Client:
         key, value = f"app:session:{name}", f"kept through: {name}"
         with self.redis("sessions") as client:
             client.set(key, value, ex=3600)
-        self.written[key] = value
+        self.values[key] = value
 
     def read(self) -> dict[str, str | None]:
         with self.redis("sessions") as client:
-            return {key: client.get(key) for key in self.written}
+            return {key: client.get(key) for key in self.values}
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +420,7 @@ def test_deploy_repairs_harm_and_keeps_data(
     assert (instance.identity != identity) == restarts
     assert instance.health == "healthy"
     assert host.run("docker ps --all --format '{{.Names}}'").stdout.split() == ["redis"]
-    assert client.read() == client.written
+    assert client.read() == client.values
     users = sorted(line.split()[1] for line in instance.call("ACL LIST"))
     assert users == ["admin", "default", "health", "queues", "sessions"]
 
@@ -442,11 +442,11 @@ def test_removed_data_stops_the_deploy(client: Client, deployer: Deployer) -> No
         assert result.returncode == 1
         assert "redis runs on a directory that is not /srv/redis/data/live any more" in result.stderr
         assert client.instance.identity == identity
-        assert client.read() == client.written
+        assert client.read() == client.values
     finally:
         host.run("rmdir /srv/redis/data/live /srv/redis/data; mv /srv/data-by-hand /srv/redis/data", check=True)
     assert deployer.deploy(host, **SETTINGS).returncode == 0
-    assert client.read() == client.written
+    assert client.read() == client.values
     client.is_deployed = True
 
 

@@ -1,4 +1,8 @@
-"""A deploy without changes changes nothing: for every kind of instance, and after every day-2 verb."""
+"""A deploy without changes changes nothing: for every kind of instance, and after every day-2 verb.
+
+This is the only place that repeats deploys for their own sake. ``test_upgrade_paths.py`` does so for other versions and
+engines, ``test_drift.py`` after manual changes. Other modules repeat one only after what they alone do.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,49 +10,75 @@ from typing import Any
 
 import pytest
 
-from sandbox import images
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, wait_until
-from tests.deployer import Deployer
-from tests.lifecycle.conftest import remove_instance
+from tests.deployer import ROOT, Deployer
+from tests.lifecycle.conftest import remove_instance, settings_for
+from tests.lifecycle.test_application import WEB, WITH_WEB
 from tests.lifecycle.test_instances import QUEUE, remove_second_instance
 from tests.lifecycle.test_live_changes import LIVE
+from tests.lifecycle.test_network import address6, ipv6_enabled
 from tests.lifecycle.test_persistence import RENAMED
-from tests.lifecycle.test_valkey import settings_for
+from tests.lifecycle.test_users import WITH_USERS
 
 Fingerprint = Callable[[Host], list[str]]
 
 # Seconds depend on the machine and on the way to the host, SSH commands do not. 5 were measured.
 MAX_SSH_COMMANDS = 6
 
-WEB = {"image": images.redis_reference(), "entrypoint": ["sleep", "600"], "stop_signal": "SIGKILL"}
-
-# Kinds of instances, each with another part of what a deploy compares with the host.
-KINDS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "TLS required": {"redis_tls": "required", "redis_tls_names": ["redis.example.com"]},
-    "TLS and plain, firewall": {
+# Kinds of instances: the settings for a host. Each has other parts of what a deploy compares with the host. A row
+# follows on the one before, so its second deploy also shows that the previous settings have left nothing to remove.
+KINDS: dict[str, Callable[[Host], dict[str, Any]]] = {
+    "default": lambda _: {},
+    "TLS required, also of clients": lambda host: {
+        "redis_tls": "required",
+        "redis_bind": ["0.0.0.0"],
+        "redis_tls_names": ["redis.example.com", str(host.address)],
+        "redis_tls_auth_clients": "yes",
+    },
+    "TLS and plain, firewall": lambda _: {
         "redis_tls": "both",
         "redis_tls_names": ["redis.example.com"],
-        "redis_bind": ["0.0.0.0"],
-        "redis_allow_from": ["10.0.0.0/8", "172.16.0.0/12"],
+        "redis_bind": ["0.0.0.0", "::"],
+        "redis_allow_from": ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/64"],
     },
-    "socket, no port": {"redis_unix_socket": True, "redis_unix_socket_gid": 4321, "redis_bind": []},
-    "application service": {"redis_app_services": {"web": {**WEB, "secrets": ["sessions"]}}},
-    "users, default user": {
-        "redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}, "exporter": {"role": "metrics"}},
-        "redis_enable_default_user": True,
+    "several addresses, all networks": lambda host: {
+        "redis_bind": ["127.0.0.1", "::1", str(host.address), address6(host)],
+        "redis_port": 6380,
+        "redis_allow_from": ["0.0.0.0/0", "::/0"],
     },
-    "copies of backups": {"redis_backup_restic_repository": "/srv/copies"},
-    "no backups": {"redis_backup_schedule": ""},
-    "no AOF": {"redis_appendonly": False, "redis_allow_data_loss": ["persistence"]},
-    "no defragmentation": {"redis_activedefrag": "no"},
-    "renamed commands": RENAMED,
-    "other directives": {"redis_extra_config": {"io-threads": "2"}, "redis_databases": 4, "redis_maxclients": 500},
+    "socket, no port": lambda _: {"redis_unix_socket": True, "redis_unix_socket_gid": 4321, "redis_bind": []},
+    "application service": lambda _: WITH_WEB,
+    "users, default user": lambda _: {**WITH_USERS, "redis_enable_default_user": True},
+    "schedule and copies of backups": lambda _: {
+        "redis_backup_schedule": "Mon..Fri 04:30 Europe/Berlin",
+        "redis_backup_randomized_delay": 600,
+        "redis_backup_restic_repository": "s3:https://192.0.2.1/copies",
+        # A deploy copies the file and does not read it.
+        "redis_backup_repository_files": {"ca_certificate": str(ROOT / "LICENSE")},
+    },
+    "no backups, AOF or defragmentation": lambda _: {
+        "redis_backup_schedule": "",
+        "redis_appendonly": False,
+        "redis_allow_data_loss": ["persistence"],
+        "redis_activedefrag": "no",
+    },
+    "renamed commands, other directives": lambda _: {
+        **RENAMED,
+        "redis_extra_config": {"io-threads": "2"},
+        "redis_databases": 4,
+        "redis_maxclients": 500,
+        "redis_tcp_backlog": 8192,
+    },
+    "vulnerable version with defragmentation": lambda _: {
+        **settings_for("redis-jemalloc"),
+        "redis_allow_vulnerable_version": True,
+        "redis_activedefrag": "yes",
+    },
 }
 
 
-def assert_no_change(
+def assert_nothing_changes(
     deployer: Deployer, host: Host, fingerprint: Fingerprint, name: str = "redis", **settings: Any
 ) -> None:
     """Deploy again. Fails if the deploy reports a change, or makes one without a report, or needs many commands."""
@@ -67,15 +97,22 @@ def _identity(host: Host, name: str) -> str:
     return host.run(f"docker inspect --format '{{{{.Id}}}} {{{{.State.StartedAt}}}}' {name}", check=True).stdout
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ipv6(host: Host) -> Iterator[None]:
+    with ipv6_enabled(host):
+        yield
+
+
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.core] if kind == "default" else []) for kind in KINDS]
 )
 def test_second_deploy_changes_nothing(kind: str, host: Host, deployer: Deployer, fingerprint: Fingerprint) -> None:
     """The host itself is the witness: an operation that reports no change may have made one."""
-    first = deployer.deploy(host, **KINDS[kind])
+    settings = KINDS[kind](host)
+    first = deployer.deploy(host, **settings)
     assert first.returncode == 0, first.stderr
     assert "redis is up. For applications:" in first.stderr
-    assert_no_change(deployer, host, fingerprint, **KINDS[kind])
+    assert_nothing_changes(deployer, host, fingerprint, **settings)
 
 
 def test_second_deploy_of_two_instances_changes_nothing(
@@ -84,38 +121,10 @@ def test_second_deploy_of_two_instances_changes_nothing(
     try:
         second = deployer.deploy(deployed, **QUEUE)
         assert second.returncode == 0, second.stderr
-        assert_no_change(deployer, deployed, fingerprint)
-        assert_no_change(deployer, deployed, fingerprint, "queue", **QUEUE)
+        assert_nothing_changes(deployer, deployed, fingerprint)
+        assert_nothing_changes(deployer, deployed, fingerprint, "queue", **QUEUE)
     finally:
         remove_second_instance(deployed)
-
-
-@pytest.fixture
-def empty_host(host: Host) -> Iterator[Host]:
-    """The shared host without data, before and after: other servers do not read it."""
-    remove_instance(host, image=False)
-    yield host
-    remove_instance(host, image=False)
-
-
-def test_second_deploy_of_valkey_changes_nothing(
-    empty_host: Host, deployer: Deployer, fingerprint: Fingerprint
-) -> None:
-    valkey = settings_for("valkey")
-    first = deployer.deploy(empty_host, **valkey)
-    assert first.returncode == 0, first.stderr
-    assert_no_change(deployer, empty_host, fingerprint, **valkey)
-
-
-def test_deploy_after_an_upgrade_changes_nothing(
-    empty_host: Host, deployer: Deployer, fingerprint: Fingerprint
-) -> None:
-    old = {**settings_for("redis-oldstable"), "redis_allow_vulnerable_version": True}
-    assert deployer.deploy(empty_host, **old).returncode == 0
-    upgraded = deployer.deploy(empty_host)
-    assert upgraded.returncode == 0, upgraded.stderr
-    assert "Upgrade | Back the data up, and have the new version read it" in upgraded.changed
-    assert_no_change(deployer, empty_host, fingerprint)
 
 
 # -- After a day-2 verb
@@ -155,6 +164,10 @@ def _ensure_rotating(redis: Instance, deployer: Deployer) -> None:
     assert deployer.deploy(redis.host, job="day2/rotate.py").returncode == 0
 
 
+def _rotate_with_grace(redis: Instance, deployer: Deployer) -> None:
+    _run(redis, deployer, "rotate", "--data", "redis_rotate_grace=1")
+
+
 def _stop_and_start(redis: Instance, deployer: Deployer) -> None:
     _run(redis, deployer, "stop")
     _run(redis, deployer, "start")
@@ -167,13 +180,17 @@ def _stop_and_deploy(redis: Instance, deployer: Deployer) -> None:
 
 
 def _crash(redis: Instance, deployer: Deployer) -> None:
+    """Kill Redis in the middle of a write, as a power cut does. It ignores the truncated end of the AOF."""
+    redis.call("SET rq:last x", user="queues")
     redis.crash()
-    redis.host.run("docker start redis", check=True)
+    files = "/srv/redis/data/live/appendonlydir/*.incr.aof"
+    redis.host.run(f"truncate --size=-3 $(ls {files} | tail -n 1) && docker start redis", check=True)
     _wait_until_healthy(redis)
+    assert redis.call("EXISTS rq:last", user="queues") == ["0"]
 
 
-def _run(redis: Instance, deployer: Deployer, verb: str) -> None:
-    result = deployer.deploy(redis.host, job=f"day2/{verb}.py")
+def _run(redis: Instance, deployer: Deployer, verb: str, *options: str) -> None:
+    result = deployer.deploy(redis.host, job=f"day2/{verb}.py", arguments=("-y", "--json", *options))
     assert result.returncode == 0, result.stderr
     assert result.changed
 
@@ -189,6 +206,7 @@ VERBS: dict[str, Callable[[Instance, Deployer], None]] = {
     "rotate": _rotate,
     "undo rotation": _undo_rotation,
     "finish rotation": _finish_rotation,
+    "rotate with grace": _rotate_with_grace,
     "stop, start": _stop_and_start,
     "stop, deploy": _stop_and_deploy,
     "crash": _crash,
@@ -213,7 +231,7 @@ def test_deploy_after_a_verb_changes_nothing(
 ) -> None:
     current = Instance(redis.host, deployer.secrets(redis.host))
     VERBS[verb](current, deployer)
-    assert_no_change(deployer, redis.host, fingerprint)
+    assert_nothing_changes(deployer, redis.host, fingerprint)
     current = Instance(redis.host, deployer.secrets(redis.host))
     assert current.call("GET rq:key", user="queues") == ["value"]
 
@@ -221,10 +239,13 @@ def test_deploy_after_a_verb_changes_nothing(
 def test_deploy_after_a_live_change_changes_nothing(
     redis: Instance, deployer: Deployer, fingerprint: Fingerprint
 ) -> None:
-    """Also after a restart, because the files that Redis reads at start have the same values."""
-    assert deployer.deploy(redis.host, **LIVE).returncode == 0
-    assert_no_change(deployer, redis.host, fingerprint, **LIVE)
+    """Also with an application, after a restart of Redis, and after the change back."""
+    for settings in ({**LIVE, "redis_app_services": {"web": WEB}}, LIVE):
+        assert deployer.deploy(redis.host, **settings).returncode == 0
+        assert_nothing_changes(deployer, redis.host, fingerprint, **settings)
+    # The files that Redis reads at start have the same values.
     redis.host.run("docker restart redis", check=True)
     _wait_until_healthy(redis)
-    assert_no_change(deployer, redis.host, fingerprint, **LIVE)
+    assert_nothing_changes(deployer, redis.host, fingerprint, **LIVE)
     assert deployer.deploy(redis.host).returncode == 0
+    assert_nothing_changes(deployer, redis.host, fingerprint)

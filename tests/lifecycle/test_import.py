@@ -28,6 +28,7 @@ from sandbox.hosts import Host
 from tests.deployed_redis import Instance, tunnel, wait_until
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import empty_instance
+from tests.lifecycle.interruption import wait_until_recovered
 from tests.lifecycle.test_secrets_exposure import KnownSecrets, watch_processes
 
 OLD = "5:6.0.16-1+deb11u2"
@@ -204,11 +205,11 @@ def test_impossible_imports_are_refused(redis: Instance, old: OldRedis) -> None:
         ),
     ]
     for password, arguments, message in cases:
-        done = start(redis, password, arguments)
-        assert (done.returncode, done.stdout) == (3, "")
-        assert message in done.stderr
-        assert "hidden" not in done.stderr
-        assert KnownSecrets({**old.passwords, **redis.secrets.passwords}).found_in(done.stderr) == []
+        completed = start(redis, password, arguments)
+        assert (completed.returncode, completed.stdout) == (3, "")
+        assert message in completed.stderr
+        assert "hidden" not in completed.stderr
+        assert KnownSecrets({**old.passwords, **redis.secrets.passwords}).found_in(completed.stderr) == []
     assert redis.host.run("redisctl import status").stderr.startswith("redisctl: no import is running")
     assert_import_is_removed(redis)
 
@@ -234,9 +235,9 @@ def test_blockers_of_this_instance_are_reported(redis: Instance, old: OldRedis) 
 def test_source_without_replication_is_refused(redis: Instance) -> None:
     options = (f"--port {OTHER_PORT}", "--save ''", "--rename-command PSYNC hidden", "--rename-command SYNC hidden2")
     with other_redis(redis, image(redis), *options):
-        done = start(redis, Password(), f"--from 127.0.0.1:{OTHER_PORT}")
-    assert (done.returncode, "unknown command 'PSYNC'" in done.stderr) == (3, True), done.stderr
-    assert "redis-cli --rdb), copy it to this host, and run redisctl restore FILE" in done.stderr
+        completed = start(redis, Password(), f"--from 127.0.0.1:{OTHER_PORT}")
+    assert (completed.returncode, "unknown command 'PSYNC'" in completed.stderr) == (3, True), completed.stderr
+    assert "redis-cli --rdb), copy it to this host, and run redisctl restore FILE" in completed.stderr
     assert_import_is_removed(redis)
 
 
@@ -253,14 +254,14 @@ def test_source_with_tls_and_client_certificates(redis: Instance) -> None:
             address, ca = f"--from 127.0.0.1:{OTHER_PORT}", "--tls --ca /root/tls/ca.pem"
             assert "If it uses TLS, set --tls --ca FILE" in start(redis, Password(), address).stderr
             assert "client certificates, set --cert and --key" in start(redis, Password(), address, ca).stderr
-            done = start(redis, Password(), address, ca, "--cert /root/tls/ca.pem --key /root/tls/key.pem")
-            assert done.returncode == 0, done.stderr
+            completed = start(redis, Password(), address, ca, "--cert /root/tls/ca.pem --key /root/tls/key.pem")
+            assert completed.returncode == 0, completed.stderr
             assert import_json(redis, "finish")["problems"] == []
             redis.host.run("redisctl import cancel", check=True)
             cli = f"redis-cli -p {OTHER_PORT} --tls --cacert /tls/ca.pem --cert /tls/ca.pem --key /tls/key.pem"
             redis.host.run(f"docker exec other-redis {cli} CONFIG SET tls-auth-clients no", check=True)
-            done = start(redis, Password(), address, ca)
-            assert done.returncode == 0, done.stderr
+            completed = start(redis, Password(), address, ca)
+            assert completed.returncode == 0, completed.stderr
             redis.host.run("redisctl import cancel", check=True)
     finally:
         redis.host.run("rm -r /root/tls")
@@ -272,12 +273,12 @@ def importing(redis: Instance, old: OldRedis) -> Instance:
     """Start an import while clients write, and check that no process, output or file shows a password."""
     passwords = KnownSecrets({**old.passwords, **redis.secrets.passwords})
     with watch_processes(redis.host) as samples, writers(old):
-        done = start(redis, old.password("mover"), f"--from 127.0.0.1:{PORT}", "--user mover")
-        assert done.returncode == 0, done.stderr
+        completed = start(redis, old.password("mover"), f"--from 127.0.0.1:{PORT}", "--user mover")
+        assert completed.returncode == 0, completed.stderr
         output = redis.host.run("redisctl import status; redisctl import finish; docker inspect redis-import").stdout
         processes = samples()
     assert "redisctl import finish" in processes
-    assert passwords.found_in(processes + output + done.stdout + done.stderr) == []
+    assert passwords.found_in(processes + output + completed.stdout + completed.stderr) == []
     files = redis.host.run("grep -rlF -f - /srv/redis --exclude-dir=secrets", input=old.passwords["mover"]).stdout
     assert sorted(files.split()) == ["/srv/redis/import/data/scratch.conf", "/srv/redis/import/state.json"]
     modes = redis.host.run(f"stat -c '%a %u' /srv/redis/import {files.replace(chr(10), ' ')}").stdout.splitlines()
@@ -310,7 +311,7 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
         client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
         try:
             wait_until(
-                lambda: "NOPERM" in import_json(importing, "status")["trouble"], "status reports the refusal", 10
+                lambda: "NOPERM" in import_json(importing, "status")["problem"], "status reports the refusal", 10
             )
             assert "ACL SETUSER mover +psync" in import_json(importing, "status")["next"]
             refused = importing.host.run("redisctl import finish --yes")
@@ -322,7 +323,7 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
     report = import_json(importing, "finish --full")
     assert report["problems"] == []
     # The old Redis sends remaining TTLs. The writes that the copy missed came late, so their keys expire later.
-    assert 0 < report["late_by"] < 60
+    assert 0 < report["ttl_drift"] < 60
 
 
 def test_differences_are_reported(importing: Instance) -> None:
@@ -332,19 +333,19 @@ def test_differences_are_reported(importing: Instance) -> None:
     answers = call_copy(importing, "CONFIG SET replica-read-only no", "SELECT 3", *changes).split()
     assert answers == ["OK", "OK", "0", "1", "OK", "OK"]
     try:
-        done = importing.host.run("redisctl import finish --full --names --yes")
+        completed = importing.host.run("redisctl import finish --full --names --yes")
     finally:
         changes = ("HSET hash field1 1", f"PEXPIREAT text {expires_at}", "RENAME elsewhere list", "DEL more")
         call_copy(importing, "SELECT 3", *changes, "CONFIG SET replica-read-only yes")
-    assert done.returncode == 3
-    problems = done.stderr.partition("not finished: ")[2].strip().split("; ")
+    assert completed.returncode == 3
+    problems = completed.stderr.partition("not finished: ")[2].strip().split("; ")
     assert problems[0] == "db3 has 9 keys there and 10 here"
     assert sorted(problems[1:]) == [
         "1 keys differ: expiry (string in db3)",
         "1 keys differ: missing (list in db3)",
         "1 keys differ: value (hash in db3)",
     ]
-    assert sorted(re.findall(r"differs: (.*)", done.stdout)) == ["hash", "list", "text"]
+    assert sorted(re.findall(r"differs: (.*)", completed.stdout)) == ["hash", "list", "text"]
     assert importing.keys == 0
 
 
@@ -364,7 +365,7 @@ def test_finish_succeeds_after_a_kill(importing: Instance, old: OldRedis) -> Non
     )
     assert host.run("rm /root/killed").returncode == 0, f"the import ended before it replaced data: {killed.stdout}"
     # systemd starts the recovery.
-    wait_until(lambda: host.run("test -e /srv/redis/data/journal.json").returncode, "the swap is recovered", 60)
+    wait_until_recovered(host, 60)
     assert importing.keys == 0
 
     # This instance does not save when it stops, and logs no error.
@@ -376,9 +377,9 @@ def test_finish_succeeds_after_a_kill(importing: Instance, old: OldRedis) -> Non
     assert importing.call(*unsaving) == ["OK", "OK"]
     report = import_json(importing, "finish --yes --discard-unsaved")
     assert "it did not write /srv/redis/data/live/dump.rdb" in report["warning"]
-    print(f"not writable for {report['blocked']} s, Redis down for {report['down']} s")
-    assert (report["done"], report["problems"], report["written"], report["late"]) == (True, [], {}, {})
-    assert report["down"] < report["blocked"] < 30
+    print(f"not writable for {report['writers_blocked']} s, Redis down for {report['downtime']} s")
+    assert (report["done"], report["problems"], report["written"], report["late_writes"]) == (True, [], {}, {})
+    assert report["downtime"] < report["writers_blocked"] < 30
     assert_import_is_removed(importing)
 
     # A kill after the swap leaves this state. The next finish must not replace the data again.

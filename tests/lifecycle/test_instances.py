@@ -13,7 +13,8 @@ from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
 from tests.deployer import Deployer, pyinfra
-from tests.lifecycle.conftest import remove_instance
+from tests.lifecycle.conftest import assert_no_change, remove_instance
+from tests.lifecycle.interruption import cut_power, wait_until_recovered
 
 # A second instance next to the default one.
 QUEUE: dict[str, Any] = {"redis_name": "queue", "redis_port": 6380, "redis_root": "/opt/stores/queue"}
@@ -62,6 +63,7 @@ def test_one_run_deploys_two_instances_to_one_host(host: Host, deployer: Deploye
             backup = json.loads(host.run(f"redisctl-{name} backup --json", check=True).stdout)
             assert backup["verified"]["verdict"] == "ok"
             assert host.run(f"ls /srv/{name}/backups").stdout.split() == [backup["id"]]
+        # Only here does one run deploy two instances to the same machine.
         again = pyinfra("-y", "--json", str(inventory_of(host, deployer, **BOTH)), "deploy.py")
         assert json.loads(again.stdout)["results"]["totals"]["success"] == 0
 
@@ -122,11 +124,9 @@ def test_a_power_cut_during_a_start_leaves_neither_down(deployed: Host, deployer
         running.wait_for("Starting operation: Service | Start Redis")
         created = "docker ps --all --quiet --filter name=^redis$ --filter status=created | grep -q ."
         deployed.run(f"for _ in $(seq 3000); do {created} && exit; sleep 0.01; done; exit 1", check=True)
-        deployed.kill()
+        cut_power(deployed)
         assert running.wait().returncode == 1
-        deployed.start()
-        journal = f"test -e /srv/redis/{paths.JOURNAL}"
-        wait_until(lambda: deployed.run(journal).returncode == 1, "the recovery has finished", 90)
+        wait_until_recovered(deployed, 90)
         print(deployed.run("journalctl --unit redis-recover.service").stdout)
         wait_until(lambda: first.health == second.health == "healthy", "both are healthy", 60)
         for redis in (first, second):
@@ -134,8 +134,7 @@ def test_a_power_cut_during_a_start_leaves_neither_down(deployed: Host, deployer
         assert first.config("tcp-backlog") == "306"
         # The interrupted deploy left operations to do; the other instance has none.
         assert deployer.deploy(deployed, redis_tcp_backlog=306).returncode == 0
-        again = deployer.deploy(deployed, **QUEUE)
-        assert (again.returncode, again.changed) == (0, []), again.stderr
+        assert_no_change(deployer, deployed, **QUEUE)
     finally:
         remove_second_instance(deployed)
 

@@ -1,7 +1,7 @@
-"""An interrupted deploy: the next one finishes it, no data is lost, and a half-done start finishes by itself.
+"""An interrupted deploy: the next one finishes it, no data is lost, and an interrupted start finishes by itself.
 
 The control machine's process is killed, the connection is lost, redisctl is killed, Docker restarts, or the host loses
-power. The tests share one host and run in order; each leaves a healthy instance, whatever its settings.
+power. The tests share one host and run in order; each leaves a healthy instance with any settings.
 """
 
 import re
@@ -21,13 +21,16 @@ from sandbox import images
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, wait_until
 from tests.deployer import BackgroundDeploy, Deployer
-from tests.lifecycle.conftest import remove_instance
+from tests.lifecycle.conftest import assert_no_change, remove_instance
 from tests.lifecycle.expected_files import TREE, digests, looks
 from tests.lifecycle.interruption import (
+    PAUSE,
+    Step,
     cut_power,
+    cut_power_in_deploy,
+    interrupt,
     is_recovered,
     is_unlocked,
-    pause_at,
     resume,
     wait_until_paused,
     wait_until_recovered,
@@ -43,7 +46,7 @@ OTHER_SETTINGS: dict[str, Any] = {
 }
 START = "Service | Start Redis and wait until it is healthy"
 COMPOSE_UP = "[c]ompose .*up --detach"
-# The old Redis has ended, the new one has not started: Docker starts neither by itself.
+# Between the old Redis and the new one. Docker starts neither by itself.
 NONE_RUNS = "! pgrep -x redis-server >/dev/null"
 
 
@@ -60,7 +63,7 @@ def kill(deploy: BackgroundDeploy, host: Host) -> None:
 
 
 def finish(deployer: Deployer, host: Host, **settings: Any) -> Instance:
-    """Deploy again and check: healthy, every file whole and none too many."""
+    """Deploy again, and check that Redis is healthy and that exactly the expected files exist."""
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
     instance = Instance(host, deployer.secrets(host))
@@ -69,13 +72,8 @@ def finish(deployer: Deployer, host: Host, **settings: Any) -> Instance:
     return instance
 
 
-def assert_nothing_left_to_do(deployer: Deployer, host: Host, **settings: Any) -> None:
-    again = deployer.deploy(host, **settings)
-    assert (again.returncode, again.changed) == (0, []), again.stderr
-
-
 @contextmanager
-def data_kept(instance: Instance) -> Iterator[None]:
+def data_survives(instance: Instance) -> Iterator[None]:
     """Write data, and check afterwards that it is still there."""
     jobs = [b"job %d" % number for number in range(100)]
     with instance.client("queues") as client:
@@ -87,7 +85,7 @@ def data_kept(instance: Instance) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Complete:
+class FirstDeploy:
     """A first deploy that nothing disturbed: its operations, those that changed the host, and its files."""
 
     operations: list[str]
@@ -96,7 +94,7 @@ class Complete:
 
 
 @pytest.fixture(scope="module")
-def complete(host: Host, deployer: Deployer) -> Complete:
+def first_deploy(host: Host, deployer: Deployer) -> FirstDeploy:
     remove_instance(host)
     result = deployer.deploy(host)
     assert result.returncode == 0, result.stderr
@@ -104,30 +102,31 @@ def complete(host: Host, deployer: Deployer) -> Complete:
     assert START in operations
     # Only what changes a running Redis has nothing to do.
     assert sum("running Redis" in name for name in operations) == len(operations) - len(result.changed)
-    assert_nothing_left_to_do(deployer, host)
-    return Complete(operations, result.changed, digests(host))
+    return FirstDeploy(operations, result.changed, digests(host))
 
 
 @pytest.fixture
-def redis(complete: Complete, host: Host, deployer: Deployer) -> Instance:
+def redis(first_deploy: FirstDeploy, host: Host, deployer: Deployer) -> Instance:
     """The instance as the test before left it."""
     return Instance(host, deployer.secrets(host))
 
 
-def test_first_deploy_killed_at_each_operation_is_finished(complete: Complete, host: Host, deployer: Deployer) -> None:
+def test_first_deploy_killed_at_each_operation_is_finished(
+    first_deploy: FirstDeploy, host: Host, deployer: Deployer
+) -> None:
     """Each deploy starts from what the killed one left, and comes one operation further."""
     remove_instance(host)
-    for operation in complete.operations:
+    for operation in first_deploy.operations:
         running = deployer.start(host)
         running.wait_for(f"Starting operation: {operation}")
         kill(running, host)
 
     finish(deployer, host)
-    assert digests(host) == complete.digests
-    assert_nothing_left_to_do(deployer, host)
+    assert digests(host) == first_deploy.digests
+    assert_no_change(deployer, host)
 
 
-def test_killed_image_transfer_leaves_no_part(complete: Complete, host: Host, deployer: Deployer) -> None:
+def test_killed_image_transfer_leaves_no_part(first_deploy: FirstDeploy, host: Host, deployer: Deployer) -> None:
     """The deploy is killed while the image is pushed, and while Docker loads it."""
     remove_instance(host)
     for condition in ("[ -s /srv/redis/.incoming/image.tar ]", "pgrep -f '[d]ocker load' >/dev/null"):
@@ -140,17 +139,19 @@ def test_killed_image_transfer_leaves_no_part(complete: Complete, host: Host, de
         wait_until(lambda: is_unlocked(host), "the killed deploy releases its lock", 30)
 
     finish(deployer, host)
-    assert_nothing_left_to_do(deployer, host)
+    assert_no_change(deployer, host)
 
 
-def test_change_killed_at_each_operation_keeps_data(redis: Instance, complete: Complete, deployer: Deployer) -> None:
+def test_change_killed_at_each_operation_keeps_data(
+    redis: Instance, first_deploy: FirstDeploy, deployer: Deployer
+) -> None:
     """Each deploy comes one operation further. Until Redis is replaced, it runs undisturbed."""
     host = redis.host
-    with data_kept(redis):
+    with data_survives(redis):
         identity = redis.identity
-        for operation in complete.operations:
+        for operation in first_deploy.operations:
             # Killed when it was about to replace Redis, the deploy leaves that to the next one.
-            if complete.operations.index(operation) <= complete.operations.index(START):
+            if first_deploy.operations.index(operation) <= first_deploy.operations.index(START):
                 assert redis.identity == identity, f"restarted before {operation}"
             running = deployer.start(host, **OTHER_SETTINGS)
             running.wait_for(f"Starting operation: {operation}")
@@ -158,7 +159,7 @@ def test_change_killed_at_each_operation_keeps_data(redis: Instance, complete: C
 
         changed = finish(deployer, host, **OTHER_SETTINGS)
         assert changed.config("maxmemory") == str(300 * 1024**2)
-        assert_nothing_left_to_do(deployer, host, **OTHER_SETTINGS)
+        assert_no_change(deployer, host, **OTHER_SETTINGS)
     finish(deployer, host)
 
 
@@ -175,7 +176,7 @@ def cut_connection(host: Host) -> None:
 def test_lost_connection_does_not_stop_a_start(redis: Instance, deployer: Deployer) -> None:
     """The deploy reports the lost connection, and the host finishes the start."""
     host, identity = redis.host, redis.identity
-    with data_kept(redis):
+    with data_survives(redis):
         running = deployer.start(host, redis_tcp_backlog=301)
         cut_connection(host)
         result = running.wait()
@@ -189,13 +190,13 @@ def test_lost_connection_does_not_stop_a_start(redis: Instance, deployer: Deploy
         wait_until(came_up, "Redis is up without another deploy", 30)
         wait_until_recovered(host, 30)
         assert finish(deployer, host, redis_tcp_backlog=301).config("tcp-backlog") == "301"
-        assert_nothing_left_to_do(deployer, host, redis_tcp_backlog=301)
+        assert_no_change(deployer, host, redis_tcp_backlog=301)
 
 
 def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deployer: Deployer) -> None:
     host = redis.host
-    with data_kept(redis):
-        pause_at(host, Stage.PREPARED)
+    with data_survives(redis):
+        interrupt(host, Step(Stage.PREPARED, PAUSE))
         try:
             first = deployer.start(host, redis_tcp_backlog=302)
             wait_until_paused(host)
@@ -212,17 +213,17 @@ def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deplo
         for refused in (second, verb):
             assert (refused.returncode, refused.operations) == (1, [])
             assert "Nothing was changed on any host" in refused.stderr
-            holder = re.search(r": (\S+) is changing redis \(deploy\) since (20\S+\+00:00): wait", refused.stderr)
+            holder = re.search(r": (\S+) is changing redis \(deploy, since (20\S+\+00:00)\): wait", refused.stderr)
             assert holder, refused.stderr
             assert holder[1] == deploy_lock.operator()
             assert abs(datetime.now(UTC) - datetime.fromisoformat(holder[2])) < timedelta(minutes=2)
         assert (under_way["result"], under_way["who"]) == ("running", deploy_lock.operator())
         assert redis.config("tcp-backlog") == "302"
-        assert_nothing_left_to_do(deployer, host, redis_tcp_backlog=302)
+        assert_no_change(deployer, host, redis_tcp_backlog=302)
 
 
-def test_history_has_every_deploy(complete: Complete, undeployed_host: Host, deployer: Deployer) -> None:
-    """Also one that was killed, with what it had done, and nothing twice."""
+def test_history_has_every_deploy(first_deploy: FirstDeploy, undeployed_host: Host, deployer: Deployer) -> None:
+    """Also a killed one, with the operations that it had finished. No operation is recorded twice."""
     undeployed_host.run("rm -rf /var/log/redoubt")
     killed = deployer.start(undeployed_host)
     # The record has what was done before, not what it has just done.
@@ -247,17 +248,17 @@ def test_history_has_every_deploy(complete: Complete, undeployed_host: Host, dep
         ("rotate", "changed"),
     ]
     rotated, failed, unchanged, changed, interrupted = deploys
-    assert interrupted["changed"][:1] == [complete.operations[0]]
-    assert interrupted["changed"] == complete.changed[: len(interrupted["changed"])]
-    assert changed["changed"] == complete.changed[-len(changed["changed"]) :]
+    assert interrupted["changed"][:1] == [first_deploy.operations[0]]
+    assert interrupted["changed"] == first_deploy.changed[: len(interrupted["changed"])]
+    assert changed["changed"] == first_deploy.changed[-len(changed["changed"]) :]
     assert failed["failed"].startswith("Service | "), failed
     assert "Rotate | Set the users of the running Redis" in rotated["changed"]
     assert {deploy["who"] for deploy in deploys} == {deploy_lock.operator()}
     digest = load({**undeployed_host.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir)}).digest
     assert {deploy["settings"] for deploy in deploys} == {digest}
     assert unchanged["started"] <= unchanged["ended"]
-    shown = undeployed_host.run("redisctl history --last 2", check=True).stdout
-    assert (shown.count("rotate "), shown.count("deploy "), shown.count("interrupted")) == (1, 1, 0), shown
+    output = undeployed_host.run("redisctl history --last 2", check=True).stdout
+    assert (output.count("rotate "), output.count("deploy "), output.count("interrupted")) == (1, 1, 0), output
     records = undeployed_host.run("cat /var/log/redoubt/redis.jsonl; redisctl history", check=True).stdout
     assert not any(
         secret in records for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values())
@@ -302,11 +303,11 @@ def test_hanging_deploy_does_not_keep_the_lock(end: str, redis: Instance, deploy
         hanging.signal(signal.SIGKILL)
         hanging.wait()
     finish(deployer, host, redis_tcp_backlog=306)
-    assert_nothing_left_to_do(deployer, host, redis_tcp_backlog=306)
+    assert_no_change(deployer, host, redis_tcp_backlog=306)
 
 
-def between(deployer: Deployer, host: Host, **settings: Any) -> BackgroundDeploy:
-    """Start a deploy, and return when it is between the old Redis and the new one."""
+def deploy_until_redis_is_down(deployer: Deployer, host: Host, **settings: Any) -> BackgroundDeploy:
+    """Start a deploy, and return when the old Redis has ended and the new one has not started."""
     running = deployer.start(host, **settings)
     running.wait_for(f"Starting operation: {START}")
     host.run(until(NONE_RUNS), check=True)
@@ -320,28 +321,28 @@ def assert_up(redis: Instance, deployer: Deployer, backlog: int, **settings: Any
     identity = redis.identity
     finish(deployer, redis.host, redis_tcp_backlog=backlog, **settings)
     assert redis.identity == identity, "the deploy restarted what had recovered"
-    assert_nothing_left_to_do(deployer, redis.host, redis_tcp_backlog=backlog, **settings)
+    assert_no_change(deployer, redis.host, redis_tcp_backlog=backlog, **settings)
 
 
 @pytest.mark.core
 def test_killed_redisctl_is_finished_by_systemd(redis: Instance, deployer: Deployer) -> None:
     """The Compose that the killed redisctl started still runs: the recovery waits until it has ended."""
     host = redis.host
-    with data_kept(redis):
-        running = between(deployer, host, redis_tcp_backlog=307)
+    with data_survives(redis):
+        running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=307)
         host.run("pkill -KILL -f '[r]edisctl deploy start-service'", check=True)
         assert running.wait().returncode == 1
         wait_until_recovered(host)
-        said = host.run("journalctl --unit redis-recover.service --since -5min", check=True).stdout
-        assert "start of redis was interrupted and is finished now" in said, said
+        log = host.run("journalctl --unit redis-recover.service --since -5min", check=True).stdout
+        assert "start of redis was interrupted and is finished now" in log, log
         assert_up(redis, deployer, 307)
 
 
 def test_killed_redisctl_is_finished_by_next_deploy(redis: Instance, deployer: Deployer) -> None:
     """systemd's recovery is switched off, and Compose is killed as well."""
     host = redis.host
-    with data_kept(redis):
-        running = between(deployer, host, redis_tcp_backlog=308)
+    with data_survives(redis):
+        running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=308)
         # Not before: the deploy starts the unit again.
         host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
         host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
@@ -362,8 +363,8 @@ def test_killed_redisctl_is_finished_by_next_deploy(redis: Instance, deployer: D
 )
 def test_start_survives_a_restart_of_docker(end: str, backlog: int, redis: Instance, deployer: Deployer) -> None:
     host = redis.host
-    with data_kept(redis):
-        running = between(deployer, host, redis_tcp_backlog=backlog)
+    with data_survives(redis):
+        running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=backlog)
         host.run(end, check=True)
         result = running.wait()
         assert result.returncode == 0, result.stderr
@@ -376,20 +377,14 @@ def test_power_cut_at_each_stage_of_a_start(policy: str, redis: Instance, deploy
     """The host finishes the start when it is back."""
     host, first = redis.host, 320 if policy == "always" else 330
     settings: dict[str, Any] = {"redis_restart": policy}
-    with data_kept(redis):
+    with data_survives(redis):
         for backlog, stage in enumerate((Stage.PREPARED, Stage.STARTING, Stage.FINISHING), first):
-            pause_at(host, stage)
-            running = deployer.start(host, redis_tcp_backlog=backlog, **settings)
-            wait_until_paused(host)
-            cut_power(host)
-            assert running.wait().returncode == 1
-            wait_until_recovered(host)
-            wait_until(lambda: redis.health == "healthy", f"Redis is healthy after a cut at {stage.value}", 60)
+            cut_power_in_deploy(redis, deployer, stage, redis_tcp_backlog=backlog, **settings)
             assert redis.config("tcp-backlog") == str(backlog)
             assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
 
         backlog = first + 3
-        running = between(deployer, host, redis_tcp_backlog=backlog, **settings)
+        running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=backlog, **settings)
         cut_power(host)
         assert running.wait().returncode == 1
         wait_until_recovered(host)
@@ -399,7 +394,7 @@ def test_power_cut_at_each_stage_of_a_start(policy: str, redis: Instance, deploy
 def test_start_without_the_data_disk_fails(redis: Instance) -> None:
     """Redis must not start empty, neither by a command nor at boot; it has its data when the disk is back."""
     host, data = redis.host, "/srv/redis/data"
-    with data_kept(redis):
+    with data_survives(redis):
         host.run(f"redisctl stop && mkdir /run/empty && mount --bind /run/empty {data}", check=True)
         try:
             refused = host.run("redisctl start")
@@ -413,7 +408,7 @@ def test_start_without_the_data_disk_fails(redis: Instance) -> None:
         host.run("redisctl start", check=True)
         assert redis.health == "healthy"
 
-    with data_kept(redis):
+    with data_survives(redis):
         # Redis writes its AOF to disk every second.
         host.run(f"sleep 2; mv {data}/live {data}/away", check=True)
         cut_power(host)
@@ -455,4 +450,4 @@ def test_other_release_is_installed_after_preflight(redis: Instance, deployer: D
     assert result.returncode == 0, result.stderr
     assert result.changed == ["redisctl | Install redisctl"]
     assert host.run(f"cmp {program} /run/current; rm /run/current").stdout == ""
-    assert_nothing_left_to_do(deployer, host)
+    assert_no_change(deployer, host)

@@ -50,8 +50,8 @@ def wheels_for(host: Host) -> Path:
             *(f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 28)),
             *("--require-hashes", "--requirement", str(lock), "--dest", str(directory)),
         ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+        completed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert completed.returncode == 0, completed.stderr
         (directory / "complete").touch()
     return directory
 
@@ -86,8 +86,8 @@ def itself(host: Host) -> Iterator[Host]:
 
 
 def deploy(host: Host) -> DeployResult:
-    done = host.run(DEPLOY)
-    return DeployResult(done.returncode, done.stdout, done.stderr)
+    completed = host.run(DEPLOY)
+    return DeployResult(completed.returncode, completed.stdout, completed.stderr)
 
 
 def test_host_deploys_itself_and_repeats_without_change(itself: Host) -> None:

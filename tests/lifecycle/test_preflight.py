@@ -20,7 +20,7 @@ BAD_SETTINGS: dict[str, tuple[object, str]] = {
     "reddis_port": (6380, "reddis_port: unknown setting; did you mean redis_port?"),
     "redis_timeout": ("soon", "redis_timeout = 'soon': must be a whole number"),
     "redis_databases": (0, "redis_databases = 0: must be at least 1"),
-    "redis_container_log_max_size": ("10X", "redis_container_log_max_size = '10X': '10X' is not a size"),
+    "redis_container_log_max_size": ("10X", "redis_container_log_max_size = '10X' is not a size"),
     "redis_maxmemory_policy": ("lru", "redis_maxmemory_policy = 'lru': must be 'volatile-lru'"),
     "redis_bind": (["localhost"], "'localhost' is not an IP address, for example 127.0.0.1 or ::1"),
     "redis_save": ("900", "'900' is not a list of '<seconds> <changes>' pairs"),
@@ -28,17 +28,42 @@ BAD_SETTINGS: dict[str, tuple[object, str]] = {
     # Each is valid by itself, but not together with the others.
     "redis_container_nofile": (100, "redis_container_nofile = 100 is too low for redis_maxclients = 10000"),
     "redis_image_archive": (None, "redis_image_source = 'archive' needs redis_image_archive"),
+    # A common choice. The kernel killed Redis with it while its memory filled.
+    "redis_container_memory": ("1G", "redis_container_memory = 1gb is too small for redis_maxmemory = 1gb"),
     "redis_disabled_commands": (["EVAL", "AUTH"], "AUTH: cannot be disabled or renamed"),
     "redis_extra_config": ({"maxmemory": "1gb"}, "redis_extra_config: maxmemory is managed by Redoubt"),
 }
+# Valid settings that a host cannot fulfil, and the messages about them and about what HARM does to the host.
+IMPOSSIBLE_SETTINGS: dict[str, Any] = {
+    "redis_maxmemory": "4000gb",
+    "redis_bind": ["0.0.0.0"],
+    # The other tests set it to False.
+    "redis_host_tuning": True,
+}
+HOST_PROBLEMS = (
+    "redis_bind: 0.0.0.0 publishes Redis on every address of the host",
+    "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has",
+    "/srv/redis has room for",
+    "this host is a container (docker), which cannot set up the kernel: set redis_host_tuning = False",
+    "0.0.0.0:6379 is in use by python3 (pid {pid})",
+    # It may be an older Redis with data.
+    "there is a container redis that Redoubt did not create",
+)
+LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 6379)); print(flush=True); time.sleep(600)"
+# Prints the pid of a process that uses the port of Redis.
+HARM = (
+    "{ head -c 10240 /dev/zero | docker import - other:1 && docker create --name redis other:1 true; } >&2 || exit 1\n"
+    f"setsid python3 -c {shlex.quote(LISTEN)} </dev/null >/run/listening 2>&1 &\n"
+    "until [ -s /run/listening ]; do sleep 0.05; done; echo $!"
+)
 
 
 @pytest.fixture(scope="module")
-def two(host: Host, start_host: Callable[..., Host]) -> tuple[Host, Host]:
+def undeployed(host: Host, start_host: Callable[..., Host]) -> tuple[Host, Host]:
     """Two hosts without an instance."""
     hosts = host, start_host("lifecycle-2")
-    for each in hosts:
-        remove_instance(each)
+    for host_ in hosts:
+        remove_instance(host_)
     return hosts
 
 
@@ -70,124 +95,60 @@ def data(deployer: Deployer) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def test_all_problems_of_two_hosts_are_reported_at_once(
-    two: tuple[Host, Host],
+    undeployed: tuple[Host, Host],
     deployer: Deployer,
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
 ) -> None:
     """The settings of the first host are invalid. Those of the second are valid, but the host cannot fulfil them."""
-    first, second = two
+    first, second = undeployed
     data[first.name] = {key: value for key, (value, _) in BAD_SETTINGS.items()}
-    data[second.name] = {"redis_maxmemory": "4000gb", "redis_port": 22, "redis_bind": ["0.0.0.0"]}
-    with untouched(fingerprint, deployer, first, second):
-        result = deployer.deploy(first, second)
+    data[second.name] = IMPOSSIBLE_SETTINGS
+    kernel = "sysctl vm.overcommit_memory vm.swappiness; cat /sys/kernel/mm/transparent_hugepage/enabled"
+    before = second.run(kernel, check=True).stdout
+    pid = second.run(HARM, check=True, timeout=20).stdout.strip()
+    try:
+        with untouched(fingerprint, deployer, first, second):
+            result = deployer.deploy(first, second)
+    finally:
+        second.run(f"kill {pid}; rm /run/listening")
+        remove_instance(second)
 
-    problems = blockers(result, first)
-    for _, message in BAD_SETTINGS.values():
-        assert any(message in problem for problem in problems), message
-    assert len(problems) == len(BAD_SETTINGS)
-
-    problems = blockers(result, second)
-    assert len(problems) == 4
-    assert "redis_bind: 0.0.0.0 publishes Redis on every address of the host" in problems[0]
-    assert "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has" in problems[1]
-    assert "/srv/redis has room for" in problems[2]
-    assert "and 12288000 MiB are needed" in problems[2]
-    assert "0.0.0.0:22 is in use by sshd (pid " in problems[3]
+    for host, messages in ((first, [text for _, text in BAD_SETTINGS.values()]), (second, HOST_PROBLEMS)):
+        problems = blockers(result, host)
+        for message in messages:
+            assert any(message.format(pid=pid) in problem for problem in problems), (message, problems)
+        assert len(problems) == len(messages)
+    assert "and 12288000 MiB are needed" in result.stderr
+    # The kernel belongs to the machine below.
+    assert second.run(kernel, check=True).stdout == before
 
 
 def test_a_problem_with_one_host_stops_the_deploy_of_all(
-    two: tuple[Host, Host],
+    undeployed: tuple[Host, Host],
     deployer: Deployer,
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
 ) -> None:
-    valid, invalid = two
-    data[invalid.name] = {"redis_port": 0}
+    """The archive for one of them does not contain its image."""
+    valid, invalid = undeployed
+    data[invalid.name] = {"redis_image": "redoubt/redis:9.9.9"}
     with untouched(fingerprint, deployer, valid, invalid):
         result = deployer.deploy(valid, invalid)
     assert blockers(result, valid) == []
-    assert blockers(result, invalid) == [f"{invalid.name}: redis_port = 0: must be at least 1"]
-
-
-def test_a_memory_limit_that_is_too_small_is_refused(
-    two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
-) -> None:
-    """1gb in 1G is a common choice. The kernel killed Redis with it while its memory filled."""
-    with untouched(fingerprint, deployer, two[0]):
-        result = deployer.deploy(two[0], redis_maxmemory="1gb", redis_container_memory="1G")
-    (problem,) = blockers(result, two[0])
-    assert "redis_container_memory = 1gb is too small for redis_maxmemory = 1gb" in problem
-    assert "the kernel would kill Redis" in problem
-    assert "Use at least 1408mb" in problem
-
-
-def test_a_host_that_is_a_container_keeps_its_kernel(
-    two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
-) -> None:
-    """The kernel belongs to the machine below. The other tests set redis_host_tuning = False."""
-    kernel = "sysctl vm.overcommit_memory vm.swappiness; cat /sys/kernel/mm/transparent_hugepage/enabled"
-    before = two[0].run(kernel).stdout
-    with untouched(fingerprint, deployer, two[0]):
-        result = deployer.deploy(two[0], redis_host_tuning=True)
-    (problem,) = blockers(result, two[0])
-    assert "this host is a container (docker), which cannot set up the kernel: set redis_host_tuning = False" in problem
-    assert two[0].run(kernel).stdout == before
-
-
-def test_a_port_in_use_is_refused_and_its_process_named(
-    two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
-) -> None:
-    host = two[1]
-    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 6379)); print(flush=True); time.sleep(600)"
-    pid = host.run(
-        f"setsid python3 -c {shlex.quote(listen)} </dev/null >/run/listening 2>&1 & "
-        "until [ -s /run/listening ]; do sleep 0.05; done; echo $!",
-        check=True,
-        timeout=20,
-    ).stdout.strip()
-    try:
-        with untouched(fingerprint, deployer, host):
-            result = deployer.deploy(host)
-    finally:
-        host.run(f"kill {pid}; rm /run/listening")
-    (problem,) = blockers(result, host)
-    assert f"127.0.0.1:6379 is in use by python3 (pid {pid})" in problem
-
-
-def test_a_container_of_another_project_is_not_replaced(
-    two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
-) -> None:
-    """It may be an older Redis with data."""
-    host = two[1]
-    host.run("head -c 10240 /dev/zero | docker import - other:1 && docker create --name redis other:1 true", check=True)
-    try:
-        with untouched(fingerprint, deployer, host):
-            result = deployer.deploy(host)
-    finally:
-        remove_instance(host)
-    (problem,) = blockers(result, host)
-    assert "there is a container redis that Redoubt did not create" in problem
-
-
-def test_an_archive_without_the_image_is_refused(
-    two: tuple[Host, Host], deployer: Deployer, fingerprint: Callable[[Host], list[str]]
-) -> None:
-    with untouched(fingerprint, deployer, two[0]):
-        result = deployer.deploy(two[0], redis_image="redoubt/redis:9.9.9")
-    (problem,) = blockers(result, two[0])
+    (problem,) = blockers(result, invalid)
     assert "does not contain redoubt/redis:9.9.9, but redoubt/redis:" in problem
 
 
 def test_passwords_that_others_can_read_are_refused(
-    two: tuple[Host, Host],
+    undeployed: tuple[Host, Host],
     deployer: Deployer,
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
     tmp_path: Path,
 ) -> None:
     """Other problems are reported as well, and the passwords are not shown. No new passwords are generated."""
-    first, second = two
+    first, second = undeployed
     store = tmp_path / first.name / "redis.yml"
     store.parent.mkdir()
     store.write_text("passwords: {admin: tr0ub4dor&3-and-a-horse-and-a-staple}\ncommands: {}\n")

@@ -33,10 +33,10 @@ def redis(host: Host, deployer: Deployer) -> Instance:
 
 def health(redis: Instance) -> tuple[int, str, dict[str, str]]:
     """Return the exit code, the verdict, and the observed values of the checks that are not ok."""
-    done = redis.host.run("redisctl health --json")
-    report = json.loads(done.stdout)
+    completed = redis.host.run("redisctl health --json")
+    report = json.loads(completed.stdout)
     checks = {check["name"]: check["observed"] for check in report["checks"] if check["verdict"] != "ok"}
-    return done.returncode, report["verdict"], checks
+    return completed.returncode, report["verdict"], checks
 
 
 def wait_until_healthy(redis: Instance) -> None:
@@ -61,18 +61,18 @@ def test_verb_works_on_a_deployed_host(redis: Instance, verb: str) -> None:
 def test_top_works_in_a_terminal_over_ssh(redis: Instance) -> None:
     command = ssh.command(redis.host.name, "-o", "ControlPath=none", "-tt", "--", "redisctl top --interval 1 --count 2")
     environment = {**ssh.environment(), "TERM": "xterm-256color"}
-    done = subprocess.run(
+    completed = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
     )
-    assert done.returncode == 0, done
-    assert done.stdout.count(b"q quits") == 2
+    assert completed.returncode == 0, completed
+    assert completed.stdout.count(b"q quits") == 2
 
 
 def test_help_lists_every_verb(redis: Instance) -> None:
     output = redis.host.run("redisctl --help", check=True).stdout
-    listed = re.findall(r"^  ([a-z]+)  ", output[output.index("Commands:") :], re.MULTILINE)
+    verbs = re.findall(r"^  ([a-z]+)  ", output[output.index("Commands:") :], re.MULTILINE)
     reading = {verb.split()[0] for verb in READING_VERBS}
-    assert {*reading, "health", "top", "restore", "repair", "import", "stop", "start", "recover", "remove"} == {*listed}
+    assert {*reading, "health", "top", "restore", "repair", "import", "stop", "start", "recover", "remove"} == {*verbs}
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_redis_that_does_not_serve_is_critical(
 
 
 def test_users_other_than_root_are_refused(redis: Instance) -> None:
-    done = redis.host.run("setpriv --reuid 65534 --regid 65534 --clear-groups redisctl health")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "redisctl: redisctl reads passwords and the container: run it as root, or with sudo\n"
+    completed = redis.host.run("setpriv --reuid 65534 --regid 65534 --clear-groups redisctl health")
+    assert (completed.returncode, completed.stdout) == (3, "")
+    assert completed.stderr == "redisctl: redisctl reads passwords and the container: run it as root, or with sudo\n"
 
 
 def test_verbs_run_on_all_hosts_from_the_control_machine(redis: Instance, deployer: Deployer) -> None:
@@ -118,6 +118,7 @@ def test_verbs_run_on_all_hosts_from_the_control_machine(redis: Instance, deploy
         wait_until_healthy(redis)
     assert paused.returncode == 1
     assert "redis is critical" in paused.reasons
+    assert """redis_run = "health 'x": No closing quotation""" in run("health 'x").stderr
     # No shell interprets the words.
     assert "No such command 'health;id'" in "".join(run("health;id").reasons)
 

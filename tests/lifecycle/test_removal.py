@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -13,7 +13,15 @@ from tests.deployed_redis import Instance, redisctl, wait_until
 from tests.deployer import Deployer, DeployResult
 from tests.lifecycle.conftest import remove_instance
 from tests.lifecycle.expected_files import looks
-from tests.lifecycle.transaction_hook import hang_at, kill_at
+from tests.lifecycle.interruption import (
+    KILL,
+    PAUSE,
+    Step,
+    cut_power,
+    run_and_kill,
+    start_and_pause,
+    wait_until_recovered,
+)
 
 # With every file and unit that an instance can have, and the policy with which Docker starts stopped containers.
 SETTINGS: dict[str, Any] = {
@@ -86,16 +94,14 @@ def test_interrupted_stop_and_start_finish_by_themselves(redis: Instance, deploy
     """redisctl is killed, or the power is cut, before the work and after it."""
     host = redis.host
     assert deployer.deploy(host, **SETTINGS).returncode == 0
-    interruptions: tuple[tuple[Literal["at", "after"], bool], ...] = (("at", False), ("after", False), ("at", True))
-    for when, power_cut in interruptions:
+    for step in (Step(Stage.PREPARED, KILL), Step(Stage.PREPARED, KILL, "after"), Step(Stage.PREPARED, PAUSE)):
         for verb in ("stop", "start"):
-            if power_cut:
-                hang_at(host, Stage.PREPARED, when, verb)
-                host.kill()
-                host.start()
+            if step.action == PAUSE:
+                start_and_pause(host, verb, step)
+                cut_power(host)
             else:
-                kill_at(host, Stage.PREPARED, when, verb)
-            wait_until(lambda: host.run(f"ls /srv/redis/{paths.JOURNAL}").returncode != 0, f"{verb} is finished", 90)
+                run_and_kill(host, verb, step)
+            wait_until_recovered(host, 90)
             stopped = verb == "stop"
             assert redis.inspect()["State"]["Status"] == ("exited" if stopped else "running")
             assert restart_policy(redis) == ("no" if stopped else "always")
@@ -114,6 +120,7 @@ def test_a_deploy_starts_a_stopped_instance(redis: Instance, deployer: Deployer)
 
 
 def test_removal_keeps_the_data_and_a_deploy_finds_it(redis: Instance, deployer: Deployer) -> None:
+    redis.call("SET rq:kept 1", user="queues")
     backup = redisctl(redis, "backup")["id"]
     mistaken = run(redis, deployer, "remove", 'redis_remove_data="yes"')
     assert mistaken.returncode == 1
@@ -126,14 +133,15 @@ def test_removal_keeps_the_data_and_a_deploy_finds_it(redis: Instance, deployer:
         "/srv/redis/data",
         "/srv/redis/backups",
     ]
+    assert "redis is not deployed to this host: deploy it first" in run(redis, deployer, "redisctl").stderr
     assert f"its passwords stay in {deployer.secrets_dir}/{redis.host.name}/redis.yml" in removed.stderr
     present = {path for path in looks(redis.host) if not path.startswith(("/srv/redis/backups/", "/srv/redis/data/"))}
     assert present == {"/srv/redis", "/srv/redis/data", "/srv/redis/backups"}
-    others = redis.host.run(
+    leftovers = redis.host.run(
         "docker ps --all --quiet; docker network ls --filter name=redis_ --quiet; nft list tables | grep redoubt; "
         "ls /etc/systemd/system /etc/systemd/system/*.wants | grep redis; ls -d /run/redoubt-srv-redis.modules"
     )
-    assert others.stdout == ""
+    assert leftovers.stdout == ""
 
     result = deployer.deploy(redis.host)
     assert result.returncode == 0, result.stderr

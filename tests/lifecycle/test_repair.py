@@ -141,14 +141,14 @@ def test_aof_is_cut_at_the_first_damage(stopped: Instance) -> None:
 
     code, report = repair(stopped)
     (finding,) = report["damaged"]
-    lost = report["lost"]
+    loss = report["lost"]
     assert (code, report["repaired"], finding["name"]) == (1, False, INCR)
-    assert (lost["size"], finding["sound"] <= 2000) == (finding["size"] - finding["sound"], True)
+    assert (loss["size"], finding["sound"] <= 2000) == (finding["size"] - finding["sound"], True)
     # The command that was overwritten is in neither count.
-    assert report["loaded"]["keys"] + lost["keys"]["sessions"] == KEYS - 1
-    assert lost["commands"] == {"SET": lost["keys"]["sessions"]}
+    assert report["loaded"]["keys"] + loss["keys"]["sessions"] == KEYS - 1
+    assert loss["commands"] == {"SET": loss["keys"]["sessions"]}
     output = stopped.host.run("redisctl repair").stdout
-    assert (f"{lost['size']} bytes of the AOF" in output, "app:session:" in output) == (True, False)
+    assert (f"{loss['size']} bytes of the AOF" in output, "app:session:" in output) == (True, False)
     assert f"app:session:{KEYS - 1}" in stopped.host.run("redisctl repair --names").stdout
     repaired(stopped, "aof", report["loaded"]["keys"])
     assert_undo_fails(stopped)
@@ -248,7 +248,7 @@ def test_unknown_command_in_the_aof_is_not_repaired(stopped: Instance) -> None:
     assert "the command FOO" in start_explained(stopped)[1][1]
     code, report = repair(stopped, "--yes")
     assert (code, report["damaged"], report["repaired"]) == (1, [], False)
-    assert "FOO" in report["does_not_load"]
+    assert "FOO" in report["load_error"]
 
 
 def test_health_reports_the_state_of_backups(redis: Instance) -> None:

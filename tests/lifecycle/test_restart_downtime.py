@@ -60,7 +60,7 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 @contextmanager
 def writing(redis: Instance) -> Iterator[dict[str, Any]]:
-    """Write with a client meanwhile; afterwards the dictionary has what the client measured."""
+    """Write with a client while the block runs. Afterwards the dictionary has what the client measured."""
     measured: dict[str, Any] = {}
     unit = "systemd-run --quiet --unit=lifecycle-writes --property=StandardOutput=file:/run/written"
     redis.host.run("touch /run/write; rm -f /run/written; cat >/run/write.py", input=WRITE, check=True)
@@ -76,13 +76,13 @@ def writing(redis: Instance) -> Iterator[dict[str, Any]]:
 
 def test_restart_loses_no_write_and_kills_nothing(redis: Instance, deployer: Deployer) -> None:
     """With 0 to a million sessions, with the AOF and without it."""
-    present = written = 0
+    present = writes = 0
     for number, (keys, aof) in enumerate(((0, True), (100_000, True), (1_000_000, True), (1_000_000, False))):
         if keys > present:
             filled = redis.host.run(FILL.format(first=present, last=keys), check=True).stdout
             assert filled.endswith(f"errors: 0, replies: {keys - present + 1}\n"), filled
         present = keys
-        redis.call("DEL " + " ".join(["none", *(f"app:session:written:{number}" for number in range(written))]))
+        redis.call("DEL " + " ".join(["none", *(f"app:session:written:{number}" for number in range(writes))]))
         memory = dict(line.split(":") for line in redis.call("INFO memory") if ":" in line)
         before = redis.identity
         redis.host.run(": >/srv/redis/logs/redis.log", check=True)
@@ -95,7 +95,7 @@ def test_restart_loses_no_write_and_kills_nothing(redis: Instance, deployer: Dep
         assert measured["errors"] > 0, "the client saw no restart"
         exists = [f"EXISTS app:session:written:{number}" for number in range(measured["written"])]
         assert redis.call(*exists) == ["1"] * measured["written"]
-        written = measured["written"]
+        writes = measured["written"]
         assert int(redis.call("DBSIZE")[0]) >= keys + measured["written"]
         print(
             f"{keys} sessions, {int(memory['used_memory']) / 1024**2:.0f} MiB, {'AOF' if aof else 'RDB snapshot'}: "

@@ -12,12 +12,22 @@ from redoubt import deploy_lock
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, refused, wait_until
 from tests.deployer import Deployer
-from tests.lifecycle.conftest import empty_instance
-from tests.lifecycle.interruption import is_unlocked, pause_at, resume, wait_until_paused
-from tests.lifecycle.transaction_hook import hang_at, kill_at
+from tests.lifecycle.conftest import assert_no_change, empty_instance
+from tests.lifecycle.interruption import (
+    KILL,
+    PAUSE,
+    Step,
+    cut_power,
+    interrupt,
+    is_unlocked,
+    resume,
+    run_and_kill,
+    start_and_pause,
+    wait_until_paused,
+    wait_until_recovered,
+)
 
 ROOT = "/srv/redis"
-JOURNAL = f"{ROOT}/data/journal.json"
 KEYS = 500
 POLICIES = ("always", "unless-stopped")
 # Where the work of a stage moves files or stops Redis, it is interrupted before and after that work.
@@ -34,6 +44,11 @@ POINTS: tuple[tuple[Stage, Literal["at", "after"]], ...] = (
     (Stage.ROLLING_BACK, "after"),
     (Stage.RESTARTING_OLD, "at"),
 )
+# Redis does not start with the restored data, so the restore is rolled back. The file is another one than the backup's.
+DAMAGE = Step(
+    Stage.STARTING,
+    f"cd {ROOT}/data/live/appendonlydir; rm appendonly.aof.manifest; echo damaged >appendonly.aof.manifest",
+)
 # A power cut loses more than a kill, so it comes after the work of a stage.
 _AFTER = tuple(point for point in POINTS if point[1] == "after" or point[0] in (Stage.PREPARED, Stage.RESTARTING_OLD))
 # Docker acts on the policy at a boot only before the stop of Redis, and from its start on.
@@ -41,6 +56,12 @@ POWER_CUTS = [
     *product(POLICIES[:1], _AFTER),
     *((POLICIES[1], point) for point in _AFTER if point[0] in (Stage.PREPARED, Stage.STARTING)),
 ]
+
+
+def steps_to(action: str, stage: Stage, when: Literal["at", "after"] = "at") -> tuple[Step, ...]:
+    """Return the steps that interrupt a restore at a stage, also at the stages of its rollback."""
+    is_rollback = stage in (Stage.ROLLING_BACK, Stage.RESTARTING_OLD)
+    return (*([DAMAGE] if is_rollback else []), Step(stage, action, when))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +82,7 @@ def restore(redis: Instance) -> str:
 
 def assert_old_data_is_back(redis: Instance, policy: str) -> None:
     """Wait until no transaction is unfinished; then Redis serves the old data, and nothing is left over."""
-    wait_until(lambda: not redis.host.run(f"ls {JOURNAL}").stdout, "the transaction is recovered", 90)
+    wait_until_recovered(redis.host, 90)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
     assert (redis.keys, redis.call("GET app:session:new")) == (KEYS + 1, ["1"])
     assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
@@ -75,15 +96,16 @@ def test_killed_restore_is_recovered_by_systemd(redis: Instance, restore: str, d
     """Send SIGKILL at every stage, one after the other; no person does anything."""
     assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
     for stage, when in POINTS:
-        print(f"{when} {stage.value}")
-        kill_at(redis.host, stage, when, restore)
+        steps = steps_to(KILL, stage, when)
+        print(steps[-1])
+        run_and_kill(redis.host, restore, *steps)
         assert_old_data_is_back(redis, policy)
     result = redisctl(redis, restore)
     assert (result["keys"], redis.keys) == (KEYS, KEYS)
     redisctl(redis, "restore --undo --yes")
     # An undo is interrupted like a restore, and keeps both sets of data.
-    kill_at(redis.host, Stage.STARTING, "after", "restore --undo --yes")
-    wait_until(lambda: not redis.host.run(f"ls {JOURNAL}").stdout, "the transaction is recovered", 90)
+    run_and_kill(redis.host, "restore --undo --yes", Step(Stage.STARTING, KILL, "after"))
+    wait_until_recovered(redis.host, 90)
     assert redis.keys == KEYS + 1
     redisctl(redis, "restore --undo --yes")
     assert redis.keys == KEYS
@@ -95,13 +117,13 @@ def test_power_cut_during_restore_is_recovered_at_boot(redis: Instance, restore:
     """A power cut at every stage: after the boot Redis serves the old data, and Docker never saw half-moved data."""
     deployed = ""
     for policy, (stage, when) in POWER_CUTS:
-        print(f"{policy}: {when} {stage.value}")
+        steps = steps_to(PAUSE, stage, when)
+        print(f"{policy}: {steps[-1]}")
         if policy != deployed:
             assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
             deployed = policy
-        hang_at(redis.host, stage, when, restore)
-        redis.host.kill()
-        redis.host.start()
+        start_and_pause(redis.host, restore, *steps)
+        cut_power(redis.host)
         assert_old_data_is_back(redis, policy)
         assert_files_moved_before_docker(redis.host)
 
@@ -124,32 +146,33 @@ def test_interrupted_restore_is_recovered_before_another(redis: Instance, restor
     run = redis.host.run
     run("systemctl stop redis-recover.path", check=True)
     try:
-        kill_at(redis.host, Stage.INSTALLING, "at", restore)
+        run_and_kill(redis.host, restore, Step(Stage.INSTALLING, KILL))
         health = run("redisctl health")
         assert (health.returncode, "redisctl recover" in health.stdout) == (2, True), health.stdout
         backup = run("redisctl backup --no-verify")
         assert (backup.returncode, "the old data is back and Redis serves it" in backup.stderr) == (0, True)
         assert f"{KEYS + 1} keys" in backup.stdout
 
-        kill_at(redis.host, Stage.STARTING, "after", restore)
+        run_and_kill(redis.host, restore, Step(Stage.STARTING, KILL, "after"))
         assert "the restore of backup" in refused(redis, "start")
         assert redisctl(redis, "recover")["changed"]
         assert not redisctl(redis, "recover")["changed"]
 
-        kill_at(redis.host, Stage.STASHING, "after", restore)
+        run_and_kill(redis.host, restore, Step(Stage.STASHING, KILL, "after"))
         result = deployer.deploy(redis.host)
         assert result.returncode == 0, result.stderr
         assert "was interrupted: the old data is back" in result.stderr
         assert redis.keys == KEYS + 1
     finally:
         run("systemctl start redis-recover.path", check=True)
-    assert deployer.deploy(redis.host).changed == []
+    # A deploy that recovered the restore has left nothing to do.
+    assert_no_change(deployer, redis.host)
 
 
 def test_restore_and_deploy_exclude_each_other(redis: Instance, restore: str, deployer: Deployer) -> None:
     """Each is refused while the other one works, and a step of a killed deploy keeps the lock until it ends."""
     host = redis.host
-    hang_at(host, Stage.STOPPING, "at", restore)
+    start_and_pause(host, restore, Step(Stage.STOPPING, PAUSE))
     try:
         deploy = deployer.deploy(host, redis_tcp_backlog=300)
     finally:
@@ -158,7 +181,7 @@ def test_restore_and_deploy_exclude_each_other(redis: Instance, restore: str, de
     assert "redisctl is changing redis (restore): wait until that ends" in deploy.stderr
     assert_old_data_is_back(redis, "unless-stopped")
 
-    pause_at(host, Stage.PREPARED)
+    interrupt(host, Step(Stage.PREPARED, PAUSE))
     running = deployer.start(host, redis_tcp_backlog=300)
     try:
         wait_until_paused(host)

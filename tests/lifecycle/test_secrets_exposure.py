@@ -165,8 +165,8 @@ def test_first_deploy_leaks_no_secret(host: Host, deployer: Deployer, store: Cal
     secrets = known_secrets(host, store("first"))
     assert len(secrets.values) == 4 * 3 + 2
 
-    shown = secrets.found_in(first.result.stdout + first.result.stderr)
-    assert shown == []
+    exposed = secrets.found_in(first.result.stdout + first.result.stderr)
+    assert exposed == []
     in_pyinfra = secrets.found_in(first.process)
     assert in_pyinfra == []
     # The sampling is fast enough for processes that run only for a moment.
@@ -194,11 +194,11 @@ def test_no_option_makes_a_deploy_show_a_secret(
     arguments: tuple[str, ...], host: Host, before: Path, deployer: Deployer, store: Callable[[str], Path]
 ) -> None:
     """Every secret changes. ``--diff`` still shows changes of files that are not secret."""
-    done = deploy(deployer, host, store("after"), *arguments, redis_maxmemory="300mb")
-    assert done.result.returncode == 0
-    text = done.result.stdout + done.result.stderr
-    shown = known_secrets(host, before, store("after")).found_in(text)
-    assert shown == []
+    completed = deploy(deployer, host, store("after"), *arguments, redis_maxmemory="300mb")
+    assert completed.result.returncode == 0
+    text = completed.result.stdout + completed.result.stderr
+    exposed = known_secrets(host, before, store("after")).found_in(text)
+    assert exposed == []
     if "--diff" in arguments:
         for line in ("-maxmemory 1073741824", "+maxmemory 314572800", "secrets/admin: secret, contents not shown"):
             assert any(line in printed for printed in text.splitlines()), line
@@ -217,13 +217,13 @@ def test_failed_deploy_shows_the_reason_but_no_secret(
     settings: dict[str, Any], host: Host, before: Path, deployer: Deployer, store: Callable[[str], Path]
 ) -> None:
     """Redis quotes the line that it refuses."""
-    done = deploy(deployer, host, store("failed"), "-y", "-vvv", "--diff", **settings)
+    completed = deploy(deployer, host, store("failed"), "-y", "-vvv", "--diff", **settings)
     assert deployer.deploy(host, redis_secrets_dir=str(before)).returncode == 0
-    assert done.result.returncode == 1
-    text = done.result.stdout + done.result.stderr
+    assert completed.result.returncode == 1
+    text = completed.result.stdout + completed.result.stderr
     assert any(word in text for word in ("NOSUCHCOMMAND (not shown)", "'no-such-directive 1'"))
-    shown = known_secrets(host, before, store("failed")).found_in(text)
-    assert shown == []
+    exposed = known_secrets(host, before, store("failed")).found_in(text)
+    assert exposed == []
 
 
 def test_sudo_and_its_log_get_no_secret(host: Host, deployer: Deployer, store: Callable[[str], Path]) -> None:
@@ -231,15 +231,15 @@ def test_sudo_and_its_log_get_no_secret(host: Host, deployer: Deployer, store: C
     remove_instance(host, image=False)
     host.run("journalctl --rotate && journalctl --vacuum-time=1s", check=True)
     with watch_processes(host) as samples:
-        done = deploy(deployer, host, store("sudo"), "-y", "-vvv", "--diff", ssh_user="operator", _sudo=True)
+        completed = deploy(deployer, host, store("sudo"), "-y", "-vvv", "--diff", ssh_user="operator", _sudo=True)
         processes = samples()
-    assert done.result.returncode == 0
+    assert completed.result.returncode == 0
     secrets = known_secrets(host, store("sudo"))
     log = host.run("journalctl --all --output=cat; cat /var/log/auth.log /var/log/syslog 2>/dev/null").stdout
     assert "COMMAND=" in log
     assert "docker" in log
 
-    texts = {"output": done.result.stderr, "log": log, "host": processes, "pyinfra": done.process}
+    texts = {"output": completed.result.stderr, "log": log, "host": processes, "pyinfra": completed.process}
     leaks = {name: secrets.found_in(text) for name, text in texts.items()}
     assert leaks == {name: [] for name in texts}
     assert leaked_files(host, secrets) == []
@@ -248,16 +248,16 @@ def test_sudo_and_its_log_get_no_secret(host: Host, deployer: Deployer, store: C
 def test_unchanged_deploy_leaks_no_secret(host: Host, before: Path, deployer: Deployer) -> None:
     """A deploy that changes no password compares all of them with the host's."""
     with watch_processes(host) as samples:
-        done = deploy(deployer, host, before, "-y", "-vvv", "--json")
+        completed = deploy(deployer, host, before, "-y", "-vvv", "--json")
         processes = samples()
-    assert done.result.returncode == 0
-    assert json.loads(done.result.stdout)["results"]
+    assert completed.result.returncode == 0
+    assert json.loads(completed.result.stdout)["results"]
     secrets = known_secrets(host, before)
     assert "redisctl state" in processes
     on_host = secrets.found_in(processes)
     assert on_host == []
-    shown = secrets.found_in(done.result.stderr + done.result.stdout)
-    assert shown == []
+    exposed = secrets.found_in(completed.result.stderr + completed.result.stdout)
+    assert exposed == []
 
 
 def test_docker_shows_no_secret(host: Host, before: Path) -> None:
@@ -267,5 +267,5 @@ def test_docker_shows_no_secret(host: Host, before: Path) -> None:
         "docker top redis; docker image history --no-trunc $(docker inspect --format '{{.Image}}' redis)"
     ).stdout
     assert "redis-server" in output
-    shown = known_secrets(host, before).found_in(output)
-    assert shown == []
+    exposed = known_secrets(host, before).found_in(output)
+    assert exposed == []

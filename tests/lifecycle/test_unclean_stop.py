@@ -12,7 +12,7 @@ from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, refused, wait_until
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import empty_instance
-from tests.lifecycle.transaction_hook import run_at
+from tests.lifecycle.interruption import Step, interrupt
 
 ROOT = "/srv/redis"
 DATA = f"{ROOT}/data"
@@ -88,10 +88,10 @@ def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer,
         before = redis.identity
         backup = redisctl(redis, "backup list")["backups"][0]["id"]
         command = FILL if settings else f"{FILL}\n{UNWRITABLE}"
-        code, output = run_at(host, Stage.STOPPING, command, f"restore {backup} --yes")
-        assert code == 3, output
-        assert "Nothing has changed" in output
-        assert "--discard-unsaved" in output
+        interrupt(host, Step(Stage.STOPPING, command))
+        message = refused(redis, f"restore {backup} --yes")
+        assert "Nothing has changed" in message
+        assert "--discard-unsaved" in message
         host.run(f"rm {DATA}/filler")
         assert (redis.identity, redis.call("GET app:session:new")) == (before, ["1"])
         assert host.run(f"ls -A {DATA}").stdout.split() == ["live", "staging"]
@@ -101,9 +101,9 @@ def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer,
         wait_until(lambda: redis.identity != before and redis.health == "healthy", "Docker restarts Redis", 60)
 
         write_unsaved(redis)
-        code, output = run_at(host, Stage.STOPPING, command, f"restore {backup} --yes --discard-unsaved")
-        assert code == 0, output
-        assert "Redis did not stop cleanly" in output
+        interrupt(host, Step(Stage.STOPPING, command))
+        result = redisctl(redis, f"restore {backup} --yes --discard-unsaved")
+        assert "Redis did not stop cleanly" in result["warning"]
         host.run(f"rm {DATA}/filler")
         assert redis.keys == KEYS
 

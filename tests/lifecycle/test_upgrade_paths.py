@@ -1,4 +1,7 @@
-"""Upgrades between real versions with the same data: Redis 7.0, 8.0 and 8.6, and Redis 7.0 to Valkey 8.1 and 9."""
+"""Upgrades between real versions with the same data: Redis 7.0, 8.0 and 8.6, and Redis 7.0 to Valkey 8.1 and 9.
+
+After each of them a second deploy changes nothing.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,12 +13,12 @@ from rq.job import Job
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, wait_until
 from tests.deployer import Deployer, DeployResult
-from tests.lifecycle.conftest import remove_instance
-from tests.lifecycle.test_valkey import assert_no_change, settings_for
+from tests.lifecycle.conftest import remove_instance, settings_for
+from tests.lifecycle.test_idempotence import Fingerprint, assert_nothing_changes
 
 
 @pytest.fixture(scope="module")
-def own(start_host: Callable[..., Host]) -> Iterator[Host]:
+def own_host(start_host: Callable[..., Host]) -> Iterator[Host]:
     """A separate host, for data of many versions."""
     host = start_host("lifecycle-upgrades")
     yield host
@@ -23,18 +26,9 @@ def own(start_host: Callable[..., Host]) -> Iterator[Host]:
 
 
 def version(build: str) -> dict[str, Any]:
-    """Settings that deploy this build."""
-    return {**settings_for(build), "redis_allow_vulnerable_version": True}
-
-
-def deploy(deployer: Deployer, host: Host, build: str, number: str) -> Instance:
-    """Deploy a build, and check that it runs and that a second deploy changes nothing."""
-    result = deployer.deploy(host, **version(build))
-    assert result.returncode == 0, result.stderr
-    server = Instance(host, deployer.secrets(host))
-    assert_runs(server, number)
-    assert_no_change(deployer, host, version(build))
-    return server
+    """Return settings that deploy a build, with a user: each version writes the rules of a user in its own way."""
+    users = {"shop": {"role": "session", "keys": ["shop:*"]}, "exporter": {"role": "metrics"}}
+    return {**settings_for(build), "redis_allow_vulnerable_version": True, "redis_users": users}
 
 
 def assert_runs(server: Instance, number: str) -> None:
@@ -82,40 +76,48 @@ def assert_data_is_complete(server: Instance) -> None:
     assert answers == ["2", "2", "3", "1"]
 
 
-def upgrade(host: Host, deployer: Deployer, *steps: tuple[str, str]) -> tuple[Instance, list[dict[str, Any]]]:
+def upgrade(
+    host: Host, deployer: Deployer, fingerprint: Fingerprint, *steps: tuple[str, str]
+) -> tuple[Instance, list[dict[str, Any]]]:
     """Deploy Redis 7.0 with data, then each step. Return the instance and the backup before each step, newest first."""
-    server = deploy(deployer, host, "redis-oldstable", "7.0")
-    write(server)
-    for build, number in steps:
-        server = deploy(deployer, host, build, number)
+    for build, number in (("redis-oldstable", "7.0"), *steps):
+        result = deployer.deploy(host, **version(build))
+        assert result.returncode == 0, result.stderr
+        server = Instance(host, deployer.secrets(host))
+        assert_runs(server, number)
+        if build == "redis-oldstable":
+            write(server)
         assert_data_is_complete(server)
+        assert_nothing_changes(deployer, host, fingerprint, **version(build))
     backups: list[dict[str, Any]] = redisctl(server, "backup list")["backups"]
     assert [backup["verified"]["verdict"] for backup in backups] == ["ok" for _ in steps]
     return server, backups
 
 
-def test_redis_upgrades_to_8_6_and_downgrades_by_a_backup(own: Host, deployer: Deployer) -> None:
-    server, backups = upgrade(own, deployer, ("redis", "8.0"), ("redis-experimental", "8.6"))
+def test_redis_upgrades_to_8_6_and_downgrades_by_a_backup(
+    own_host: Host, deployer: Deployer, fingerprint: Fingerprint
+) -> None:
+    server, backups = upgrade(own_host, deployer, fingerprint, ("redis", "8.0"), ("redis-experimental", "8.6"))
     assert [backup["version"][:3] for backup in backups] == ["8.0", "7.0"]
 
     # 8.0 cannot read what 8.6 wrote: a downgrade needs the backup that the upgrade took.
     assert_refused(deployer, server, "redis", reason="does not read backup")
-    stopped = deployer.deploy(own, job="day2/stop.py", **version("redis-experimental"))
+    stopped = deployer.deploy(own_host, job="day2/stop.py", **version("redis-experimental"))
     assert stopped.returncode == 0, stopped.stderr
-    own.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)
-    back = deployer.deploy(own, **version("redis"))
+    own_host.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)
+    back = deployer.deploy(own_host, **version("redis"))
     assert back.returncode == 0, back.stderr
-    own.run(f"redisctl restore {backups[0]['id']} --yes", check=True)
-    server = Instance(own, deployer.secrets(own))
+    own_host.run(f"redisctl restore {backups[0]['id']} --yes", check=True)
+    server = Instance(own_host, deployer.secrets(own_host))
     assert_runs(server, "8.0")
     assert_data_is_complete(server)
-    assert_no_change(deployer, own, version("redis"))
+    assert_nothing_changes(deployer, own_host, fingerprint, **version("redis"))
 
     assert_refused(deployer, server, "valkey", reason="Redis 7.4 or newer")
     assert_data_is_complete(server)
-    own.run("rm -r /srv/redis/data/live.newer", check=True)
+    own_host.run("rm -r /srv/redis/data/live.newer", check=True)
 
 
-def test_redis_7_0_upgrades_to_valkey_8_1_and_9(own: Host, deployer: Deployer) -> None:
-    remove_instance(own)
-    upgrade(own, deployer, ("valkey", "8.1"), ("valkey-testing", "9."))
+def test_redis_7_0_upgrades_to_valkey_8_1_and_9(own_host: Host, deployer: Deployer, fingerprint: Fingerprint) -> None:
+    remove_instance(own_host)
+    upgrade(own_host, deployer, fingerprint, ("valkey", "8.1"), ("valkey-testing", "9."))

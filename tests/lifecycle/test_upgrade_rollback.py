@@ -4,6 +4,7 @@ The same holds if the upgrade is interrupted at any stage. The tests share one h
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,24 +13,18 @@ from redisctl.core.journal import Stage
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
 from tests.deployer import Deployer
-from tests.lifecycle.conftest import remove_instance
-from tests.lifecycle.interruption import (
-    cut_power,
-    is_recovered,
-    pause_at,
-    wait_until_paused,
-    wait_until_recovered,
-)
-from tests.lifecycle.test_valkey import assert_no_change, assert_runs, settings_for
+from tests.lifecycle.conftest import assert_no_change, remove_instance, settings_for
+from tests.lifecycle.interruption import cut_power_in_deploy, is_recovered
+from tests.lifecycle.test_valkey import assert_runs
 
-# Scripts that replace a program of a newer version. Each passes everything that is tried next to the running version.
+# Scripts that replace a program of a newer version. Each passes the checks that run next to the running version.
 BROKEN = {
     # It serves and writes its own format; only the health check does not reach it.
     "unhealthy": ("redis-cli", 'case "$*" in -s*) exec valkey-cli "$@" ;; esac; echo broken >&2; exit 1'),
     # As the service it exits at once.
-    "ends": ("redis-server", '[ "$*" != /etc/redis/redis.conf ] || exit 1; exec valkey-server "$@"'),
+    "exits": ("redis-server", '[ "$*" != /etc/redis/redis.conf ] || exit 1; exec valkey-server "$@"'),
 }
-# The version that runs, under another number: an upgrade that succeeds, and can be taken back.
+# The version that runs, under another number: an upgrade that succeeds, from which the tests can return.
 RENUMBERED = (
     "redis-server",
     '[ "$*" != --version ] || { valkey-server --version | sed "s/v=8.1.[0-9]*/v=8.1.99/"; exit; }; '
@@ -41,7 +36,7 @@ BACK = "the previous version is back and serves its data"
 
 
 @pytest.fixture(scope="module")
-def own(start_host: Callable[..., Host]) -> Iterator[Host]:
+def own_host(start_host: Callable[..., Host]) -> Iterator[Host]:
     """A host of its own, for data that another version wrote."""
     host = start_host("lifecycle-rollback")
     yield host
@@ -55,18 +50,18 @@ def previous() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(own: Host, deployer: Deployer, previous: dict[str, Any]) -> Instance:
+def server(own_host: Host, deployer: Deployer, previous: dict[str, Any]) -> Instance:
     """The version that serves, on a host that also has broken images of a newer one."""
-    newer = settings_for("valkey-testing")
-    first = deployer.deploy(own, **newer, redis_allow_vulnerable_version=True)
+    new_version = settings_for("valkey-testing")
+    first = deployer.deploy(own_host, **new_version, redis_allow_vulnerable_version=True)
     assert first.returncode == 0, first.stderr
     for name, (program, script) in BROKEN.items():
-        make_image(own, newer["redis_image"], name, program, script)
-    remove_instance(own, image=False)
-    served = deployer.deploy(own, **previous)
-    assert served.returncode == 0, served.stderr
-    make_image(own, previous["redis_image"], "renumbered", *RENUMBERED)
-    return Instance(own, deployer.secrets(own))
+        make_image(own_host, new_version["redis_image"], name, program, script)
+    remove_instance(own_host, image=False)
+    second = deployer.deploy(own_host, **previous)
+    assert second.returncode == 0, second.stderr
+    make_image(own_host, previous["redis_image"], "renumbered", *RENUMBERED)
+    return Instance(own_host, deployer.secrets(own_host))
 
 
 def make_image(host: Host, base: str, name: str, program: str, script: str) -> None:
@@ -109,74 +104,65 @@ def write(server: Instance, value: str) -> None:
     assert server.call("DEL rq:queue:default", f"RPUSH rq:queue:default {value}", user="queues")[1] == "1"
 
 
-def read_files(server: Instance) -> str:
-    """Return the digests of the configuration and the secrets."""
-    return server.host.run(FILES, check=True).stdout
-
-
 def answers(server: Instance) -> bool:
     output = server.host.run("docker exec redis redis-cli -s /run/redis/redis.sock PING").stdout
     return "PONG" in output or "NOAUTH" in output
 
 
-def assert_back(server: Instance, value: str, files: str) -> None:
-    """Check that everything is as it was, and that nothing is left of the upgrade except previous data."""
+@contextmanager
+def rolled_back(server: Instance, value: str) -> Iterator[None]:
+    """Write data, and check after an upgrade that the previous version serves it with the previous files."""
+    write(server, value)
+    files = server.host.run(FILES, check=True).stdout
+    yield
     assert_runs(server, "8.1")
-    assert server.health == "healthy"
+    # Docker runs the health check of a Redis that a restore started only after an interval.
+    wait_until(lambda: server.health == "healthy", "the previous version is healthy", 60)
     assert server.call("GET app:session:1", user="sessions") == [value]
     assert server.call("LRANGE rq:queue:default 0 -1", user="queues") == [value]
-    assert read_files(server) == files
-    assert_nothing_kept(server)
+    assert server.host.run(FILES, check=True).stdout == files
+    assert_upgrade_is_over(server)
 
 
-def assert_nothing_kept(server: Instance) -> None:
+def assert_upgrade_is_over(server: Instance) -> None:
+    """Check that nothing is left of an upgrade except previous data, and remove that."""
     assert is_recovered(server.host)
     assert server.host.run("ls -d /srv/redis/rollback* /srv/redis/data/rollback*").stdout == ""
-
-
-def discard_previous_data(server: Instance) -> None:
     server.host.run("rm -rf /srv/redis/data/previous", check=True)
 
 
-@pytest.mark.parametrize("name", [pytest.param("unhealthy", marks=pytest.mark.core), "ends"])
+@pytest.mark.parametrize("name", [pytest.param("unhealthy", marks=pytest.mark.core), "exits"])
 def test_failed_upgrade_is_rolled_back(
     server: Instance, deployer: Deployer, previous: dict[str, Any], name: str
 ) -> None:
-    write(server, name)
-    server.host.run(": >/srv/redis/logs/redis.log", check=True)
-    files = read_files(server)
-    result = deployer.deploy(server.host, **newer(name))
-    assert result.returncode == 1
-    assert BACK in result.stderr, result.stderr
-    # Only what was written after a rewrite is copied while Redis is down.
-    log = server.host.run("cat /srv/redis/logs/redis.log", check=True).stdout
-    assert "AOF rewrite terminated with success" in log.partition("User requested shutdown")[0], log
-    assert_back(server, name, files)
-    kept = server.host.run("find /srv/redis/data/previous -name '*.rdb'", check=True).stdout
-    assert kept, "what the new version found and wrote is kept"
-    assert_no_change(deployer, server.host, previous)
-    discard_previous_data(server)
+    with rolled_back(server, name):
+        server.host.run(": >/srv/redis/logs/redis.log", check=True)
+        result = deployer.deploy(server.host, **newer(name))
+        assert result.returncode == 1
+        assert BACK in result.stderr, result.stderr
+        # Redis rewrites its AOF before it stops, so that little has to be copied while it is down.
+        log = server.host.run("cat /srv/redis/logs/redis.log", check=True).stdout
+        assert "AOF rewrite terminated with success" in log.partition("User requested shutdown")[0], log
+        new_data = server.host.run("find /srv/redis/data/previous -name '*.rdb'", check=True).stdout
+        assert new_data, "the data of the new version is not kept"
+    assert_no_change(deployer, server.host, **previous)
 
 
-def interrupt(server: Instance, deployer: Deployer) -> None:
-    """Deploy a new version, have it write, and kill on the host what waits for it to be healthy.
+def kill_upgrade(server: Instance, deployer: Deployer) -> None:
+    """Deploy a new version, have it write, and kill redisctl while it waits for the health check.
 
     systemd's recovery is switched off, so that the state in between can be examined.
     """
     before = server.inspect()["Id"]
-    under_way = deployer.start(server.host, **newer("unhealthy"))
+    running = deployer.start(server.host, **newer("unhealthy"))
     wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
     wait_until(lambda: answers(server), "the new version serves", 10)
     write(server, "newer")
     # Not before: the deploy starts the unit again.
     server.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
-    kill_redisctl(server)
-    assert under_way.wait().returncode != 0
-    server.host.run("test -d /srv/redis/data/rollback && test -s /srv/redis/rollback/image", check=True)
-
-
-def kill_redisctl(server: Instance) -> None:
     server.host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
+    assert running.wait().returncode != 0
+    server.host.run("test -d /srv/redis/data/rollback && test -s /srv/redis/rollback/image", check=True)
 
 
 def test_interrupted_upgrade_is_reported_and_finished(
@@ -184,41 +170,33 @@ def test_interrupted_upgrade_is_reported_and_finished(
 ) -> None:
     """The health check is critical, a removal is refused, and the next deploy finishes it."""
     host = server.host
-    write(server, "reported")
-    files = read_files(server)
-    interrupt(server, deployer)
-    health = host.run("redisctl health")
-    assert (health.returncode, "CRITICAL" in health.stdout.upper()) == (2, True), health.stdout
-    assert "the new version is not healthy yet" in health.stdout, health.stdout
-    removal = deployer.deploy(host, job="day2/remove.py", **previous)
-    assert (removal.returncode, "start of redis was interrupted" in removal.stderr) == (1, True), removal.stderr
+    with rolled_back(server, "reported"):
+        kill_upgrade(server, deployer)
+        health = host.run("redisctl health")
+        assert (health.returncode, "CRITICAL" in health.stdout.upper()) == (2, True), health.stdout
+        assert "the new version is not healthy yet" in health.stdout, health.stdout
+        removal = deployer.deploy(host, job="day2/remove.py", **previous)
+        assert (removal.returncode, "start of redis was interrupted" in removal.stderr) == (1, True), removal.stderr
 
-    again = deployer.deploy(host, **newer("unhealthy"))
-    assert again.returncode == 1
-    assert "start of redis was interrupted: finishing it first" in again.stderr, again.stderr
-    assert BACK in again.stderr, again.stderr
-    assert_back(server, "reported", files)
-    assert_no_change(deployer, host, previous)
-    discard_previous_data(server)
+        again = deployer.deploy(host, **newer("unhealthy"))
+        assert again.returncode == 1
+        assert "start of redis was interrupted: finishing it first" in again.stderr, again.stderr
+        assert BACK in again.stderr, again.stderr
+    assert_no_change(deployer, host, **previous)
 
 
 def test_restore_finishes_an_interrupted_upgrade_first(
     server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
+    """The newest backup is the one that the upgrade took."""
     host = server.host
-    write(server, "restored")
-    files = read_files(server)
-    interrupt(server, deployer)
-    restored = host.run("redisctl restore latest --yes")
-    assert restored.returncode == 0, restored.stderr
-    assert BACK in restored.stderr, restored.stderr
-    host.run("systemctl start redis-recover.path", check=True)
-    # Docker runs the health check of a Redis that a restore started only after an interval.
-    wait_until(lambda: server.health == "healthy", "Docker calls the restored Redis healthy", 30)
-    # The newest backup is the one that the upgrade took.
-    assert_back(server, "restored", files)
-    assert_no_change(deployer, host, previous)
-    discard_previous_data(server)
+    with rolled_back(server, "restored"):
+        kill_upgrade(server, deployer)
+        restore = host.run("redisctl restore latest --yes")
+        assert restore.returncode == 0, restore.stderr
+        assert BACK in restore.stderr, restore.stderr
+        host.run("systemctl start redis-recover.path", check=True)
+    assert_no_change(deployer, host, **previous)
 
 
 def test_deploying_the_previous_version_gives_the_upgrade_up(
@@ -226,16 +204,14 @@ def test_deploying_the_previous_version_gives_the_upgrade_up(
 ) -> None:
     """What the new version wrote stays as previous data."""
     host = server.host
-    write(server, "older")
-    files = read_files(server)
-    interrupt(server, deployer)
-    given_up = deployer.deploy(host, **previous)
-    assert given_up.returncode == 0, given_up.stderr
-    assert BACK in given_up.stderr, given_up.stderr
-    assert_back(server, "older", files)
-    assert host.run("cat /srv/redis/data/previous/*/appendonlydir/*.incr.aof", check=True).stdout.count("newer") >= 2
-    assert_no_change(deployer, host, previous)
-    discard_previous_data(server)
+    with rolled_back(server, "older"):
+        kill_upgrade(server, deployer)
+        back = deployer.deploy(host, **previous)
+        assert back.returncode == 0, back.stderr
+        assert BACK in back.stderr, back.stderr
+        new_data = host.run("cat /srv/redis/data/previous/*/appendonlydir/*.incr.aof", check=True).stdout
+        assert new_data.count("newer") >= 2
+    assert_no_change(deployer, host, **previous)
 
 
 @pytest.mark.parametrize("policy", ["always", "unless-stopped"])
@@ -245,32 +221,23 @@ def test_power_cut_in_a_failing_upgrade_rolls_back(
     """At every stage, with a new version that is not healthy after the power cut either."""
     host, settings = server.host, power_cut_settings(policy)
     assert deployer.deploy(host, **previous, **settings).returncode == 0
-    write(server, policy)
-    files = read_files(server)
     stages = (
         *(Stage.PREPARED, Stage.STOPPED, Stage.STARTING),
         *(Stage.ROLLING_BACK, Stage.RESTARTING_OLD, Stage.FINISHING),
     )
     for stage in stages:
-        pause_at(host, stage)
-        under_way = deployer.start(host, **{**newer("unhealthy"), **settings})
-        wait_until_paused(host, 180)
-        host.run(": >/srv/redis/logs/redis.log", check=True)
-        cut_power(host)
-        assert under_way.wait().returncode == 1
-        wait_until_recovered(host, 240)
-        if stage in (Stage.STOPPED, Stage.STARTING):
-            # What Docker's start of the previous version accepts from clients would be lost by the rollback.
-            first = host.run("grep -m 1 -o 'version=[0-9.]*' /srv/redis/logs/redis.log", check=True).stdout
-            assert not first.startswith("version=8.1"), first
-        wait_until(lambda: server.health == "healthy", f"the previous version is back after {stage.value}", 60)
-        if stage not in (Stage.RESTARTING_OLD, Stage.FINISHING):
-            log = host.run("journalctl --boot --unit redis-recover.service", check=True).stdout
-            assert BACK in log, log
-        assert_back(server, policy, files)
-        assert server.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
-        discard_previous_data(server)
-    assert_no_change(deployer, host, {**previous, **settings})
+        with rolled_back(server, f"{policy}-{stage.name}"):
+            host.run(": >/srv/redis/logs/redis.log", check=True)
+            cut_power_in_deploy(server, deployer, stage, 240, **{**newer("unhealthy"), **settings})
+            if stage not in (Stage.RESTARTING_OLD, Stage.FINISHING):
+                log = host.run("journalctl --boot --unit redis-recover.service", check=True).stdout
+                assert BACK in log, log
+            if stage in (Stage.STOPPED, Stage.STARTING):
+                # What Docker's start of the previous version accepts from clients would be lost by the rollback.
+                started = host.run("grep -o 'version=[0-9.]*' /srv/redis/logs/redis.log", check=True).stdout.split()
+                assert not started[0].startswith("version=8.1"), started
+            assert server.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
+    assert_no_change(deployer, host, **previous, **settings)
 
 
 @pytest.mark.parametrize("policy", ["always", "unless-stopped"])
@@ -279,28 +246,21 @@ def test_power_cut_in_an_upgrade_ends_in_the_new_version(
 ) -> None:
     """At every stage, with a new version that is healthy."""
     host, settings = server.host, power_cut_settings(policy)
-    assert deployer.deploy(host, **previous, **settings).returncode == 0
-    write(server, policy)
     for stage in (Stage.PREPARED, Stage.STOPPED, Stage.STARTING, Stage.FINISHING):
-        pause_at(host, stage)
-        under_way = deployer.start(host, **{**newer("renumbered"), **settings})
-        wait_until_paused(host, 180)
-        cut_power(host)
-        assert under_way.wait().returncode == 1
-        wait_until_recovered(host, 120)
-        wait_until(lambda: server.health == "healthy", f"the new version is healthy after {stage.value}", 60)
+        assert deployer.deploy(host, **previous, **settings).returncode == 0
+        write(server, policy)
+        cut_power_in_deploy(server, deployer, stage, **{**newer("renumbered"), **settings})
         inspected = server.inspect()
         assert inspected["Config"]["Image"] == reference("renumbered")
         assert inspected["HostConfig"]["RestartPolicy"]["Name"] == policy
         assert server.call("GET app:session:1", user="sessions") == [policy]
         assert server.config("tcp-backlog") == "300"
-        assert_nothing_kept(server)
-        back = deployer.deploy(host, **previous, **settings)
-        assert back.returncode == 0, back.stderr
+        assert_upgrade_is_over(server)
+    assert deployer.deploy(host, **previous, **settings).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("fills", "message"),
+    ("fill", "message"),
     [
         # Less than the AOF takes, in bytes and in files: the first is noticed before Redis stops, the second is not.
         (
@@ -315,29 +275,26 @@ def test_power_cut_in_an_upgrade_ends_in_the_new_version(
     ids=["bytes", "files"],
 )
 def test_full_disk_stops_an_upgrade_and_redis_runs(
-    fills: str, message: str, server: Instance, deployer: Deployer, previous: dict[str, Any]
+    fill: str, message: str, server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
     host, data = server.host, "/srv/redis/data"
     small = {**previous, "redis_maxmemory": "40mb"}
     host.run(f"docker rm -f redis; rm -rf {data}/* && mount -t tmpfs -o size=256m,mode=700 tmpfs {data}", check=True)
     try:
-        served = deployer.deploy(host, **small)
-        assert served.returncode == 0, served.stderr
-        write(server, "kept")
+        assert deployer.deploy(host, **small).returncode == 0
         # In an RDB snapshot it is compressed to almost nothing, in the AOF it is not.
         assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
-        files, before = host.run(FILES, check=True).stdout, server.inspect()["State"]["StartedAt"]
-        under_way = deployer.start(host, **{**newer("unhealthy"), "redis_maxmemory": "48mb"})
-        # A disk that is full before the backup is noticed there, and nothing begins.
-        under_way.wait_for("Starting operation: Secrets | Write the secrets", 180)
-        host.run(f"cd {data} && {fills}", check=True)
-        result = under_way.wait()
-        assert result.returncode == 1
-        assert message in result.stderr, result.stderr
-        assert (server.inspect()["State"]["StartedAt"] == before) == ("left alone" in message)
-        wait_until(lambda: server.health == "healthy", "the previous version is back", 60)
-        assert_back(server, "kept", files)
+        with rolled_back(server, "full"):
+            before = server.identity
+            running = deployer.start(host, **{**newer("unhealthy"), "redis_maxmemory": "48mb"})
+            # A disk that is full before the backup is noticed there, and nothing begins.
+            running.wait_for("Starting operation: Secrets | Write the secrets", 180)
+            host.run(f"cd {data} && {fill}", check=True)
+            result = running.wait()
+            assert result.returncode == 1
+            assert message in result.stderr, result.stderr
+            assert (server.identity == before) == ("left alone" in message)
         assert server.call("STRLEN app:session:long") == ["5000000"]
-        assert_no_change(deployer, host, small)
+        assert_no_change(deployer, host, **small)
     finally:
         host.run(f"docker rm -f redis; umount {data}", check=True)

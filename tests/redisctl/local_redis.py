@@ -78,8 +78,7 @@ def _is_running(pid: int) -> bool:
 
 def load_local_instance(root: Path) -> LocalInstance:
     """Return the instance that redisctl.json describes."""
-    config = schema.load(schema.Config, (root / paths.PROGRAM_CONFIG).read_text())
-    return LocalInstance(**{**vars(config), "root": Path(config.root)})
+    return schema.load(LocalInstance, (root / paths.PROGRAM_CONFIG).read_text())
 
 
 @dataclass(frozen=True)

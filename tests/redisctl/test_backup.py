@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from redisctl.backup import catalog
+from redisctl.backup import catalog, create
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.create import create_backup
 from redisctl.core.errors import Failure
@@ -66,3 +66,22 @@ def test_backup_follows_no_link_of_redis(name: str, instance: Instance, tmp_path
     finally:
         path.unlink()
         real.rename(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"appendonly": "no", "dbfilename": "../../secrets/admin"},
+        {"appendonly": "yes", "appenddirname": "..", "appendfilename": "appendonly.aof"},
+        {"appendonly": "yes", "appenddirname": "appendonlydir", "appendfilename": "../../../config/redis"},
+    ],
+)
+def test_backup_copies_no_file_outside_of_data_live(
+    names: dict[str, str], instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis answers with the names of its files, and can read its backups: it must not get a file of root this way."""
+    monkeypatch.setattr(create, "_config", lambda *_: names)
+    before = os.listdir(instance.backups)
+    with pytest.raises(Failure, match="is not the name of a file"):
+        create_backup(instance)
+    assert os.listdir(instance.backups) == before

@@ -77,7 +77,7 @@ def test_sessions_are_counted_limited_and_removed_by_rule(redis: LocalRedis) -> 
         assert not [client for client in clients if key_of(client)[12:] in output + json.dumps(report)]
 
         both = "sessions expire --no-ttl --older-than 90min"
-        expected = {"looked_at": 4, "removed": 1, "limited": 1}
+        expected = {"checked": 4, "removed": 1, "limited": 1}
         assert redis.report(both) == {"instance": redis.settings.redis_name, "dry_run": True, **expected}
         assert (admin.ttl(key_of(endless)), admin.exists(key_of(unused))) == (-1, 1), "a dry run changed something"
 

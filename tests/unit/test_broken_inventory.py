@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("redis = [('one',)]", "{path}: a host must be a name or a pair of a name and its data"),
         ("redis = [('one', {'ssh_port': 'x'})]", "the inventory's data of a host: Invalid connector data `ssh_port`"),
         ("redis = [('one', {'ssh_key': 'none'})]", "one: ssh_key = 'none': there is no such file on this machine"),
-        ("redis = [('one', {'ssh_key': __file__})]", "Invalid private key file: {path}"),
+        ("redis = [('one', {'ssh_key': __file__})]", "error: Invalid private key file: {path}"),
     ],
 )
 def test_broken_inventory_is_reported(text: str, message: str, tmp_path: Path) -> None:
@@ -28,7 +28,13 @@ def test_broken_inventory_is_reported(text: str, message: str, tmp_path: Path) -
     pyinfra = Path(sys.executable).with_name("pyinfra")
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run(
-        [pyinfra, "--dry", path, "deploy.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [pyinfra, "--dry", path, "deploy.py"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert message.format(path=path) in done.stderr

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from redisctl.backup import catalog, retention
-from redisctl.backup.catalog import Metadata
+from redisctl.backup import attempt, catalog, retention, verify
+from redisctl.backup.catalog import BackupSet, Metadata
 from redisctl.core import aof_manifest
 from redisctl.core.aof_manifest import ManifestError, Part
 from redisctl.core.errors import Failure
@@ -15,7 +15,11 @@ from redisctl.core.files import checksum
 from redisctl.core.fingerprint import digest
 from redisctl.core.instance import Instance
 from redisctl.data.point_in_time import aof_start_time, parse_time
+from redisctl.data.swap import discard_previous
 from redisctl.schema import BackupConfig
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 DAY = 86400.0
 NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC, a Tuesday
@@ -45,6 +49,9 @@ def test_manifest_is_parsed_in_load_order() -> None:
         "file a.rdb seq 1 type x\n",
         "file a.rdb seq 1 type b\nfile b.rdb seq 2 type b\n",
         "file a.rdb seq 1 type h\n",
+        'file "a.rdb seq 1 type b\n',
+        "file a.rdb seq ² type b\n",
+        f"file a.rdb seq {'9' * 5000} type b\n",
     ],
 )
 def test_damaged_manifest_is_refused(text: str) -> None:
@@ -214,3 +221,41 @@ def test_aof_start_time_is_that_of_its_base(tmp_path: Path) -> None:
     (tmp_path / "a.rdb").write_bytes(b"REDIS0012")
     with pytest.raises(Failure, match="does not say when it was created"):
         aof_start_time(tmp_path)
+
+
+@pytest.mark.parametrize("error", ["disk full", "é" * 3000, 'a "quoted"\n\\ \x1b[2J' * 500])
+def test_long_error_of_a_backup_is_recorded(tmp_path: Path, error: str) -> None:
+    """The record has a fixed size. A cut record could not be read, and health would not report the error."""
+    instance = Instance("redis", tmp_path, "")
+    instance.backups.mkdir()
+    attempt.record_start(instance)
+    attempt.record_end(instance, error)
+    assert (instance.backups / ".attempt.json").stat().st_size == 4096
+    recorded = attempt.read_last_attempt(instance)
+    assert recorded["error"]
+    assert recorded["error"][:9] == error[:9]
+
+
+@pytest.mark.parametrize("samples", [None, "", "{", "{}x", "[1]", '[{"key": "a"}]', '[{"type": "string"}]'])
+def test_damaged_samples_are_a_problem_of_the_backup(tmp_path: Path, samples: str | None) -> None:
+    class Loaded:
+        """A Redis that has loaded an empty backup."""
+
+        def info(self, section: str) -> dict[str, Any]:
+            return {section: 1}
+
+    metadata = Metadata("20261124T120000Z", "redis", "host", NOON, "redis", "8.0", "", {}, 0, 0.0)
+    if samples is not None:
+        (tmp_path / "samples.json").write_text(samples)
+    problems = verify.compare(cast("Redis", Loaded()), BackupSet(tmp_path, metadata))
+    assert problems == ["samples.json cannot be read"]
+
+
+def test_previous_data_that_stays_is_reported(tmp_path: Path) -> None:
+    instance = Instance("redis", tmp_path, "")
+    (instance.previous / "20261124T120000Z" / "appendonlydir").mkdir(parents=True)
+    assert discard_previous(instance) == ["20261124T120000Z"]
+    # A file cannot be removed like a directory. As root, nothing else is that easy to refuse.
+    (instance.previous / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        discard_previous(instance)

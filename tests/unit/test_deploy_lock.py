@@ -31,7 +31,7 @@ def test_held_lock_names_holder_and_release() -> None:
     answer = deploy_lock.parse(["held", "an id", "4711", HOLDER])
     assert answer.pid == "4711"
     message = deploy_lock.problem("redis", answer)
-    assert message.startswith("ann@laptop is changing redis (deploy) since 2026-11-27T09:12:03+00:00: ")
+    assert message.startswith("ann@laptop is changing redis (deploy, since 2026-11-27T09:12:03+00:00): ")
     assert "release it with 'kill 4711' on the host" in message
 
 

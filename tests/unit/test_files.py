@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from redisctl.core.files import list_inside, open_inside, read_end, read_small
+from redisctl.core.files import disk_usage, list_inside, open_inside, read_end, read_small
 
 
 @pytest.fixture
@@ -67,3 +67,12 @@ def test_linked_directory_is_not_listed(live: Path) -> None:
     (live / "other").symlink_to("../outside")
     with pytest.raises(OSError, match="other"):
         list_inside(live, "other")
+
+
+def test_disk_usage_follows_no_link(live: Path) -> None:
+    before = disk_usage(live)
+    assert before >= disk_usage(live / "appendonlydir") > 0
+    (live.parent / "outside" / "large").write_bytes(b"x" * 1024**2)
+    (live / "other").symlink_to("../outside")
+    assert disk_usage(live) < before + 1024**2
+    assert (disk_usage(live / "other") < 1024**2, disk_usage(live / "none")) == (True, 0)

@@ -216,6 +216,8 @@ def test_good_host_has_no_blockers() -> None:
             "127.0.0.1:6379 is in use by docker-proxy (pid 812): stop it, or set another redis_port or redis_bind"
             ". If 'docker ps' shows no container with this port, Docker has not released it",
         ),
+        ({}, {"redis_root": "/var/lib"}, "redis_root = '/var/lib' is a directory of the system"),
+        ({}, {"redis_root": "/tmp/redis"}, "redis_root = '/tmp/redis' loses its files at a reboot"),
         ({}, {"redis_root": "/opt/redis"}, "redis_root = '/opt/redis', but redis has its data in /srv/redis"),
         (
             {},

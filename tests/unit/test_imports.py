@@ -1,4 +1,4 @@
-"""The modules import each other without circles, and redisctl's packages only in one direction.
+"""The modules import each other without circles, redisctl's packages only in one direction, and names agree.
 
 Only imports at the top of a module count: neither those for type checkers nor those inside functions.
 """
@@ -102,6 +102,14 @@ def test_redisctl_stands_alone() -> None:
         if not other.startswith("redisctl")
     ]
     assert foreign == []
+
+
+def test_operations_have_the_name_of_their_task() -> None:
+    """So that a reader of deploy.py finds the operations of a task without a search."""
+    shared = {"__init__", "common", "files", "packages", "units"}
+    tasks, operations = ({path.stem for path in (ROOT / name).glob("*.py")} for name in ("tasks", "redoubt/operations"))
+    assert operations - shared - tasks == set()
+    assert shared < operations
 
 
 def _package(name: str) -> str:

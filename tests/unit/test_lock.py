@@ -29,7 +29,7 @@ def lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Move the lock into a temporary directory, and wait for it as shortly as possible."""
     path = tmp_path / "redoubt-redis.lock"
     monkeypatch.setattr(paths, "lock_file", lambda _: str(path))
-    monkeypatch.setattr(lock, "_LOOK", 0.3)
+    monkeypatch.setattr(lock, "_GRACE", 0.3)
     monkeypatch.setattr(lock, "_POLL", 0.05)
     return path
 

@@ -57,7 +57,7 @@ def test_source_does_not_show_its_password() -> None:
 
 
 def test_data_that_fits_has_no_blockers() -> None:
-    assert blockers(OWN, SOURCE, OLD, over=False) == []
+    assert blockers(OWN, SOURCE, OLD, overwrite=False) == []
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,15 @@ def test_data_that_fits_has_no_blockers() -> None:
     ],
 )
 def test_blocker_is_reported(target: dict[str, Any], source_facts: dict[str, Any], message: str) -> None:
-    (blocker,) = blockers(replace(OWN, **target), replace(SOURCE, **source_facts), OLD, over=False)
+    (blocker,) = blockers(replace(OWN, **target), replace(SOURCE, **source_facts), OLD, overwrite=False)
     assert message in blocker
 
 
 def test_all_blockers_are_reported_at_once() -> None:
-    assert blockers(replace(OWN, keys=3), SOURCE, OLD, over=True) == []
-    assert len(blockers(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), SOURCE, OLD, over=False)) == 4
+    assert blockers(replace(OWN, keys=3), SOURCE, OLD, overwrite=True) == []
+    assert (
+        len(blockers(replace(OWN, keys=3, maxmemory=1, free_memory=1, free_data=1), SOURCE, OLD, overwrite=False)) == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,15 +117,15 @@ DONE = "1:S 24 Nov 2026 17:10:49.1 * MASTER <-> REPLICA sync: Finished with succ
 
 
 def test_error_is_reported_until_a_sync_succeeds() -> None:
-    assert source.trouble(LOG) == ""
-    error = source.trouble([*LOG, REFUSED, *LOG[:2]])
+    assert source.replication_errors(LOG) == ""
+    error = source.replication_errors([*LOG, REFUSED, *LOG[:2]])
     assert error == "Unexpected reply to PSYNC from master: -NOPERM no permissions"
     assert source.is_final(error)
     assert source.next_step(OLD, error).startswith("On that Redis, as its administrator: ACL SETUSER mover")
-    assert source.trouble([*LOG, REFUSED, *LOG]) == ""
+    assert source.replication_errors([*LOG, REFUSED, *LOG]) == ""
     unreadable = "Failed trying to load the MASTER synchronization DB from disk"
-    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unreadable}", *LOG]) == unreadable
-    assert source.trouble([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unreadable}", *LOG, DONE]) == ""
+    assert source.replication_errors([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unreadable}", *LOG]) == unreadable
+    assert source.replication_errors([*LOG, f"1:S 24 Nov 2026 17:10:48.1 # {unreadable}", *LOG, DONE]) == ""
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_error_is_reported_until_a_sync_succeeds() -> None:
     ],
 )
 def test_error_has_advice(line: str, final: bool, advice: str) -> None:
-    error = source.trouble([line])
+    error = source.replication_errors([line])
     assert error
     assert source.is_final(error) is final
     assert advice in source.next_step(OLD, error)
@@ -160,7 +162,7 @@ def info(**values: Any) -> dict[str, Any]:
 def test_progress_has_stage_and_percent(values: dict[str, Any], stage: str, percent: float) -> None:
     error = values.pop("trouble", "an error")
     current = progress(info(**values), error)
-    assert (current.stage, current.percent, current.trouble) == (stage, percent, "" if stage == FOLLOWS else error)
+    assert (current.stage, current.percent, current.errors) == (stage, percent, "" if stage == FOLLOWS else error)
 
 
 def test_expired_keys_do_not_count_as_writes() -> None:

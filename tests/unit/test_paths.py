@@ -38,8 +38,8 @@ def test_unit_that_starts_another_comes_first() -> None:
     units = paths.units("redis")
     assert len(units) == len(set(units))
     for starter, started in (
-        (paths.backup_timer("redis"), paths.backup_service("redis")),
-        (paths.recover_path("redis"), paths.recover_service("redis")),
+        (paths.unit("redis", paths.BACKUP_TIMER), paths.unit("redis", paths.BACKUP_SERVICE)),
+        (paths.unit("redis", paths.RECOVER_PATH), paths.unit("redis", paths.RECOVER_SERVICE)),
     ):
         assert units.index(starter) < units.index(started)
 

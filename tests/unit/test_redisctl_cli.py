@@ -4,6 +4,7 @@ import ast
 import importlib
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -88,7 +89,7 @@ def test_verbs_print_only_through_the_common_functions() -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (Failure("no backup", instance="redis"), "no backup"),
+        (Failure("no backup", instance="redis", message="a detail"), "no backup"),
         (OSError(28, "No space left on device", "/srv/redis"), "/srv/redis: No space left on device"),
         (KeyError("maxmemory"), "unexpected error in test_redisctl_cli.py, line"),
         (KeyboardInterrupt(), "cancelled"),
@@ -150,6 +151,20 @@ def test_every_step_of_a_deploy_is_where_the_table_says() -> None:
 def test_verbs_that_stop_redis_accept_the_loss(verb: str) -> None:
     """Where Redis cannot save, their errors name this option. A removal names the one of stop."""
     assert "--discard-unsaved" in CliRunner().invoke(main.cli, [*verb.split(), "--help"]).output
+
+
+def test_linked_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis owns the directory of its socket, and root must not speak to another service instead."""
+    place = tmp_path / "redis.sock"
+    place.touch()
+    monkeypatch.setattr("redisctl.core.instance.SOCKET", str(place).lstrip("/"))
+    redis = Instance("redis", tmp_path, "")
+    redis.__dict__["container"] = {"State": {"Pid": os.getpid()}}
+    assert Path(redis.socket_path()).exists()
+    place.rename(tmp_path / "docker.sock")
+    place.symlink_to("docker.sock")
+    with pytest.raises(Failure, match="is a symbolic link"):
+        redis.socket_path()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ STATE = InstanceState(
     sizes={"/srv/redis": 4},
 )
 DOCUMENTS = [
-    Config("redis", "/srv/redis", "app:*", backup=BackupConfig(scheduled=True, keep={"daily": 7})),
+    Config("redis", Path("/srv/redis"), "app:*", backup=BackupConfig(scheduled=True, keep={"daily": 7})),
     BackupConfig(),
     StateRequest("redis", "/srv/redis", mounts=(("config", "/etc/redis"),), acl="user x on\n", sizes=True),
     STATE,
@@ -130,7 +131,7 @@ def test_unknown_keys_of_parts_are_ignored() -> None:
 
 def test_missing_keys_have_defaults() -> None:
     assert schema.load(InstanceState, "{}") == InstanceState()
-    assert schema.load(Config, '{"name": "a", "root": "/a", "session_keys": "x"}') == Config("a", "/a", "x")
+    assert schema.load(Config, '{"name": "a", "root": "/a", "session_keys": "x"}') == Config("a", Path("/a"), "x")
     assert schema.load(Result, '{"error": "x"}') == Result(error="x")
 
 

@@ -81,7 +81,7 @@ def test_sample_is_limited_and_uniform() -> None:
         for batch in batches([str(number) for number in range(100)], 7):
             sample.add(batch)
         assert len(set(sample.keys)) == 10
-        assert sample.passed == 100
+        assert sample.offered == 100
         hits += "99" in sample.keys
     # 40 are expected. A uniform sample leaves these bounds once in millions of runs.
     assert 12 < hits < 75

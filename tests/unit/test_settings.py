@@ -51,6 +51,7 @@ def test_keys_of_day2_verbs_are_not_settings() -> None:
     ("data", "message"),
     [
         ({"redis_maxmemry": "1gb"}, "did you mean redis_maxmemory?"),
+        ({"redis_prot": 1}, "did you mean redis_port?"),
         ({"redis_something": 1}, "redis_something: unknown setting; did you mean"),
         ({"redis_0123456789": 1}, "unknown setting; docs/settings.md lists all settings"),
         ({"redis_rotate_user": "sessions"}, "did you mean redis_rotate_users?"),

@@ -1,4 +1,4 @@
-"""Parsing and formatting of SLOWLOG, LATENCY HISTOGRAM and round trips."""
+"""Parsing and formatting of SLOWLOG, LATENCY HISTOGRAM and round pings."""
 
 from typing import Any
 
@@ -64,15 +64,15 @@ def test_short_times_have_a_matching_unit(seconds: float, text: str) -> None:
 
 
 def test_percentiles_of_round_trips() -> None:
-    trips = latency.trips_of([number / 1000 for number in range(100, 0, -1)])
-    assert trips == latency.Trips(count=100, least=0.001, median=0.05, p99=0.099, most=0.1)
-    assert latency.trips_of([0.5]) == latency.Trips(1, 0.5, 0.5, 0.5, 0.5)
+    pings = latency.ping_times([number / 1000 for number in range(100, 0, -1)])
+    assert pings == latency.PingTimes(count=100, min=0.001, median=0.05, p99=0.099, max=0.1)
+    assert latency.ping_times([0.5]) == latency.PingTimes(1, 0.5, 0.5, 0.5, 0.5)
 
 
 def test_percentiles_of_a_histogram() -> None:
     values = ["calls", 100, "histogram_usec", [1, 40, 2, 60, 16, 98, 1024, 99, 33_000, 100]]
     command = latency.command_of("get", values)
-    assert (command.calls, command.median, command.p99, command.most) == (100, 2e-6, 1024e-6, 0.033)
+    assert (command.calls, command.median, command.p99, command.max) == (100, 2e-6, 1024e-6, 0.033)
 
 
 def test_additional_fields_of_newer_servers_are_ignored() -> None:
