@@ -45,35 +45,12 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
     is newer than the container, or a value differs from the file, the container must be recreated as well.
     """
     by_service = {container.service: container for container in state.containers}
-    reasons = _project_reasons(state)
-    replace = []
-    paused = []
-    for service, desired_hash in state.hashes.items():
-        container = by_service.get(service)
-        if container is None:
-            reasons.append(f"{service} has no container")
-            continue
-        redefined = _needs_recreate(settings, state, container)
-        if redefined:
-            reasons.append(f"the container of {service} was created from another definition")
-            if service == settings.redis_name and container.config_hash == desired_hash:
-                # In a dry run the Compose file is still the old one; the new one has another hash.
-                replace.append(service)
-        elif container.status == "restarting":
-            # Docker waits longer each time, up to a minute, and Compose judges the container by its last exit.
-            reasons.append(f"{service} exits whenever Docker starts it")
-            replace.append(service)
-        elif container.status != "running":
-            reasons.append(f"{service} is {container.status}")
-        elif container.health not in (None, "healthy"):
-            reasons.append(f"{service} is {container.health}")
-        if container.status == "paused":
-            paused.append(service)
-        inner_reasons = _reasons_to_recreate(settings, state, container)
-        if container.status in ("running", "paused") and inner_reasons:
-            reasons += [f"{service} {reason}" for reason in inner_reasons]
-            if service not in replace:
-                replace.append(service)
+    reasons, replace = _project_reasons(state), []
+    for service in state.hashes:
+        service_reasons, must_replace = _service_drift(settings, state, service, by_service.get(service))
+        reasons += service_reasons
+        replace += [service] if must_replace else []
+    paused = [service for service in state.hashes if service in by_service and by_service[service].status == "paused"]
     if state.hashes:
         reasons += [f"{service} is not in the settings" for service in sorted(set(by_service) - set(state.hashes))]
     networks = _networks_with_egress(settings, state)
@@ -92,6 +69,32 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
         networks=tuple(networks),
         foreign_containers=tuple(foreign_containers),
     )
+
+
+def _service_drift(
+    settings: Settings, state: InstanceState, service: str, container: Container | None
+) -> tuple[list[str], bool]:
+    """Return how a service's container differs, and whether it must be replaced although Compose would keep it."""
+    if container is None:
+        return [f"{service} has no container"], False
+    reasons, replace = [], False
+    if _needs_recreate(settings, state, container):
+        reasons.append(f"the container of {service} was created from another definition")
+        # In a dry run the Compose file is still the old one; the new one has another hash.
+        replace = service == settings.redis_name and container.config_hash == state.hashes[service]
+    elif container.status == "restarting":
+        # Docker waits longer each time, up to a minute, and Compose judges the container by its last exit.
+        reasons.append(f"{service} exits whenever Docker starts it")
+        replace = True
+    elif container.status != "running":
+        reasons.append(f"{service} is {container.status}")
+    elif container.health not in (None, "healthy"):
+        reasons.append(f"{service} is {container.health}")
+    inner_reasons = _reasons_to_recreate(settings, state, container)
+    if container.status in ("running", "paused") and inner_reasons:
+        reasons += [f"{service} {reason}" for reason in inner_reasons]
+        replace = True
+    return reasons, replace
 
 
 def _project_reasons(state: InstanceState) -> list[str]:
