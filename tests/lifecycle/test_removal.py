@@ -94,6 +94,7 @@ def test_interrupted_stop_and_start_finish_by_themselves(redis: Instance, deploy
     """redisctl is killed, or the power is cut, before the work and after it."""
     host = redis.host
     assert deployer.deploy(host, **SETTINGS).returncode == 0
+    redis.call("SET rq:kept 1", user="queues")
     for step in (Step(Stage.PREPARED, KILL), Step(Stage.PREPARED, KILL, "after"), Step(Stage.PREPARED, PAUSE)):
         for verb in ("stop", "start"):
             if step.action == PAUSE:
