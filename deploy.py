@@ -11,6 +11,7 @@ from tasks.network import network
 from tasks.persistence import persistence
 from tasks.preflight import preflight_all
 from tasks.redisctl import record, redisctl
+from tasks.rollback import rollback
 from tasks.secrets import secrets
 from tasks.service import service
 from tasks.summary import summary
@@ -27,6 +28,7 @@ redisctl(instance)
 image(instance)
 upgrade(instance)
 persistence(instance)
+rollback(instance)
 access(instance)
 secrets(instance)
 tls(instance)

@@ -24,7 +24,7 @@ STAGING = "data/staging"
 ROLLBACK_DATA = "data/rollback"
 # The journal of the running or interrupted transaction.
 JOURNAL = "data/journal.json"
-# The files that the version before an upgrade was created from.
+# The files that the running Redis was created from, while a deploy replaces them.
 ROLLBACK_CONFIG = "rollback"
 COMPOSE_FILE = "compose.yml"
 # What a running container was created with that has changed since. Compose would recreate the container otherwise.

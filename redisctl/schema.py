@@ -211,8 +211,13 @@ class Network:
 
 @dataclass(frozen=True)
 class StoredData:
-    """The data files of the instance. ``formats`` are RDB formats such as REDIS0012, ``size`` is in bytes."""
+    """The data files of the instance. ``formats`` are RDB formats such as REDIS0012, ``size`` is in bytes.
 
+    ``missing`` says that there is no directory of live data, ``is_mount_point`` that it is one.
+    """
+
+    missing: bool = False
+    is_mount_point: bool = False
     rdb: bool = False
     aof: bool = False
     formats: tuple[str, ...] = ()
@@ -266,7 +271,8 @@ class InstanceState:
     is the kernel's ceiling for them. ``activedefrag`` is the text of config/activedefrag.conf.
     ``configured`` says whether redisctl.json exists, ``configured_appendonly`` is redis.conf's appendonly.
     ``published`` are the instance's ports. ``data_dir`` is what its container has as /data. ``firewall`` says how the
-    loaded table differs from its file. ``sizes`` are KiB by path.
+    loaded table differs from its file. ``config_saved`` says that a deploy keeps the previous configuration.
+    ``unmounted`` are mount points of the instance's directories without a disk. ``sizes`` are KiB by path.
     """
 
     containers: tuple[Container, ...] = ()
@@ -304,7 +310,8 @@ class InstanceState:
     units: dict[str, UnitState] = field(default_factory=dict)
     firewall: tuple[str, ...] = ()
     interrupted: InterruptedTransaction | None = None
-    upgrade_saved: bool = False
+    config_saved: bool = False
+    unmounted: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -349,6 +356,13 @@ class StartRequest:
     paused: tuple[str, ...] = ()
     recovery_seconds: int = 0
     recreate_networks: bool = False
+
+
+@dataclass(frozen=True)
+class ReplaceRequest:
+    """Save the configuration of the running Redis before a deploy, whose id is ``run``, replaces its files."""
+
+    run: str
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,14 @@ def files(settings: Settings) -> list[DesiredFile | AbsentPath]:
     if not settings.redis_backup_schedule:
         return [AbsentPath(path) for path in units]
     texts = [
-        template("backup.service.j2", s=settings, program=redisctl_path(settings), seconds=backup_timeout(settings)),
+        template(
+            "backup.service.j2",
+            s=settings,
+            program=redisctl_path(settings),
+            seconds=backup_timeout(settings),
+            data=paths.DATA,
+            backups=paths.BACKUPS,
+        ),
         template("backup.timer.j2", s=settings),
     ]
     return [DesiredFile(path, text, mode=0o644, uid=0, gid=0) for path, text in zip(units, texts, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from redisctl import paths
+from redisctl.core import mounts
 from redoubt import versions
 from redoubt.docker import SUPPORTED, docker_source
 from redoubt.facts.host import Build, HostFacts, Listener, Version
@@ -60,6 +61,8 @@ def problems(settings: Settings, facts: HostFacts, invalid: Collection[str] = ()
         (("redis_port", "redis_tls_port", "redis_tls", "redis_bind"), _ports),
         (("redis_name",), _name),
         (("redis_name", "redis_root"), _root),
+        (("redis_name", "redis_root"), _disks),
+        (("redis_name", "redis_root", "redis_allow_data_loss"), _missing_data),
         (("redis_appendonly",), _data),
         (("redis_allow_data_loss", "redis_maxmemory", "redis_maxmemory_policy", "redis_appendonly"), _check_data_loss),
         (("redis_engine", "redis_name", "redis_root"), _format),
@@ -225,6 +228,40 @@ def _root(settings: Settings, facts: HostFacts) -> list[str]:
     return [
         f"redis_root = {settings.root!r}, but {settings.redis_name} has its data in {old} and would start empty: "
         f"run 'docker compose down' in {old} and move the directory, or give the new instance another redis_name"
+    ]
+
+
+def _disks(settings: Settings, facts: HostFacts) -> list[str]:
+    """Return a blocker for each disk that is not mounted, or mounted where a restore cannot replace the data."""
+    blockers = [mounts.problem(directory) for directory in facts.instance.unmounted]
+    if facts.instance.stored.is_mount_point:
+        blockers.append(
+            f"{settings.root}/{paths.LIVE} is a mount point, so no restore could replace the data, and Redis would "
+            f"start empty without the disk: mount it on {settings.root}/{paths.DATA}, and have the data in live there"
+        )
+    return blockers
+
+
+def _missing_data(settings: Settings, facts: HostFacts) -> list[str]:
+    """Return a blocker if the instance was deployed here and its data is gone: it would start empty."""
+    state, live = facts.instance, f"{settings.root}/{paths.LIVE}"
+    was_deployed = state.deployed_settings or facts.has_unit(paths.unit(settings.redis_name, paths.RECOVER_PATH))
+    is_elsewhere = state.data_dir not in ("", live)
+    if not state.stored.missing or not was_deployed or is_elsewhere or state.unmounted:
+        return []
+    if state.config:
+        return [
+            f"{live} is missing, and {settings.redis_name} still runs: its data may be in memory alone, and a restart "
+            "would lose it. Put the directory back, or save the data with a client; then run 'docker stop "
+            f"{settings.redis_name}' on the host and deploy again"
+        ]
+    if "empty" in settings.redis_allow_data_loss:
+        return []
+    return [
+        f"{live} is missing, and {settings.redis_name} was deployed on this host: it would start empty. If "
+        f"{settings.root} or {settings.root}/{paths.DATA} is a disk of its own, mount it and deploy again. If the data "
+        "is lost or was moved away, deploy with --data redis_allow_data_loss=empty and restore a backup "
+        "('redisctl restore latest --yes')"
     ]
 
 

@@ -15,6 +15,7 @@ def files(settings: Settings) -> list[DesiredFile]:
         "journal": paths.JOURNAL,
         "data": paths.DATA,
         "files_unit": paths.unit(name, paths.RECOVER_FILES_SERVICE),
+        "firewall": paths.unit(name, paths.FIREWALL_SERVICE),
     }
     units = {
         "recover.path.j2": paths.unit(name, paths.RECOVER_PATH),

@@ -31,11 +31,6 @@ def blockers(settings: Settings, present: InstanceState, confirmation: str) -> l
             f"{present.interrupted.operation} was interrupted: run {paths.command(settings.redis_name)} recover on the "
             "host first"
         )
-    if present.upgrade_saved:
-        reasons.append(
-            f"an upgrade of {settings.redis_name} has not finished, and the previous version's data is kept: deploy "
-            "first, which finishes it"
-        )
     return reasons
 
 

@@ -57,6 +57,8 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
     reasons += [f"the network {name} has a way out of the host" for name in networks]
     members = {member for name in networks for member in state.networks[name].members}
     foreign_containers = sorted(members - {container.name for container in state.containers})
+    if state.config_saved and not reasons:
+        reasons.append("the previous configuration is still saved for a rollback")
     redis = by_service.get(settings.redis_name)
     # Docker also calls a container unhealthy that has exited; that one restarts.
     stays = redis is not None and redis.status in ("running", "paused") and redis.service not in replace
@@ -104,8 +106,6 @@ def _project_reasons(state: InstanceState) -> list[str]:
         reasons.append("a service has more than one container")
     if not state.hashes:
         reasons.append("compose.yml is missing, or Compose does not accept it")
-    if state.upgrade_saved:
-        reasons.append("an upgrade has not finished: the previous version is kept until Redis is healthy")
     if state.interrupted:
         reasons.append(f"{state.interrupted.operation} was interrupted")
     return reasons
@@ -274,6 +274,13 @@ def unanswered(settings: Settings, state: InstanceState) -> str:
     if redis is None or (redis.name, redis.status, redis.health) != (settings.redis_name, "running", "healthy"):
         return ""
     return "" if _needs_recreate(settings, state, redis) else state.unanswered
+
+
+def serves(settings: Settings, state: InstanceState) -> bool:
+    """Say whether Redis serves clients: it answers, or Docker calls it healthy though it refuses the admin."""
+    redis = _redis(settings, state)
+    is_healthy = redis is not None and (redis.status, redis.health) == ("running", "healthy")
+    return bool(state.running_version) or is_healthy
 
 
 def will_restart(settings: Settings, state: InstanceState) -> bool:

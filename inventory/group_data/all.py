@@ -47,8 +47,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # Changes that may lose data and are refused otherwise. eviction: redis_maxmemory becomes lower than the
 # memory that Redis uses. policy: the new redis_maxmemory_policy evicts more keys than the old one.
-# persistence: redis_appendonly changes from True to False. For one deploy: --data
-# redis_allow_data_loss=eviction. [no restart]
+# persistence: redis_appendonly changes from True to False. empty: Redis starts empty, because its data is
+# missing on a host where it was deployed. For one deploy: --data redis_allow_data_loss=eviction. [no restart]
 # redis_allow_data_loss = []
 
 # -- Memory and eviction

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from redisctl.backup import attempt, create, offsite, retention
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.verify import verify_backup
+from redisctl.core import mounts
 from redisctl.core.errors import Failure
 from redisctl.core.instance import Instance, error_text
 
@@ -22,6 +23,7 @@ def back_up(instance: Instance, *, verify: bool | None = None) -> Finished:
 
     ``verify`` loads the backup in a second Redis; by default as the settings say.
     """
+    mounts.ensure_mounted(instance.root)
     attempt.record_start(instance)
     try:
         backup = create.create_backup(instance)

@@ -37,6 +37,7 @@ _MAX_REQUEST = 4 * 1024**2
 # docstring says what it changes. A module is imported when its step is called.
 STEPS: dict[str, tuple[type, str]] = {
     "start-service": (schema.StartRequest, "service:start"),
+    "replace-files": (schema.ReplaceRequest, "configuration:begin_replacing"),
     "live-config": (schema.LiveConfigRequest, "live_config:apply"),
     "certificate": (schema.CertificateRequest, "live_config:reload_certificate"),
     "persistence": (schema.PersistenceRequest, "live_config:switch_persistence"),

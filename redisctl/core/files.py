@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from redisctl.core import process
 from redisctl.core.errors import Failure
 
 RDB_FILE = "dump.rdb"
 # Owner of data and backups: the redis user of the containers that load them.
 REDIS_UID = REDIS_GID = 999
 CHUNK = 1024**2
+# Seconds for the kernel to write everything that Redis and others have written.
+_SYNC_TIMEOUT = 600
 
 
 def checksum(path: Path) -> str:
@@ -179,6 +182,19 @@ def write_file(path: Path, text: str, *, mode: int, uid: int, gid: int) -> None:
         os.fsync(descriptor)
     partial.replace(path)
     fsync_directory(path.parent)
+
+
+def copy_owner(source: Path, target: Path) -> None:
+    """Give a copy the owner and the mode of its source. Raises OSError."""
+    status = source.lstat()
+    os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+    if not target.is_symlink():
+        target.chmod(status.st_mode & 0o7777)
+
+
+def sync(path: Path) -> None:
+    """Bring everything on the file system of a path to the disk. Raises Failure."""
+    process.check(["sync", "--file-system", str(path)], timeout=_SYNC_TIMEOUT)
 
 
 def make_owned_directory(path: Path) -> None:

@@ -26,6 +26,8 @@ _MAX_SIZE = 1024 * 1024
 class Stage(str, Enum):
     """How far a transaction has come. The order is the order in which a transaction goes through them."""
 
+    # A deploy replaces the configuration of a running Redis, one file after another. The old one is saved.
+    REPLACING_FILES = "replacing files"
     # Docker loses the means to start Redis by itself. Nothing else has changed.
     PREPARED = "prepared"
     # redisctl has asked Redis to exit. Its data and configuration are the old ones.
@@ -61,7 +63,8 @@ class Journal:
 
     ``operation`` names it for people, for example "restore of 20260102T030405Z". ``restart_policy`` is what the
     container had before. ``staged`` and ``previous`` are directories below the root: where the new data lay and where
-    the old data goes. ``request`` is what a recovery needs to repeat a start or a stop.
+    the old data goes. ``request`` is what a recovery needs to repeat a start or a stop. ``run`` is the id of the deploy
+    that replaces files.
     """
 
     operation: str
@@ -72,12 +75,13 @@ class Journal:
     staged: str = ""
     previous: str = ""
     request: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
 
 
 def begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
     """Write the journal of a new transaction. Raises Failure if another one has not finished."""
     ensure_none(instance)
-    return _write(instance, Journal(operation, kind, Stage.PREPARED, time.time(), **values))
+    return _write(instance, Journal(operation, kind, **{"stage": Stage.PREPARED, "started": time.time(), **values}))
 
 
 def try_begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:

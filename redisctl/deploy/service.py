@@ -13,14 +13,14 @@ from typing import NoReturn
 from redis.exceptions import RedisError
 
 from redisctl import paths, schema
-from redisctl.core import docker, journal, process, service
+from redisctl.core import docker, journal, mounts, process, service
 from redisctl.core.docker import RestartGuard
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_end
+from redisctl.core.files import read_end, sync
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
 from redisctl.data.layout import upgrade_in_progress
-from redisctl.deploy import preview, upgrade
+from redisctl.deploy import configuration, preview, upgrade
 from redisctl.schema import Result, StartRequest
 
 _PORT_LEAKED = "port is already allocated"
@@ -37,16 +37,32 @@ def start(instance: Instance, request: StartRequest) -> Result:
 
     Replaces containers, and on a failed upgrade puts the previous version back.
     """
-    journal.ensure_none(instance)
+    replacing = configuration.replacing(instance)
+    if replacing is None:
+        journal.ensure_none(instance)
+        configuration.discard(instance)
     try:
         check_data_directory(instance)
         _check_project(instance)
         preview.check_config(instance, request.image, request.owner)
-        record = journal.begin(instance, f"start of {instance.name}", Kind.SERVICE, request=dataclasses.asdict(request))
+        # A recovery continues with these files, so they must have reached the disk.
+        sync(instance.root)
+        record = _open_journal(instance, request, replacing)
     except Failure:
-        upgrade.cancel(instance)
+        # If this fails as well, the recovery repeats it: the journal is still open.
+        with contextlib.suppress(Failure):
+            if replacing:
+                configuration.put_back(instance)
         raise
     return Result(changed=True, messages=tuple(_run(instance, request, record, at_boot=False).splitlines()))
+
+
+def _open_journal(instance: Instance, request: StartRequest, replacing: Journal | None) -> Journal:
+    """Begin the transaction, or continue that of the deploy that has replaced files. Raises Failure."""
+    operation, values = f"start of {instance.name}", dataclasses.asdict(request)
+    if replacing is None:
+        return journal.begin(instance, operation, Kind.SERVICE, request=values)
+    return journal.advance(instance, replacing, Stage.PREPARED, operation=operation, request=values, run="")
 
 
 def recover(instance: Instance, record: Journal, *, at_boot: bool) -> str:
@@ -54,6 +70,11 @@ def recover(instance: Instance, record: Journal, *, at_boot: bool) -> str:
 
     Raises Failure if neither the new nor the old state runs.
     """
+    if record.stage is Stage.REPLACING_FILES:
+        configuration.put_back(instance)
+        return (
+            f"{record.operation} was interrupted before {instance.name} restarted: the previous configuration is back"
+        )
     request = schema.from_dict(StartRequest, record.request)
     if record.stage is Stage.FINISHING:
         upgrade.complete(instance, record)
@@ -69,17 +90,21 @@ def recover(instance: Instance, record: Journal, *, at_boot: bool) -> str:
     return f"{record.operation} was interrupted and is finished now"
 
 
-def recover_files(instance: Instance, record: Journal) -> Journal:
-    """Finish the file moves of an interrupted rollback, before Docker starts."""
-    return upgrade.put_back_files(instance, record)
+def recover_files(instance: Instance, record: Journal) -> None:
+    """Put back the files that Docker must start Redis with, before Docker starts."""
+    if record.stage is Stage.REPLACING_FILES:
+        configuration.put_back(instance)
+    else:
+        upgrade.put_back_files(instance, record)
 
 
 def check_data_directory(instance: Instance) -> None:
     """Raise Failure if the data is not there: Redis must not start without it."""
+    mounts.ensure_mounted(instance.root)
     if not instance.live.is_dir():
         raise Failure(
             f"{instance.live} is missing, and nothing was started. If {instance.data} is a disk of its own, mount it, "
-            "then try again. If the data was moved away on purpose, deploy: that starts empty"
+            "then try again. To start empty, deploy with --data redis_allow_data_loss=empty"
         )
 
 
@@ -123,7 +148,7 @@ def _cancel_upgrade(
     state = docker.container(instance.name).get("State", {})
     if state.get("Running") and not state.get("Restarting"):
         service.set_restart_policy(instance, request.restart)
-        upgrade.restore_config(instance)
+        configuration.restore(instance)
         upgrade.complete(instance, record)
         raise RolledBack(f"{error}. The running Redis was left alone. Solve that, then deploy again") from None
     raise RolledBack(f"{error}. {_roll_back(instance, record, compose)}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from redisctl import paths
-from redisctl.core import docker, journal, lock, process
+from redisctl.core import docker, journal, lock, mounts, process
 from redisctl.core.errors import Failure
 from redisctl.core.files import disk_usage, read_small
 from redisctl.core.formatting import words
@@ -59,11 +59,13 @@ def collect(instance: Instance, request: StateRequest) -> InstanceState:
         units = pool.submit(_units, instance.name)
         firewall = pool.submit(_firewall, instance)
         backlogs = pool.submit(_backlogs)
+        unmounted = pool.submit(mounts.unmounted, root)
         containers = pool.submit(_docker, instance, request, pool)
         values = {
             "units": units.result(),
             "firewall": firewall.result(),
             "backlogs": backlogs.result(),
+            "unmounted": unmounted.result(),
             **containers.result(),
         }
     return InstanceState(
@@ -79,7 +81,7 @@ def collect(instance: Instance, request: StateRequest) -> InstanceState:
         certificate_source=_directive(_text(root / "config/tls.conf"), "# source"),
         repository_password=(root / paths.REPOSITORY_SECRETS / "password").exists(),
         interrupted=_interrupted(instance, request.run),
-        upgrade_saved=(root / paths.ROLLBACK_CONFIG).is_dir(),
+        config_saved=(root / paths.ROLLBACK_CONFIG).is_dir(),
         sizes=_sizes(instance) if request.sizes else {},
         **values,
     )
@@ -330,6 +332,8 @@ def _stored(instance: Instance) -> StoredData:
     # The first letters of an RDB file name its format: REDIS0012, VALKEY080.
     heads = [re.sub(r"[^0-9A-Za-z]", "", read_small(path, 9)) for path in (rdb, *bases)]
     return StoredData(
+        missing=not live.is_dir(),
+        is_mount_point=os.path.ismount(live),
         rdb=rdb.is_file(),
         aof=aof.is_dir() and any(aof.glob("*.manifest")),
         formats=tuple(sorted({head for head in heads if head})),
@@ -363,7 +367,7 @@ def _interrupted(instance: Instance, run: str) -> InterruptedTransaction | None:
         record = journal.read(instance)
     except Failure as error:
         return InterruptedTransaction(str(error), "unknown")
-    if record is None or _is_under_way(instance, run):
+    if record is None or _is_under_way(instance, run) or (run and record.run == run):
         return None
     return InterruptedTransaction(record.operation, record.stage.value)
 

@@ -1,7 +1,8 @@
 """Upgrades to another version of the server, and their rollback.
 
-Before an upgrade the data is backed up and the new version loads the backup. What the old version was created from is
-kept in ROOT/rollback, and, once Redis is stopped, its data in ROOT/data/rollback, until the new version is healthy.
+Before an upgrade the data is backed up and the new version loads the backup. The old version's configuration is saved
+like that of every deploy (configuration.py). Once Redis is stopped, its data is kept in ROOT/data/rollback, until the
+new version is healthy.
 """
 
 import os
@@ -17,18 +18,17 @@ from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_with_image
 from redisctl.core import docker, journal, process, service
 from redisctl.core.errors import Failure
-from redisctl.core.files import fsync_directory
+from redisctl.core.files import copy_owner, fsync_directory, sync
 from redisctl.core.formatting import size
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Stage
 from redisctl.data.layout import upgrade_in_progress
 from redisctl.data.swap import unused_name
+from redisctl.deploy import configuration
 from redisctl.schema import Result, StartRequest, UpgradeRequest
 
 # Seconds that a rewrite of the AOF may take before an upgrade.
 _REWRITE_TIMEOUT = 450
-_IMAGE = "image"
-_PARTS = (paths.COMPOSE_FILE, "ca.crt", paths.CONFIG, paths.SECRETS)
 
 
 class Compose(Protocol):
@@ -45,7 +45,7 @@ class Compose(Protocol):
 
 
 def check(instance: Instance, request: UpgradeRequest) -> Result:
-    """Back the data up, have the new version load the backup, and save what the old version was created from.
+    """Back the data up, and have the new version load the backup.
 
     Raises Failure, with the running Redis untouched, if the new version does not read the data or there is no room.
     """
@@ -53,95 +53,11 @@ def check(instance: Instance, request: UpgradeRequest) -> Result:
         backup = back_up(instance, verify=request.verify).backup
         if request.verify:
             verify_with_image(instance, backup, request.image)
-        save_config(instance)
     except Failure as error:
         raise Failure(
             f"{error}. The running Redis was left alone, and nothing was changed for the new version"
         ) from None
     return Result(changed=True, messages=(f"backup {backup.id} was taken before the upgrade",))
-
-
-# -- What the old version was created from
-
-
-def has_saved_config(instance: Instance) -> bool:
-    """Say whether an upgrade has been prepared and has not finished."""
-    return (instance.root / paths.ROLLBACK_CONFIG).is_dir()
-
-
-def save_config(instance: Instance) -> None:
-    """Save what the running version was created from, before anything is written for the new one. Raises Failure.
-
-    Keeps what an interrupted deploy saved: the running version was created from that.
-    """
-    saved = instance.root / paths.ROLLBACK_CONFIG
-    if saved.is_dir():
-        return
-    partial = saved.with_name(f"{saved.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(mode=0o700)
-        for name in _PARTS:
-            if (instance.root / name).exists():
-                _copy(instance.root / name, partial / name)
-        inspected = docker.container(instance.name)
-        (partial / _IMAGE).write_text(f"{inspected['Image']} {inspected['Config']['Image']}\n")
-        _sync(partial)
-        partial.rename(saved)
-        fsync_directory(instance.root)
-    except (OSError, KeyError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise Failure(f"the running version's configuration cannot be saved for a rollback: {error}") from None
-
-
-def saved_image(instance: Instance) -> tuple[str, str]:
-    """Return the id and the reference of the old version's image."""
-    image_id, _, reference = (instance.root / paths.ROLLBACK_CONFIG / _IMAGE).read_text().strip().partition(" ")
-    return image_id, reference
-
-
-def restore_config(instance: Instance) -> None:
-    """Put the old version's configuration back. May be interrupted and repeated. Raises OSError."""
-    saved = instance.root / paths.ROLLBACK_CONFIG
-    if not saved.is_dir():
-        return
-    for name in _PARTS:
-        source, target = saved / name, instance.root / name
-        if source.is_dir():
-            old = {path.relative_to(source) for path in source.rglob("*")}
-            for path in sorted(target.rglob("*"), reverse=True):
-                if path.relative_to(target) not in old and not path.is_dir():
-                    path.unlink()
-            for path in sorted(source.rglob("*")):
-                _restore(path, target / path.relative_to(source))
-        elif source.exists():
-            _restore(source, target)
-        elif not target.is_dir():
-            target.unlink(missing_ok=True)
-    _sync(instance.root)
-
-
-def _restore(source: Path, target: Path) -> None:
-    """Put one file back, whole or not at all: a full disk must not leave half of it."""
-    if source.is_dir():
-        target.mkdir(exist_ok=True)
-        _copy_owner(source, target)
-    elif not target.exists() or target.read_bytes() != source.read_bytes():
-        partial = target.with_name(f".{target.name}.new")
-        try:
-            _copy_file(source, partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-    else:
-        _copy_owner(source, target)
-
-
-def cancel(instance: Instance) -> None:
-    """Give up an upgrade whose start did not begin: the old version runs, and finds its own configuration again."""
-    if has_saved_config(instance) and not upgrade_in_progress(instance):
-        restore_config(instance)
-        _discard_saved(instance)
 
 
 # -- The old version's data
@@ -152,9 +68,10 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
 
     RDB files are kept by a hard link, because Redis only ever replaces them. AOF files that are appended to are copied.
     """
-    if not has_saved_config(instance) or upgrade_in_progress(instance):
+    if not configuration.is_saved(instance) or upgrade_in_progress(instance):
         return record
-    if not is_old_version(instance) or (docker.image(request.image) or {}).get("Id") == saved_image(instance)[0]:
+    image_id = configuration.saved_image(instance)[0]
+    if not is_old_version(instance) or (docker.image(request.image) or {}).get("Id") == image_id:
         return record
     _rewrite_aof(instance)
     _ensure_room(instance)
@@ -173,7 +90,7 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
 
 def is_old_version(instance: Instance) -> bool:
     """Say whether the container is still that of the version that an upgrade replaces."""
-    return bool(docker.container(instance.name).get("Image") == saved_image(instance)[0])
+    return bool(docker.container(instance.name).get("Image") == configuration.saved_image(instance)[0])
 
 
 def _rewrite_aof(instance: Instance) -> None:
@@ -229,8 +146,8 @@ def _link_data(instance: Instance) -> None:
     shutil.copytree(instance.live, partial, symlinks=True, copy_function=_link_or_copy)
     for path in (partial, *partial.rglob("*")):
         if path.is_dir() and not path.is_symlink():
-            _copy_owner(instance.live / path.relative_to(partial), path)
-    _sync(partial)
+            copy_owner(instance.live / path.relative_to(partial), path)
+    sync(partial)
     partial.rename(instance.root / paths.ROLLBACK_DATA)
     fsync_directory(partial.parent)
 
@@ -238,7 +155,7 @@ def _link_data(instance: Instance) -> None:
 def _link_or_copy(source: str, target: str) -> None:
     if source.endswith(".incr.aof"):
         shutil.copyfile(source, target, follow_symlinks=False)
-        _copy_owner(Path(source), Path(target))
+        copy_owner(Path(source), Path(target))
     else:
         os.link(source, target, follow_symlinks=False)
 
@@ -257,7 +174,7 @@ def roll_back(instance: Instance, compose: Compose) -> str:
         raise Failure(f"{instance.root}/{paths.JOURNAL} is missing: the rollback cannot go on. Deploy again")
     _remove_container(instance)
     record = put_back_files(instance, record)
-    image_id, reference = saved_image(instance)
+    image_id, reference = configuration.saved_image(instance)
     # The reference may be another image's now.
     process.check(["docker", "tag", image_id, reference])
     compose.forget_override()
@@ -300,7 +217,7 @@ def put_back_files(instance: Instance, record: Journal) -> Journal:
             fsync_directory(instance.live.parent)
         os.rename(saved, instance.live)
         fsync_directory(saved.parent)
-    restore_config(instance)
+    configuration.restore(instance)
     return journal.advance(instance, record, Stage.RESTARTING_OLD)
 
 
@@ -315,37 +232,7 @@ def complete(instance: Instance, record: Journal) -> None:
 
 
 def _discard_saved(instance: Instance) -> None:
-    """Remove what was kept for a rollback. The configuration disappears as a whole, because others look for it."""
-    config = instance.root / paths.ROLLBACK_CONFIG
-    partial = config.with_name(f"{config.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if config.is_dir():
-        config.rename(partial)
-    for path in (instance.root / paths.ROLLBACK_DATA, _partial(instance), partial):
+    """Remove what was kept for a rollback."""
+    configuration.discard(instance)
+    for path in (instance.root / paths.ROLLBACK_DATA, _partial(instance)):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
-        for path in (target, *target.rglob("*")):
-            _copy_owner(source / path.relative_to(target), path)
-    else:
-        _copy_file(source, target)
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    # With its times: a file that is newer than the container looks like a change to the next deploy.
-    shutil.copy2(source, target)
-    _copy_owner(source, target)
-
-
-def _copy_owner(source: Path, target: Path) -> None:
-    status = source.lstat()
-    os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
-    if not target.is_symlink():
-        target.chmod(status.st_mode & 0o7777)
-
-
-def _sync(path: Path) -> None:
-    process.check(["sync", "--file-system", str(path)], timeout=600)

@@ -12,6 +12,9 @@ from sandbox.util import lock
 from tests.deployed_redis import Instance
 from tests.deployer import Deployer, DeployResult
 
+# A shell command that leaves the default instance, if there is one, with empty data: a deploy refuses missing data.
+DISCARD_DATA = "docker rm -f redis; rm -rf /srv/redis/data/*; [ ! -d /srv/redis/data ] || mkdir /srv/redis/data/live"
+
 
 @pytest.fixture(scope="session")
 def host(start_host: Callable[..., Host]) -> Host:
@@ -62,7 +65,7 @@ def empty_instance(host: Host, deployer: Deployer, *leftovers: str, **settings: 
 
     ``leftovers`` are other paths that a module leaves and that are removed, too.
     """
-    clear = f"docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups {' '.join(leftovers)}"
+    clear = f"{DISCARD_DATA}; rm -rf /srv/redis/backups {' '.join(leftovers)}"
     host.run(clear)
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr

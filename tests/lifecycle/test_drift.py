@@ -31,6 +31,7 @@ DEFRAG = "Config | Find out whether the image can defragment memory"
 LOGS = "Logs | Rotate the log file"
 CHANGE = "Service | Change the running Redis"
 COMPOSE = "Service | Write the Compose project"
+SAVE = "Rollback | Save the configuration of the running Redis"
 START = "Service | Start Redis and wait until it is healthy"
 TIMER_UNITS = "Backup | Write the units that take backups"
 TIMER = "Backup | Schedule backups"
@@ -125,7 +126,7 @@ ROUNDS = {
             ),
         ),
         changes=(
-            *(RECOVERY_UNITS, RECOVERY, ACL, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE),
+            *(RECOVERY_UNITS, RECOVERY, SAVE, ACL, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
             *(TIMER_UNITS, TIMER),
         ),
         restarts=False,
@@ -241,7 +242,7 @@ ROUNDS = {
                 ),
             ),
         ),
-        changes=(DIRECTORIES, SECRETS, START),
+        changes=(DIRECTORIES, SAVE, SECRETS, START),
         restarts=True,
     ),
     "renamed, and another service": Round(
@@ -293,7 +294,7 @@ ROUNDS = {
                 reasons=("{image}: another image has its name",),
             ),
         ),
-        changes=(IMAGE, COMPOSE, START),
+        changes=(IMAGE, SAVE, COMPOSE, START),
         restarts=True,
     ),
     "another image that runs, and another admin password": Round(
@@ -314,7 +315,7 @@ ROUNDS = {
                 reasons=("redis refuses the password of admin",),
             ),
         ),
-        changes=(IMAGE, START),
+        changes=(IMAGE, SAVE, START),
         restarts=True,
     ),
     "project taken down": Round(
@@ -438,6 +439,10 @@ def test_removed_data_stops_the_deploy(client: Client, deployer: Deployer) -> No
     identity = client.instance.identity
     host.run("mv /srv/redis/data /srv/data-by-hand", check=True)
     try:
+        result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
+        assert result.returncode == 1
+        assert "/srv/redis/data/live is missing, and redis still runs: its data may be in memory alone" in result.stderr
+        host.run("install -d /srv/redis/data/live", check=True)
         result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
         assert result.returncode == 1
         assert "redis runs on a directory that is not /srv/redis/data/live any more" in result.stderr

@@ -11,7 +11,7 @@ import pytest
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
 from tests.deployer import Deployer
-from tests.lifecycle.conftest import assert_no_change
+from tests.lifecycle.conftest import DISCARD_DATA, assert_no_change
 
 SMALL: dict[str, Any] = {"redis_maxmemory": "64mb", "redis_health_interval": 1, "redis_health_retries": 2}
 # A key takes 1 KiB with its overhead, so 64 MiB hold about 60,000.
@@ -39,12 +39,11 @@ print(pipe.stdout.read().decode().splitlines()[-1])
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis of 64 MiB; empty again afterwards."""
-    empty = "docker rm -f redis; rm -rf /srv/redis/data"
-    host.run(empty)
+    host.run(DISCARD_DATA)
     result = deployer.deploy(host, **SMALL)
     assert result.returncode == 0, result.stderr
     yield Instance(host, deployer.secrets(host))
-    host.run(empty)
+    host.run(DISCARD_DATA)
 
 
 def fill(redis: Instance, pattern: str, numbers: range, *ttl: str) -> str:

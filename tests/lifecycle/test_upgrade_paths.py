@@ -105,7 +105,7 @@ def test_redis_upgrades_to_8_6_and_downgrades_by_a_backup(
     stopped = deployer.deploy(own_host, job="day2/stop.py", **version("redis-experimental"))
     assert stopped.returncode == 0, stopped.stderr
     own_host.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)
-    back = deployer.deploy(own_host, **version("redis"))
+    back = deployer.deploy(own_host, **version("redis"), redis_allow_data_loss="empty")
     assert back.returncode == 0, back.stderr
     own_host.run(f"redisctl restore {backups[0]['id']} --yes", check=True)
     server = Instance(own_host, deployer.secrets(own_host))

@@ -13,7 +13,7 @@ from sandbox import images, ssh
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, wait_until
 from tests.deployer import ROOT, Deployer, DeployResult
-from tests.lifecycle.conftest import assert_no_change, remove_instance, settings_for
+from tests.lifecycle.conftest import DISCARD_DATA, assert_no_change, remove_instance, settings_for
 
 OPEN = "lacks GHSA-f4q9-j22m-xqq9 (in a cluster only) and CVE-2026-130822 (with maxmemory-clients only)"
 
@@ -266,7 +266,9 @@ def test_downgrade_restores_the_backup_before_the_upgrade(
     stopped = deployer.deploy(host, job="day2/stop.py", **nine)
     assert stopped.returncode == 0, stopped.stderr
     host.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)
-    back = deployer.deploy(host, **valkey)
+    refused = deployer.deploy(host, **valkey)
+    assert "data/live is missing, and redis was deployed on this host: it would start empty" in refused.stderr
+    back = deployer.deploy(host, **valkey, redis_allow_data_loss="empty")
     assert back.returncode == 0, back.stderr
     host.run(f"redisctl restore {backup_id} --yes", check=True)
     assert_runs(server, "8.1")
@@ -279,7 +281,7 @@ def test_upgrade_without_verification_still_takes_a_backup(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
 ) -> None:
     server, host = upgrade.server, upgrade.server.host
-    host.run("docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups", check=True)
+    host.run(f"{DISCARD_DATA}; rm -rf /srv/redis/backups", check=True)
     assert deployer.deploy(host, **valkey).returncode == 0
     assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
     upgraded = deployer.deploy(host, **nine, redis_upgrade_verify=False)
@@ -296,7 +298,7 @@ def test_upgrade_of_a_stopped_redis_warns_of_no_backup(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any], nine: dict[str, Any]
 ) -> None:
     server, host = upgrade.server, upgrade.server.host
-    host.run("docker rm -f redis; rm -rf /srv/redis/data /srv/redis/backups", check=True)
+    host.run(f"{DISCARD_DATA}; rm -rf /srv/redis/backups", check=True)
     first = deployer.deploy(host, **valkey)
     assert (first.returncode, "there is no backup" in first.stderr) == (0, False), first.stderr
     assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]

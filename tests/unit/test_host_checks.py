@@ -245,6 +245,40 @@ def test_each_blocker_of_a_host_is_reported(change: dict[str, object], data: dic
     assert message in blockers[0]
 
 
+UNIT = UnitState(present=True, active=True, enabled=True, outdated=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"unmounted": ("/srv/redis/backups",)}, "nothing is mounted on /srv/redis/backups"),
+        ({"stored": StoredData(is_mount_point=True)}, "/srv/redis/data/live is a mount point"),
+        ({}, "/srv/redis/data/live is missing, and redis still runs"),
+        ({"config": {}}, "it would start empty. If /srv/redis or /srv/redis/data is a disk of its own, mount it"),
+        # The record of the last deploy is on the missing disk as well.
+        ({"config": {}, "deployed_settings": {}, "units": {"redis-recover.path": UNIT}}, "it would start empty"),
+        # One problem is reported once.
+        ({"config": {}, "unmounted": ("/srv/redis/data",)}, "nothing is mounted on /srv/redis/data"),
+    ],
+)
+def test_missing_disk_is_refused(state: dict[str, Any], message: str) -> None:
+    (blocker,) = problems(load({}), with_state(**{"stored": StoredData(missing=True), **state}))
+    assert message in blocker
+
+
+@pytest.mark.parametrize(
+    ("state", "data"),
+    [
+        ({"deployed_settings": {}, "units": {}}, {}),
+        ({}, {"redis_allow_data_loss": "empty"}),
+    ],
+    ids=["first deploy", "allowed"],
+)
+def test_start_without_data_needs_permission_or_a_new_host(state: dict[str, Any], data: dict[str, Any]) -> None:
+    facts = with_state(**{"config": {}, "stored": StoredData(missing=True), **state})
+    assert problems(load(data), facts) == []
+
+
 @pytest.mark.parametrize(
     ("data", "loss", "message"),
     [

@@ -88,7 +88,6 @@ def test_every_file_of_an_instance_is_removed() -> None:
             {"interrupted": InterruptedTransaction("restore of latest", "stopped")},
             "restore of latest was interrupted: run /usr/local/sbin/redisctl recover",
         ),
-        ("", {"upgrade_saved": True}, "an upgrade of redis has not finished"),
     ],
 )
 def test_blocker_of_a_removal_is_reported(confirmation: str, changes: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ from redisctl.schema import (
     Network,
     OtherInstance,
     PersistenceRequest,
+    ReplaceRequest,
     Result,
     SchemaError,
     StartRequest,
@@ -79,7 +80,8 @@ STATE = InstanceState(
     units={"redis-backup.timer": UnitState(present=True, active=True, enabled=False, outdated=False)},
     firewall=("other rules",),
     interrupted=InterruptedTransaction("restore", "starting"),
-    upgrade_saved=True,
+    config_saved=True,
+    unmounted=("/srv/redis/data",),
     sizes={"/srv/redis": 4},
 )
 DOCUMENTS = [
@@ -90,6 +92,7 @@ DOCUMENTS = [
     InstanceState(),
     Result(changed=True, messages=("a", "b"), error="c"),
     StartRequest("redis:8", "999:999", 60, recreate=("redis", "web"), paused=("redis",), recreate_networks=True),
+    ReplaceRequest("0123"),
     LiveConfigRequest((("maxmemory", "5"), ("save", "")), ("--memory", "5"), raise_limits_first=True, memory=5),
     AclRequest("user x on\n", "redis:8", "999:999"),
     CertificateRequest({"tls-cert-file": "/etc/redis/tls/a.crt"}),

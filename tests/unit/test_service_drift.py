@@ -165,7 +165,7 @@ def test_limit_without_kernel_support_is_no_drift(value: int | None) -> None:
             (),
         ),
         (replace(UP_TO_DATE, containers=(CONTAINER, CONTAINER)), "more than one container", ()),
-        (replace(UP_TO_DATE, upgrade_saved=True), "an upgrade has not finished", ()),
+        (replace(UP_TO_DATE, config_saved=True), "the previous configuration is still saved", ()),
         (
             replace(UP_TO_DATE, interrupted=InterruptedTransaction("start of redis", "starting")),
             "start of redis was interrupted",
@@ -350,3 +350,19 @@ def test_health_is_stale_if_the_container_stays() -> None:
 
 def test_deploy_waits_until_the_health_check_gives_up() -> None:
     assert SETTINGS.start_timeout >= 10 + 5 * (30 + 10)
+
+
+@pytest.mark.parametrize(
+    ("current", "expected"),
+    [
+        (replace(UP_TO_DATE, running_version="8.0.2"), True),
+        (replace(state(health="unhealthy"), running_version="8.0.2"), True),
+        (state(health="unhealthy"), False),
+        (UP_TO_DATE, True),
+        (state(status="exited"), False),
+        (InstanceState(), False),
+    ],
+    ids=["healthy", "answers", "neither", "refuses the admin", "exited", "not deployed"],
+)
+def test_redis_serves_if_it_answers_or_is_healthy(current: InstanceState, expected: bool) -> None:
+    assert service_drift.serves(SETTINGS, current) == expected

@@ -84,7 +84,7 @@ def test_keys_of_day2_verbs_are_not_settings() -> None:
         ({"redis_notify_keyspace_events": "E?"}, "'?', which is not a class of keyspace events"),
         ({"redis_maxmemory_policy": "lru"}, "= 'lru': must be 'volatile-lru'"),
         ({"redis_disabled_commands": ["FLUSH ALL"]}, "not the name of a Redis command"),
-        ({"redis_allow_data_loss": "everything"}, "must be 'eviction', 'policy' or 'persistence'"),
+        ({"redis_allow_data_loss": "everything"}, "must be 'eviction', 'policy', 'persistence' or 'empty'"),
         ({"redis_extra_config": {"io-threads": "2\nrequirepass x"}}, "line break"),
         ({"redis_backup_schedule": "daily\nUser=x"}, "is not a calendar expression of systemd"),
         ({"redis_backup_schedule": "%t"}, "is not a calendar expression of systemd"),

@@ -18,7 +18,15 @@ from redisctl.core.instance import Instance
 from redisctl.core.journal import Kind, Stage
 from redisctl.core.lock import Holder
 from redisctl.deploy import state
-from redisctl.schema import Container, InstanceState, InterruptedTransaction, Network, OtherInstance, StateRequest
+from redisctl.schema import (
+    Container,
+    InstanceState,
+    InterruptedTransaction,
+    Network,
+    OtherInstance,
+    StateRequest,
+    StoredData,
+)
 
 NETWORKS = frozenset({"redis_backend", "redis_edge"})
 LIMITS = {"Memory": 1536, "MemoryReservation": 512, "NanoCpus": 10**9, "CpuShares": 512, "PidsLimit": 128}
@@ -175,7 +183,8 @@ def test_host_without_docker_has_an_empty_state(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(process, "run", FakeHost().run)
     monkeypatch.setattr("redisctl.deploy.state.shutil.which", lambda _: None)
     result = state.collect(instance, StateRequest("redis", str(instance.root)))
-    assert replace(result, somaxconn=0, units={}, backlogs={}) == InstanceState()
+    empty = InstanceState(stored=StoredData(missing=True))
+    assert replace(result, somaxconn=0, units={}, backlogs={}) == empty
 
 
 @pytest.mark.parametrize(

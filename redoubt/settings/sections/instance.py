@@ -14,7 +14,7 @@ DEFAULT_IMAGES: Mapping[Engine, str] = {
 }
 
 # Changes that may lose data: a deploy makes them only if they are allowed by name.
-DataLoss = Literal["eviction", "policy", "persistence"]
+DataLoss = Literal["eviction", "policy", "persistence", "empty"]
 
 
 class InstanceSection(Section):
@@ -88,7 +88,8 @@ class ChangesSection(Section):
         (),
         "Changes that may lose data and are refused otherwise. eviction: redis_maxmemory becomes lower than the memory "
         "that Redis uses. policy: the new redis_maxmemory_policy evicts more keys than the old one. persistence: "
-        "redis_appendonly changes from True to False. For one deploy: --data redis_allow_data_loss=eviction.",
+        "redis_appendonly changes from True to False. empty: Redis starts empty, because its data is missing on a host "
+        "where it was deployed. For one deploy: --data redis_allow_data_loss=eviction.",
         effect="none",
         example=["eviction"],
     )

@@ -1,0 +1,37 @@
+"""Disks of an instance that are not mounted: what is written to their mount points lands on another disk."""
+
+from pathlib import Path
+
+from redisctl import paths
+from redisctl.core import process
+from redisctl.core.errors import Failure
+
+
+def unmounted(root: Path) -> tuple[str, ...]:
+    """Return the instance's directories, and those above them, on which systemd should have mounted a disk and has not.
+
+    systemd knows the mount points of /etc/fstab and of mount units by a file. What was mounted by hand has none.
+    """
+    directories = [*reversed(root.parents[:-1]), root, root / paths.DATA, root / paths.LIVE, root / paths.BACKUPS]
+    command = ["systemctl", "show", "--property=FragmentPath,ActiveState", *map(str, directories)]
+    # A block of lines for each path, in their order.
+    blocks = process.run(command).stdout.strip().split("\n\n")
+    return tuple(
+        str(path)
+        for path, block in zip(directories, blocks, strict=False)
+        if "FragmentPath=/" in block and "ActiveState=active" not in block.splitlines()
+    )
+
+
+def ensure_mounted(root: Path) -> None:
+    """Raise Failure if a disk of the instance is not mounted."""
+    if directories := unmounted(root):
+        raise Failure(f"{problem(directories[0])}. Then try again")
+
+
+def problem(directory: str) -> str:
+    """Return what is wrong with a mount point on which nothing is mounted, and what to do."""
+    return (
+        f"nothing is mounted on {directory}, a mount point by /etc/fstab or a unit of systemd: run 'mount {directory}' "
+        "on the host, or remove the mount point there if the disk is gone for good"
+    )

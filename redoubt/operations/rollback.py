@@ -1,0 +1,27 @@
+"""The operation that saves the configuration of the running Redis before a deploy replaces it."""
+
+from pyinfra import host
+from pyinfra.api import operation
+
+from redisctl.schema import ReplaceRequest
+from redoubt import host_state, service_drift
+from redoubt.filesystem import DesiredFile
+from redoubt.operations.common import Commands, RedisctlCall, instance_state, note_change
+from redoubt.settings.model import Settings
+
+
+@operation()
+def save_configuration(settings: Settings, acl: DesiredFile) -> Commands:
+    """Save the configuration of the running Redis, if the deploy restarts it.
+
+    Until Redis starts with the new files, an interruption or an error puts the saved ones back: at once by systemd,
+    after a power cut before Docker starts. No change if Redis does not serve: it has nothing to go back to.
+    """
+    current = instance_state(settings, acl)
+    if not service_drift.serves(settings, current) or not service_drift.will_restart(settings, current):
+        host.noop("Redis is not about to restart")
+        return
+    note_change(
+        f"{settings.redis_name} restarts: its configuration comes back if the deploy is interrupted before that"
+    )
+    yield RedisctlCall(settings, "deploy", "replace-files", request=ReplaceRequest(run=host_state.of(host).run))
