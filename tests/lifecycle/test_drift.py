@@ -165,7 +165,7 @@ ROUNDS = {
                 reasons=("/srv/redis/compose.yml: content differs",),
             ),
         ),
-        changes=(USERS, CHANGE, COMPOSE),
+        changes=(SAVE, USERS, CHANGE, COMPOSE, START),
         restarts=False,
     ),
     "killed, and disabled units": Round(
