@@ -279,7 +279,12 @@ def unanswered(settings: Settings, state: InstanceState) -> str:
 def serves(settings: Settings, state: InstanceState) -> bool:
     """Say whether Redis serves clients: it answers, or Docker calls it healthy though it refuses the admin."""
     redis = _redis(settings, state)
-    is_healthy = redis is not None and (redis.status, redis.health) == ("running", "healthy")
+    # A container with another name is found by nobody, and replaced.
+    is_healthy = redis is not None and (redis.name, redis.status, redis.health) == (
+        settings.redis_name,
+        "running",
+        "healthy",
+    )
     return bool(state.running_version) or is_healthy
 
 

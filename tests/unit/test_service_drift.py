@@ -360,9 +360,10 @@ def test_deploy_waits_until_the_health_check_gives_up() -> None:
         (state(health="unhealthy"), False),
         (UP_TO_DATE, True),
         (state(status="exited"), False),
+        (state(name="old-redis"), False),
         (InstanceState(), False),
     ],
-    ids=["healthy", "answers", "neither", "refuses the admin", "exited", "not deployed"],
+    ids=["healthy", "answers", "neither", "refuses the admin", "exited", "renamed", "not deployed"],
 )
 def test_redis_serves_if_it_answers_or_is_healthy(current: InstanceState, expected: bool) -> None:
     assert service_drift.serves(SETTINGS, current) == expected
