@@ -18,7 +18,7 @@ def save_configuration(settings: Settings, acl: DesiredFile) -> Commands:
     after a power cut before Docker starts. No change if Redis does not serve: it has nothing to go back to.
     """
     current = instance_state(settings, acl)
-    if not service_drift.serves(settings, current) or not service_drift.will_restart(settings, current):
+    if not service_drift.serves(settings, current) or not service_drift.will_be_recreated(settings, current):
         host.noop("Redis is not about to restart")
         return
     note_change(

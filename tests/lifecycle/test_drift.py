@@ -126,7 +126,7 @@ ROUNDS = {
             ),
         ),
         changes=(
-            *(RECOVERY_UNITS, RECOVERY, SAVE, ACL, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
+            *(RECOVERY_UNITS, RECOVERY, ACL, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE),
             *(TIMER_UNITS, TIMER),
         ),
         restarts=False,
