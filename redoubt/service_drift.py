@@ -279,7 +279,7 @@ def unanswered(settings: Settings, state: InstanceState) -> str:
 def serves(settings: Settings, state: InstanceState) -> bool:
     """Say whether Redis serves clients: it answers, or Docker calls it healthy though it refuses the admin."""
     redis = _redis(settings, state)
-    # A container with another name is found by nobody, and replaced.
+    # redisctl does not find a container with another name. The deploy replaces it.
     is_healthy = redis is not None and (redis.name, redis.status, redis.health) == (
         settings.redis_name,
         "running",
