@@ -7,7 +7,8 @@ from pyinfra.api import Host, deploy
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from redoubt import host_state, secret_store
+from redoubt import host_state, removal, secret_store
+from redoubt.operations.common import instance_state
 from redoubt.operations.instance import remove_instance, start_instance, stop_instance
 from redoubt.settings.load import SettingsError, load
 from redoubt.settings.model import Settings
@@ -36,8 +37,12 @@ def remove() -> None:
     settings = _settings()
     confirmation = str(host.data.get("redis_remove_data") or "")
     remove_instance(name="Remove the instance", settings=settings, confirmation=confirmation)
-    store = secret_store.location(settings, host.name)
-    print_at_end(host.name, [f"its passwords stay in {store}: the data and the backups that were kept need them"])
+    present = instance_state(settings, sizes=True)
+    if removal.removable(settings, present, data=True):
+        store = secret_store.location(settings, host.name)
+        needed = removal.kept(settings, present) and not confirmation
+        reason = ": the data and the backups that were kept need them" if needed else ", and nothing needs them now"
+        print_at_end(host.name, [f"its passwords stay in {store}{reason}"])
 
 
 def _settings() -> Settings:

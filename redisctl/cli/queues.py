@@ -48,10 +48,11 @@ def queues(ctx: click.Context, as_json: bool) -> None:
         (("failed", "queue", "newest", "function", "reason"), rq_queues.failure_rows(report)),
         (("stored", ""), (*rq_queues.backlog_rows(report), *growth.rows(now, changes))),
     )
-    for heads, rows in tables:
-        print_table(heads, rows)
-        # A line between tables.
-        echo()
+    filled = [(heads, lines) for heads, rows in tables if (lines := list(rows))]
+    for index, (heads, lines) in enumerate(filled):
+        if index:
+            echo()
+        print_table(heads, lines)
 
 
 @queues.command()

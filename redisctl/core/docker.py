@@ -40,9 +40,11 @@ def container(name: str) -> dict[str, Any]:
 
 
 def image(reference: str) -> dict[str, Any] | None:
-    """Return what Docker reports of an image; None if the host does not have it."""
+    """Return what Docker reports of an image; None if the host does not have it. Raises Failure."""
     result = process.run(["docker", "image", "inspect", reference])
-    images: list[dict[str, Any]] = json.loads(result.stdout or "[]") if result.returncode == 0 else []
+    if result.returncode != 0 and "No such image" not in result.stderr:
+        raise Failure(f"Docker does not answer: {result.stderr.strip()}")
+    images: list[dict[str, Any]] = json.loads(result.stdout or "[]")
     return images[0] if images else None
 
 
