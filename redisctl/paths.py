@@ -24,6 +24,8 @@ STAGING = "data/staging"
 ROLLBACK_DATA = "data/rollback"
 # The journal of the running or interrupted transaction.
 JOURNAL = "data/journal.json"
+# An import that is running: its state, the password of the source, and the copy's data.
+IMPORT = "import"
 # The files that the running Redis was created from, while a deploy replaces them.
 ROLLBACK_CONFIG = "rollback"
 COMPOSE_FILE = "compose.yml"

@@ -136,11 +136,13 @@ def remove(instance: Instance, *, data: bool) -> Result:
     """Take the instance off the host; with ``data`` its data and backups as well. Raises Failure.
 
     Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after
-    another interrupted transaction, because only its recovery knows where the data is. Fails if Redis cannot save data
-    that stays.
+    another interrupted transaction, because only its recovery knows where the data is. Fails during an import, because
+    its copy would stay. Fails if Redis cannot save data that stays.
     """
     try:
         journal.ensure_none(instance)
+        if (instance.root / paths.IMPORT).exists():
+            raise Failure("an import is running: run 'redisctl import finish --yes' or 'redisctl import cancel' first")
         if not data:
             stop(instance)
     except Failure as error:

@@ -18,6 +18,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from redisctl import paths
 from redisctl.backup import create
 from redisctl.core import journal, scratch_redis
 from redisctl.core.errors import Failure
@@ -108,7 +109,7 @@ class ComparisonResult:
 
 
 def _directory(instance: Instance) -> Path:
-    return instance.root / "import"
+    return instance.root / paths.IMPORT
 
 
 def read_state(instance: Instance) -> State | None:

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from redisctl import paths
+from redisctl.core import instance as host_instance
+from redisctl.core import process
+from redisctl.core.errors import Failure
+from redisctl.deploy import lifecycle
 from redisctl.schema import Container, InstanceState, InterruptedTransaction, Network, UnitState
 from redoubt import all_files, removal
 from redoubt.facts.host import parse_host_facts
@@ -94,3 +98,14 @@ def test_blocker_of_a_removal_is_reported(confirmation: str, changes: dict[str, 
     (blocker,) = blockers(SETTINGS, replace(PRESENT, **changes), confirmation)
     assert message in blocker
     assert blockers(SETTINGS, PRESENT, removal.sentence(SETTINGS)) == blockers(SETTINGS, PRESENT, "") == []
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_removal_during_an_import_is_refused(data: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy and the password of the source would stay, and nothing could remove them after redisctl is gone."""
+    (tmp_path / paths.IMPORT).mkdir()
+    for name in ("run", "check"):
+        monkeypatch.setattr(process, name, lambda *command, **_: pytest.fail(f"ran {command}"))
+    with pytest.raises(Failure, match="nothing was removed: an import is running: run 'redisctl import finish --yes'"):
+        lifecycle.remove(host_instance.Instance("redis", tmp_path, ""), data=data)
+    assert (tmp_path / paths.IMPORT).is_dir()
