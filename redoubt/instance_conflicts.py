@@ -109,5 +109,5 @@ def _shared_ports(settings: Settings, published: Iterable[tuple[str, int]]) -> I
 
 
 def _nested(first: str, second: str) -> bool:
-    one, other = PurePosixPath(first), PurePosixPath(second)
-    return one.is_relative_to(other) or other.is_relative_to(one)
+    paths = PurePosixPath(first), PurePosixPath(second)
+    return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])

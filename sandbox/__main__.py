@@ -211,7 +211,7 @@ def _end(host: Host) -> None:
 
 
 def _end_engine() -> None:
-    """Stop the sandbox's Docker, unless it runs other containers by now."""
+    """Stop the sandbox's Docker, unless it runs other containers."""
     with lock():
         others = engine.containers()
         if others:

@@ -99,11 +99,11 @@ def reading(redis: LocalRedis) -> Iterator[Callable[[], float]]:
 
     def read(client: Redis) -> None:
         nonlocal done
-        found = round(READS / 20 * FOUND)
+        hits = round(READS / 20 * FOUND)
         while not over.is_set():
             with client.pipeline(transaction=False) as pipe:
                 for number in range(READS // 20):
-                    pipe.get("app:session:here" if number < found else "app:session:gone")
+                    pipe.get("app:session:here" if number < hits else "app:session:gone")
                 pipe.execute()
             done += READS // 20
             over.wait(max(0.0, start + done / READS - time.monotonic()))
@@ -171,9 +171,9 @@ def test_top_ends_silently_at_ctrl_c(redis: LocalRedis) -> None:
         terminal.press(b"\x03")
         assert terminal.end() == 0
     # The previous screen is back, even if the new one was not drawn yet.
-    _, left, said = terminal.text.rpartition("\x1b[?1049l")
+    _, left, output = terminal.text.rpartition("\x1b[?1049l")
     assert left, terminal.text
-    assert not re.search(r"[A-Za-z]{3}", said.replace("Connection to 127.0.0.1 closed.", "")), said
+    assert not re.search(r"[A-Za-z]{3}", output.replace("Connection to 127.0.0.1 closed.", "")), output
 
 
 def test_top_without_a_terminal_prints_frames_as_lines(redis: LocalRedis) -> None:

@@ -70,7 +70,7 @@ def test_repository_files_are_for_root_alone(repository_files: dict[str, str]) -
     assert {(file.mode, file.uid, file.gid, file.secret) for file in files.values()} == {(0o400, 0, 0, True)}
     directory = "/srv/redis/secrets/repository"
     assert DesiredDirectory(directory, mode=0o700, uid=0, gid=0) in host_files.directories(settings)
-    # Credentials of a former repository go; what redisctl notes stays.
+    # Credentials of a previous repository go; what redisctl notes stays.
     absent = {entry.path for entry in entries if isinstance(entry, AbsentPath)}
     assert f"{directory}/aws_credentials" in absent
     assert not absent & {*(file.path for file in files.values()), f"{directory}/known", directory}

@@ -13,9 +13,9 @@ HOUR, DAY, GIB = 3600.0, 86400.0, 1024**3
 GOOD = DiskStatus(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
 
 
-def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
+def check(name: str, disk: DiskStatus, **changes: Any) -> Check | None:
     """A check of a reading with this on its disk."""
-    return {one.name: one for one in run_checks(replace(HEALTHY, disk=kept, **changes))}.get(name)
+    return {item.name: item for item in run_checks(replace(HEALTHY, disk=disk, **changes))}.get(name)
 
 
 @pytest.mark.parametrize(
@@ -44,42 +44,42 @@ def check(name: str, kept: DiskStatus, **changes: Any) -> Check | None:
     ],
 )
 def test_backup_state_has_a_verdict_and_a_remedy(changes: dict[str, Any], verdict: str, words: str) -> None:
-    found = check("backup", replace(GOOD, **changes))
-    assert found is not None
-    assert (found.verdict, words in found.observed, bool(found.remedy)) == (verdict, True, verdict != OK), found
+    result = check("backup", replace(GOOD, **changes))
+    assert result is not None
+    assert (result.verdict, words in result.observed, bool(result.remedy)) == (verdict, True, verdict != OK), result
 
 
 def test_disk_state_has_verdicts() -> None:
     names = ("backup disk", "previous data", "interrupted restore", "aof files", "aof truncated")
     assert [check(name, GOOD) for name in names] == [None] * 5
     for free, verdict in ((3 * GIB, OK), (1.5 * GIB, WARNING), (GIB / 2, CRITICAL)):
-        found = check("backup disk", replace(GOOD, backups_free=int(free)))
-        assert found
-        assert found.verdict == verdict
-    found = check("previous data", replace(GOOD, previous=("20261124T030000Z",), previous_size=GIB))
-    assert found
-    assert found.verdict == OK
-    assert "1.0 GiB in data/previous, replaced at 20261124T030000Z: redisctl restore --undo" in found.observed
+        result = check("backup disk", replace(GOOD, backups_free=int(free)))
+        assert result
+        assert result.verdict == verdict
+    result = check("previous data", replace(GOOD, previous=("20261124T030000Z",), previous_size=GIB))
+    assert result
+    assert result.verdict == OK
+    assert "1.0 GiB in data/previous, replaced at 20261124T030000Z: redisctl restore --undo" in result.observed
     broken = replace(GOOD, interrupted="restore of x was interrupted while starting")
-    found = check("interrupted restore", broken)
-    assert found
-    assert (found.verdict, "redisctl recover" in found.remedy) == (CRITICAL, True)
+    result = check("interrupted restore", broken)
+    assert result
+    assert (result.verdict, "redisctl recover" in result.remedy) == (CRITICAL, True)
     assert check("interrupted restore", replace(broken, lock_holder="redisctl is at work (restore)")) is None
-    found = check("upgrade", replace(GOOD, upgrading=True))
-    assert found
-    assert (found.verdict, "deploy again" in found.remedy) == (CRITICAL, True)
-    found = check("aof files", replace(GOOD, aof_problem="missing: x"))
-    assert found
-    assert (found.verdict, "do not restart" in found.remedy) == (CRITICAL, True)
+    result = check("upgrade", replace(GOOD, upgrading=True))
+    assert result
+    assert (result.verdict, "deploy again" in result.remedy) == (CRITICAL, True)
+    result = check("aof files", replace(GOOD, aof_problem="missing: x"))
+    assert result
+    assert (result.verdict, "do not restart" in result.remedy) == (CRITICAL, True)
     for ago, verdict in ((HOUR, WARNING), (2 * DAY, OK)):
-        found = check("aof truncated", replace(GOOD, truncations=(NOW - 3 * DAY, NOW - ago)))
-        assert found
-        assert (found.verdict, "2 times, last" in found.observed) == (verdict, True)
+        result = check("aof truncated", replace(GOOD, truncations=(NOW - 3 * DAY, NOW - ago)))
+        assert result
+        assert (result.verdict, "2 times, last" in result.observed) == (verdict, True)
 
 
 @pytest.mark.parametrize("name", ["backup", "backup disk", "previous data", "aof files", "redis log"])
 def test_unreadable_state_is_unknown(name: str) -> None:
     checks = run_checks(replace(HEALTHY, disk=replace(GOOD, unknown={name: "cannot be read"})))
-    assert {one.name: one.verdict for one in checks}[name] == UNKNOWN
+    assert {item.name: item.verdict for item in checks}[name] == UNKNOWN
     assert overall(checks) == UNKNOWN
     assert overall([*checks, Check("x", WARNING, "")]) == WARNING

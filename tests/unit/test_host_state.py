@@ -20,7 +20,7 @@ SETTINGS = load({})
 FILE = DesiredFile("/srv/redis/compose.yml", "name: redis\n")
 SECRET = DesiredFile("/srv/redis/secrets/admin", "hunter2-hunter2\n", secret=True)
 DIRECTORY = DesiredDirectory("/srv/redis")
-GONE = AbsentPath("/srv/redis/secrets/former")
+GONE = AbsentPath("/srv/redis/secrets/previous")
 
 
 class FakeHost:
@@ -153,10 +153,10 @@ def test_change_forgets_the_host_only_during_the_deploy(
 
 
 def test_two_hosts_have_states_of_their_own() -> None:
-    one: Any = FakeHost()
-    other: Any = FakeHost()
-    assert host_state.of(one) is host_state.of(one)
-    assert host_state.of(one) is not host_state.of(other)
+    first: Any = FakeHost()
+    second: Any = FakeHost()
+    assert host_state.of(first) is host_state.of(first)
+    assert host_state.of(first) is not host_state.of(second)
 
 
 def test_installed_redisctl_of_this_release_reports(host: Any) -> None:

@@ -58,8 +58,8 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
             return [*path[path.index(name) :], name]
         if name not in done:
             for other in sorted(graph[name]):
-                if found := follow(other, [*path, name]):
-                    return found
+                if names := follow(other, [*path, name]):
+                    return names
             done.add(name)
         return []
 

@@ -22,10 +22,10 @@ def names_of(name: str) -> set[str]:
 
 
 def test_two_instances_share_no_path() -> None:
-    seen: set[str] = set()
+    used: set[str] = set()
     for name in NAMES:
-        assert not seen & names_of(name)
-        seen |= names_of(name)
+        assert not used & names_of(name)
+        used |= names_of(name)
 
 
 def test_command_of_an_instance_is_named_after_it() -> None:

@@ -81,7 +81,8 @@ def test_rejected_clients_are_counted_in_all_and_in_the_interval() -> None:
 def test_slowest_commands_are_shown_without_arguments() -> None:
     now = replace(reading(1.0), slow=tuple(slow(number, number / 100) for number in range(32)))
     frame = frame_of(reading(0.0), now)
-    assert [(one.command, one.ago) for one in frame.slow] == [(f"COMMAND{number}", 10) for number in range(31, 26, -1)]
+    slowest = [(f"COMMAND{number}", 10) for number in range(31, 26, -1)]
+    assert [(entry.command, entry.ago) for entry in frame.slow] == slowest
     assert "secret" not in text(frame)
     assert "secret" not in str(frame.as_dict())
 

@@ -30,8 +30,8 @@ BRANCHES = [(engine, branch, lowest) for engine, rows in LOWEST.items() for bran
 
 def test_the_table_has_all_maintained_branches() -> None:
     for engine in get_args(Engine):
-        found = {".".join(map(str, b)): ".".join(map(str, r)) for b, r in lowest_safe(engine).items()}
-        assert found == LOWEST[engine]
+        branches = {".".join(map(str, b)): ".".join(map(str, r)) for b, r in lowest_safe(engine).items()}
+        assert branches == LOWEST[engine]
 
 
 @pytest.mark.parametrize(("engine", "branch", "lowest"), BRANCHES)

@@ -1,4 +1,4 @@
-# Turns a Debian root with the packages beside this file into a host to deploy to. Run inside it, as a step of the
+# Turns a Debian root with the packages next to this file into a host to deploy to. Run inside it, as a step of the
 # Dockerfile and by mmdebstrap for a virtual machine.
 set -e
 systemctl set-default multi-user.target
