@@ -28,6 +28,8 @@ JOURNAL = "data/journal.json"
 IMPORT = "import"
 # The files that the running Redis was created from, while a deploy replaces them.
 ROLLBACK_CONFIG = "rollback"
+# Where it is copied to and removed from; it has secrets.
+ROLLBACK_PARTIAL = "rollback.partial"
 COMPOSE_FILE = "compose.yml"
 # What a running container was created with that has changed since. Compose would recreate the container otherwise.
 COMPOSE_OVERRIDE = "compose.created.yml"
@@ -41,7 +43,8 @@ ACTIVEDEFRAG_FILE = "config/activedefrag.conf"
 KEPT = (DATA, BACKUPS)
 _OWN = (
     *(COMPOSE_FILE, COMPOSE_OVERRIDE, "network.nft", "ca.crt", ".incoming"),
-    *(CONFIG, LOGS, SECRETS, SOCKET, ROLLBACK_CONFIG, DEPLOYED_SETTINGS, PROGRAM_CONFIG, PROGRAM),
+    *(CONFIG, LOGS, SECRETS, SOCKET, ROLLBACK_CONFIG, ROLLBACK_PARTIAL),
+    *(DEPLOYED_SETTINGS, PROGRAM_CONFIG, PROGRAM),
 )
 
 # The systemd units, without the name of the instance. Starts backups, and takes one.

@@ -21,6 +21,7 @@ from redisctl.core.instance import Instance
 from redisctl.core.lock import locked
 from redisctl.migrate import migration
 from redisctl.migrate.migration import ComparisonResult, MigrationStatus
+from redisctl.migrate.replica import describe_writes
 from redisctl.migrate.source import SourceServer, parse
 
 NEXT_STEP = "next: give the applications the URLs that the deploy printed (docs/applications.md), and start them"
@@ -237,7 +238,7 @@ def _writers(result: ComparisonResult, source: str, allow_writes: bool) -> list[
     """Return why the switch has to wait for writers."""
     if allow_writes or not result.written:
         return []
-    writes = migration.describe_writes(result.written)
+    writes = describe_writes(result.written)
     return [
         f"{source} gets writes ({writes}): stop the writers, or later writes are missing here. --allow-writes accepts "
         "that, for a rehearsal"
@@ -262,7 +263,7 @@ def _describe(result: ComparisonResult, source: str, names: list[str]) -> str:
             "the time of expiry. If that matters, cancel and start again"
         )
     if result.written:
-        writes = migration.describe_writes(result.written)
+        writes = describe_writes(result.written)
         lines.append(f"  {source} gets writes ({writes}): stop the writers before --yes")
     elif result.clients > 0:
         lines.append(f"  {result.clients} other clients are connected to {source}: they may write later")
@@ -270,7 +271,7 @@ def _describe(result: ComparisonResult, source: str, names: list[str]) -> str:
 
 
 def _describe_outcome(instance: Instance, outcome: dict[str, Any], source: str) -> str:
-    late = migration.describe_writes(outcome["late_writes"])
+    late = describe_writes(outcome["late_writes"])
     warning = [f"WARNING: {source} got writes during the switch, which are missing here: {late}"] if late else []
     if outcome["warning"]:
         warning.append(f"WARNING: the previous data may lack its newest writes: {outcome['warning']}")

@@ -259,15 +259,18 @@ def start(instance: Instance, policy: str = "") -> None:
 
     Creates the container from compose.yml if there is none.
     """
-    instance.refresh_container()
-    if instance.container:
+
+    def bring_up() -> str:
+        instance.refresh_container()
+        if not instance.container:
+            return docker.run(docker.compose(instance.root, instance.name, "up", "--detach", instance.name))
         set_restart_policy(instance, policy or instance.restart)
-        command = ["docker", "start", instance.name]
-    else:
-        command = docker.compose(instance.root, instance.name, "up", "--detach", instance.name)
-    done, output = docker.RestartGuard().run(command)
-    if not done:
-        raise Failure(f"Redis does not start: {output}")
+        return docker.run(["docker", "start", instance.name])
+
+    try:
+        docker.RestartGuard().call(bring_up)
+    except Failure as error:
+        raise Failure(f"Redis does not start: {error}") from None
 
 
 def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from redisctl import paths
 from redisctl.backup.catalog import backup_id
-from redisctl.core import journal, service
+from redisctl.core import docker, journal, service
 from redisctl.core.errors import Failure
 from redisctl.core.files import fsync_directory, make_owned_directory
 from redisctl.core.instance import Instance
@@ -25,6 +25,7 @@ from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
 
 # Before these stages, and after the last of them, the live data is the old data.
 _DATA_MOVES = (Stage.STASHING, Stage.INSTALLING, Stage.STARTING, Stage.ROLLING_BACK)
+_RECOVERY = "The old state comes back by itself within seconds; 'redisctl recover' waits for it"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def staging_dir(instance: Instance) -> Iterator[Path]:
 def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool = False) -> Iterator[Journal]:
     """Keep Redis down while its files are examined. Afterwards it runs again if it ran before, whatever happened.
 
-    Gives the journal of a transaction that ``swap_data`` can continue. Raises Failure.
+    Gives the journal of a transaction that ``swap_data`` can continue; a swap that was interrupted is left to the
+    recovery. Raises Failure.
     """
     journal.ensure_none(instance)
     instance.refresh_container()
@@ -67,7 +69,9 @@ def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool =
         try:
             yield record
         finally:
-            if journal.read(instance) is not None:
+            current = journal.read(instance)
+            # Once the data has moved, only the recovery knows which data Redis must start with.
+            if current is not None and current.stage is Stage.STOPPED:
                 if was_running:
                     service.start(instance, policy)
                 else:
@@ -120,10 +124,7 @@ def interruptible(operation: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Failure(
-            f"{operation} was interrupted. The old state comes back by itself within seconds; 'redisctl recover' waits "
-            "for it"
-        ) from None
+        raise Failure(f"{operation} was interrupted. {_RECOVERY}") from None
 
 
 def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **directories: str) -> tuple[Journal, str]:
@@ -152,7 +153,10 @@ def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **direct
             f"{error}. {outcome}. Free some space and try again, or use --discard-unsaved: it replaces the data "
             "although the newest writes cannot be saved"
         ) from None
-    except Failure:
+    except Failure as error:
+        if record.stage is Stage.STOPPING:
+            # Redis may have exited, or be about to. The recovery starts it again.
+            raise Failure(f"{error}. {_RECOVERY}") from None
         service.set_restart_policy(instance, policy)
         journal.end(instance)
         raise
@@ -203,6 +207,9 @@ def put_back_files(instance: Instance, record: Journal) -> Journal:
 def start_old(instance: Instance, record: Journal) -> None:
     """Start Redis with the old data and end the transaction. Raises Failure if Redis is not healthy."""
     problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
+    if problems and not docker.answers():
+        # The journal stays: Docker itself would not start Redis when it is back.
+        raise Failure(f"{record.operation}: {'; '.join(problems)}. systemd tries again every minute")
     journal.end(instance)
     shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
     if problems:

@@ -108,7 +108,7 @@ def _save(instance: Instance) -> None:
 
 
 def _partial(instance: Instance) -> Path:
-    return instance.root / f"{paths.ROLLBACK_CONFIG}.partial"
+    return instance.root / paths.ROLLBACK_PARTIAL
 
 
 def _restore_part(source: Path, target: Path) -> None:

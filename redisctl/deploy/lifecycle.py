@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,11 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
         f"stop of {instance.name}",
         Kind.STOP,
         restart_policy=service.restart_policy(instance),
-        request={"services": _running_services(instance), "discard_unsaved": discard_unsaved},
+        request={
+            "running": bool(docker.container(instance.name).get("State", {}).get("Running")),
+            "services": _running_services(instance),
+            "discard_unsaved": discard_unsaved,
+        },
     )
     return _stop(instance, record)
 
@@ -40,19 +44,22 @@ def _stop(instance: Instance, record: Journal) -> Result:
         try:
             return _stop_all(instance, services, discard_unsaved=bool(record.request.get("discard_unsaved")))
         except UncleanStop as error:
-            problem = _put_back(instance, services, record.restart_policy, running=error.running)
+            problem = _put_back(instance, services, record)
             raise Failure(
                 f"{error}. {problem or 'Redis runs as before'}. Free some space and try again, or run 'redisctl stop "
                 "--discard-unsaved', which stops Redis although its newest writes cannot be saved"
             ) from None
         except Failure as error:
-            problem = _put_back(instance, services, record.restart_policy, running=True)
+            problem = _put_back(instance, services, record)
             raise Failure(f"{error}. {problem}".removesuffix(". ")) from None
 
 
 @contextmanager
 def _transaction(instance: Instance, record: Journal) -> Iterator[None]:
-    """End the transaction whether it succeeded or failed. If it was interrupted, systemd finishes it."""
+    """End the transaction whether it succeeded or failed.
+
+    If it was interrupted, or Docker does not answer, systemd finishes it.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -60,7 +67,8 @@ def _transaction(instance: Instance, record: Journal) -> Iterator[None]:
             f"{record.operation} was interrupted. It finishes by itself within seconds; 'redisctl recover' waits for it"
         ) from None
     except Failure:
-        journal.end(instance)
+        if docker.answers():
+            journal.end(instance)
         raise
     journal.end(instance)
 
@@ -80,21 +88,29 @@ def _stop_all(instance: Instance, services: list[str], *, discard_unsaved: bool)
     return Result(changed=True, messages=(stopped.warning,) if stopped.warning else ())
 
 
-def _put_back(instance: Instance, services: list[str], policy: str, *, running: bool) -> str:
+def _put_back(instance: Instance, services: list[str], record: Journal) -> str:
     """Bring back what ran before a stop that failed. Returns what could not be brought back."""
-    try:
-        if running:
-            service.set_restart_policy(instance, policy)
-        else:
-            problems = service.start_and_check(instance, lambda _: [], policy)
-            if problems:
-                return f"Redis does not start again: {'; '.join(problems)}"
-        if services:
-            process.check(["docker", "start", *services])
-        _schedule_backups(instance)
-    except Failure as error:
-        return f"Not everything runs as before: {error}"
-    return ""
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: _put_redis_back(instance, record),
+        lambda: process.check(["docker", "start", *services]) if services else None,
+        lambda: _schedule_backups(instance),
+    )
+    problems = []
+    for step in steps:
+        try:
+            step()
+        except Failure as error:
+            problems.append(str(error))
+    return f"Not everything runs as before: {'; '.join(problems)}" if problems else ""
+
+
+def _put_redis_back(instance: Instance, record: Journal) -> None:
+    service.set_restart_policy(instance, record.restart_policy)
+    state = docker.container(instance.name).get("State", {})
+    if record.request.get("running") and not state.get("Running"):
+        problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
+        if problems:
+            raise Failure(f"Redis does not start again: {'; '.join(problems)}")
 
 
 def start(instance: Instance) -> Result:
@@ -116,10 +132,11 @@ def _start(instance: Instance, record: Journal) -> Result:
         wait = ("--wait", "--wait-timeout", str(instance.start_timeout))
         command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)
         done, output = docker.RestartGuard().run(command)
+        # Also if a service fails: Redis may run, and needs its backups.
+        _schedule_backups(instance)
         if not done:
             log = read_end(instance.log, 0, 64 * 1024).splitlines()[-20:]
             raise Failure("\n".join([output, *log]))
-        _schedule_backups(instance)
     return Result(changed=True)
 
 

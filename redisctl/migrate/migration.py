@@ -4,6 +4,7 @@
 only by root, and ``data/`` of the copy.
 """
 
+import contextlib
 import functools
 import json
 import operator
@@ -29,9 +30,9 @@ from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.data import layout
 from redisctl.data.layout import previous_data_dirs
-from redisctl.data.swap import staging_dir, swap_data
+from redisctl.data.swap import Swapped, staging_dir, swap_data
 from redisctl.migrate.compare import Pair, Report, compare
-from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, writes
+from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, describe_writes, wait_for_offset, writes
 from redisctl.migrate.source import (
     PREFIX,
     SourceFacts,
@@ -44,9 +45,8 @@ from redisctl.migrate.source import (
     refusal,
 )
 
-# Seconds without writes before the switch, and until the copy has caught up.
+# Seconds without writes before the switch.
 QUIET = 3
-SYNC_TIMEOUT = 20
 # Seconds between two checks of the progress, and without a link until an error.
 _PROGRESS_INTERVAL = 0.5
 _LINK_TIMEOUT = 30
@@ -340,19 +340,6 @@ def wait_until_synced(source: SourceServer, replica: Replica) -> None:
         wait_for_offset(primary, copy)
 
 
-def wait_for_offset(source: Redis, copy: Redis) -> None:
-    """Wait until a replica has everything that its primary has now. Raises Failure if that takes too long."""
-    target = int(source.info("replication")["master_repl_offset"])
-    deadline = time.monotonic() + SYNC_TIMEOUT
-    while True:
-        state = copy.info("replication")
-        if state.get("master_link_status") == "up" and int(state["slave_repl_offset"]) >= target:
-            return
-        if time.monotonic() > deadline:
-            raise Failure(f"the copy did not catch up within {SYNC_TIMEOUT} s: see redisctl import status")
-        time.sleep(0.01)
-
-
 def rehearse(instance: Instance, state: State, *, full: bool, overwrite: bool) -> tuple[WriteMonitor, ComparisonResult]:
     """Compare the copy with the source, and find the blockers of the switch. Changes nothing.
 
@@ -432,9 +419,7 @@ def cut_over(
         _save_state(instance, replace(state, stage=SWAPPING, previous=_previous_data(instance)))
         with staging_dir(instance) as staged:
             layout.stage_rdb(instance, snapshot, staged)
-            operation = f"import from {state.source.name}"
-            check = functools.partial(_check, instance, saved, report)
-            swapped = swap_data(instance, staged, check, operation, discard_unsaved=discard_unsaved)
+            swapped = _swap(instance, state, staged, saved, report, discard_unsaved=discard_unsaved)
         blocked = time.monotonic() - monitor.since
         late = _late_writes(monitor)
     except RedisError as error:
@@ -447,6 +432,19 @@ def cut_over(
         "late_writes": late,
         "warning": swapped.warning,
     }
+
+
+def _swap(
+    instance: Instance, state: State, staged: Path, saved: Progress, report: Report, *, discard_unsaved: bool
+) -> Swapped:
+    operation, check = f"import from {state.source.name}", functools.partial(_check, instance, saved, report)
+    try:
+        return swap_data(instance, staged, check, operation, discard_unsaved=discard_unsaved)
+    except Failure:
+        # The old data comes back. The previous data of a later restore must not look like that of this switch.
+        with contextlib.suppress(OSError):
+            _save_state(instance, replace(state, stage=FOLLOWING))
+        raise
 
 
 def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
@@ -493,8 +491,3 @@ def recover(instance: Instance, state: State) -> bool:
         cancel(instance)
         return True
     return False
-
-
-def describe_writes(written: dict[str, int]) -> str:
-    """Return commands with their counts, for people."""
-    return ", ".join(f"{name.upper()} {count}" for name, count in written.items())

@@ -24,7 +24,9 @@ from redisctl.migrate.source import SourceServer, is_final, replication_errors
 LABEL = "redoubt.import"
 # More than any source has: INFO shows only databases with keys.
 DATABASES = 1024
+# Seconds until the copy has saved, and until it has caught up.
 SAVE_TIMEOUT = 3600
+SYNC_TIMEOUT = 20
 _POLL = 0.1
 
 COPYING, LOADING, FOLLOWS, DOWN = "copying", "loading", "follows", "down"
@@ -211,3 +213,21 @@ def writes(before: Progress, after: Progress, removals: int) -> dict[str, int]:
     if removed > removals:
         commands["del"] = removed - removals
     return {name: calls for name, calls in sorted(commands.items()) if calls > 0}
+
+
+def describe_writes(written: dict[str, int]) -> str:
+    """Return commands with their counts, for people."""
+    return ", ".join(f"{name.upper()} {count}" for name, count in written.items())
+
+
+def wait_for_offset(source: Redis, copy: Redis) -> None:
+    """Wait until a replica has everything that its primary has now. Raises Failure if that takes too long."""
+    target = int(source.info("replication")["master_repl_offset"])
+    deadline = time.monotonic() + SYNC_TIMEOUT
+    while True:
+        state = copy.info("replication")
+        if state.get("master_link_status") == "up" and int(state["slave_repl_offset"]) >= target:
+            return
+        if time.monotonic() > deadline:
+            raise Failure(f"the copy did not catch up within {SYNC_TIMEOUT} s: see redisctl import status")
+        time.sleep(0.01)

@@ -1,0 +1,242 @@
+"""Transactions that fail where a real Docker cannot be made to: it restarts or refuses between two of their steps."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from redisctl import paths
+from redisctl.core import docker, journal, process, service
+from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance
+from redisctl.core.journal import Kind, Stage
+from redisctl.data import swap
+from redisctl.deploy import lifecycle
+from redisctl.migrate import migration
+from redisctl.migrate.compare import Report
+from redisctl.migrate.replica import FOLLOWS, Progress
+from redisctl.migrate.source import SourceServer
+from redisctl.schema import BackupConfig
+
+DOWN = "Cannot connect to the Docker daemon"
+
+
+@dataclass
+class FakeDocker:
+    """Programs of a host with one container. ``fails_after`` is a command after which Docker restarts.
+
+    Then the next command fails, and all that follow if ``stays_down``. Containers without a policy do not run again.
+    """
+
+    running: bool = True
+    policy: str = "always"
+    down: bool = False
+    fails_after: tuple[str, ...] = ()
+    stays_down: bool = False
+    refused: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    commands: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, command: Sequence[str], **_: Any) -> CompletedProcess[str]:
+        """Answer a command."""
+        self.commands.append(tuple(command))
+        if command[0] == "docker" and self.down:
+            self.down = self.stays_down
+            return CompletedProcess(command, 1, "", DOWN)
+        if self.refused and tuple(command[: len(self.refused)]) == self.refused:
+            return CompletedProcess(command, 1, "", "refused")
+        output = self._docker(command[1:]) if command[0] == "docker" else ""
+        if self.fails_after and tuple(command[: len(self.fails_after)]) == self.fails_after:
+            self.down, self.running, self.fails_after = True, False, ()
+        return CompletedProcess(command, 0, output, "")
+
+    def _docker(self, words: Sequence[str]) -> str:
+        match words:
+            case ["update", "--restart", policy, "redis"]:
+                self.policy = policy
+            case ["start", "redis"]:
+                self.running = True
+            case ["stop", "redis"]:
+                self.running = False
+            case ["ps", *options]:
+                if f"label={docker.PROJECT_LABEL}=redis" in options:
+                    return " ".join((*(["redis"] if self.running else []), *self.services))
+            case ["container", "inspect", *names]:
+                return json.dumps([self._inspect(name) for name in names])
+        return ""
+
+    def _inspect(self, name: str) -> dict[str, Any]:
+        return {
+            "Id": name,
+            # Of no process.
+            "State": {"Running": self.running, "Pid": 2**30 if self.running else 0, "ExitCode": 0},
+            "HostConfig": {"RestartPolicy": {"Name": self.policy}},
+            "Config": {"Labels": {docker.SERVICE_LABEL: name}},
+        }
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    """A host with a Redis that serves whenever its container runs."""
+    fake = FakeDocker()
+    monkeypatch.setattr(process, "run", fake.run)
+    monkeypatch.setattr(docker, "RESTART_TIMEOUT", 0)
+    monkeypatch.setattr(service, "_wait_until_loaded", lambda instance: instance.refresh_container() or "")
+    return fake
+
+
+@pytest.fixture
+def instance(tmp_path: Path, host: FakeDocker) -> Instance:
+    """An instance with data and a password."""
+    instance = Instance("redis", tmp_path, "", backup=BackupConfig(scheduled=True))
+    instance.live.mkdir(parents=True)
+    for name in ("config", "secrets", "logs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "secrets/admin").write_text("password\n")
+    (tmp_path / "config/redis.conf").write_text("")
+    return instance
+
+
+def stage(instance: Instance) -> Stage | None:
+    """Return the stage of the journal; None if there is none."""
+    record = journal.read(instance)
+    return record.stage if record else None
+
+
+@pytest.mark.parametrize("reached", [Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD])
+def test_recovery_waits_for_docker(instance: Instance, host: FakeDocker, reached: Stage) -> None:
+    """As after a power cut, when Docker fails to start at first: it does not start a Redis without a policy."""
+    journal.begin(instance, "the restore", Kind.DATA, stage=reached, restart_policy="always")
+    host.running, host.policy, host.down, host.stays_down = False, "no", True, True
+    record = journal.read(instance)
+    assert record is not None
+    with pytest.raises(Failure, match=rf"{DOWN}.* systemd tries again every minute"):
+        swap.recover(instance, record)
+    assert stage(instance) is reached
+    host.down = False
+    swap.recover(instance, record)
+    assert (host.running, host.policy, stage(instance)) == (True, "always", None)
+
+
+def test_start_survives_a_restart_of_docker(instance: Instance, host: FakeDocker) -> None:
+    host.running, host.policy, host.down = False, "no", True
+    host.refused = ("docker", "version")
+    service.start(instance, "always")
+    assert (host.running, host.policy) == (True, "always")
+
+
+@pytest.mark.parametrize("reached", [Stage.STASHING, Stage.INSTALLING, Stage.STARTING, Stage.ROLLING_BACK])
+def test_interrupted_repair_is_left_to_recovery(instance: Instance, host: FakeDocker, reached: Stage) -> None:
+    """Redis must not start with data that moved, and the staged data must stay."""
+    host.running = False
+    staged = instance.root / paths.STAGING / "new"
+    staged.mkdir(parents=True)
+
+    def repair() -> None:
+        with swap.redis_stopped(instance, "the repair") as record:
+            journal.advance(instance, record, reached, staged="data/staging/new", previous="data/previous/x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(Failure, match="the repair was interrupted"):
+        repair()
+    assert (stage(instance), staged.is_dir(), host.policy) == (reached, True, "no")
+
+
+def test_examined_redis_gets_its_policy_back(instance: Instance, host: FakeDocker) -> None:
+    host.running = False
+    with swap.redis_stopped(instance, "the repair"):
+        assert host.policy == "no"
+    assert (stage(instance), host.policy) == (None, "always")
+
+
+def test_swap_is_recovered_if_docker_restarts(instance: Instance, host: FakeDocker) -> None:
+    """Redis was stopped by Docker, and its policy alone would not start it."""
+    host.fails_after = ("docker", "update", "--restart", "no")
+    with (
+        pytest.raises(Failure, match=f"{DOWN}.* The old state comes back by itself"),
+        swap.redis_stopped(instance, "the repair"),
+    ):
+        pytest.fail("Redis was not stopped")
+    record = journal.read(instance)
+    assert record is not None
+    assert record.stage is Stage.STOPPING
+    swap.recover(instance, record)
+    assert (host.running, host.policy, stage(instance)) == (True, "always", None)
+
+
+def test_failed_stop_starts_redis_again(instance: Instance, host: FakeDocker) -> None:
+    """Docker restarts in the middle of the stop, and does not start a Redis without a policy."""
+    host.fails_after = ("docker", "update", "--restart", "no")
+    with pytest.raises(Failure, match=DOWN):
+        lifecycle.stop(instance)
+    assert (host.running, host.policy, stage(instance)) == (True, "always", None)
+
+
+def test_failed_stop_of_a_stopped_redis_starts_nothing(instance: Instance, host: FakeDocker) -> None:
+    host.running = False
+    host.fails_after = ("docker", "update", "--restart", "no")
+    with pytest.raises(Failure, match=DOWN):
+        lifecycle.stop(instance)
+    assert (host.running, host.policy, stage(instance)) == (False, "always", None)
+
+
+def test_stop_finishes_when_docker_is_back(instance: Instance, host: FakeDocker) -> None:
+    host.fails_after, host.stays_down = ("docker", "update", "--restart", "no"), True
+    with pytest.raises(Failure, match="Not everything runs as before"):
+        lifecycle.stop(instance)
+    record = journal.read(instance)
+    assert record is not None
+    host.down = False
+    lifecycle.recover(instance, record)
+    assert (host.running, host.policy, stage(instance)) == (False, "no", None)
+
+
+def test_failed_stop_schedules_backups_again(instance: Instance, host: FakeDocker) -> None:
+    """Even if a service of the application does not start again."""
+    host.services, host.refused = ("web",), ("docker", "start", "web")
+    host.fails_after = ("docker", "stop", "web")
+    with pytest.raises(Failure, match=r"Not everything runs as before: .*docker start web"):
+        lifecycle.stop(instance)
+    assert ("systemctl", "enable", "--quiet", "--now", "redis-backup.timer") in host.commands
+
+
+def test_failed_start_schedules_backups(instance: Instance, host: FakeDocker) -> None:
+    """A service of the application may have failed; Redis runs and needs its backups."""
+    (instance.root / paths.COMPOSE_FILE).write_text("")
+    host.refused = ("docker", "compose")
+    with pytest.raises(Failure, match="refused"):
+        lifecycle.start(instance)
+    assert ("systemctl", "enable", "--quiet", "--now", "redis-backup.timer") in host.commands
+
+
+def test_failed_switch_of_an_import_is_forgotten(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later restore leaves previous data, which must not look like that of the switch."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise Failure("the old data is back")
+
+    monkeypatch.setattr(migration, "swap_data", fail)
+    state = migration.State(SourceServer("old", 6379), time.time(), overwrite=False, memory=0)
+    (instance.root / paths.IMPORT).mkdir()
+    switching = migration.State(state.source, state.started, overwrite=False, memory=0, stage=migration.SWAPPING)
+    saved = Progress(FOLLOWS, 100.0, 0, {}, 0, {})
+    with pytest.raises(Failure, match="the old data is back"):
+        migration._swap(instance, switching, instance.live, saved, Report(), discard_unsaved=False)
+    (instance.previous / "20260102T030405Z").mkdir(parents=True)
+    current = migration.read_state(instance)
+    assert current is not None
+    assert current.stage == migration.FOLLOWING
+    assert not migration.recover(instance, current)
+
+
+def test_removal_leaves_no_copy_of_the_secrets(instance: Instance, host: FakeDocker) -> None:
+    """As after a kill while the saved configuration was removed."""
+    host.running = False
+    (instance.root / paths.ROLLBACK_PARTIAL / paths.SECRETS).mkdir(parents=True)
+    lifecycle.remove(instance, data=True)
+    assert not instance.root.exists()
