@@ -1,1 +1,1 @@
-"""What the other packages share: the instance, its lock, its files and scratch Redis."""
+"""Base of the other packages: the instance, its lock, its files, scratch Redis."""

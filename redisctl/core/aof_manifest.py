@@ -1,4 +1,4 @@
-"""The AOF as Redis keeps it since version 7: a base file, increments, and a manifest that names them.
+"""The AOF since Redis 7: a base file, increments and a manifest that names them.
 
 A line of a manifest is ``file NAME seq NUMBER type LETTER``: b is the base, i an increment, h history, which Redis
 removes soon.
@@ -38,7 +38,10 @@ class Part:
 
 
 def parse(text: str) -> list[Part]:
-    """Return the parts that hold data, in the order in which Redis loads them. Raises ManifestError."""
+    """Return the parts that hold data, in the order in which Redis loads them.
+
+    Raises ManifestError.
+    """
     parts = []
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
@@ -60,7 +63,7 @@ def parse(text: str) -> list[Part]:
 
 
 def from_file_names(names: Iterable[str]) -> list[Part] | None:
-    """Return the parts of an AOF by the names of its files, None if they are ambiguous.
+    """Return the parts of an AOF by its file names, None if they are ambiguous.
 
     They are unambiguous if there is one base and the numbers of the increments have no gap.
     """
@@ -78,9 +81,10 @@ def _by_name(name: str) -> Part | None:
 
 
 def orphaned_parts(text: str | None, names: Iterable[str]) -> list[Part]:
-    """Return a complete AOF that the manifest does not name: Redis started empty because the manifest was missing.
+    """Return a complete AOF that the manifest does not name.
 
-    A base alone does not count: a rewrite that was killed leaves one.
+    It is left when Redis started empty because the manifest was missing. A base alone does not count: a rewrite that
+    was killed leaves one.
     """
     try:
         known = {part.name for part in parse(text or "")}
@@ -91,9 +95,9 @@ def orphaned_parts(text: str | None, names: Iterable[str]) -> list[Part]:
 
 
 def find_problem(text: str | None, names: Iterable[str]) -> str:
-    """Say how an AOF's manifest (None if it is missing) and file names differ; empty if they match.
+    """Say how an AOF's manifest and file names differ; empty if they match.
 
-    Without a manifest Redis ignores the other files and starts empty.
+    The manifest is None if it is missing. Without a manifest Redis ignores the other files and starts empty.
     """
     present = list(names)
     if text is None:
@@ -117,7 +121,10 @@ def to_text(parts: Iterable[Part]) -> str:
 
 
 def from_rdb() -> tuple[Part, str]:
-    """Return the base that an RDB snapshot becomes, and the manifest of an AOF of this base alone."""
+    """Return an RDB snapshot as the base of an AOF, and the manifest of that AOF.
+
+    The AOF has no other files.
+    """
     base = Part("appendonly.aof.1.base.rdb", 1, BASE)
     return base, to_text([base])
 

@@ -1,4 +1,7 @@
-"""Docker as redisctl uses it: containers of one project, and Compose with an explicit project name and file."""
+"""Docker for redisctl: the containers of one project, and its Compose commands.
+
+Every Compose command names the project and the file explicitly.
+"""
 
 import json
 import time
@@ -24,7 +27,10 @@ _PID_FILE = Path("/run/docker.pid")
 
 
 def inspect(*names: str) -> list[dict[str, Any]]:
-    """Return what Docker reports of containers; those that do not exist are left out. Raises Failure."""
+    """Return what Docker reports of the containers that exist.
+
+    Leaves out the others. Raises Failure.
+    """
     if not names:
         return []
     result = process.run(["docker", "container", "inspect", *names])
@@ -35,12 +41,18 @@ def inspect(*names: str) -> list[dict[str, Any]]:
 
 
 def container(name: str) -> dict[str, Any]:
-    """Return what Docker reports of a container; empty if there is none. Raises Failure."""
+    """Return what Docker reports of a container; empty if there is none.
+
+    Raises Failure.
+    """
     return next(iter(inspect(name)), {})
 
 
 def image(reference: str) -> dict[str, Any] | None:
-    """Return what Docker reports of an image; None if the host does not have it. Raises Failure."""
+    """Return what Docker reports of an image; None if the host does not have it.
+
+    Raises Failure.
+    """
     result = process.run(["docker", "image", "inspect", reference])
     if result.returncode != 0 and "No such image" not in result.stderr:
         raise Failure(f"Docker does not answer: {result.stderr.strip()}")
@@ -49,7 +61,10 @@ def image(reference: str) -> dict[str, Any] | None:
 
 
 def project_containers(project: str, *, running_only: bool = False, status: str = "") -> list[str]:
-    """Return the ids of a project's containers, by label: a container may have been renamed."""
+    """Return the ids of a project's containers.
+
+    Finds them by label, because a container may have been renamed.
+    """
     command = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label={PROJECT_LABEL}={project}"]
     command += [] if running_only else ["--all"]
     command += ["--filter", f"status={status}"] if status else []
@@ -68,7 +83,10 @@ def compose(root: Path, project: str, *arguments: str, override: bool = False) -
 
 
 def run(command: Sequence[str]) -> str:
-    """Run a command that may take long, without a timeout. Returns its output. Raises Failure with the output."""
+    """Run a command that may take long, without a timeout, and return its output.
+
+    Raises Failure with the output.
+    """
     result = process.run(command, timeout=None)
     output = (result.stdout + result.stderr).strip()
     if result.returncode != 0:

@@ -1,4 +1,7 @@
-"""Files: copied with their checksum, written atomically, read without following links, and given to Redis."""
+"""Files: copies with a checksum, atomic writes, and reads that follow no links.
+
+Files that Redis uses get its owner.
+"""
 
 import contextlib
 import errno
@@ -31,7 +34,10 @@ def checksum(path: Path) -> str:
 
 
 def chunks(file: BinaryIO, length: int | None = None) -> Iterator[bytes]:
-    """Yield a file's bytes, at most ``length``, and keep them out of the page cache, which Redis needs."""
+    """Yield a file's bytes, at most ``length``.
+
+    Keeps them out of the page cache, which Redis needs.
+    """
     remaining = length
     while remaining is None or remaining > 0:
         chunk = file.read(CHUNK if remaining is None else min(CHUNK, remaining))
@@ -44,9 +50,9 @@ def chunks(file: BinaryIO, length: int | None = None) -> Iterator[bytes]:
 
 
 def copy(source: BinaryIO, length: int | None, target: Path) -> dict[str, Any]:
-    """Copy an open file, or its first ``length`` bytes, to the disk. Returns size and checksum.
+    """Copy an open file, or its first ``length`` bytes, to the disk.
 
-    Raises OSError, and Failure if the file is shorter.
+    Returns size and checksum. Raises OSError, and Failure if the file is shorter.
     """
     digest = hashlib.sha256()
     size = 0
@@ -64,7 +70,10 @@ def copy(source: BinaryIO, length: int | None, target: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, *, uid: int = REDIS_UID, gid: int = REDIS_GID) -> None:
-    """Write a small JSON file atomically, readable by its owner alone. Raises OSError."""
+    """Write a small JSON file atomically, readable by its owner alone.
+
+    Raises OSError.
+    """
     write_file(path, json.dumps(value, indent=2) + "\n", mode=0o400, uid=uid, gid=gid)
 
 
@@ -84,13 +93,19 @@ def fsync_directory(path: Path) -> None:
 
 
 def read_small(path: Path, limit: int) -> str:
-    """Return the beginning of a regular file as text; empty if there is none. Follows no link and waits for no FIFO."""
+    """Return the beginning of a regular file as text; empty if there is none.
+
+    Follows no link and waits for no FIFO.
+    """
     data = _read(path, 0, limit)
     return data.decode(errors="replace")
 
 
 def read_end(path: Path, start: int, limit: int) -> str:
-    """Return a regular file's text from an offset, at most its last ``limit`` bytes. Follows no link."""
+    """Return a regular file's text from an offset, at most its last ``limit`` bytes.
+
+    Follows no link.
+    """
     try:
         size = path.lstat().st_size
     except OSError:
@@ -116,10 +131,10 @@ def _read(path: Path, offset: int, limit: int) -> bytes:
 
 
 def open_inside(directory: Path, *names: str) -> BinaryIO:
-    """Open a regular file below a directory in which Redis can write. Follows no link and waits for no FIFO.
+    """Open a regular file below a directory in which Redis can write.
 
-    ``names`` lead from the directory to the file. They may be answers of Redis, so none of them may leave the
-    directory. Raises OSError.
+    Follows no link and waits for no FIFO. ``names`` lead from the directory to the file. They may be answers of Redis,
+    so none of them may leave the directory. Raises OSError.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     path = directory
@@ -140,9 +155,9 @@ def open_inside(directory: Path, *names: str) -> BinaryIO:
 
 
 def list_inside(directory: Path, name: str) -> list[str]:
-    """Return the names in a subdirectory that Redis owns; none if there is no such directory. Follows no link.
+    """Return the names in a subdirectory that Redis owns; none if it does not exist.
 
-    Raises OSError.
+    Follows no link. Raises OSError.
     """
     _ensure_plain(name, directory)
     try:
@@ -170,7 +185,10 @@ def _open_at(name: str, flags: int, directory: int, path: Path) -> int:
 
 
 def write_file(path: Path, text: str, *, mode: int, uid: int, gid: int) -> None:
-    """Write a small file atomically to the disk, with its owner and mode. Raises OSError."""
+    """Write a small file atomically to the disk, with its owner and mode.
+
+    Raises OSError.
+    """
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -204,9 +222,9 @@ def make_owned_directory(path: Path) -> None:
 
 
 def disk_usage(path: Path) -> int:
-    """Return the bytes that a file or directory takes on disk. Follows no link. Raises OSError.
+    """Return the bytes that a file or directory takes on disk.
 
-    What is missing, or is removed meanwhile, counts as nothing.
+    Follows no link. A file that is missing, or is removed during the count, counts as nothing. Raises OSError.
     """
     try:
         status = path.lstat()

@@ -1,4 +1,4 @@
-"""Keys in a form that can be compared with another server's: type, expiry, and a digest of the value.
+"""Fingerprints of keys, to compare two servers: type, expiry and value digest.
 
 DUMP cannot be compared: the order in which a hash or a set is stored differs between processes.
 """
@@ -29,7 +29,10 @@ _LENGTH = {
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A key's state. ``expires_at`` is Unix time in milliseconds, -1 for never. ``digest`` is empty if not compared."""
+    """A key's state.
+
+    ``expires_at`` is Unix time in milliseconds, -1 for never. ``digest`` is empty if not compared.
+    """
 
     type: str
     expires_at: int
@@ -43,10 +46,10 @@ class Fingerprint:
 
 
 def fingerprints(redis: Redis, keys: Sequence[bytes], *, absolute_expiry: bool = True) -> list[Fingerprint]:
-    """Return the fingerprints of keys, in a few round trips. The client must not decode. Raises RedisError.
+    """Return the fingerprints of keys, in a few round trips.
 
-    ``absolute_expiry`` says that Redis knows PEXPIRETIME, as it does since 7.0. Otherwise the expiry is computed from
-    its clock and the TTL, and is off by the time of a round trip.
+    The client must not decode. ``absolute_expiry`` says that Redis knows PEXPIRETIME, as it does since 7.0. Otherwise
+    the expiry is computed from its clock and the TTL, and is off by the time of a round trip. Raises RedisError.
     """
     command, now = ("PEXPIRETIME", 0) if absolute_expiry else ("PTTL", _clock(redis))
     answers = ask(redis, [words for key in keys for words in (("TYPE", key), (command, key))])
@@ -77,7 +80,10 @@ def _ask_some(redis: Redis, commands: Iterable[tuple[Any, ...] | None]) -> list[
 
 
 def _read_command(kind: str, key: bytes, length: int | None) -> tuple[Any, ...] | None:
-    """Return the command that reads a value; None if it is too large or of an unknown type."""
+    """Return the command that reads a value.
+
+    Returns None if the value is too large or of an unknown type.
+    """
     if length is None or length > (MAX_BYTES if kind == "string" else MAX_ELEMENTS):
         return None
     return {
@@ -91,7 +97,10 @@ def _read_command(kind: str, key: bytes, length: int | None) -> tuple[Any, ...] 
 
 
 def digest(kind: str, content: Any) -> str:
-    """Return a digest of a value as redis-py returns it, independent of the order of hashes and sets."""
+    """Return a digest of a value as redis-py returns it.
+
+    The order of hashes and sets does not change it.
+    """
     if content is None:
         return ""
     if kind == "hash":
@@ -109,7 +118,10 @@ def digest(kind: str, content: Any) -> str:
 
 
 def _feed(sha256: Any, content: Any) -> None:
-    """Hash each part with its length before it, so that different contents never give the same bytes."""
+    """Hash each part with its length before it.
+
+    So different contents never give the same bytes.
+    """
     if isinstance(content, dict):
         content = list(content.items())
     if isinstance(content, (list, tuple)):

@@ -7,7 +7,10 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def parse_duration(text: str) -> int:
-    """Return the seconds of a time such as ``90s``, ``10min`` or ``7d``. Raises ValueError."""
+    """Return the seconds of a time such as ``90s``, ``10min`` or ``7d``.
+
+    Raises ValueError.
+    """
     match = re.fullmatch(r"(\d+) ?(s|min|h|d|)", text)
     if not match:
         raise ValueError(f"{text!r} is not a time: write 90s, 10min, 2h or 7d")

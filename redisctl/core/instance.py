@@ -1,7 +1,7 @@
-"""The instance that this program was installed for, and ways to reach it without a port or a visible password.
+"""The instance of this program, reached without a port or a visible password.
 
-``redisctl.json`` lies next to the program. The deploy writes it: name, root, key patterns, nothing secret. Redis is
-reached by its own socket, through the container's root directory in /proc, whatever its ports speak.
+``redisctl.json`` lies next to the program. The deploy writes it: name, root, key patterns, nothing secret. redisctl
+reaches Redis by its own socket, through the container's root directory in /proc, whatever protocol its ports use.
 """
 
 import os
@@ -27,12 +27,18 @@ TIMEOUT = 5
 
 
 class UnusableSecret(Failure):
-    """The file of a password or of the renamed commands cannot be read, or is not what Redis started with."""
+    """A file of the password or of the renamed commands that cannot be used.
+
+    It cannot be read, or is not what Redis started with.
+    """
 
 
 @dataclass(frozen=True)
 class Instance(schema.Config):
-    """One Redis on this host, as the deploy described it. ``image_override`` is another image, to load data with."""
+    """One Redis on this host, as the deploy described it.
+
+    ``image_override`` is another image, to load data with.
+    """
 
     image_override: str = ""
 
@@ -63,7 +69,10 @@ class Instance(schema.Config):
 
     @property
     def image_id(self) -> str:
-        """The image to load data with: the override, the one that runs, or the one of the deploy."""
+        """Return the image to load data with.
+
+        It is the override, the one that runs, or the one of the deploy.
+        """
         return self.image_override or str(self.container.get("Image") or self.image)
 
     @cached_property
@@ -82,7 +91,10 @@ class Instance(schema.Config):
         return values[-1].strip('"') if values else default
 
     def socket_path(self) -> str:
-        """Return the path of Redis's socket, through its container's root directory. Raises Failure if it is down."""
+        """Return the path of Redis's socket, through its container's root directory.
+
+        Raises Failure if it is down.
+        """
         state = self.container.get("State", {})
         pid = state.get("Pid", 0)
         if not pid:
@@ -116,9 +128,9 @@ class Instance(schema.Config):
         )
 
     def connect_quickly(self, timeout: float = TIMEOUT) -> RespClient:
-        """Return a small client that is logged in as admin. ``timeout`` is in seconds, for each command.
+        """Return a small client that is logged in as admin.
 
-        Raises Failure if Redis does not run, and RespError.
+        ``timeout`` is in seconds, for each command. Raises Failure if Redis does not run, and RespError.
         """
         client = RespClient(self.socket_path(), timeout)
         try:
@@ -174,7 +186,10 @@ class Instance(schema.Config):
 
 
 def load_instance() -> Instance:
-    """Return the instance whose redisctl.json lies next to this program. Raises Failure."""
+    """Return the instance whose redisctl.json lies next to this program.
+
+    Raises Failure.
+    """
     if os.geteuid() != 0:
         raise Failure("redisctl reads passwords and the container: run it as root, or with sudo")
     path = Path(sys.argv[0]).resolve().with_name(paths.PROGRAM_CONFIG)
@@ -187,7 +202,10 @@ def load_instance() -> Instance:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error without details that help no operator: the path of the socket and the number of the error."""
+    """Return an error without details that help no operator.
+
+    Leaves out the path of the socket and the number of the error.
+    """
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return re.sub(r"/proc/\d+/root", "", str(error)) or type(error).__name__

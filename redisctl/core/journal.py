@@ -1,7 +1,7 @@
-"""The journal of a transaction: how far it has come, so that ``redisctl recover`` can finish it.
+"""The journal of a transaction, by which ``redisctl recover`` can finish it.
 
-Everything that stops Redis or replaces its data is one kind of transaction. Its journal lies next to the data, on the
-same file system, in a directory that only root can write.
+It records how far the transaction has come. Everything that stops Redis or replaces its data is one kind of
+transaction. Its journal lies next to the data, on the same file system, in a directory that only root can write.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _MAX_SIZE = 1024 * 1024
 
 
 class Stage(str, Enum):
-    """How far a transaction has come. The order is the order in which a transaction goes through them."""
+    """Stages of a transaction, in the order in which it goes through them."""
 
     # A deploy replaces the configuration of a running Redis, one file after another. The old one is saved.
     REPLACING_FILES = "replacing files"
@@ -79,13 +79,16 @@ class Journal:
 
 
 def begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
-    """Write the journal of a new transaction. Raises Failure if another one has not finished."""
+    """Write the journal of a new transaction.
+
+    Raises Failure if another one has not finished.
+    """
     ensure_none(instance)
     return _write(instance, Journal(operation, kind, **{"stage": Stage.PREPARED, "started": time.time(), **values}))
 
 
 def try_begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> Journal:
-    """Begin a transaction that replaces no data, and so must be possible on a full or missing disk.
+    """Begin a transaction that replaces no data, even if the disk is full or missing.
 
     Without a journal, an interruption leaves it to the next run. Raises Failure if another one has not finished.
     """
@@ -97,12 +100,18 @@ def try_begin(instance: Instance, operation: str, kind: Kind, **values: Any) -> 
 
 
 def advance(instance: Instance, journal: Journal, stage: Stage, **values: Any) -> Journal:
-    """Record that the transaction has reached a stage. It is on disk when this returns."""
+    """Record that the transaction has reached a stage.
+
+    The record is on disk when this returns.
+    """
     return _write(instance, dataclasses.replace(journal, stage=stage, **values))
 
 
 def try_advance(instance: Instance, journal: Journal, stage: Stage) -> Journal:
-    """Record a stage of a rollback, which must not fail because a full disk has no room for the journal."""
+    """Record a stage of a rollback, if the disk has room for the journal.
+
+    A rollback must not fail because of a full disk.
+    """
     with contextlib.suppress(Failure):
         return advance(instance, journal, stage)
     return dataclasses.replace(journal, stage=stage)
@@ -117,7 +126,10 @@ def end(instance: Instance) -> None:
 
 
 def read(instance: Instance) -> Journal | None:
-    """Return the journal; None if no transaction is under way. Raises Failure if it cannot be read."""
+    """Return the journal; None if no transaction is under way.
+
+    Raises Failure if it cannot be read.
+    """
     path = instance.root / paths.JOURNAL
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""The lock of an instance: one change at a time, by a deploy or by a verb of redisctl.
+"""The lock of an instance: one change at a time, by a deploy or a redisctl verb.
 
 The lock is a flock on a file in /run. A verb that a person starts holds it exclusively. A deploy lasts for many
 commands: its heartbeat (files/deploy-lock.sh) takes the lock, writes the id of the deploy and then shares it; the verbs
@@ -33,9 +33,10 @@ _MAX_SIZE = 64 * 1024
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock: id of the deploy (empty for a verb), process, operator, verb, and since when (epoch).
+    """The deploy or verb that holds the lock.
 
-    Without ``verb`` it is a step of a deploy whose heartbeat has ended.
+    The fields are the id of the deploy (empty for a verb), process, operator, verb, and since when (epoch). Without
+    ``verb`` it is a step of a deploy whose heartbeat has ended.
     """
 
     run: str
@@ -57,7 +58,10 @@ LABEL = "redoubt.redisctl"
 
 @contextmanager
 def locked(instance: Instance, verb: str, *, run: str = "") -> Iterator[None]:
-    """Hold the lock for a verb that works on data, and remove what a killed verb left behind. Raises Failure."""
+    """Hold the lock for a verb that works on data.
+
+    Removes what a killed verb left behind. Raises Failure.
+    """
     with hold(instance.name, verb, run=run):
         clean_up(instance)
         yield
@@ -78,10 +82,10 @@ def clean_up(instance: Instance) -> None:
 
 @contextmanager
 def hold(name: str, verb: str, *, run: str = "", wait: float = 0) -> Iterator[None]:
-    """Hold the instance's lock; the kernel releases it when this process and the programs that it started exit.
+    """Hold the instance's lock.
 
-    With ``run``, share the lock of that deploy. ``wait`` is how many seconds to wait for another holder. Raises Failure
-    that names the current holder.
+    The kernel releases it when this process and the programs that it started exit. With ``run``, share the lock of that
+    deploy. ``wait`` is how many seconds to wait for another holder. Raises Failure that names the current holder.
     """
     with open(paths.lock_file(name), "a+", opener=_open_private) as file:
         if run:
@@ -162,7 +166,10 @@ def _read(file: IO[str]) -> Holder:
 
 
 def _locking_process(file: IO[str]) -> int:
-    """Return a process that holds the lock, by the kernel's list; 0 if it is not visible from here."""
+    """Return a process that holds the lock, by the kernel's list.
+
+    Returns 0 if it is not visible from here.
+    """
     inode = os.fstat(file.fileno()).st_ino
     # 1: FLOCK ADVISORY READ 4711 00:1a:1234 0 EOF
     for line in Path("/proc/locks").read_text().splitlines():

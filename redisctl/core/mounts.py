@@ -1,4 +1,7 @@
-"""Disks of an instance that are not mounted: what is written to their mount points lands on another disk."""
+"""Disks of an instance that are not mounted.
+
+What is written to their mount points lands on another disk.
+"""
 
 from pathlib import Path
 
@@ -8,9 +11,10 @@ from redisctl.core.errors import Failure
 
 
 def unmounted(root: Path) -> tuple[str, ...]:
-    """Return the instance's directories, and those above them, on which systemd should have mounted a disk and has not.
+    """Return the instance's directories on which a disk should be mounted and is not.
 
-    systemd knows the mount points of /etc/fstab and of mount units by a file. What was mounted by hand has none.
+    The directories above them count as well. systemd should have mounted these disks: it knows the mount points of
+    /etc/fstab and of mount units by a file. What was mounted by hand has none.
     """
     directories = [*reversed(root.parents[:-1]), root, root / paths.DATA, root / paths.LIVE, root / paths.BACKUPS]
     command = ["systemctl", "show", "--property=FragmentPath,ActiveState", *map(str, directories)]
@@ -30,7 +34,7 @@ def ensure_mounted(root: Path) -> None:
 
 
 def problem(directory: str) -> str:
-    """Return what is wrong with a mount point on which nothing is mounted, and what to do."""
+    """Return what is wrong with an unmounted mount point, and what to do."""
     return (
         f"nothing is mounted on {directory}, a mount point by /etc/fstab or a unit of systemd: run 'mount {directory}' "
         "on the host, or remove the mount point there if the disk is gone for good"

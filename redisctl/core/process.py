@@ -1,4 +1,7 @@
-"""Runs programs of the host in a pinned environment: nothing of a login shell reaches Docker or systemd."""
+"""Programs of the host, run in a pinned environment.
+
+Nothing of a login shell reaches Docker or systemd.
+"""
 
 import os
 import subprocess
@@ -39,7 +42,10 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 
 
 def pin_environment() -> None:
-    """Replace this process's environment, so that every program it starts gets the pinned one."""
+    """Replace this process's environment by the pinned one.
+
+    Every program that it starts gets it.
+    """
     proxies.update({name: os.environ[name] for name in _PROXIES if name in os.environ})
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
@@ -74,7 +80,10 @@ def run(
 
 
 def check(command: Sequence[str], *, timeout: float | None = QUESTION_TIMEOUT, stdin: str | None = None) -> str:
-    """Run a program and return its standard output. Raises Failure with its error message."""
+    """Run a program and return its standard output.
+
+    Raises Failure with its error message.
+    """
     result = run(command, timeout=timeout, stdin=stdin)
     if result.returncode != 0:
         message = (result.stderr or result.stdout).strip()

@@ -1,6 +1,7 @@
-"""A small client of Redis for the health check: importing redis-py takes longer than all the rest of it.
+"""A small client of Redis for the health check.
 
-It speaks RESP2 over a Unix socket. Answers are bounded in size and time, because what Redis answers is not trusted.
+Importing redis-py takes longer than all the rest of the check. The client speaks RESP2 over a Unix socket. Answers are
+bounded in size and time, because what Redis answers is not trusted.
 """
 
 import socket
@@ -52,7 +53,10 @@ class RespClient:
         self._socket.close()
 
     def execute(self, *words: str) -> Any:
-        """Send a command and return its answer: text, a number, a list or None. Raises RespError and RespRefusal."""
+        """Send a command and return its answer: text, a number, a list or None.
+
+        Raises RespError and RespRefusal.
+        """
         data = [word.encode() for word in words]
         request = b"*%d\r\n" % len(data) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in data)
         self._remaining = MAX_ANSWER - len(self._buffer)
@@ -130,7 +134,10 @@ class RespClient:
 
 
 def parse_info(text: str) -> dict[str, Any]:
-    """Return INFO as a dictionary: numbers as numbers, and values such as ``keys=1,expires=0`` as dictionaries."""
+    """Return INFO as a dictionary.
+
+    Numbers become numbers, and values such as ``keys=1,expires=0`` dictionaries.
+    """
     info: dict[str, Any] = {}
     for line in text.splitlines():
         name, separator, value = line.partition(":")

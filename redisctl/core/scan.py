@@ -1,6 +1,7 @@
-"""Scans over many keys that other clients do not notice: small steps, and a pause after each.
+"""Scans over many keys that other clients do not notice.
 
-Redis executes one command at a time, so each step here takes it about a millisecond.
+They take small steps and pause after each. Redis executes one command at a time, so each step here takes it about a
+millisecond.
 """
 
 import random
@@ -16,7 +17,10 @@ PAUSE = 0.001
 
 
 def keys_like(redis: Redis, pattern: str) -> Iterator[list[str]]:
-    """Yield all keys of a pattern in batches. A key that exists all the time comes at least once."""
+    """Yield all keys of a pattern in batches.
+
+    A key that exists all the time comes at least once.
+    """
     cursor = 0
     while True:
         cursor, keys = redis.scan(cursor, match=pattern, count=STEP)
@@ -28,7 +32,10 @@ def keys_like(redis: Redis, pattern: str) -> Iterator[list[str]]:
 
 
 def members(redis: Redis, key: str, size: int) -> Iterator[list[tuple[str, float]]]:
-    """Yield all members of a sorted set with their scores, in batches. The caller may remove them."""
+    """Yield all members of a sorted set with their scores, in batches.
+
+    The caller may remove them.
+    """
     cursor = 0
     while True:
         cursor, entries = redis.zscan(key, cursor, count=size)
@@ -39,9 +46,9 @@ def members(redis: Redis, key: str, size: int) -> Iterator[list[tuple[str, float
 
 
 def ask(redis: Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Send commands at once, not as a transaction, and return the answers. Raises RedisError.
+    """Send commands at once, not as a transaction, and return the answers.
 
-    The caller sends no more commands than one step.
+    The caller sends no more commands than one step. Raises RedisError.
     """
     with redis.pipeline(transaction=False) as pipeline:
         for command in commands:
@@ -56,7 +63,10 @@ def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 class Sample:
-    """A random sample of keys: at most ``capacity``, each with the same chance, without knowing how many will come."""
+    """A random sample of at most ``capacity`` keys.
+
+    Each key has the same chance, and how many will come need not be known.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -73,7 +83,10 @@ class Sample:
                 self.keys[index] = key
 
     def sizes(self, redis: Redis) -> list[int]:
-        """Return the memory in bytes of the keys that still exist. It does not count as their use."""
+        """Return the memory in bytes of the keys that still exist.
+
+        It does not count as their use.
+        """
         sizes: list[int] = []
         for keys in batches(self.keys, STEP):
             sizes += [size for size in ask(redis, [("MEMORY", "USAGE", key) for key in keys]) if size]
@@ -82,6 +95,9 @@ class Sample:
 
 
 def memory(sizes: list[int], count: int) -> dict[str, int]:
-    """Extrapolate the sizes of a sample to ``count`` keys: bytes of all (estimated), mean and largest."""
+    """Extrapolate the sizes of a sample to ``count`` keys.
+
+    Returns bytes of all (estimated), mean and largest.
+    """
     mean = sum(sizes) / len(sizes) if sizes else 0
     return {"all": int(mean * count), "mean": int(mean), "largest": max(sizes, default=0), "sampled": len(sizes)}

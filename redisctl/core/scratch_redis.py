@@ -1,7 +1,7 @@
-"""A scratch Redis: a second server of the instance's image that loads data, without network and with limited memory.
+"""A scratch Redis: a second server of the instance's image that loads data.
 
-It keeps expired keys, like a replica that waits for its primary. So loaded data can be counted and compared with what
-it was, however old it is.
+It has no network and limited memory. It keeps expired keys, like a replica that waits for its primary. So loaded data
+can be counted and compared with what it was, however old it is.
 """
 
 import os
@@ -84,9 +84,10 @@ class Source:
 
 @contextmanager
 def loaded_redis(instance: Instance, source: Source) -> Iterator[Redis]:
-    """Give a client of a Redis that has loaded the source. It does not decode answers, and the source is only read.
+    """Give a client of a Redis that has loaded the source.
 
-    Raises NotLoadable with what Redis logs if it does not load the data, and Failure if there is not enough memory.
+    The client does not decode answers, and the source is only read. Raises NotLoadable with what Redis logs if it does
+    not load the data, and Failure if there is not enough memory.
     """
     ensure_memory(source.memory)
     with scratch_directory(instance) as directory:
@@ -114,7 +115,10 @@ def scratch_directory(instance: Instance) -> Iterator[Path]:
 
 
 def stage_aof(aof: Path, directory: Path) -> None:
-    """Stage an AOF for a Redis that may not write to it: it writes to an additional increment of its own."""
+    """Stage an AOF for a Redis that may not write to it.
+
+    That Redis writes to an additional increment of its own.
+    """
     parts = read_manifest(aof)
     own_part = aof_manifest.Part("scratch.incr.aof", max(part.seq for part in parts) + 1, aof_manifest.INCREMENT)
     staged = directory / aof_manifest.DIRECTORY
@@ -137,7 +141,7 @@ def running_redis(
     mounts: Mapping[str, str] | None = None,
     network: str = "none",
 ) -> Iterator[Redis]:
-    """Start a scratch Redis with its data in ``directory`` and give a client once it has loaded it.
+    """Start a scratch Redis on ``directory`` and give a client once it has loaded it.
 
     The client does not decode answers. ``mounts`` are further directories, read-only. Raises Failure if Redis does not
     start.
@@ -168,9 +172,10 @@ def start(
     network: str = "none",
     more: str = "",
 ) -> None:
-    """Start a scratch Redis under a name and a label, and do not wait for it. Raises Failure if Docker refuses it.
+    """Start a scratch Redis under a name and a label, and do not wait for it.
 
-    ``options`` and ``more``, further lines of configuration, are in a file that only Redis and root can read.
+    ``options`` and ``more``, further lines of configuration, are in a file that only Redis and root can read. Raises
+    Failure if Docker refuses it.
     """
     conf = directory / CONF
     conf.unlink(missing_ok=True)
@@ -197,7 +202,10 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def run_checker(instance: Instance, directory: Path, program: str, *arguments: str) -> tuple[int, str]:
-    """Run a program of the image on the files in ``directory``, which Redis owns. Returns exit code and output."""
+    """Run a program of the image on the files in ``directory``, which Redis owns.
+
+    Returns exit code and output.
+    """
     container = f"{instance.name}-scratch-{secrets.token_hex(4)}"
     command = [
         *("docker", "run", "--rm", "--interactive", "--name", container, "--label", f"{LABEL}={instance.name}"),
@@ -212,7 +220,10 @@ def run_checker(instance: Instance, directory: Path, program: str, *arguments: s
 
 @contextmanager
 def connected(container: str, memory: int) -> Iterator[Redis]:
-    """Give a client of a scratch Redis once it has loaded everything. Raises Failure if Redis exits."""
+    """Give a client of a scratch Redis once it has loaded everything.
+
+    Raises Failure if Redis exits.
+    """
     deadline = monotonic() + LOAD_TIMEOUT
     while True:
         with client(container, memory) as redis:
@@ -229,7 +240,10 @@ def connected(container: str, memory: int) -> Iterator[Redis]:
 
 
 def client(container: str, memory: int, **options: Any) -> Redis:
-    """Return a client of a scratch Redis that runs, whether it has loaded everything or not. Raises Failure."""
+    """Return a client of a scratch Redis that runs, even if it is still loading.
+
+    Raises Failure.
+    """
     inspected = docker.container(container)
     if not inspected:
         raise Failure(f"the container {container} is gone: something removed it")

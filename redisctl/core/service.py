@@ -54,7 +54,10 @@ Check = Callable[[Redis], list[str]]
 
 
 class UncleanStop(Failure):
-    """Redis did not stop cleanly. ``running`` says that it still runs and has lost nothing."""
+    """A stop of Redis that was not clean.
+
+    ``running`` says that it still runs and has lost nothing.
+    """
 
     def __init__(self, message: str, *, running: bool) -> None:
         super().__init__(message)
@@ -63,7 +66,10 @@ class UncleanStop(Failure):
 
 @dataclass(frozen=True)
 class Stopped:
-    """How a stop ended. ``was_running`` is False if Redis was down already; ``warning`` says what may be missing."""
+    """The result of a stop.
+
+    ``was_running`` is False if Redis was down already; ``warning`` says what may be missing.
+    """
 
     was_running: bool
     warning: str = ""
@@ -73,7 +79,10 @@ class Stopped:
 
 
 def restart_policy(instance: Instance) -> str:
-    """Return the restart policy of the container, empty without one. The journal records it before it changes."""
+    """Return the restart policy of the container, empty without one.
+
+    The journal records it before it changes.
+    """
     inspected = docker.container(instance.name)
     return str(inspected["HostConfig"]["RestartPolicy"]["Name"]) if inspected else ""
 
@@ -135,7 +144,10 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Stopped:
 
 
 def _is_crash_looping(instance: Instance) -> bool:
-    """Say whether Docker has just restarted a Redis that crashed and does not serve yet: it has nothing to save."""
+    """Say whether Redis crashed, was just restarted by Docker and does not serve yet.
+
+    Such a Redis has nothing to save.
+    """
     started = str(instance.container["State"].get("StartedAt", ""))[:19]
     if not instance.container.get("RestartCount") or not started:
         return False
@@ -144,7 +156,10 @@ def _is_crash_looping(instance: Instance) -> bool:
 
 
 def _cannot_write(instance: Instance) -> str:
-    """Say why the running Redis could not bring its last writes to disk; empty if it can or cannot be asked."""
+    """Say why the running Redis could not bring its last writes to disk.
+
+    Returns an empty string if it could, or if it does not answer.
+    """
     try:
         with instance.connect() as redis:
             persistence = redis.info("persistence")
@@ -167,7 +182,10 @@ def _saves_at_stop(instance: Instance) -> bool:
 
 
 def _wait_for_exit(instance: Instance, log_size: int, *, discard_unsaved: bool) -> str:
-    """Wait until Redis has exited. Returns what it may have lost. Raises UncleanStop if it keeps running."""
+    """Wait until Redis has exited, and return what it may have lost.
+
+    Raises UncleanStop if it keeps running.
+    """
     started = time.monotonic()
     while True:
         instance.refresh_container()
@@ -194,7 +212,10 @@ def _wait_for_exit(instance: Instance, log_size: int, *, discard_unsaved: bool) 
 
 
 def _answers(instance: Instance) -> bool:
-    """Say whether Redis has loaded its data and answers, if only with an error: a full disk makes PING one."""
+    """Say whether Redis has loaded its data and answers, if only with an error.
+
+    A full disk makes PING an error.
+    """
     try:
         with instance.connect() as redis:
             redis.ping()
@@ -231,7 +252,10 @@ def _unsaved(instance: Instance, started: float) -> str:
 
 
 def _missing_when_down(instance: Instance, state: dict[str, Any]) -> str:
-    """Say what the files of a Redis that was down already may lack; empty if it had exited cleanly."""
+    """Say what the files of a Redis that was down already may lack.
+
+    Returns an empty string if it had exited cleanly.
+    """
     if not instance.container:
         return ""
     looping = state.get("Restarting") or state.get("Running")
@@ -274,7 +298,10 @@ def start(instance: Instance, policy: str = "") -> None:
 
 
 def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[str]:
-    """Start Redis, wait until it has loaded its data and is healthy, and return what is wrong with it."""
+    """Start Redis, wait until it is healthy, and return what is wrong with it.
+
+    Redis has loaded its data before ``check`` examines it.
+    """
     try:
         start(instance, policy)
     except Failure as error:

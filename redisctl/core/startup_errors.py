@@ -1,7 +1,7 @@
-"""Explains why a Redis exited by the last lines of its log, and which command helps. Pure.
+"""Reasons why a Redis exited, by the last lines of its log, and remedies. Pure.
 
-If Redis cannot load its data it exits, and Docker starts it again and again. These messages are from Redis 7.2 to 8 and
-Valkey (src/aof.c, src/rdb.c and src/config.c).
+A remedy is the command that helps. If Redis cannot load its data it exits, and Docker starts it again and again. These
+messages are from Redis 7.2 to 8 and Valkey (src/aof.c, src/rdb.c and src/config.c).
 """
 
 import re
@@ -91,7 +91,10 @@ class StartupError:
 
 
 def last_start_lines(lines: Sequence[str]) -> list[str]:
-    """Return the lines since the last start; also those of the start before, if the last one has not finished."""
+    """Return the lines since the last start.
+
+    Returns those of the start before as well, if the last one has not finished.
+    """
     starts = [index for index, line in enumerate(lines) if _START in line]
     if not starts:
         return list(lines)
@@ -114,7 +117,10 @@ def explain(lines: Iterable[str]) -> StartupError | None:
 
 
 def truncations(lines: Iterable[str]) -> list[float]:
-    """Return when Redis truncated its AOF at a start, by its log, in seconds since 1970."""
+    """Return when Redis truncated its AOF at a start, by its log.
+
+    The times are in seconds since 1970.
+    """
     matches = filter(None, map(_TRUNCATION.match, lines))
     return [
         datetime.strptime(match[1], "%d %b %Y %H:%M:%S").replace(tzinfo=timezone.utc).timestamp() for match in matches
