@@ -1,7 +1,7 @@
-"""Counts the commands and keys in part of an AOF file, even if it is damaged. Only reads the file.
+"""Counts of the commands and keys in part of an AOF file, even if it is damaged.
 
-Redis stops at the first byte that is not part of a command. After it there are usually complete commands again. They
-are counted, so that a repair can say what would be lost.
+The file is only read. Redis stops at the first byte that is not part of a command. After it there are usually complete
+commands again. They are counted, so that a repair can say what would be lost.
 """
 
 import os
@@ -28,9 +28,10 @@ _NO_KEY = {b"SELECT", b"MULTI", b"EXEC", b"FLUSHALL", b"FLUSHDB", b"PUBLISH", b"
 
 @dataclass
 class Losses:
-    """Commands by name and keys by kind. ``first`` and ``last`` are when they were written, if that is known.
+    """Commands by name and keys by kind.
 
-    ``size`` is in bytes. Of these, ``unclear`` belong to no command and ``unseen`` were not scanned.
+    ``first`` and ``last`` are when they were written, if that is known. ``size`` is in bytes. Of these, ``unclear``
+    belong to no command and ``unseen`` were not scanned.
     """
 
     size: int = 0
@@ -78,7 +79,10 @@ def count(losses: Losses, file: BinaryIO, start: int, session_keys: str) -> None
 
 
 def last_timestamp(file: BinaryIO, end: int) -> float | None:
-    """Return when the last command before byte ``end`` was written; None if the AOF has no times."""
+    """Return when the last command before byte ``end`` was written.
+
+    Returns None if the AOF has no times.
+    """
     position = end
     while position > 0:
         start = max(0, position - _BLOCK)
@@ -103,7 +107,10 @@ def _add(losses: Losses, arguments: list[bytes], session_keys: str) -> None:
 
 
 def kind(key: bytes, session_keys: str) -> str:
-    """Return the kind of a key: sessions, jobs, queues or other. ``session_keys`` is a pattern that ends in a star."""
+    """Return the kind of a key: sessions, jobs, queues or other.
+
+    ``session_keys`` is a pattern that ends in a star.
+    """
     if key.startswith(session_keys.rstrip("*").replace("\\", "").encode()):
         return "sessions"
     if key.startswith(b"rq:job:"):
@@ -112,7 +119,10 @@ def kind(key: bytes, session_keys: str) -> str:
 
 
 def commands(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, list[bytes]]]:
-    """Yield the complete commands between two offsets: where each begins and ends, and its arguments."""
+    """Yield the complete commands between two offsets.
+
+    Yields where each begins and ends, and its arguments.
+    """
     position = start
     while position < end:
         command = _command(data, position, end)
@@ -147,7 +157,10 @@ def _command(data: bytes, position: int, end: int) -> tuple[int, list[bytes]] | 
 
 
 def _number(data: bytes, position: int, end: int, mark: bytes, maximum: int) -> tuple[int, int] | None:
-    """Parse a line of a mark and a number. Returns the offset of the next line, and the number."""
+    """Parse a line of a mark and a number.
+
+    Returns the offset of the next line, and the number.
+    """
     if data[position : position + 1] != mark:
         return None
     line = data.find(b"\r\n", position, min(end, position + 24))

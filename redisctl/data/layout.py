@@ -13,14 +13,17 @@ from redisctl.core.instance import Instance
 
 
 def aof_enabled(instance: Instance) -> bool:
-    """Say whether the instance uses the AOF: then Redis reads nothing else when it starts."""
+    """Say whether the instance uses the AOF.
+
+    If so, Redis reads nothing else when it starts.
+    """
     return instance.config_value("appendonly", "no") == "yes"
 
 
 def stage_rdb(instance: Instance, rdb: Path, directory: Path) -> None:
-    """Stage an RDB snapshot: as the base of an AOF, or as dump.rdb if the AOF is off. Raises Failure.
+    """Stage an RDB snapshot: as the base of an AOF, or as dump.rdb if the AOF is off.
 
-    With the AOF on, Redis ignores a dump.rdb without an AOF and starts empty.
+    With the AOF on, Redis ignores a dump.rdb without an AOF and starts empty. Raises Failure.
     """
     if not aof_enabled(instance):
         _copy_in(instance, rdb, directory / instance.config_value("dbfilename", RDB_FILE))
@@ -38,7 +41,10 @@ def stage_aof(instance: Instance, aof: Path, directory: Path) -> None:
 
 
 def stage_aof_parts(instance: Instance, aof: Path, parts: list[aof_manifest.Part], directory: Path) -> None:
-    """Stage these parts of an AOF, even if its own manifest does not name them. Raises Failure."""
+    """Stage these parts of an AOF, even if its own manifest does not name them.
+
+    Raises Failure.
+    """
     target = _aof_dir(instance, directory)
     make_owned_directory(target)
     for part in parts:
@@ -58,12 +64,18 @@ def current_aof(instance: Instance) -> tuple[Path, Path]:
 
 
 def list_aof(instance: Instance) -> list[str]:
-    """Return the names of the files of the instance's own AOF. Follows no link of Redis. Raises OSError."""
+    """Return the names of the files of the instance's own AOF.
+
+    Follows no link of Redis. Raises OSError.
+    """
     return list_inside(instance.live, current_aof(instance)[0].name)
 
 
 def read_own_manifest(instance: Instance) -> str | None:
-    """Return the manifest of the instance's own AOF, None without one. Follows no link of Redis. Raises OSError."""
+    """Return the manifest of the instance's own AOF, None without one.
+
+    Follows no link of Redis. Raises OSError.
+    """
     try:
         with open_data(instance, current_aof(instance)[1]) as file:
             return file.read(MAX_MANIFEST).decode(errors="replace")
@@ -72,14 +84,20 @@ def read_own_manifest(instance: Instance) -> str | None:
 
 
 def staged_data(instance: Instance, directory: Path) -> Path:
-    """Return what to test load of staged data: the directory of the AOF, or the RDB snapshot."""
+    """Return the path of staged data for a test load.
+
+    It is the directory of the AOF, or the RDB snapshot.
+    """
     if aof_enabled(instance):
         return _aof_dir(instance, directory)
     return directory / instance.config_value("dbfilename", RDB_FILE)
 
 
 def upgrade_in_progress(instance: Instance) -> bool:
-    """Say whether a deploy keeps the previous version's data, because the new version is not healthy yet."""
+    """Say whether a deploy keeps the previous version's data.
+
+    It keeps that data until the new version is healthy.
+    """
     return (instance.root / paths.ROLLBACK_DATA).exists()
 
 
@@ -106,7 +124,10 @@ def _write_file(path: Path, text: str) -> None:
 
 
 def open_data(instance: Instance, path: Path) -> BinaryIO:
-    """Open a data file. Redis is not trusted: a link in its directory is not followed. Raises OSError."""
+    """Open a data file.
+
+    Redis is not trusted: a link in its directory is not followed. Raises OSError.
+    """
     if path.is_relative_to(instance.live):
         return open_inside(instance.live, *path.relative_to(instance.live).parts)
     return path.open("rb")

@@ -13,7 +13,10 @@ from redisctl.core.scratch_redis import run_checker
 
 
 def parse_time(text: str) -> float:
-    """Parse a time: ``2026-11-24 16:20:05`` with a zone or in this host's, or seconds since 1970. Raises Failure."""
+    """Parse a time such as ``2026-11-24 16:20:05``, or seconds since 1970.
+
+    A time without a zone is in this host's. Raises Failure.
+    """
     try:
         try:
             at = float(text)
@@ -33,7 +36,10 @@ def format_time(at: float | None) -> str:
 
 
 def aof_start_time(aof: Path) -> float:
-    """Return the earliest time to which an AOF can be truncated: that of its base. Raises Failure."""
+    """Return the earliest time to which an AOF can be truncated: that of its base.
+
+    Raises Failure.
+    """
     base = read_manifest(aof)[0]
     if base.type != aof_manifest.BASE:
         return 0.0
@@ -44,7 +50,10 @@ def aof_start_time(aof: Path) -> float:
 
 
 def rdb_time(path: Path) -> float | None:
-    """Return the time of an RDB snapshot's data, from its header; None if there is none."""
+    """Return the time of an RDB snapshot's data, from its header.
+
+    Returns None if the header has none.
+    """
     with path.open("rb") as file:
         # An auxiliary field of every RDB snapshot, a number of four bytes.
         match = re.search(rb"\xfa\x05ctime\xc2(.{4})", file.read(512), re.DOTALL)
@@ -52,7 +61,10 @@ def rdb_time(path: Path) -> float | None:
 
 
 def truncate_aof(instance: Instance, aof: Path, to: float) -> None:
-    """Truncate a copy of an AOF after a point in time. What was written in that second stays. Raises Failure."""
+    """Truncate a copy of an AOF after a point in time.
+
+    What was written in that second stays. Raises Failure.
+    """
     start = aof_start_time(aof)
     if int(to) < start:
         raise Failure(

@@ -1,7 +1,8 @@
-"""Repairs data files that Redis does not load: examines a copy, says what a repair would lose, and repairs the copy.
+"""Repair of data files that Redis does not load.
 
-Redis's own checkers examine a copy on the disk of the data, which takes the place of the damaged files on request. An
-AOF is cut at the first damage, as redis-check-aof does it. An RDB snapshot cannot be repaired, only replaced.
+It examines a copy, says what a repair would lose, and repairs the copy. Redis's own checkers examine it on the disk of
+the data, and on request it takes the place of the damaged files. An AOF is cut at the first damage, as redis-check-aof
+does it. An RDB snapshot cannot be repaired, only replaced.
 """
 
 import contextlib
@@ -37,7 +38,10 @@ AOF, RDB = "aof", "rdb"
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a file. The first ``sound`` of its ``size`` bytes are intact."""
+    """A problem of a file.
+
+    The first ``sound`` of its ``size`` bytes are intact.
+    """
 
     name: str
     problem: str
@@ -47,7 +51,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class RdbCheck:
-    """What redis-check-rdb reports of an RDB snapshot. ``at`` is the time of its data, None if it is unknown."""
+    """The report of redis-check-rdb on an RDB snapshot.
+
+    ``at`` is the time of its data, None if it is unknown.
+    """
 
     path: Path
     problem: str = ""
@@ -57,7 +64,10 @@ class RdbCheck:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What a Redis that has loaded the repaired copy contains. ``prepared`` is for putting it in place."""
+    """The content of a Redis that has loaded the repaired copy.
+
+    ``prepared`` is for putting it in place.
+    """
 
     prepared: Prepared
     sessions: int
@@ -102,7 +112,10 @@ class Report:
 
 
 def is_serving(instance: Instance) -> bool:
-    """Say whether Redis serves. Raises Failure if that cannot be known yet, or if no file is the cause."""
+    """Say whether Redis serves.
+
+    Raises Failure if that cannot be known yet, or if no file is the cause.
+    """
     state = instance.container.get("State", {})
     if not instance.container:
         raise Failure(f"the container {instance.name} is gone: deploy again, then see whether there is damage")
@@ -133,9 +146,10 @@ def is_serving(instance: Instance) -> bool:
 
 @contextlib.contextmanager
 def examine(instance: Instance, choice: str) -> Iterator[Report]:
-    """Copy the data, check and repair the copy, and load it. The files of Redis are only read.
+    """Copy the data, check and repair the copy, and load it.
 
-    ``choice`` is AOF, RDB, or empty for what loses less. Raises Failure if the examination is impossible.
+    The files of Redis are only read. ``choice`` is AOF, RDB, or empty for what loses less. Raises Failure if the
+    examination is impossible.
     """
     backups = catalog.list_backups(instance.backups)
     report = Report(backup=next((backup for backup in backups if backup.is_verified), None))
@@ -221,7 +235,10 @@ def _check_aof(instance: Instance, directory: Path, report: Report) -> None:
 
 
 def _parts(instance: Instance, names: list[str], report: Report) -> list[aof_manifest.Part]:
-    """Return the parts of the AOF; by the names of the files if the manifest does not name them."""
+    """Return the parts of the AOF.
+
+    Finds them by the names of the files if the manifest does not name them.
+    """
     _, manifest = layout.current_aof(instance)
     text = layout.read_own_manifest(instance)
     problem = aof_manifest.find_problem(text, names)
@@ -248,7 +265,10 @@ def _parts(instance: Instance, names: list[str], report: Report) -> list[aof_man
 
 
 def _check_part(instance: Instance, staged: Path, part: aof_manifest.Part) -> Finding | None:
-    """Check a part of the staged AOF; redis-check-aof cuts it at the damage. Returns what is wrong with it."""
+    """Check a part of the staged AOF, and return what is wrong with it.
+
+    redis-check-aof cuts it at the damage.
+    """
     path = staged / part.name
     if not path.exists():
         return Finding(part.name, "it is missing")
@@ -313,10 +333,10 @@ def _choose_source(report: Report, choice: str, *, with_aof: bool) -> str:
 
 
 def best_source(report: Report) -> str:
-    """Return the source that loses less: the AOF up to the damage, or the RDB snapshot.
+    """Return the source that loses less: the AOF or the RDB snapshot.
 
-    It is the AOF, unless that is known to end before the RDB snapshot. Without a usable AOF it is the RDB snapshot,
-    unless a backup is newer.
+    The AOF counts up to the damage. It is the source, unless that is known to end before the RDB snapshot. Without a
+    usable AOF it is the RDB snapshot, unless a backup is newer.
     """
     rdb_at = report.snapshot.at if report.snapshot and not report.snapshot.problem else None
     if report.source == AOF:
@@ -331,7 +351,10 @@ def best_source(report: Report) -> str:
 
 
 def _load(instance: Instance, directory: Path, report: Report) -> None:
-    """Load the staged data in a scratch Redis and count it; note why if that refuses it."""
+    """Load the staged data in a scratch Redis and count it.
+
+    If that Redis refuses the data, the report gets the reason.
+    """
     source = restore.unknown_source(instance, directory)
     known_memory = report.backup.metadata.memory if report.backup else 0
     databases = int(instance.config_value("databases", "16"))

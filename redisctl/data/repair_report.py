@@ -1,4 +1,4 @@
-"""Describes what an examination of data files found, for people and as JSON. Pure."""
+"""Descriptions of what an examination found, for people and as JSON. Pure."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -36,9 +36,9 @@ MIN_TTL = 300
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to restore: a listed backup, or files from elsewhere. ``to`` is a time in its AOF.
+    """A listed backup, or files from elsewhere, to restore.
 
-    ``created_now`` says that the backup was created just now, for its AOF.
+    ``to`` is a time in its AOF. ``created_now`` says that the backup was created just now, for its AOF.
     """
 
     path: Path
@@ -55,7 +55,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data that was staged and test loaded: keys by database, memory in bytes, and keys to look for afterwards."""
+    """Data that was staged and test loaded.
+
+    It has the keys by database, the memory in bytes, and keys to look for afterwards.
+    """
 
     directory: Path
     databases: dict[str, dict[str, int]]
@@ -117,9 +120,10 @@ def _foreign(path: Path, to: float | None) -> Candidate:
 
 @contextmanager
 def prepared(instance: Instance, candidate: Candidate) -> Iterator[Prepared]:
-    """Stage a candidate on the disk of the data, test load it, and compare it with its metadata.
+    """Stage a candidate, test load it, and compare it with its metadata.
 
-    Raises Failure if it is damaged, does not load or does not fit. Does not touch the running Redis.
+    It is staged on the disk of the data. Does not touch the running Redis. Raises Failure if the candidate is damaged,
+    does not load or does not fit.
     """
     backup = candidate.backup
     if backup and (problems := catalog.find_damage(backup)):
@@ -153,7 +157,10 @@ def inspect_loaded(redis: Redis, directory: Path) -> Prepared:
 
 
 def _files(candidate: Candidate) -> tuple[Path | None, Path]:
-    """Return the RDB snapshot to restore; None, and the directory of the AOF, if it is the AOF."""
+    """Return the RDB snapshot to restore, and the directory of the AOF.
+
+    The RDB snapshot is None if the AOF is to be restored.
+    """
     aof = candidate.path / aof_manifest.DIRECTORY if candidate.backup else candidate.path
     if candidate.to is not None:
         return None, aof
@@ -168,7 +175,10 @@ def _size(path: Path) -> int:
 
 
 def ensure_disk_space(instance: Instance, path: Path) -> None:
-    """Raise Failure if the disk of the data has no room for a copy of a file, or of a directory's files."""
+    """Raise Failure if the disk of the data has no room for a copy.
+
+    The copy is that of a file, or of a directory's files.
+    """
     space = os.statvfs(instance.live)
     free, needed = space.f_bavail * space.f_frsize, _size(path) + create.DISK_MARGIN
     if free < needed:
@@ -176,7 +186,10 @@ def ensure_disk_space(instance: Instance, path: Path) -> None:
 
 
 def unknown_source(instance: Instance, directory: Path) -> Source:
-    """Return staged data as a source. Its memory is an estimate: files are rarely compressed to less than a third."""
+    """Return staged data as a source, with an estimate of its memory.
+
+    Files are rarely compressed to less than a third.
+    """
     path = layout.staged_data(instance, directory)
     return Source(path, 3 * _size(path))
 

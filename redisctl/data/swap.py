@@ -1,8 +1,8 @@
-"""Replaces the data of an instance in one transaction. The old data stays as the previous data.
+"""Replacement of an instance's data in one transaction.
 
-The new data is staged in a directory on the same file system. Then Redis is stopped and its stop is checked; two
-renames make the old directory the previous data and the staged directory the live data; Redis starts and is checked. If
-anything goes wrong or the host goes down, the old data comes back.
+The old data stays as the previous data. The new data is staged in a directory on the same file system. Then Redis is
+stopped and its stop is checked; two renames make the old directory the previous data and the staged directory the live
+data; Redis starts and is checked. If anything goes wrong or the host goes down, the old data comes back.
 """
 
 import os
@@ -30,7 +30,10 @@ _RECOVERY = "The old state comes back by itself within seconds; 'redisctl recove
 
 @dataclass(frozen=True)
 class Swapped:
-    """A swap that succeeded: seconds that Redis did not serve, the name of the previous data, and a warning."""
+    """A swap that succeeded.
+
+    It has the seconds that Redis did not serve, the name of the previous data, and a warning.
+    """
 
     downtime: float
     previous: str
@@ -39,7 +42,10 @@ class Swapped:
 
 @contextmanager
 def staging_dir(instance: Instance) -> Iterator[Path]:
-    """Give an empty directory for new data, owned by Redis, next to the live data. It is removed at the end."""
+    """Give an empty directory for new data, owned by Redis, next to the live data.
+
+    It is removed at the end.
+    """
     path = instance.root / paths.STAGING / "new"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.rmtree(path, ignore_errors=True)
@@ -54,10 +60,10 @@ def staging_dir(instance: Instance) -> Iterator[Path]:
 
 @contextmanager
 def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool = False) -> Iterator[Journal]:
-    """Keep Redis down while its files are examined. Afterwards it runs again if it ran before, whatever happened.
+    """Keep Redis down while its files are examined.
 
-    Gives the journal of a transaction that ``swap_data`` can continue; a swap that was interrupted is left to the
-    recovery. Raises Failure.
+    Afterwards it runs again if it ran before, whatever happened. Gives the journal of a transaction that ``swap_data``
+    can continue; a swap that was interrupted is left to the recovery. Raises Failure.
     """
     journal.ensure_none(instance)
     instance.refresh_container()
@@ -120,7 +126,10 @@ def swap_data(
 
 @contextmanager
 def interruptible(operation: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a message; systemd or ``redisctl recover`` finishes the transaction."""
+    """Turn Ctrl-C and SIGTERM into a message.
+
+    systemd or ``redisctl recover`` finishes the interrupted transaction.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -128,9 +137,10 @@ def interruptible(operation: str) -> Iterator[None]:
 
 
 def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **directories: str) -> tuple[Journal, str]:
-    """Begin a transaction and stop Redis. Returns the journal, and what the old data may lack.
+    """Begin a transaction and stop Redis.
 
-    If Redis cannot save, the transaction ends, Redis runs with the old data, and Failure says what to do.
+    Returns the journal, and what the old data may lack. If Redis cannot save, the transaction ends, Redis runs with the
+    old data, and Failure says what to do.
     """
     policy = service.restart_policy(instance)
     # A person stopped the instance. It will run with the new data, as after 'redisctl start'.
@@ -190,9 +200,10 @@ def _roll_back(instance: Instance, record: Journal) -> None:
 
 
 def put_back_files(instance: Instance, record: Journal) -> Journal:
-    """Make the previous data the live data again, from whatever point. Needs no Docker; Redis must not run.
+    """Make the previous data the live data again, from whatever point.
 
-    It can be repeated: once the previous data has moved, there is nothing left to do.
+    Needs no Docker; Redis must not run. It can be repeated: once the previous data has moved, there is nothing left to
+    do.
     """
     previous = instance.root / record.previous
     if record.previous and previous.is_dir():
@@ -205,7 +216,10 @@ def put_back_files(instance: Instance, record: Journal) -> Journal:
 
 
 def start_old(instance: Instance, record: Journal) -> None:
-    """Start Redis with the old data and end the transaction. Raises Failure if Redis is not healthy."""
+    """Start Redis with the old data and end the transaction.
+
+    Raises Failure if Redis is not healthy.
+    """
     problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
     if problems and not docker.answers():
         # The journal stays: Docker itself would not start Redis when it is back.
@@ -217,12 +231,18 @@ def start_old(instance: Instance, record: Journal) -> None:
 
 
 def recover_files(instance: Instance, record: Journal) -> Journal:
-    """Put the old data back after an interruption, before Docker starts. Does nothing if nothing has moved."""
+    """Put the old data back after an interruption, before Docker starts.
+
+    Does nothing if nothing has moved.
+    """
     return put_back_files(instance, record) if record.stage in _DATA_MOVES else record
 
 
 def recover(instance: Instance, record: Journal) -> str:
-    """Put the old data back and start Redis with it. Returns what was done. Raises Failure."""
+    """Put the old data back and start Redis with it.
+
+    Returns what was done. Raises Failure.
+    """
     warning = ""
     if record.stage is Stage.STOPPING or record.stage in _DATA_MOVES:
         service.hold_down(instance)
@@ -242,9 +262,10 @@ def recover(instance: Instance, record: Journal) -> str:
 
 
 def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str, Swapped]:
-    """Make the newest previous data the live data, and the live data the previous data.
+    """Exchange the newest previous data and the live data.
 
-    Returns the name of the data that is live now, and how the swap went. Raises Failure if there is no previous data.
+    The newest previous data becomes the live data, and the live data becomes previous data. Returns the name of the
+    data that is live now, and how the swap went. Raises Failure if there is no previous data.
     """
     previous = previous_data_dirs(instance)
     if not previous:
