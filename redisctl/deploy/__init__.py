@@ -1,1 +1,4 @@
-"""Steps of a deploy on the host, and what starts, stops, recovers and removes an instance."""
+"""Steps of a deploy on the host.
+
+Also the verbs that start, stop, recover and remove an instance.
+"""

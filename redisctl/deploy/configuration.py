@@ -1,8 +1,8 @@
-"""The configuration of a running Redis, saved in ROOT/rollback while a deploy replaces it file by file.
+"""The configuration of a running Redis, saved while a deploy replaces it.
 
-A deploy that restarts Redis saves it before it writes the first file, and opens the journal. Until Redis starts with
-all new files, an interruption or an error puts the saved files back: the running container never meets half of a new
-configuration, or that of another version, when Docker starts it again.
+The files are saved in ROOT/rollback. A deploy that restarts Redis saves them before it writes the first file, and opens
+the journal. Until Redis starts with all new files, an interruption or an error puts the saved files back: the running
+container never meets half of a new configuration, or that of another version, when Docker starts it again.
 """
 
 import shutil
@@ -25,7 +25,10 @@ _PARTS = (paths.COMPOSE_FILE, "ca.crt", paths.CONFIG, paths.SECRETS, _FIREWALL)
 
 
 def begin_replacing(instance: Instance, request: ReplaceRequest) -> Result:
-    """Save the configuration of the running Redis and open the journal. Raises Failure, with nothing changed."""
+    """Save the configuration of the running Redis and open the journal.
+
+    Raises Failure, with nothing changed.
+    """
     journal.ensure_none(instance)
     _save(instance)
     journal.begin(instance, f"deploy of {instance.name}", Kind.SERVICE, stage=Stage.REPLACING_FILES, run=request.run)
@@ -33,13 +36,19 @@ def begin_replacing(instance: Instance, request: ReplaceRequest) -> Result:
 
 
 def replacing(instance: Instance) -> Journal | None:
-    """Return the journal of a deploy that replaces files; None if it is not open. Raises Failure."""
+    """Return the journal of a deploy that replaces files; None if it is not open.
+
+    Raises Failure.
+    """
     record = journal.read(instance)
     return record if record and record.stage is Stage.REPLACING_FILES else None
 
 
 def put_back(instance: Instance) -> None:
-    """Put the saved files back and end the journal, without Docker. May be interrupted and repeated. Raises Failure."""
+    """Put the saved files back and end the journal, without Docker.
+
+    May be interrupted and repeated. Raises Failure.
+    """
     restore(instance)
     discard(instance)
     journal.end(instance)
@@ -54,13 +63,19 @@ def is_saved(instance: Instance) -> bool:
 
 
 def saved_image(instance: Instance) -> tuple[str, str]:
-    """Return the id and the reference of the image that ran with the saved configuration."""
+    """Return the id and the reference of the image of the saved configuration.
+
+    It is the image that ran with it.
+    """
     image_id, _, reference = (instance.root / paths.ROLLBACK_CONFIG / _IMAGE).read_text().strip().partition(" ")
     return image_id, reference
 
 
 def restore(instance: Instance) -> None:
-    """Put the saved files back, with the firewall. May be interrupted and repeated. Raises Failure."""
+    """Put the saved files back, with the firewall.
+
+    May be interrupted and repeated. Raises Failure.
+    """
     saved = instance.root / paths.ROLLBACK_CONFIG
     if not saved.is_dir():
         return
@@ -75,7 +90,10 @@ def restore(instance: Instance) -> None:
 
 
 def discard(instance: Instance) -> None:
-    """Remove the saved configuration. It disappears as a whole, because others look for it."""
+    """Remove the saved configuration.
+
+    It disappears as a whole, because others look for it.
+    """
     saved = instance.root / paths.ROLLBACK_CONFIG
     partial = _partial(instance)
     shutil.rmtree(partial, ignore_errors=True)

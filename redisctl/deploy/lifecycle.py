@@ -1,4 +1,7 @@
-"""Stops, starts and removes a whole instance: Redis, the services of its project, its backups and its files."""
+"""Stop, start and removal of a whole instance.
+
+The instance is Redis, the services of its project, its backups and its files.
+"""
 
 import contextlib
 import os
@@ -19,9 +22,10 @@ from redisctl.schema import Result
 
 
 def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
-    """Stop the instance and its backups in order; they stay stopped over a reboot. Raises Failure.
+    """Stop the instance and its backups in order; they stay stopped over a reboot.
 
-    Fails if Redis cannot save its data; then everything runs as before. An interrupted stop is finished by systemd.
+    Raises Failure, also if Redis cannot save its data; then everything runs as before. systemd finishes an interrupted
+    stop.
     """
     record = journal.try_begin(
         instance,
@@ -38,7 +42,10 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
 
 
 def _stop(instance: Instance, record: Journal) -> Result:
-    """Do what the journal of a stop asks for, or put back what ran before it. May be repeated."""
+    """Do what the journal of a stop asks for, or put back what ran before it.
+
+    May be repeated.
+    """
     services = [str(name) for name in record.request.get("services", ())]
     with _transaction(instance, record):
         try:
@@ -89,7 +96,10 @@ def _stop_all(instance: Instance, services: list[str], *, discard_unsaved: bool)
 
 
 def _put_back(instance: Instance, services: list[str], record: Journal) -> str:
-    """Bring back what ran before a stop that failed. Returns what could not be brought back."""
+    """Bring back what ran before a stop that failed.
+
+    Returns what could not be brought back.
+    """
     steps: tuple[Callable[[], object], ...] = (
         lambda: _put_redis_back(instance, record),
         lambda: process.check(["docker", "start", *services]) if services else None,
@@ -114,9 +124,9 @@ def _put_redis_back(instance: Instance, record: Journal) -> None:
 
 
 def start(instance: Instance) -> Result:
-    """Start a stopped instance as it is and wait until it is healthy; enable its backups again. Raises Failure.
+    """Start a stopped instance as it is and wait until it is healthy.
 
-    An interrupted start is finished by systemd.
+    Enables its backups again. systemd finishes an interrupted start. Raises Failure.
     """
     journal.ensure_none(instance)
     if not (instance.root / paths.COMPOSE_FILE).exists():
@@ -141,7 +151,10 @@ def _start(instance: Instance, record: Journal) -> Result:
 
 
 def recover(instance: Instance, record: Journal) -> str:
-    """Finish a stop or a start that was interrupted. Returns what was done. Raises Failure."""
+    """Finish a stop or a start that was interrupted.
+
+    Returns what was done. Raises Failure.
+    """
     if record.kind is Kind.START:
         _start(instance, record)
     else:
@@ -150,11 +163,11 @@ def recover(instance: Instance, record: Journal) -> str:
 
 
 def remove(instance: Instance, *, data: bool) -> Result:
-    """Take the instance off the host; with ``data`` its data and backups as well. Raises Failure.
+    """Take the instance off the host; with ``data`` its data and backups as well.
 
-    Interrupted, it is finished by the next run. Other instances, Docker, images and kernel settings stay. Fails after
+    The next run finishes an interrupted removal. Other instances, Docker, images and kernel settings stay. Fails after
     another interrupted transaction, because only its recovery knows where the data is. Fails during an import, because
-    its copy would stay. Fails if Redis cannot save data that stays.
+    its copy would stay. Fails if Redis cannot save data that stays. Raises Failure.
     """
     try:
         journal.ensure_none(instance)

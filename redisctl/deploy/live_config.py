@@ -1,4 +1,7 @@
-"""Changes a running Redis without a restart: its configuration, its certificate and its container's limits."""
+"""Changes to a running Redis without a restart.
+
+They are its configuration, its certificate and its container's limits.
+"""
 
 import time
 from collections.abc import Mapping
@@ -22,9 +25,10 @@ _SET_TIMEOUT = 30
 
 
 def apply(instance: Instance, request: LiveConfigRequest) -> Result:
-    """Apply configuration and limits to the running Redis. Raises Failure; Redis takes each CONFIG SET whole or not.
+    """Apply configuration and limits to the running Redis.
 
-    Writes ROOT/compose.created.yml, so that Compose does not replace the container for the change.
+    Redis takes each CONFIG SET whole or not. Writes ROOT/compose.created.yml, so that Compose does not replace the
+    container for the change. Raises Failure.
     """
     _write_override(instance, request.override)
     if request.raise_limits_first:
@@ -81,7 +85,10 @@ def _set_limits(instance: Instance, request: LiveConfigRequest) -> None:
 
 
 def _wait_until_it_fits(instance: Instance, limit: int) -> None:
-    """Wait until Redis uses less memory than the new limit: the kernel would kill it otherwise. Raises Failure."""
+    """Wait until Redis uses less memory than the new limit.
+
+    The kernel would kill it otherwise. Raises Failure.
+    """
     deadline = time.monotonic() + _SHRINK_TIMEOUT
     while True:
         with instance.connect() as redis:
@@ -98,7 +105,10 @@ def _wait_until_it_fits(instance: Instance, limit: int) -> None:
 
 
 def reload_certificate(instance: Instance, request: CertificateRequest) -> Result:
-    """Have the running Redis load a certificate; connections stay open. Raises Failure; then it keeps its own."""
+    """Have the running Redis load a certificate; connections stay open.
+
+    Raises Failure; then Redis keeps its own.
+    """
     arguments = [word for pair in request.directives.items() for word in pair]
     with instance.connect(socket_timeout=_SET_TIMEOUT) as redis:
         try:
@@ -110,9 +120,10 @@ def reload_certificate(instance: Instance, request: CertificateRequest) -> Resul
 
 
 def switch_persistence(instance: Instance, request: PersistenceRequest) -> Result:
-    """Have the running Redis write its data as AOF or as RDB snapshot, before a configuration that reads only that.
+    """Have the running Redis write its data as AOF or as RDB snapshot.
 
-    With appendonly on Redis starts empty from an RDB snapshot alone. Raises Failure; then the data stays as it is.
+    This comes before a configuration that reads only that: with appendonly on Redis starts empty from an RDB snapshot
+    alone. Raises Failure; then the data stays as it is.
     """
     try:
         with instance.connect(socket_timeout=_SET_TIMEOUT) as redis:

@@ -1,6 +1,7 @@
-"""Tries a configuration, an ACL file or an image in a container without network, next to the running instance.
+"""Trials of a configuration, an ACL file or an image in a container.
 
-Everything that Redis would refuse to start with fails here, while the old Redis still serves.
+The container has no network and runs next to the instance. Everything that Redis would refuse to start with fails here,
+while the old Redis still serves.
 """
 
 import re
@@ -35,9 +36,9 @@ exit 1
 
 
 def check_config(instance: Instance, image: str, owner: str) -> None:
-    """Start the image with the instance's configuration, users and command names, without its data. Raises Failure.
+    """Start the image with the instance's configuration, without its data.
 
-    The server listens on no port. ``owner`` is uid:gid.
+    It gets the users and command names as well, and listens on no port. ``owner`` is uid:gid. Raises Failure.
     """
     mounts = [
         *("--tmpfs", "/tmp:mode=1777", "--tmpfs", "/data:mode=1777", "--tmpfs", "/var/log/redis:mode=1777"),
@@ -52,9 +53,9 @@ def check_config(instance: Instance, image: str, owner: str) -> None:
 
 
 def check_acl(instance: Instance, request: AclRequest) -> Result:
-    """Start the image with an ACL file: Redis refuses to start with a rule that it does not know. Raises Failure.
+    """Start the image with an ACL file.
 
-    Changes nothing on the host.
+    Redis refuses to start with a rule that it does not know. Changes nothing on the host. Raises Failure.
     """
     mounts = ["--tmpfs", "/tmp:mode=1777"]
     output = _start(request.image, request.owner, mounts, ["--aclfile", "/tmp/users.acl"], acl=request.acl)
@@ -66,10 +67,11 @@ def check_acl(instance: Instance, request: AclRequest) -> Result:
 
 
 def probe_activedefrag(instance: Instance, request: ActivedefragRequest) -> Result:
-    """Write config/activedefrag.conf: whether the Redis of this image can defragment memory. Raises Failure.
+    """Find out whether the image's Redis can defragment memory.
 
-    The server reads directives in order, so it complains of an unknown directive behind ``activedefrag yes`` only if
-    its build supports defragmentation. Debian's builds do not, although their version line names jemalloc.
+    Writes config/activedefrag.conf. The server reads directives in order, so it complains of an unknown directive
+    behind ``activedefrag yes`` only if its build supports defragmentation. Debian's builds do not, although their
+    version line names jemalloc. Raises Failure.
     """
     command = ["docker", "run", *_HARDENING, "--user", request.owner, "--entrypoint", "redis-server", request.image]
     result = process.run([*command, "--activedefrag", "yes", "--redoubt-probe", "yes"], timeout=_TIMEOUT)
@@ -104,12 +106,18 @@ def mask_hashes(text: str) -> str:
 
 
 def mask_secrets(text: str) -> str:
-    """Replace password hashes and the secret names of commands in what a server printed."""
+    """Replace secrets in what a server printed.
+
+    They are password hashes and the secret names of commands.
+    """
     return mask_hashes(mask_renamed_commands(text))
 
 
 def mask_renamed_commands(text: str) -> str:
-    """Replace the secret names of commands: Redis quotes the line of redis.conf that it refuses."""
+    """Replace the secret names of commands.
+
+    Redis quotes the line of redis.conf that it refuses.
+    """
     return re.sub(r"(rename-command\s+\S+\s+)[^\s']*", r"\1(not shown)", text)
 
 

@@ -1,4 +1,7 @@
-"""Finishes whatever was interrupted, so that the old or the new state runs without a person."""
+"""Recovery of whatever was interrupted.
+
+The old or the new state then runs without a person.
+"""
 
 import os
 import time
@@ -12,9 +15,9 @@ from redisctl.deploy import lifecycle, service
 
 
 def recover(instance: Instance) -> str:
-    """Finish an interrupted transaction. Returns what was done, empty if there was nothing to do. Raises Failure.
+    """Finish an interrupted transaction.
 
-    The caller holds the lock.
+    The caller holds the lock. Returns what was done, empty if there was nothing to do. Raises Failure.
     """
     record = journal.read(instance)
     if record is None:
@@ -27,7 +30,10 @@ def recover(instance: Instance) -> str:
 
 
 def boot_time() -> float:
-    """Return when this host booted, in seconds since the epoch; of a container host, when its first process started."""
+    """Return when this host booted, in seconds since the epoch.
+
+    For a container host, it is when its first process started.
+    """
     fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
     # starttime of proc_pid_stat(5) in clock ticks since the machine's boot. It is field 22; the list starts at field 3.
     since_machine_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -35,7 +41,10 @@ def boot_time() -> float:
 
 
 def recover_files(instance: Instance) -> None:
-    """Put data files back where an interrupted transaction had moved them. Runs at boot, before Docker starts."""
+    """Put data files back where an interrupted transaction had moved them.
+
+    Runs at boot, before Docker starts.
+    """
     record = journal.read(instance)
     if record is None:
         return

@@ -33,9 +33,10 @@ class RolledBack(Failure):
 
 
 def start(instance: Instance, request: StartRequest) -> Result:
-    """Bring the project up and wait until it is healthy. Raises Failure with the reason and the last log lines.
+    """Bring the project up and wait until it is healthy.
 
-    Replaces containers, and on a failed upgrade puts the previous version back.
+    Replaces containers, and on a failed upgrade puts the previous version back. Raises Failure with the reason and the
+    last log lines.
     """
     replacing = configuration.replacing(instance)
     if replacing is None:
@@ -58,7 +59,10 @@ def start(instance: Instance, request: StartRequest) -> Result:
 
 
 def _open_journal(instance: Instance, request: StartRequest, replacing: Journal | None) -> Journal:
-    """Begin the transaction, or continue that of the deploy that has replaced files. Raises Failure."""
+    """Begin the transaction, or continue that of the deploy that has replaced files.
+
+    Raises Failure.
+    """
     operation, values = f"start of {instance.name}", dataclasses.asdict(request)
     if replacing is None:
         return journal.begin(instance, operation, Kind.SERVICE, request=values)
@@ -66,9 +70,9 @@ def _open_journal(instance: Instance, request: StartRequest, replacing: Journal 
 
 
 def recover(instance: Instance, record: Journal, *, at_boot: bool) -> str:
-    """Finish an interrupted start, or the rollback of an upgrade that had begun. Returns what was done.
+    """Finish an interrupted start, or the rollback of an upgrade that had begun.
 
-    Raises Failure if neither the new nor the old state runs.
+    Returns what was done. Raises Failure if neither the new nor the old state runs.
     """
     if record.stage is Stage.REPLACING_FILES:
         configuration.put_back(instance)
@@ -120,7 +124,10 @@ def _check_project(instance: Instance) -> None:
 
 
 def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot: bool) -> str:
-    """Start, and commit or roll back. Returns Compose's output. Raises Failure, after a rollback RolledBack."""
+    """Start, and commit or roll back.
+
+    Returns Compose's output. Raises Failure, after a rollback RolledBack.
+    """
     compose, guard = _Compose(instance, request, at_boot=at_boot), RestartGuard()
     try:
         record = guard.call(lambda: upgrade.save_data(instance, record, request))
@@ -144,7 +151,10 @@ def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot:
 def _cancel_upgrade(
     instance: Instance, request: StartRequest, record: Journal, compose: "_Compose", error: Failure
 ) -> NoReturn:
-    """Leave the old version running: its data cannot be kept, so nothing may replace it. Raises Failure."""
+    """Leave the old version running, because its data cannot be kept.
+
+    So nothing may replace it. Raises Failure.
+    """
     state = docker.container(instance.name).get("State", {})
     if state.get("Running") and not state.get("Restarting"):
         service.set_restart_policy(instance, request.restart)
@@ -160,7 +170,10 @@ def _roll_back(instance: Instance, record: Journal, compose: "_Compose") -> str:
 
 
 def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") -> str:
-    """Bring the project up. Returns Compose's output. Raises Failure. May be repeated."""
+    """Bring the project up, and return Compose's output.
+
+    May be repeated. Raises Failure.
+    """
     if not (upgrade_in_progress(instance) and upgrade.is_old_version(instance)):
         # Docker must not start the old version of an upgrade any more: its data is kept for a rollback.
         service.set_restart_policy(instance, request.restart)
@@ -178,16 +191,19 @@ def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") ->
 
 
 class _Compose:
-    """Compose commands for the project. They remove what an interrupted one left, and raise Failure."""
+    """Compose commands for the project.
+
+    They remove what an interrupted one left, and raise Failure.
+    """
 
     def __init__(self, instance: Instance, request: StartRequest, *, at_boot: bool) -> None:
         self._instance, self._request, self._at_boot = instance, request, at_boot
         self._override = self._keeps_container()
 
     def _keeps_container(self) -> bool:
-        """Say whether the override belongs to the container that runs and stays; remove the file otherwise.
+        """Say whether the override belongs to the container that runs and stays.
 
-        A container that is created must not get what an older one was created with.
+        Removes the file otherwise: a container that is created must not get what an older one was created with.
         """
         instance, request = self._instance, self._request
         path = instance.root / paths.COMPOSE_OVERRIDE
@@ -230,10 +246,10 @@ class _Compose:
         return self.run(*command)
 
     def _release_leaked_port(self) -> str:
-        """Restart Docker where that disturbs no other container. Returns why not, empty when it restarted.
+        """Restart Docker where that disturbs no other container.
 
-        If Docker is killed while it starts a container, it may keep the port allocated after it comes back
-        (moby#20486). Recreating the networks does not release it.
+        Returns why not, empty when it restarted. If Docker is killed while it starts a container, it may keep the port
+        allocated after it comes back (moby#20486). Recreating the networks does not release it.
         """
         own = set(docker.project_containers(self._instance.name))
         running = process.check(["docker", "ps", "--quiet", "--no-trunc"]).split()
@@ -260,14 +276,20 @@ def override_is_for(path: Path, container_id: str) -> bool:
 
 
 def compose_hashes(instance: Instance, *, override: bool) -> dict[str, str]:
-    """Return Compose's hashes of the services; empty if Compose does not accept the file."""
+    """Return Compose's hashes of the services.
+
+    Returns nothing if Compose does not accept the file.
+    """
     result = process.run(docker.compose(instance.root, instance.name, "config", "--hash", "*", override=override))
     lines = (line.split() for line in result.stdout.splitlines())
     return {words[0]: words[1] for words in lines if len(words) == 2} if result.returncode == 0 else {}
 
 
 def _help_recover(instance: Instance, seconds: int) -> None:
-    """Give an unhealthy Redis time to become healthy: Compose would fail at once on the last health check."""
+    """Give an unhealthy Redis time to become healthy.
+
+    Compose would fail at once on the last health check.
+    """
     try:
         with instance.connect() as redis:
             persistence = redis.info("persistence")
@@ -292,7 +314,10 @@ def _is_healthy(instance: Instance) -> bool:
 
 
 def _diagnose(instance: Instance, compose: _Compose, output: str) -> str:
-    """Return why the start failed: Compose's output, the containers, the health check and the last log lines."""
+    """Return why the start failed.
+
+    The reason has Compose's output, the containers, the health check and the last log lines.
+    """
     inspected = docker.container(instance.name)
     health = inspected.get("State", {}).get("Health") or {}
     checks = [str(entry.get("Output", "")).strip() for entry in health.get("Log") or []]

@@ -1,6 +1,7 @@
-"""Collects everything that a deploy, a drift check, a stop, a start and a removal need to know about an instance.
+"""The state of an instance, for deploys, drift checks and other verbs.
 
-Changes nothing. Works for an instance that was never deployed, and on a host without Docker.
+Collects everything that a deploy, a drift check, a stop, a start and a removal need to know. Changes nothing. Works for
+an instance that was never deployed, and on a host without Docker.
 """
 
 import json
@@ -123,7 +124,10 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
 
 
 def _is_service(inspected: dict[str, Any]) -> bool:
-    """Say whether Compose made it as a service: not by hand, and not with ``docker compose run``."""
+    """Say whether Compose made it as a service.
+
+    A container made by hand or with ``docker compose run`` is none.
+    """
     labels = inspected["Config"]["Labels"]
     return docker.HASH_LABEL in labels and labels.get(docker.ONE_OFF_LABEL) != "True"
 
@@ -207,7 +211,10 @@ def _foreign(name: str, own: dict[str, Any]) -> str:
 
 
 def _redis(instance: Instance, request: StateRequest, own: dict[str, Any]) -> dict[str, Any]:
-    """Return what Redis reports, or why it cannot be asked; nothing if it does not run."""
+    """Return what Redis reports, or why it cannot be asked.
+
+    Returns nothing if it does not run.
+    """
     if not own.get("State", {}).get("Running") or own["State"].get("Paused"):
         return {}
     try:
@@ -229,7 +236,10 @@ def _redis(instance: Instance, request: StateRequest, own: dict[str, Any]) -> di
 
 
 def _refusal(error: str) -> dict[str, Any]:
-    """Return what an error of Redis means: a restart gives admin its password and its rights back."""
+    """Return what an error of Redis means.
+
+    A restart gives admin its password and its rights back.
+    """
     if error.startswith(("WRONGPASS", "NOAUTH")):
         return {"refusal": "refuses the password of admin"}
     if error.startswith("NOPERM"):
@@ -238,7 +248,10 @@ def _refusal(error: str) -> dict[str, Any]:
 
 
 def _answers(request: StateRequest, config: Any, acl: Any, info: dict[str, Any]) -> dict[str, Any]:
-    """Return the answers of Redis as text that is safe to print. Raises an exception if they are malformed."""
+    """Return the answers of Redis as text that is safe to print.
+
+    Raises an exception if they are malformed.
+    """
     if not isinstance(config, list):
         raise TypeError
     pairs = dict(zip(config[::2], config[1::2], strict=True))
@@ -258,7 +271,10 @@ def _printable(value: Any) -> str:
 
 
 def _differing_passwords(desired: str, acl: list[str]) -> tuple[str, ...]:
-    """Return users whose password hashes differ from the desired ACL file; the hashes never leave the host."""
+    """Return users whose password hashes differ from the desired ACL file.
+
+    The hashes never leave the host.
+    """
     if not desired:
         return ()
     running = {user: _hashes_of(rules) for user, rules in parse_users("\n".join(acl)).items()}
@@ -272,7 +288,10 @@ def _hashes_of(rules: list[str]) -> set[str]:
 
 
 def _of_process(instance: Instance, request: StateRequest, own: dict[str, Any]) -> dict[str, Any]:
-    """Return what the kernel says of the container's first process: mounts that were replaced, and limits."""
+    """Return what the kernel says of the container's first process.
+
+    It says which mounts were replaced, and the limits.
+    """
     pid = own.get("State", {}).get("Pid", 0)
     if not pid:
         return {}
@@ -289,7 +308,10 @@ def _of_process(instance: Instance, request: StateRequest, own: dict[str, Any]) 
 
 
 def _cgroup_limits(pid: int) -> dict[str, str]:
-    """Return the limits that the kernel enforces: systemd sets them again at every daemon-reload."""
+    """Return the limits that the kernel enforces.
+
+    systemd sets them again at every daemon-reload.
+    """
     limits = {}
     # Lines of number:controllers:path; version 2 has a single line, without controllers.
     for line in _text(Path(f"/proc/{pid}/cgroup")).splitlines():
@@ -342,7 +364,10 @@ def _stored(instance: Instance) -> StoredData:
 
 
 def _deployed_settings(root: Path) -> dict[str, Any]:
-    """Return the settings of the last deploy that finished; empty if unreadable, so that a deploy writes them again."""
+    """Return the settings of the last deploy that finished.
+
+    Returns nothing if they are unreadable, so that a deploy writes them again.
+    """
     try:
         settings = json.loads(_text(root / paths.DEPLOYED_SETTINGS))
     except ValueError:
@@ -373,7 +398,10 @@ def _interrupted(instance: Instance, run: str) -> InterruptedTransaction | None:
 
 
 def _is_under_way(instance: Instance, run: str) -> bool:
-    """Say whether somebody else than the deploy that asks holds the lock, and works on the transaction."""
+    """Say whether another deploy or verb works on the transaction.
+
+    It holds the lock then. ``run`` is the id of the deploy that asks.
+    """
     holder = lock.holder(instance.name)
     return holder is not None and not (run and holder.run == run)
 
@@ -399,7 +427,10 @@ def _units(name: str) -> dict[str, UnitState]:
 
 
 def _firewall(instance: Instance) -> tuple[str, ...]:
-    """Return how the loaded nftables table differs from its file, which a private network namespace loads and lists."""
+    """Return how the loaded nftables table differs from its file.
+
+    A private network namespace loads the file and lists it.
+    """
     rules = instance.root / "network.nft"
     if shutil.which("nft") is None or not rules.exists():
         return ()

@@ -35,7 +35,10 @@ class Compose(Protocol):
     """The Compose commands that a rollback needs."""
 
     def up(self, *arguments: str) -> str:
-        """Create and start containers and wait until they are healthy. Returns the output. Raises Failure."""
+        """Create and start containers and wait until they are healthy.
+
+        Returns the output. Raises Failure.
+        """
 
     def forget_override(self) -> None:
         """The container is created from compose.yml alone."""
@@ -64,9 +67,10 @@ def check(instance: Instance, request: UpgradeRequest) -> Result:
 
 
 def save_data(instance: Instance, record: Journal, request: StartRequest) -> Journal:
-    """Stop the old version and keep its data, if this start is an upgrade. Raises Failure. May be repeated.
+    """Stop the old version and keep its data, if this start is an upgrade.
 
-    RDB files are kept by a hard link, because Redis only ever replaces them. AOF files that are appended to are copied.
+    May be repeated. RDB files are kept by a hard link, because Redis only ever replaces them. AOF files that are
+    appended to are copied. Raises Failure.
     """
     if not configuration.is_saved(instance) or upgrade_in_progress(instance):
         return record
@@ -89,12 +93,18 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
 
 
 def is_old_version(instance: Instance) -> bool:
-    """Say whether the container is still that of the version that an upgrade replaces."""
+    """Say whether the container is still that of the old version.
+
+    It is the version that an upgrade replaces.
+    """
     return bool(docker.container(instance.name).get("Image") == configuration.saved_image(instance)[0])
 
 
 def _rewrite_aof(instance: Instance) -> None:
-    """Rewrite the AOF while the old version still serves, so that little has to be copied while Redis is down."""
+    """Rewrite the AOF while the old version still serves.
+
+    So little has to be copied while Redis is down.
+    """
     if _free(instance) < _aof_size(instance, ""):
         return
     try:
@@ -164,10 +174,10 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def roll_back(instance: Instance, compose: Compose) -> str:
-    """Put the old version, its configuration and its data back. May be interrupted anywhere and repeated.
+    """Put the old version, its configuration and its data back.
 
-    The journal says that the rollback has begun. What the new version wrote becomes previous data. Returns what was
-    done. Raises Failure if the old version is not back.
+    May be interrupted anywhere and repeated. The journal says that the rollback has begun. What the new version wrote
+    becomes previous data. Returns what was done. Raises Failure if the old version is not back.
     """
     record = journal.read(instance)
     if record is None:
@@ -192,7 +202,10 @@ def roll_back(instance: Instance, compose: Compose) -> str:
 
 
 def _remove_container(instance: Instance) -> None:
-    """Remove the container, so that nothing uses the data while it moves. Raises Failure."""
+    """Remove the container, so that nothing uses the data while it moves.
+
+    Raises Failure.
+    """
     service.hold_down(instance)
     process.run(["docker", "stop", instance.name], timeout=None)
     process.run(["docker", "rm", "--force", instance.name])
@@ -201,7 +214,10 @@ def _remove_container(instance: Instance) -> None:
 
 
 def put_back_files(instance: Instance, record: Journal) -> Journal:
-    """Make the old version's data the live data and restore its configuration. Needs no Docker; Redis must not run."""
+    """Make the old version's data the live data and restore its configuration.
+
+    Needs no Docker; Redis must not run.
+    """
     if record.stage is not Stage.ROLLING_BACK:
         return record
     if not record.previous:

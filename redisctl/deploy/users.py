@@ -12,10 +12,10 @@ _TIMEOUT = 60
 
 
 def apply(instance: Instance, request: AclRequest) -> Result:
-    """Set the users of the running Redis to those of an ACL file; connections stay open. Raises Failure.
+    """Set the users of the running Redis to those of an ACL file.
 
-    User by user, each in one step: ACL LOAD would take all at once and close every connection on Redis 7.0. A user
-    that Redis refuses keeps its rules.
+    Connections stay open. Sets user by user, each in one step: ACL LOAD would take all at once and close every
+    connection on Redis 7.0. A user that Redis refuses keeps its rules. Raises Failure.
     """
     desired = parse_users(request.acl)
     errors = []
