@@ -1,7 +1,7 @@
-"""Entry point of the program: unpacks its modules once per boot, because Python caches no bytecode of a zip archive.
+"""Entry point of the program, which unpacks its modules once per boot.
 
-Compiling took three quarters of every call. In /run the modules are in memory and only root's, and gone after a reboot:
-they can be neither stale nor torn by a power cut.
+Python caches no bytecode of a zip archive, and compiling took three quarters of every call. In /run the modules are in
+memory and only root's, and gone after a reboot: they can be neither stale nor torn by a power cut.
 """
 
 import os
@@ -14,7 +14,10 @@ _CONFIG = "redisctl.json"
 
 
 def module_path(program: str) -> str:
-    """Return the directory with the unpacked modules of the archive, or the archive itself if it is not unpacked."""
+    """Return the directory with the unpacked modules of the archive.
+
+    Returns the archive itself if it is not unpacked.
+    """
     root = os.path.dirname(program)
     if not os.path.exists(os.path.join(root, _CONFIG)):
         return program
@@ -32,12 +35,18 @@ def module_path(program: str) -> str:
 
 
 def modules_dir(root: str) -> str:
-    """Return the directory for the unpacked modules of the program below an instance's root."""
+    """Return the directory for the unpacked modules of the program.
+
+    ``root`` is the root of the instance.
+    """
     return f"/run/redoubt-{root.strip('/').replace('/', '-')}.modules"
 
 
 def _unpack(program: str, directory: str, target: str) -> None:
-    """Unpack the archive, one process at a time. Raises OSError, also while another process unpacks it."""
+    """Unpack the archive, one process at a time.
+
+    Raises OSError, also while another process unpacks it.
+    """
     # Imported here: importing them takes longer than everything else.
     import fcntl
     import shutil

@@ -77,14 +77,17 @@ def unit(name: str, part: str) -> str:
 
 
 def units(name: str) -> tuple[str, ...]:
-    """Return all systemd units that an instance may have; a unit that starts another one comes first."""
+    """Return all systemd units that an instance may have.
+
+    A unit that starts another one comes first.
+    """
     return tuple(unit(name, part) for part in UNITS)
 
 
 def removable(name: str, root: Path, *, data: bool) -> list[Path]:
-    """Return everything that belongs to an instance, without its data or with it, in the order of removal.
+    """Return everything that belongs to an instance, in the order of removal.
 
-    The program comes last: as long as it is there, an interrupted removal can be run again.
+    ``data`` includes its data. The program comes last: as long as it is there, an interrupted removal can be run again.
     """
     directories = ("multi-user.target.wants", "timers.target.wants")
     system = Path(SYSTEMD_UNITS)
@@ -99,5 +102,8 @@ def removable(name: str, root: Path, *, data: bool) -> list[Path]:
 
 
 def command(name: str) -> str:
-    """Return the command by which root operates an instance, named after an instance that is not called redis."""
+    """Return the command by which root operates an instance.
+
+    It ends in the name of the instance, unless that is redis.
+    """
     return "/usr/local/sbin/redisctl" if name == "redis" else f"/usr/local/sbin/redisctl-{name}"

@@ -202,7 +202,10 @@ class Container:
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the Compose project. ``masquerade`` says whether containers on it reach the outside."""
+    """A network of the Compose project.
+
+    ``masquerade`` says whether containers on it reach the outside.
+    """
 
     internal: bool
     masquerade: bool
@@ -211,9 +214,10 @@ class Network:
 
 @dataclass(frozen=True)
 class StoredData:
-    """The data files of the instance. ``formats`` are RDB formats such as REDIS0012, ``size`` is in bytes.
+    """The data files of the instance.
 
-    ``missing`` says that there is no directory of live data, ``is_mount_point`` that it is one.
+    ``formats`` are RDB formats such as REDIS0012, ``size`` is in bytes. ``missing`` says that there is no directory of
+    live data, ``is_mount_point`` that it is a mount point.
     """
 
     missing: bool = False
@@ -226,7 +230,10 @@ class StoredData:
 
 @dataclass(frozen=True)
 class OtherInstance:
-    """Another instance of Redoubt on the host: its project, data directory, memory limit and published ports."""
+    """Another instance of Redoubt on the host.
+
+    It has its project, data directory, memory limit and published ports.
+    """
 
     name: str
     data_dir: str
@@ -236,7 +243,10 @@ class OtherInstance:
 
 @dataclass(frozen=True)
 class UnitState:
-    """A systemd unit. ``outdated`` says that its file changed since systemd loaded it."""
+    """A systemd unit.
+
+    ``outdated`` says that its file changed since systemd loaded it.
+    """
 
     present: bool
     active: bool
@@ -316,7 +326,10 @@ class InstanceState:
 
     @property
     def activedefrag_value(self) -> str:
-        """Whether the configuration defragments memory: yes, no, or empty where that is unknown."""
+        """Return whether the configuration defragments memory.
+
+        It is yes, no, or empty where that is unknown.
+        """
         words = self.activedefrag.rpartition("\n")[2].split()
         return words[1] if words[:1] == ["activedefrag"] and len(words) == 2 else ""
 
@@ -331,7 +344,10 @@ class InstanceState:
 
 @dataclass(frozen=True)
 class Result:
-    """How a verb ended. ``messages`` are for the operator; ``error`` is empty unless the verb failed."""
+    """The result of a verb.
+
+    ``messages`` are for the operator; ``error`` is empty unless the verb failed.
+    """
 
     changed: bool = False
     messages: tuple[str, ...] = ()
@@ -340,12 +356,12 @@ class Result:
 
 @dataclass(frozen=True)
 class StartRequest:
-    """Bring the Compose project up and wait until Redis is healthy.
+    """Request to bring the Compose project up and wait until Redis is healthy.
 
     ``recreate`` names services whose containers must be replaced, ``paused`` services to unpause first.
     ``recreate_networks`` takes all containers down first. ``recovery_seconds`` is the time that an unhealthy Redis gets
-    to become healthy without a restart. ``timeout`` is in seconds. ``owner`` is uid:gid of the container,
-    ``restart`` its restart policy, which a stop took away.
+    to become healthy without a restart. ``timeout`` is in seconds. ``owner`` is uid:gid of the container, ``restart``
+    its restart policy, which a stop took away.
     """
 
     image: str
@@ -360,14 +376,17 @@ class StartRequest:
 
 @dataclass(frozen=True)
 class ReplaceRequest:
-    """Save the configuration of the running Redis before a deploy, whose id is ``run``, replaces its files."""
+    """Request to save the running Redis's configuration before a deploy replaces it.
+
+    ``run`` is the id of the deploy.
+    """
 
     run: str
 
 
 @dataclass(frozen=True)
 class LiveConfigRequest:
-    """Change the running Redis without a restart.
+    """Request to change the running Redis without a restart.
 
     ``config`` are the arguments of CONFIG SET, one call each. ``limits`` are options of ``docker update``.
     ``raise_limits_first`` sets the limits before Redis, else after it has given memory back. ``memory`` is the memory
@@ -383,7 +402,10 @@ class LiveConfigRequest:
 
 @dataclass(frozen=True)
 class AclRequest:
-    """An ACL file for the running Redis, or for a check with ``image`` in a container of ``owner``."""
+    """An ACL file for the running Redis, or for a check in a container.
+
+    The container runs ``image`` as ``owner``.
+    """
 
     acl: str
     image: str = ""
@@ -399,7 +421,10 @@ class CertificateRequest:
 
 @dataclass(frozen=True)
 class ActivedefragRequest:
-    """Find out whether the image's Redis can defragment memory. ``required`` makes it an error if it cannot."""
+    """Request to find out whether the image's Redis can defragment memory.
+
+    ``required`` makes it an error if it cannot.
+    """
 
     image: str
     owner: str
@@ -408,7 +433,10 @@ class ActivedefragRequest:
 
 @dataclass(frozen=True)
 class PersistenceRequest:
-    """Have the running Redis write its data in the other form. ``target`` is aof or rdb, ``timeout`` in seconds."""
+    """Request to have the running Redis write its data in the other form.
+
+    ``target`` is aof or rdb, ``timeout`` in seconds.
+    """
 
     target: Literal["aof", "rdb"]
     save: str
@@ -417,7 +445,10 @@ class PersistenceRequest:
 
 @dataclass(frozen=True)
 class UpgradeRequest:
-    """Back up and check that the image reads the data. ``verify`` loads the backup with both versions."""
+    """Request to back up, and to check that the image reads the data.
+
+    ``verify`` loads the backup with both versions.
+    """
 
     image: str
     verify: bool = True
