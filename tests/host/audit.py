@@ -1,7 +1,8 @@
-"""The security report: what the tests marked ``security`` prove about each host, by control.
+"""The security report: what the ``security`` tests prove about each host.
 
-``pytest tests/host -m security`` prints the table, ``--junitxml`` contains the controls as properties, and
-``--audit-page`` writes the page. pytest-html is no alternative: its pages need scripts, and it has no controls.
+The report is sorted by control. ``pytest tests/host -m security`` prints the table, ``--junitxml`` contains the
+controls as properties, and ``--audit-page`` writes the page. pytest-html is no alternative: its pages need scripts, and
+it has no controls.
 """
 
 import subprocess
@@ -27,7 +28,10 @@ JUNIT = pytest.StashKey[Callable[[str, object], None]]()
 # A pytest plugin must be hashable.
 @dataclass(eq=False)
 class Audit:
-    """Collects the results of a run, as a plugin. ``why_left_out`` returns how to include a test that is left out."""
+    """Plugin that collects the results of a run.
+
+    ``why_left_out`` returns how to include a test that is left out.
+    """
 
     config: pytest.Config
     fleet: Fleet
@@ -88,9 +92,10 @@ class Audit:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Write the verdicts as properties before pytest writes its JUnit file, and write the page.
+        """Write the page, and the verdicts as properties for pytest's JUnit file.
 
-        A control without a test has no test case, so its verdict is only in the properties.
+        This runs before pytest writes that file. A control without a test has no test case, so its verdict is only in
+        the properties.
         """
         record_property = self.config.stash.get(JUNIT, None)
         if record_property and self.is_requested:
@@ -165,7 +170,10 @@ class Audit:
 
 
 def reasons(row: dict[str, Verdict]) -> list[str]:
-    """Return why a control is not proven, once if the reason is the same on all hosts."""
+    """Return why a control is not proven.
+
+    A reason that is the same on all hosts is returned once, without their names.
+    """
     reasons: dict[str, list[str]] = {}
     for host, result in row.items():
         if result.reason:
@@ -179,7 +187,10 @@ def page(config: pytest.Config) -> Path:
 
 
 def prepare(config: pytest.Config) -> None:
-    """Empty the page, so that an old page is never taken for this run's. Raises UsageError."""
+    """Empty the page, so that an old page is never taken for this run's.
+
+    Raises UsageError if it cannot be written.
+    """
     try:
         page(config).parent.mkdir(parents=True, exist_ok=True)
         page(config).write_text("")
@@ -197,7 +208,10 @@ def _commit() -> str:
 
 
 def _facts(target: Target) -> dict[str, str]:
-    """Return versions and system. This needs no login to Redis, which may be what fails."""
+    """Return the image and the versions of server, Docker and system.
+
+    This needs no login to Redis, which may be what fails.
+    """
     name = quoted(target.settings.redis_name)
     inside = quoted("redis-server --version 2>/dev/null || valkey-server --version")
     script = (

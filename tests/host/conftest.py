@@ -1,4 +1,4 @@
-"""Fixtures of the host suite: the host, its settings and secrets, and clients of its Redis.
+"""Fixtures of the host suite: hosts, their settings and secrets, and clients.
 
 A fixture of a module asks the host once, with one SSH command.
 """
@@ -104,7 +104,10 @@ def queue_key(target: Target) -> Iterator[str]:
 
 @pytest.fixture
 def undenied(target: Target) -> Iterator[None]:
-    """Fail if Redis denied anything to the test's clients: an entry in ACL LOG is a client that half works."""
+    """Fail if Redis denied anything to the test's clients.
+
+    A client with an entry in ACL LOG works only in part.
+    """
     yield
     assert target.denials() == {}
 

@@ -14,7 +14,10 @@ import pytest
 
 @dataclass(frozen=True)
 class Control:
-    """A promise to an auditor. ``lacks`` names a part that no test proves; with it the control is never proven."""
+    """A promise to an auditor.
+
+    ``lacks`` names a part that no test proves; with it the control is never proven.
+    """
 
     promise: str
     lacks: str = ""
@@ -56,7 +59,7 @@ class Check:
     reason: str = ""
 
     def add(self, report: pytest.TestReport) -> None:
-        """Add the result of the setup, the call or the teardown; one failure is a failure."""
+        """Add the result of the setup, call or teardown; one failure is a failure."""
         if report.failed:
             self.outcome, self.reason = "failed", f"{self.reason}\n{report.longreprtext}".strip()
         elif report.skipped:
@@ -76,7 +79,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A control on a host: its state, a short text, and the reason if it is not proven."""
+    """A control's state on a host, with a text and the reason if it is not proven."""
 
     state: str
     text: str
@@ -84,7 +87,10 @@ class Verdict:
 
 
 def verdict(control: Control, checks: Iterable[Check]) -> Verdict:
-    """Return the verdict of the checks of one control on one host. Only tests that ran and passed prove it."""
+    """Return the verdict on one control on one host from its checks.
+
+    Only tests that ran and passed prove a control.
+    """
     counts = Counter(check.outcome for check in checks)
     passed, failed, left_out = counts["passed"], counts["failed"], counts["left out"]
     missing = [f"{counts[kind]} {kind}" for kind in ("not selected", "not run", "skipped") if counts[kind]]

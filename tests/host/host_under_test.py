@@ -1,4 +1,4 @@
-"""A host under test: its settings and secrets, and connections to it that a deploy does not use."""
+"""A host under test: settings, secrets, and connections other than a deploy's."""
 
 import shlex
 import socket
@@ -53,7 +53,10 @@ class Target:
         return testinfra.get_host(self.spec, ssh_config=str(self.ssh_config))
 
     def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a shell command on the host. Secrets go in on standard input, which no argument list shows."""
+        """Run a shell command on the host.
+
+        Pass secrets on standard input: other users can read argument lists.
+        """
         line = self.host.backend.get_command(command)
         local = ["/bin/sh", "-c", line]
         return subprocess.run(
@@ -66,7 +69,10 @@ class Target:
         )
 
     def check_reachable(self) -> str:
-        """Return why the host cannot be tested, or nothing. Only this waits for a dead host."""
+        """Return why the host cannot be tested; empty if it can.
+
+        Only this function waits for a dead host.
+        """
         try:
             result = self.host.run("id -u")
         except RuntimeError as error:
@@ -88,7 +94,10 @@ class Target:
 
     @cached_property
     def endpoint(self) -> dict[str, Any]:
-        """redis-py's arguments for a connection from this machine, through SSH to a remote host."""
+        """redis-py's arguments for a connection from this machine.
+
+        The connection to a remote host goes through SSH.
+        """
         address, port = self.reached(self.settings.ports[0])
         tls = self.tls if self.settings.ports[0].tls else {}
         if self.entry.is_local:
@@ -100,7 +109,10 @@ class Target:
 
     @cached_property
     def tls(self) -> dict[str, Any]:
-        """redis-py's arguments for TLS. They check no name, because the certificate has no name for a tunnel."""
+        """redis-py's arguments for TLS.
+
+        They check no name, because the certificate has no name for a tunnel.
+        """
         assert self.identity is not None
         options: dict[str, Any] = {"ssl": True, "ssl_ca_data": self.identity.ca, "ssl_check_hostname": False}
         if self.settings.redis_tls_auth_clients == "yes":
@@ -113,7 +125,7 @@ class Target:
         return options
 
     def forwarded(self, destination: str) -> str:
-        """Return a socket of this machine that leads to an address:port or a socket of the host."""
+        """Return a local socket that leads to an address:port or a socket of the host."""
         if self.entry.is_local:
             return destination
         path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{uuid4().hex[:6]}")
@@ -123,7 +135,10 @@ class Target:
         return str(path)
 
     def forwarded_port(self, destination: str) -> int:
-        """Return a loopback port of this machine that leads there, for clients that cannot use a socket."""
+        """Return a loopback port of this machine that leads to ``destination``.
+
+        It is for clients that cannot use a socket.
+        """
         self.run("true")
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
@@ -131,7 +146,10 @@ class Target:
         return port
 
     def reached(self, port: Port) -> tuple[str, int]:
-        """Return the address and number at which the host itself reaches a port: the first published ones, if any."""
+        """Return the address and number at which the host itself reaches a port.
+
+        They are the first published ones, if any.
+        """
         if not self.settings.redis_bind:
             return self._container_address(), port.inside
         unspecified = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -144,7 +162,10 @@ class Target:
         return address
 
     def client(self, user: str | None, password: str | None = None, **options: Any) -> Redis:
-        """Return a new client of a user, which never retries. Without a user, it does not log in."""
+        """Return a new client of a user, which never retries.
+
+        Without a user, it does not log in.
+        """
         if user is not None:
             options["username"] = user
             options["password"] = self.secrets.passwords[user] if password is None else password
@@ -180,7 +201,10 @@ class Target:
         return dict(zip(answer[::2], answer[1::2], strict=True))
 
     def denials(self) -> dict[tuple[str, str, str], int]:
-        """Return what Redis denied to clients with this session's mark, by user, reason and object."""
+        """Return how often Redis denied something to clients of this session.
+
+        The counts are by user, reason and object. The clients have this session's mark.
+        """
         entries = (dict(zip(entry[::2], entry[1::2], strict=True)) for entry in self.admin_call("ACL", "LOG"))
         return {
             (entry["username"], entry["reason"], entry["object"]): int(entry["count"])
@@ -222,7 +246,10 @@ class Target:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
 
     def hidden(self) -> list[str]:
-        """Return all secrets: passwords, their hashes as in the ACL file, command names and keys."""
+        """Return all secrets: passwords and their hashes, command names and keys.
+
+        The hashes are those in the ACL file.
+        """
         passwords = [*self.secrets.passwords.values(), *self.secrets.previous.values()]
         keys = [self.identity.key.splitlines()[1]] if self.identity else []
         keys += [self.secrets.repository] if self.secrets.repository else []
@@ -230,7 +257,10 @@ class Target:
 
 
 def expectations(entry: Entry) -> tuple[Settings, Secrets, Identity | None]:
-    """Return the settings, secrets and certificate of a host from this machine. Raises BridgeError."""
+    """Return the settings, secrets and certificate of a host.
+
+    They are read from this machine. Raises BridgeError if they are missing or invalid.
+    """
     with chdir(PROJECT):
         try:
             settings = load(entry.data)
@@ -249,7 +279,10 @@ def listens(address: str, port: int, timeout: float = 2) -> bool:
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait until a condition is true and return its value. Errors of Redis count as false."""
+    """Wait until a condition is true and return its value.
+
+    Errors of Redis count as false. Raises AssertionError after ``seconds``.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -265,7 +298,10 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 def refusal(client: Redis, *command: str) -> str:
-    """Return the error with which Redis refuses a command, as 'Type: text'; empty if it does not."""
+    """Return the error with which Redis refuses a command, as 'Type: text'.
+
+    It is empty if Redis accepts the command.
+    """
     try:
         client.execute_command(*command)
     except RedisError as error:

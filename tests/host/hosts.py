@@ -1,4 +1,7 @@
-"""The hosts of a test run: chosen by an inventory or by specifications, connected and answering."""
+"""The hosts of a test run, connected and answering.
+
+An inventory or specifications select them.
+"""
 
 import shutil
 import tempfile
@@ -24,7 +27,10 @@ from tests.host.inventory import (
 
 @dataclass
 class Fleet:
-    """The hosts of a run by testinfra's name. ``directory`` holds the sockets and keys; it is removed at the end."""
+    """The hosts of a run, by testinfra's name.
+
+    ``directory`` holds the sockets and keys; it is removed at the end.
+    """
 
     inventory: str
     directory: Path
@@ -50,9 +56,9 @@ class Fleet:
 
 
 def connect(inventory: str, specs: list[str], user_config: Path | None = None) -> Fleet:
-    """Connect to the hosts of an inventory, or to those of ``specs``. Raises BridgeError unless all answer.
+    """Connect to the hosts of an inventory, or to those of ``specs``.
 
-    ``user_config`` is the user's ssh_config.
+    ``user_config`` is the user's ssh_config. Raises BridgeError unless all hosts answer.
     """
     chosen = _chosen(inventory, specs)
     if shutil.which("ssh") is None and not all(entry.is_local for _, entry in chosen):
@@ -85,7 +91,10 @@ def _fill(fleet: Fleet, chosen: list[tuple[str, Entry]], user_config: Path | Non
 
 
 def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, Entry]]:
-    """Return the specifications of the hosts with their entries; --hosts wins over the inventory."""
+    """Return the specifications of the hosts with their entries.
+
+    --hosts wins over the inventory.
+    """
     if not specs:
         return [(entry.spec, entry) for entry in read_inventory(inventory)]
     try:
@@ -101,13 +110,20 @@ def _chosen(inventory: str, specs: list[str]) -> list[tuple[str, Entry]]:
 
 
 def _outside(entry: Entry, disposable: bool) -> str | None:
-    """Return the address at which this machine reaches a host without SSH; None if it does not."""
+    """Return the address at which this machine reaches a host without SSH.
+
+    None if it cannot reach the host this way.
+    """
     address, port = _address(entry, disposable)
     return address if address and listens(address, port) else None
 
 
 def _address(entry: Entry, disposable: bool) -> tuple[str | None, int]:
-    """Return a host's own address and its SSH port. A disposable host's SSH port is one of this machine otherwise."""
+    """Return a host's own address and its SSH port.
+
+    The address is None for this machine. The inventory's data of a disposable host has an SSH port of this machine, so
+    its own port is always 22.
+    """
     if disposable:
         from sandbox import hosts
 
@@ -118,7 +134,10 @@ def _address(entry: Entry, disposable: bool) -> tuple[str | None, int]:
 
 
 def _ensure_reachable(fleet: Fleet) -> None:
-    """Wait once for all hosts together. Raises BridgeError; testinfra would wait in every test."""
+    """Wait once for all hosts together; testinfra would wait in every test.
+
+    Raises BridgeError if a host cannot be tested.
+    """
     targets = list(fleet.targets.values())
     with ThreadPoolExecutor(len(targets)) as pool:
         reasons = list(pool.map(lambda target: target.check_reachable(), targets))

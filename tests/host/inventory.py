@@ -32,7 +32,10 @@ class NoHostsError(BridgeError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A host of the inventory with its data. ``listed`` is False for a host that only --hosts names."""
+    """A host of the inventory with its data.
+
+    ``listed`` is False for a host that only --hosts names.
+    """
 
     name: str
     data: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -40,7 +43,7 @@ class Entry:
 
     @property
     def alias(self) -> str:
-        """The host's name for ssh and testinfra, without characters that are special to them."""
+        """The host's name for ssh and testinfra, without their special characters."""
         return re.sub(r"[^A-Za-z0-9._-]", "_", self.name) if self.listed else self.name
 
     @property
@@ -61,18 +64,24 @@ class Entry:
 
 
 def is_disposable(inventory: str) -> bool:
-    """Return whether this is the inventory of the disposable hosts, which tests may change and stop."""
+    """Return whether this is the inventory of the disposable hosts.
+
+    Tests may change and stop these hosts.
+    """
     path = (PROJECT / inventory).resolve()
     return path in (PROJECT / DEFAULT_INVENTORY, PROJECT / DEFAULT_INVENTORY / "hosts.py")
 
 
 def read_inventory(inventory: str) -> list[Entry]:
-    """Return the hosts of an inventory. Raises BridgeError if it is missing, invalid or empty."""
+    """Return the hosts of an inventory.
+
+    Raises BridgeError if it is missing, invalid or empty.
+    """
     return [Entry(host["name"], host["data"]) for host in _debug_inventory(inventory)]
 
 
 def unlisted(names: Sequence[str], inventory: str) -> list[Entry]:
-    """Return hosts that are not in the inventory, with the group data for all its hosts."""
+    """Return hosts outside the inventory, with its group data for all hosts."""
     if not names:
         return []
     path = PROJECT / inventory
@@ -101,7 +110,10 @@ def _debug_inventory(inventory: str, *options: str) -> list[dict[str, Any]]:
 
 
 def name_in(spec: str) -> str:
-    """Return the host that a testinfra specification names. Raises BridgeError unless it is SSH or local."""
+    """Return the host that a testinfra specification names.
+
+    Raises BridgeError unless it is SSH or local.
+    """
     host, options = parse_hostspec(spec)
     connection = options.get("connection", "ssh")
     if connection == "local":
@@ -115,9 +127,10 @@ def name_in(spec: str) -> str:
 
 
 def named(specs: Sequence[str], entries: Iterable[Entry]) -> tuple[list[tuple[str, Entry]], list[str]]:
-    """Return the specifications of --hosts with their inventory entries, and the names without an entry.
+    """Match the specifications of --hosts with the inventory.
 
-    User and port of a specification win over the inventory.
+    Returns the specifications with their entries, and the names without an entry. User and port of a specification win
+    over the inventory.
     """
     by_name = {LOCAL if entry.is_local else entry.alias: entry for entry in entries}
     matches = []
@@ -132,7 +145,10 @@ def named(specs: Sequence[str], entries: Iterable[Entry]) -> tuple[list[tuple[st
 
 
 def complete(spec: str, entry: Entry) -> str:
-    """Return a specification of --hosts with its connection, and with sudo if the inventory says so."""
+    """Return a specification of --hosts with its connection.
+
+    It has sudo if the inventory says so.
+    """
     full = spec if "://" in spec else f"ssh://{spec}"
     if "sudo=" in full or not entry.data.get("_sudo"):
         return full
@@ -140,10 +156,10 @@ def complete(spec: str, entry: Entry) -> str:
 
 
 def ssh_config(entries: Iterable[Entry], sockets: Path, user_config: Path | None = None) -> str:
-    """Return an ssh_config that reaches the hosts as a deploy does, with one shared connection for each.
+    """Return an ssh_config that reaches the hosts as a deploy does.
 
-    testinfra asks for a shared connection without a socket, which would open a connection for each command.
-    ``user_config`` is the value of testinfra's option --ssh-config.
+    Each host has one shared connection. testinfra asks for a shared connection without a socket, which would open a
+    connection for each command. ``user_config`` is the value of testinfra's option --ssh-config.
     """
     remote = [entry for entry in entries if not entry.is_local]
     blocks = [_block(entry, sockets / str(number), user_config) for number, entry in enumerate(remote)]

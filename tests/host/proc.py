@@ -1,6 +1,7 @@
-"""What the kernel enforces on a container, from /proc and /sys/fs/cgroup instead of Docker.
+"""What the kernel enforces on a container, from /proc and /sys/fs/cgroup.
 
-The host runs the shell script once; the functions here parse its output without a host.
+The values do not come from Docker. The host runs the shell script once; the functions here parse its output without a
+host.
 """
 
 import math
@@ -40,7 +41,10 @@ fi
 
 @dataclass(frozen=True)
 class Process:
-    """A process of the container: the fields of its status file and those that the script adds."""
+    """A process of the container.
+
+    ``status`` has the fields of its status file and those that the script adds.
+    """
 
     pid: int
     status: dict[str, str]
@@ -93,7 +97,10 @@ class Kernel:
 
 
 def parse(lines: Iterable[str]) -> Kernel:
-    """Parse the output of the script. Raises KeyError or ValueError if a value is missing."""
+    """Parse the output of the script.
+
+    Raises KeyError or ValueError if a value is missing.
+    """
     processes: list[Process] = []
     mounts = []
     cgroup = {}
@@ -115,7 +122,10 @@ def parse(lines: Iterable[str]) -> Kernel:
 
 
 def _mount(line: str) -> Mount:
-    """Parse a line of proc_pid_mountinfo(5). A mount is writable if it and its file system are."""
+    """Parse a line of proc_pid_mountinfo(5).
+
+    A mount is writable if it and its file system are.
+    """
     mount, _, rest = line.partition(" - ")
     fields = mount.split()
     filesystem, _, super_options = rest.split(" ", 2)
@@ -153,10 +163,10 @@ def _number(value: str) -> int | None:
 
 
 def weights(shares: int, version: int) -> set[int]:
-    """Return the weights that CPU shares may have in the kernel. cgroup version 2 has another scale.
+    """Return the weights that CPU shares may have in the kernel.
 
-    runc mapped shares linearly until 1.3, and since then along a curve that keeps the default at the default
-    (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
+    cgroup version 2 has another scale. runc mapped shares linearly until 1.3, and since then along a curve that keeps
+    the default at the default (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
     """
     if version == 1:
         return {shares}

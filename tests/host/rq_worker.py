@@ -1,6 +1,7 @@
-"""Runs an RQ worker for the tests, with its scheduler and a scheduler of cron jobs: python -m tests.host.rq_worker
+"""RQ worker for the tests, with its scheduler and a scheduler of cron jobs.
 
-Reads its connection as JSON from standard input, because other users can see arguments and environments of processes.
+Run it as python -m tests.host.rq_worker. It reads its connection as JSON from standard input, because other users can
+see arguments and environments of processes.
 """
 
 import json

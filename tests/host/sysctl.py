@@ -26,6 +26,9 @@ def at_boot(files: str, name: str) -> str | None:
 
 
 def _path(name: str) -> str:
-    """Return the path below /proc/sys. The first of . and / in a name is its separator."""
+    """Return the path below /proc/sys.
+
+    The first of . and / in a name is its separator.
+    """
     first = re.search(r"[./]", name)
     return name.translate(str.maketrans("./", "/.")) if first and first[0] == "." else name

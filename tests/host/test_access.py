@@ -240,7 +240,7 @@ DENIED = {
 
 
 def _commands(text: str, user: str, settings: Settings) -> list[list[str]]:
-    """Return the commands of a table, without those that the settings disable or rename."""
+    """Return a table's commands that the settings do not disable or rename."""
     own = OWN.get(user, "x").format(app=settings.redis_app_name)
     lines = (line.format(app=settings.redis_app_name, own=own).split() for line in text.split("\n") if line.strip())
     unavailable = {*settings.redis_disabled_commands, *settings.redis_renamed_commands}
@@ -249,12 +249,12 @@ def _commands(text: str, user: str, settings: Settings) -> list[list[str]]:
 
 @pytest.fixture
 def intruder(target: Target) -> Callable[[str], Redis]:
-    """Return clients that will be refused. Their name is not the one for which denials are counted."""
+    """Return clients that will be refused, by a name whose denials do not count."""
     return lambda user: target.client(user, client_name=None)
 
 
 def _dry_runs(admin: Redis, user: str, commands: list[list[str]]) -> dict[str, str]:
-    """Return the server's verdict on each command of a user: OK or the reason. Takes one round trip."""
+    """Return OK or the refusal's reason for each command, in one round trip."""
     pipeline = admin.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command("ACL", "DRYRUN", user, *command)
@@ -308,7 +308,7 @@ def test_wrong_passwords_are_refused(target: Target, user: str) -> None:
 
 @pytest.mark.security("authentication")
 def test_password_without_user_name_is_refused(target: Target) -> None:
-    """A client that sends no user name logs in as the default user, which no other user's password opens."""
+    """Without a user name, a client is the default user; others' passwords fail."""
     passwords = {name: target.secrets.passwords[name] for name in target.users if name != "default"}
     assert [name for name, password in passwords.items() if not refusal(_default(target, password), "PING")] == []
 
@@ -349,7 +349,10 @@ def test_user_may_do_what_its_clients_need(admin: Redis, settings: Settings, use
 @pytest.mark.security("least privilege")
 @pytest.mark.parametrize("user", DENIED)
 def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -> None:
-    """Other keys, other channels, scripts, functions, replication, dumps and modules are denied."""
+    """Redis denies other keys and channels, scripts, functions and modules.
+
+    It also denies replication and dumps.
+    """
     answers = _dry_runs(admin, user, _commands(DENIED[user], user, settings))
     assert [command for command, why in answers.items() if why == "OK"] == []
     # A refusal for wrong arguments would prove nothing.
@@ -358,7 +361,7 @@ def test_user_may_do_nothing_else(admin: Redis, settings: Settings, user: str) -
 
 @pytest.mark.security("least privilege")
 def test_configured_users_reach_only_their_own_keys(target: Target, settings: Settings) -> None:
-    """With every role: a user reaches no key of another user, and lists no key names unless its rules say so."""
+    """In every role a user reaches only its own keys; listing names needs a rule."""
     patterns = {user.name: user.keys + user.read for user in acl.users(settings) if user.name not in acl.OPERATING}
     for name, user in settings.redis_users.items():
         foreign_keys = {key for other, keys in patterns.items() if other != name for key in keys} - set(patterns[name])
@@ -371,13 +374,16 @@ def test_configured_users_reach_only_their_own_keys(target: Target, settings: Se
 
 
 def _covers(patterns: tuple[str, ...], command: str) -> bool:
-    """Return whether a user's own patterns cover the key of a command: settings may share keys on purpose."""
+    """Return whether a user's patterns, maybe shared on purpose, cover the key."""
     return any(fnmatchcase(command.rpartition(" ")[2], pattern) for pattern in patterns)
 
 
 @pytest.mark.security("least privilege")
 def test_default_user_has_the_rights_of_applications(admin: Redis, settings: Settings) -> None:
-    """If it is off, it keeps all rights, because Redis replays an AOF with them. Then it cannot log in."""
+    """It has the rights of applications. If off, it has all rights and no login.
+
+    Redis replays an AOF with the rights of the default user.
+    """
     application_commands = """
         GET {app}:session:x
         SET {app}:session:x v
@@ -418,7 +424,7 @@ def test_real_client_is_refused(intruder: Callable[[str], Redis], settings: Sett
 def test_script_has_no_more_rights_than_its_user(
     intruder: Callable[[str], Redis], target: Target, settings: Settings
 ) -> None:
-    """RQ loads and runs scripts. None of them reaches a session, even through a key that it does not declare."""
+    """A script that RQ loads and runs reaches no session, even by undeclared keys."""
     queues = intruder("queues")
     for code in (
         f"return redis.call('GET', '{settings.redis_app_name}:session:x')",
@@ -433,7 +439,7 @@ def test_script_has_no_more_rights_than_its_user(
 @pytest.mark.security("least privilege")
 @pytest.mark.writes
 def test_subscriber_hears_only_its_own_channels(intruder: Callable[[str], Redis]) -> None:
-    """The sessions user cannot listen to the workers' commands, and the queues user cannot listen to sessions."""
+    """The sessions user hears no worker commands, the queues user no sessions."""
     for user, channel in (("sessions", "rq:pubsub:x"), ("queues", "__keyevent@0__:expired")):
         with pytest.raises(RedisError, match="permissions"):
             _subscribe(intruder(user), channel)
@@ -451,7 +457,10 @@ def _subscribe(client: Redis, channel: str) -> None:
 
 @pytest.mark.security("dangerous commands")
 def test_renamed_and_disabled_commands_are_unknown(target: Target, settings: Settings) -> None:
-    """Not even the admin has them. If the server knows one after all, the invalid argument keeps it from running."""
+    """Not even the admin has them.
+
+    If the server knows one after all, the invalid argument keeps it from running.
+    """
     commands = [*settings.redis_disabled_commands, *settings.redis_renamed_commands]
     errors = {command: refusal(target.admin, command, "redoubt-nonsense") for command in commands}
     assert {command for command, error in errors.items() if "unknown command" not in error} == set()

@@ -96,7 +96,10 @@ def test_events_are_published_as_the_settings_say(config: dict[str, str], settin
 
 
 def test_extra_directives_run(config: dict[str, str], settings: Settings) -> None:
-    """The user chooses the notation of redis_extra_config, so sizes and cases are compared by their meaning."""
+    """Redis runs with redis_extra_config, in whatever notation the user chose.
+
+    The test compares the meaning of sizes and ignores case.
+    """
     different = {
         name for name, value in settings.redis_extra_config.items() if _normalise(config.get(name)) != _normalise(value)
     }

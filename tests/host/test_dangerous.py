@@ -1,6 +1,7 @@
-"""Dangerous commands: no user may erase everything, run code or inspect the server, whatever the settings disable.
+"""Dangerous commands that no user may call, whatever the settings disable.
 
-test_access.py checks the commands that the settings disable or rename.
+They erase everything, run code or inspect the server. test_access.py checks the commands that the settings disable or
+rename.
 """
 
 import pytest

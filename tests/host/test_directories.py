@@ -55,7 +55,10 @@ def tree(host: Host, settings: Settings) -> dict[str, Attributes]:
 def test_directory_has_its_owner_and_mode(
     tree: dict[str, Attributes], path: str, owner: tuple[int, int], mode: int
 ) -> None:
-    """Owners are numbers, because the host may have another name for uid 999 than the container."""
+    """Each directory has its owner, by number, and its mode.
+
+    The host may have another name for uid 999 than the container.
+    """
     assert tree[path] == Attributes("d", owner, mode)
 
 
@@ -90,21 +93,30 @@ def test_redis_owns_its_data_and_logs(tree: dict[str, Attributes]) -> None:
 
 
 def test_root_owns_the_data_next_to_live(tree: dict[str, Attributes]) -> None:
-    """Root's working data lies in ROOT/data next to live/: Redis owns no directory or journal there."""
+    """Root owns its working data in ROOT/data, next to live/.
+
+    Redis owns no directory or journal there.
+    """
     entries = {path: entry for path, entry in tree.items() if path.startswith("data/") and path.count("/") == 1}
     assert entries.pop("data/live").owner == REDIS
     assert not {path: entry for path, entry in entries.items() if entry.owner != ROOT or entry.mode & 0o077}
 
 
 def test_backups_are_private_and_read_only(tree: dict[str, Attributes]) -> None:
-    """Incomplete backups have a name with a dot and are not checked. Redis cannot write to backups: test_service.py."""
+    """Backups belong to Redis, with mode 700 for directories and 400 for files.
+
+    Incomplete backups have a name with a dot and are not checked. Redis cannot write to backups: test_service.py.
+    """
     backups = {path: entry for path, entry in tree.items() if path.startswith("backups/") and path[8] != "."}
     expected = (Attributes("d", REDIS, 0o700), Attributes("f", REDIS, 0o400))
     assert not {path: entry for path, entry in backups.items() if entry not in expected}
 
 
 def test_no_other_user_can_write_below_the_root(tree: dict[str, Attributes]) -> None:
-    """A writable file would give any user of the host access to Redis's configuration or data."""
+    """Only owners can write below the root.
+
+    A writable file would give any user of the host access to Redis's configuration or data.
+    """
     writable = {path: oct(entry.mode) for path, entry in tree.items() if entry.kind != "l" and entry.mode & 0o022}
     # The settings choose its group: test_socket.py.
     writable.pop("socket/redis.sock", None)
@@ -112,7 +124,10 @@ def test_no_other_user_can_write_below_the_root(tree: dict[str, Attributes]) -> 
 
 
 def test_other_users_can_read_only_public_files(target: Target, settings: Settings) -> None:
-    """The test reads as such a user, because the modes of parent directories count as well."""
+    """Other users of the host can read only the public files.
+
+    The test reads as such a user, because the modes of parent directories count as well.
+    """
     other_user = "setpriv --reuid 65534 --regid 65534 --clear-groups"
     readable = target.run(f"{other_user} find {quoted(settings.root)} -readable -type f").stdout.split()
     public = [settings.ca_file] if settings.redis_tls != "off" else []

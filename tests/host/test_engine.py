@@ -1,4 +1,4 @@
-"""Docker is new enough, starts at boot, and cannot be reached from the network or from Redis."""
+"""Docker: new enough, started at boot, out of reach of the network and Redis."""
 
 import json
 from typing import Any
@@ -66,7 +66,10 @@ def test_unit_starts_at_boot(units: dict[str, dict[str, str]], unit: str) -> Non
 
 
 def test_interrupted_changes_are_recovered_at_boot(units: dict[str, dict[str, str]], settings: Settings) -> None:
-    """systemd has the current units: one watches for interrupted transactions, one repairs data before Docker."""
+    """systemd has the current recovery units.
+
+    One watches for interrupted transactions, one repairs data before Docker starts.
+    """
     watcher, files, recovery = (units[unit] for unit in _recovery_units(settings))
     assert (watcher["UnitFileState"], watcher["ActiveState"]) == ("enabled", "active")
     assert files["UnitFileState"] == "enabled"

@@ -14,7 +14,10 @@ TIMEOUT = 2.0
 
 
 def _receives(subscriber: PubSub, key: str) -> bool:
-    """Return whether a subscriber gets the event of a key in time; other keys may expire as well."""
+    """Return whether a subscriber gets the event of a key in time.
+
+    Other keys may expire as well.
+    """
     end = time.monotonic() + TIMEOUT
     while (remaining := end - time.monotonic()) > 0:
         message = subscriber.get_message(ignore_subscribe_messages=True, timeout=remaining)
@@ -29,7 +32,10 @@ def _receives(subscriber: PubSub, key: str) -> bool:
 def test_application_hears_of_an_expired_session(
     target: Target, settings: Settings, sessions: Redis, session_key: str, subscription: str
 ) -> None:
-    """The sessions user may subscribe to these events only; Redis publishes them if the settings say so."""
+    """The sessions user gets expiry events if the settings publish them.
+
+    It may subscribe to these events only.
+    """
     subscriber = target.client("sessions").pubsub()
     if subscription == "channel":
         subscriber.subscribe("__keyevent@0__:expired")

@@ -57,9 +57,10 @@ def test_check_has_the_retries_of_the_settings(container: dict[str, Any], settin
 
 
 def test_check_succeeds_now(target: Target, host: Host, settings: Settings, check: str) -> None:
-    """The check succeeds within Docker's timeout. Docker's own last result may be as old as the interval.
+    """The check succeeds within Docker's timeout.
 
-    With TLS it also reports how long the certificate is valid.
+    Docker's own last result may be as old as the interval. With TLS the check also reports how long the certificate is
+    valid.
     """
     result = host.run(f"timeout {settings.redis_health_timeout} {check}")
     expected = "healthy"
@@ -91,5 +92,8 @@ def test_check_fails_without_its_password(host: Host, settings: Settings, check:
 @pytest.mark.disrupts
 @pytest.mark.usefixtures("frozen")
 def test_check_fails_when_redis_hangs(host: Host, check: str) -> None:
-    """Redis accepts connections and does not answer. Docker ends the check after its timeout."""
+    """The check does not end if Redis accepts connections and never answers.
+
+    Docker ends the check after its timeout.
+    """
     assert host.run(f"timeout 1 {check}").rc == 124

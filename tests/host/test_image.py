@@ -1,4 +1,4 @@
-"""The image: Redis runs the image of the settings, with the server version of its tag."""
+"""The image: the one of the settings, with the server version of its tag."""
 
 import json
 import re
@@ -25,14 +25,20 @@ def image(host: Host, settings: Settings) -> dict[str, Any]:
 def test_redis_runs_the_image_that_the_settings_name(
     settings: Settings, container: dict[str, Any], image: dict[str, Any]
 ) -> None:
-    """The container runs the image that the name refers to now: a tag may have been moved since."""
+    """The container runs the image that the name refers to now.
+
+    A tag may have been moved since the deploy.
+    """
     assert container["Config"]["Image"] == settings.redis_image
     assert container["Image"] == image["Id"]
 
 
 @pytest.mark.security("version")
 def test_image_is_the_pinned_one(settings: Settings, image: dict[str, Any]) -> None:
-    """It has the layers of the archive or the pinned digest, or at least a tag other than latest."""
+    """The image has the layers of the archive or the pinned digest.
+
+    Without either, its tag is at least not latest.
+    """
     name, _, digest = settings.redis_image.partition("@")
     if settings.redis_image_archive is not None:
         assert image["RootFS"]["Layers"] == _layers(settings.redis_image_archive, name)

@@ -1,4 +1,7 @@
-"""Isolation: what a compromised Redis can reach. test_service.py checks its privileges and limits."""
+"""Isolation: what a compromised Redis can reach.
+
+test_service.py checks its privileges and limits.
+"""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,14 +22,17 @@ WORKING_PATHS = (paths.PREVIOUS, paths.STAGING, paths.ROLLBACK_DATA, paths.JOURN
 
 
 def test_only_directories_of_the_instance_are_mounted(settings: Settings, container: dict[str, Any]) -> None:
-    """Redis could read any other directory of the host even if it were mounted read-only."""
+    """No mount comes from outside the instance's root.
+
+    Redis could read any other directory of the host even if it were mounted read-only.
+    """
     foreign = [mount["Source"] for mount in container["Mounts"] if not mount["Source"].startswith(f"{settings.root}/")]
     assert foreign == []
 
 
 @pytest.mark.parametrize("path", WORKING_PATHS)
 def test_no_mount_contains_working_data(settings: Settings, container: dict[str, Any], path: str) -> None:
-    """No source of a mount is a path that only root works with, or lies above or below it."""
+    """No mount's source is above, at or below a path that only root works with."""
     working = PurePosixPath(settings.root, path)
     sources = {PurePosixPath(mount["Source"]) for mount in container["Mounts"]}
     assert sources
@@ -36,7 +42,10 @@ def test_no_mount_contains_working_data(settings: Settings, container: dict[str,
 def test_kernel_shows_no_working_data_in_the_container(
     host: Host, settings: Settings, container: dict[str, Any], kernel: Kernel
 ) -> None:
-    """By device and inode, no mount point of the container is such a path or a directory above it."""
+    """No mount point is root's working data or a directory above it.
+
+    The test compares device and inode, as the kernel shows them.
+    """
     data = PurePosixPath(settings.root, paths.DATA)
     hidden = [data, *data.parents, *(f"{settings.root}/{path}" for path in WORKING_PATHS)]
     mounted = [f"/proc/{container['State']['Pid']}/root{mount.point}" for mount in kernel.mounts]
@@ -56,7 +65,7 @@ def test_the_kernels_settings_are_read_only(kernel: Kernel, point: str) -> None:
 
 @pytest.mark.parametrize("point", ["/proc/keys", "/sys/firmware"])
 def test_the_kernels_secrets_are_covered(kernel: Kernel, point: str) -> None:
-    """An empty file system is mounted over the kernel's keys and the firmware's tables."""
+    """An empty file system covers the kernel's keys and the firmware's tables."""
     assert [mount.filesystem for mount in kernel.mounts if mount.point == point] == ["tmpfs"]
 
 

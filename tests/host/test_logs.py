@@ -15,7 +15,10 @@ from tests.host.host_under_test import Target, quoted
 
 @pytest.fixture
 def private_state(target: Target) -> Iterator[str]:
-    """Return a state file for the test's rotation, which the host's daily rotation ignores."""
+    """Return a state file for the test's rotation.
+
+    The host's daily rotation ignores it.
+    """
     path = f"/run/{target.mark}.logrotate"
     yield path
     target.host.check_output(f"rm -f {path}")
@@ -31,7 +34,10 @@ def verbose(target: Target) -> Iterator[None]:
 
 
 def test_redis_logs_to_the_host(host: Host, settings: Settings) -> None:
-    """The log survives the container. Its lines are in Redis's format (process, role, date)."""
+    """The log is on the host, where it survives the container.
+
+    Its lines are in Redis's format (process, role, date).
+    """
     logs = f"find {quoted(settings.root)}/logs -name 'redis.log*' ! -name '*.gz' -exec tail -q -n 5 {{}} +"
     assert re.search(r"^\d+:[MSCX] \d\d \w{3} \d{4} ", host.check_output(logs), re.MULTILINE)
 
@@ -56,7 +62,10 @@ def test_logrotate_accepts_its_configuration(host: Host, settings: Settings) -> 
 @pytest.mark.writes
 @pytest.mark.usefixtures("verbose")
 def test_redis_logs_to_the_new_file_after_a_rotation(target: Target, settings: Settings, private_state: str) -> None:
-    """Rotate with the host's configuration, which removes the oldest file. Redis needs no signal."""
+    """Redis logs to the new file without a signal.
+
+    The rotation uses the host's configuration, which removes the oldest file.
+    """
     log = f"{quoted(settings.root)}/logs/redis.log"
     inode = target.host.check_output(f"stat -c %i {log}")
     target.host.check_output(
@@ -71,7 +80,10 @@ def test_redis_logs_to_the_new_file_after_a_rotation(target: Target, settings: S
 
 @pytest.mark.writes
 def test_slow_commands_are_kept(target: Target, settings: Settings, queues: Redis, queue_key: str) -> None:
-    """The slow log has a command of 30 ms and its caller, if the settings call that slow."""
+    """The slow log has a command of 30 ms, if the settings call that slow.
+
+    The entry includes the caller's mark.
+    """
     duration = 30_000
     busy = f"local t = os.clock() while os.clock() - t < {duration / 1e6} do end return ARGV[1]"
     queues.evalsha(queues.script_load(busy), 1, queue_key, target.mark)

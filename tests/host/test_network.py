@@ -1,4 +1,7 @@
-"""Network: Redis is reachable only where the settings say, and opens no connections to the outside."""
+"""Network: Redis is reachable only where the settings say.
+
+It opens no connections to the outside.
+"""
 
 import ipaddress
 import json
@@ -61,7 +64,10 @@ def test_container_publishes_nothing_else(settings: Settings, container: dict[st
 
 
 def test_only_configured_addresses_accept_connections(host: Host, settings: Settings, addresses: list[str]) -> None:
-    """Try every address of the host: Docker's rules may redirect a port on which nothing listens."""
+    """Redis's ports accept connections only at the configured addresses.
+
+    The test tries every address of the host: Docker's rules may redirect a port on which nothing listens.
+    """
     endpoints = [f"{address}/{port.published}" for address in addresses for port in settings.ports]
     script = 'for a in "$@"; do timeout 2 bash -c "</dev/tcp/$a" && echo "$a"; done 2>/dev/null'
     accepted = set(host.run(f"bash -c {quoted(script)} - {quoted(*endpoints)}").stdout.split())
@@ -78,7 +84,10 @@ def _is_covered(address: str, bind: tuple[str, ...]) -> bool:
 
 @pytest.mark.outside
 def test_redis_is_reachable_from_outside_only_if_set(target: Target, settings: Settings) -> None:
-    """Connect from this machine to the host's address without SSH; it fails unless the settings publish Redis there."""
+    """This machine reaches Redis without SSH only if the settings publish it.
+
+    The test connects to the host's address.
+    """
     assert target.outside is not None
     address = _resolved(target.outside)
     is_published = address in settings.redis_bind or _is_covered(address, settings.redis_bind)
@@ -99,7 +108,10 @@ def _is_in(address: str, networks: tuple[str, ...]) -> bool:
 
 
 def test_firewall_admits_only_redis_allow_from(host: Host, settings: Settings) -> None:
-    """The kernel's table drops all other sources for these ports and nothing else. It is loaded at the next boot."""
+    """The kernel's table drops all other sources for these ports, nothing else.
+
+    It is loaded at the next boot.
+    """
     table, unit = f"redoubt_{settings.redis_name.replace('-', '_')}", f"{settings.redis_name}-network.service"
     loaded = host.run(f"nft --json list table inet {table}")
     if not (settings.redis_allow_from and settings.redis_bind):
@@ -143,7 +155,10 @@ def _members(sources: Any) -> list[Any]:
 
 
 def _network(source: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return a source of a rule: nft writes an address as a string and a network as an object."""
+    """Return a source of a rule as a network.
+
+    nft writes an address as a string and a network as an object.
+    """
     if isinstance(source, str):
         return ipaddress.ip_network(source)
     return ipaddress.ip_network(f"{source['prefix']['addr']}/{source['prefix']['len']}")
@@ -167,7 +182,10 @@ def test_redis_is_on_its_own_networks_alone(settings: Settings, container: dict[
 
 
 def test_only_redis_is_on_the_edge_network(settings: Settings, networks: dict[str, dict[str, Any]]) -> None:
-    """The edge network carries the published port; applications reach Redis on the backend network."""
+    """The edge network has no member but Redis.
+
+    It carries the published port; applications reach Redis on the backend network.
+    """
     members = {container["Name"] for container in networks[f"{settings.redis_name}_edge"]["Containers"].values()}
     assert members == {settings.redis_name}
 
@@ -181,7 +199,10 @@ def test_backend_network_is_internal(settings: Settings, networks: dict[str, dic
 
 
 def test_no_rule_masquerades_redis(host: Host, container: dict[str, Any]) -> None:
-    """The kernel translates no address of Redis, so no answer from outside can reach it."""
+    """The kernel translates no address of Redis.
+
+    So no answer from outside can reach it.
+    """
     addresses = [
         ipaddress.ip_address(network["IPAddress"]) for network in container["NetworkSettings"]["Networks"].values()
     ]
@@ -198,7 +219,10 @@ def test_no_rule_masquerades_redis(host: Host, container: dict[str, Any]) -> Non
 
 
 def _matches(rule: list[str], option: str, address: Any) -> bool:
-    """Return whether a rule's option includes an address; a rule without the option includes any."""
+    """Return whether a rule's option includes an address.
+
+    A rule without the option includes any address.
+    """
     if option not in rule:
         return True
     inside = address in ipaddress.ip_network(rule[rule.index(option) + 1])
@@ -211,7 +235,10 @@ def _stays_inside(rule: list[str], addresses: list[Any]) -> bool:
 
 
 def test_nothing_outside_answers_redis(host: Host, container: dict[str, Any]) -> None:
-    """In Redis's network namespace neither the host's gateway nor an SSH client answers or refuses a connection."""
+    """No gateway or SSH client answers or refuses a connection from Redis.
+
+    The test connects from Redis's network namespace to the host's default gateway and to its SSH clients.
+    """
     peers = host.check_output(
         "ip -4 route show default | awk '{ print $3 }'; ss -4Htnp state established | awk '/\"sshd/ { print $4 }'"
     )

@@ -11,7 +11,10 @@ pytestmark = pytest.mark.security("authentication")
 
 
 def test_passwords_cannot_be_guessed(secrets: Secrets) -> None:
-    """Length and variety are those of 128 bits at least; generated passwords have 256. No password is shown."""
+    """Length and variety are those of 128 bits at least.
+
+    Generated passwords have 256 bits. No password is shown.
+    """
     weak = [
         user
         for user, password in secrets.passwords.items()
@@ -29,7 +32,10 @@ def test_each_password_belongs_to_one_user_of_one_host(target: Target, request: 
 
 
 def test_restart_keeps_the_current_passwords(target: Target, settings: Settings) -> None:
-    """Redis reads the ACL file when it starts. The file has only hashes, and the same ones as the running server."""
+    """The ACL file, which Redis reads at startup, has the running server's hashes.
+
+    It has no password in plain text.
+    """
     lines = target.host.check_output(f"cat {quoted(settings.root)}/config/users.acl").splitlines()
     rules = {words[1]: words[2:] for words in map(str.split, lines) if words[:1] == ["user"]}
     assert [name for name, words in rules.items() if any(word[0] in "><" for word in words)] == [], (
@@ -47,5 +53,5 @@ def _running_rules(target: Target, user: str) -> list[str]:
 
 
 def _logins(rules: list[str]) -> tuple[bool, bool, set[str]]:
-    """Return whether the user is on, whether it needs no password, and its password hashes."""
+    """Return whether the user is on and needs no password, and its hashes."""
     return "on" in rules, "nopass" in rules, {rule for rule in rules if rule.startswith("#")}

@@ -1,6 +1,7 @@
-"""Permissions around the instance: directories above it, files that root runs, and the secret store on this machine.
+"""Permissions around the instance, including the secret store on this machine.
 
-test_directories.py checks the files below the instance's root.
+On the host these are the directories above the instance and the files that root runs. test_directories.py checks the
+files below the instance's root.
 """
 
 import stat
@@ -19,14 +20,20 @@ pytestmark = pytest.mark.security("file permissions")
 
 
 def test_directories_above_the_root_belong_to_root(host: Host, settings: Settings) -> None:
-    """A user that can write to one of them could put another directory in the instance's place."""
+    """Only root can write to the directories above the instance's root.
+
+    Another user could put another directory in the instance's place.
+    """
     parents = [str(parent) for parent in PurePosixPath(settings.root).parents]
     listing = host.check_output(f"stat --dereference --format '%u %a %n' {quoted(*parents)}")
     assert [line for line in listing.splitlines() if _is_writable_by_others(*line.split()[:2])] == []
 
 
 def test_files_that_root_executes_belong_to_root(host: Host, settings: Settings) -> None:
-    """logrotate, systemd and every boot read these files as root, and people run redisctl as root."""
+    """Only root can write to files that root reads or runs.
+
+    logrotate, systemd and every boot read these files as root, and people run redisctl as root.
+    """
     name = settings.redis_name
     recovery = (
         paths.unit(name, paths.RECOVER_PATH),
@@ -46,7 +53,10 @@ def test_files_that_root_executes_belong_to_root(host: Host, settings: Settings)
 
 
 def _is_writable_by_others(uid: str, mode: str) -> bool:
-    """Return whether another user than root may write. The sticky bit of a directory such as /tmp does not help."""
+    """Return whether another user than root may write.
+
+    The sticky bit of a directory such as /tmp does not help.
+    """
     return uid != "0" or bool(int(mode, 8) & 0o022)
 
 
@@ -64,7 +74,10 @@ def test_files_grant_no_more_than_their_mode(host: Host, settings: Settings) -> 
 
 
 def test_secret_store_belongs_to_its_owner(target: Target, settings: Settings) -> None:
-    """Only its owner can read or replace the secret store of this machine, which has all passwords in plain text."""
+    """Only its owner can read or replace the secret store of this machine.
+
+    The store has all passwords in plain text.
+    """
     backend = secret_backends.backend_for(settings, target.entry.name)
     # A skip, so that the report says "not proven": nothing is known of a store on another machine.
     if not isinstance(backend, secret_backends.FileSource):

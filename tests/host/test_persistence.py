@@ -41,7 +41,10 @@ def test_aof_is_on_or_off_as_the_settings_say(persistence: dict[str, Any], setti
 
 
 def test_aof_is_complete_on_disk(host: Host, settings: Settings, data: dict[str, str]) -> None:
-    """Each file in the manifest exists and belongs to Redis, which does not start without it."""
+    """Each file in the manifest exists and belongs to Redis.
+
+    Redis does not start without these files.
+    """
     directory = f"{quoted(settings.root)}/data/live/appendonlydir"
     manifest = host.run(f"cat {directory}/*.manifest").stdout
     names = re.findall(r"^file (\S+) seq \d+ type [bi]", manifest, re.MULTILINE)
@@ -71,10 +74,11 @@ def test_save_writes_a_valid_rdb_snapshot(
 def acknowledged(
     sessions: Redis, queues: Redis, session_key: str, queue_key: str, target: Target
 ) -> Callable[[], bool]:
-    """Write as both applications do, and return a check that all acknowledged writes are present.
+    """Write as both applications do, and return a check of these writes.
 
-    Redis gets commands, a transaction and a script, as from Flask-Session and RQ. The AOF keeps the two writes of a
-    transaction or a script together. Without an AOF the writes are saved to a snapshot.
+    The check fails unless all acknowledged writes are present. Redis gets commands, a transaction and a script, as from
+    Flask-Session and RQ. The AOF keeps the two writes of a transaction or a script together. Without an AOF the writes
+    are saved to a snapshot.
     """
     assert sessions.set(session_key, target.mark, ex=600)
     assert queues.rpush(queue_key, *map(str, range(100))) == 100
@@ -113,7 +117,10 @@ def test_acknowledged_writes_survive_a_crash(target: Target, kernel: Kernel, ack
 def test_stop_is_clean_and_keeps_all_writes(
     target: Target, settings: Settings, acknowledged: Callable[[], bool]
 ) -> None:
-    """Redis exits with 0 when Docker stops it, as a reboot does. Docker's SIGKILL would make it 137."""
+    """Redis exits with 0 when Docker stops it, as a reboot does.
+
+    Docker's SIGKILL would make it 137.
+    """
     target.host.check_output(f"docker stop {quoted(settings.redis_name)}")
     assert target.inspect()["State"]["ExitCode"] == 0
     target.host.check_output(f"docker start {quoted(settings.redis_name)}")

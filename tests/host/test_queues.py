@@ -58,7 +58,10 @@ WAITING = {
 
 @dataclass(frozen=True)
 class ProcessedQueue:
-    """A queue that a worker has emptied: its jobs, and their status and the TTLs of their keys while they waited."""
+    """A queue that a worker has emptied.
+
+    It has its jobs, and their status and the TTLs of their keys while they waited.
+    """
 
     queue: Queue
     jobs: dict[str, Job]
@@ -140,7 +143,10 @@ def _work(target: Target) -> None:
 
 
 def _clean(target: Target, before: set[str]) -> None:
-    """Remove all keys of the test. RQ keeps no index of them, so this scans all rq:* keys once for each name."""
+    """Remove all keys of the test.
+
+    RQ keeps no index of them, so this scans all rq:* keys once for each name.
+    """
     redis = target.admin
     cron_jobs = redis.zrange(f"rq:cron_job:{target.mark}:jobs", 0, -1)
     for index in ("rq:cron_jobs", "rq:cron_schedulers"):
@@ -156,7 +162,10 @@ def _clean(target: Target, before: set[str]) -> None:
 
 
 def test_jobs_wait_for_their_turn(processed: ProcessedQueue) -> None:
-    """Jobs wait in the queue, for another job, for their time or for the rate limit. A cancelled job does not wait."""
+    """Jobs wait in the queue, for another job, their time or the rate limit.
+
+    A cancelled job does not wait.
+    """
     assert processed.waiting == WAITING
 
 
@@ -218,7 +227,10 @@ def test_queue_is_deleted_with_its_jobs(processed: ProcessedQueue, target: Targe
 
 
 def test_unknown_script_is_loaded(processed: ProcessedQueue, target: Target) -> None:
-    """After a restart Redis does not know RQ's scripts, and the queues user may load them again."""
+    """The queues user may load RQ's scripts.
+
+    Redis does not know them after a restart.
+    """
     redis = processed.queue.connection
     assert redis.register_script(f"return '{target.mark}'")() == target.mark.encode()
     with redis.pipeline() as pipeline:
@@ -227,7 +239,10 @@ def test_unknown_script_is_loaded(processed: ProcessedQueue, target: Target) -> 
 
 
 def test_waiting_jobs_are_never_evicted(processed: ProcessedQueue, target: Target, settings: Settings) -> None:
-    """A full Redis evicts only keys with a TTL, such as sessions. Queues and waiting jobs have none."""
+    """Queues and waiting jobs have no TTL.
+
+    A full Redis evicts only keys with a TTL, such as sessions.
+    """
     assert set(processed.ttls.values()) == {-1}, processed.ttls
     policy = target.config()["maxmemory-policy"]
     assert policy.startswith("allkeys") == settings.redis_maxmemory_policy.startswith("allkeys")

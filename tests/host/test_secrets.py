@@ -17,7 +17,10 @@ count() { grep -cFaf <(printf '%s\n' "$secrets") "$@"; }
 
 
 def _run(target: Target, script: str) -> str:
-    """Run a script in which ``count`` counts the lines that contain a secret. Return its output."""
+    """Run a script on the host and return its output.
+
+    Its function ``count`` counts the lines that contain a secret.
+    """
     return target.run(f"bash -c {quoted(COUNT_FUNCTION + script)}", stdin="\n".join(target.hidden())).stdout
 
 
@@ -33,7 +36,10 @@ def _fill(target: Target, text: str) -> str:
 
 @pytest.mark.security("file permissions")
 def test_each_user_has_its_own_secret_file(target: Target) -> None:
-    """Owner and mode matter, because Compose passes the files to containers unchanged."""
+    """Each user has its own secret file, which belongs to Redis and has mode 400.
+
+    Owner and mode matter, because Compose passes the files to containers unchanged.
+    """
     listing = target.host.check_output(f"find {quoted(target.settings.root)}/secrets -type f -printf '%p %U:%G %m\\n'")
     files = dict(line.split(" ", 1) for line in listing.splitlines())
     expected = dict.fromkeys(host_files.secret_paths(target.settings).values(), "999:999 400")
@@ -51,7 +57,10 @@ def test_each_user_has_its_own_secret_file(target: Target) -> None:
 
 @pytest.mark.security("secrets exposure")
 def test_container_has_only_the_secrets_it_uses(target: Target) -> None:
-    """It has the health check's password, the command names and a number, so a compromised Redis learns no other."""
+    """It has the health check's password, the command names and a number.
+
+    So a compromised Redis learns no other secret.
+    """
     listing = target.host.check_output(f"docker exec {quoted(target.settings.redis_name)} ls /run/secrets")
     assert set(listing.split()) == {"health", "commands.conf", "generation"}
 
@@ -105,7 +114,10 @@ MAY_BE_EMPTY = {"docker logs", "rotated logs", "shell history", "temporary files
 
 @pytest.fixture(scope="module")
 def findings(target: Target) -> dict[str, tuple[int, int]]:
-    """Return for each source how many lines show a secret, and how many characters were searched."""
+    """Return how many lines of each source show a secret, and its length.
+
+    The length is the number of characters that were searched.
+    """
     searches = "".join(
         f"""{{
             text=$({{ {_fill(target, command)}; }} 2>/dev/null | tr -d '\\0')
@@ -129,7 +141,10 @@ def test_source_shows_no_secret(findings: dict[str, tuple[int, int]], source: st
 
 @pytest.mark.security("secrets exposure")
 def test_no_process_shows_a_secret(target: Target) -> None:
-    """Sample arguments and environments of all processes until two samples include a health check's redis-cli."""
+    """No process has a secret in its arguments or environment.
+
+    The test samples all processes until two samples include a health check's redis-cli.
+    """
     script = r"""
     (for _ in $(seq 30); do timeout 10 docker exec {name} /bin/sh /etc/redis/healthcheck.sh >/dev/null; done) &
     checks=$!

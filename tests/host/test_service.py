@@ -1,4 +1,4 @@
-"""The running container: limits, privileges and mounts, as the kernel enforces them."""
+"""The running container: limits, privileges and mounts, as the kernel has them."""
 
 import json
 from typing import Any
@@ -36,7 +36,10 @@ def test_memory_is_limited(kernel: Kernel, settings: Settings) -> None:
 
 
 def test_memory_limit_exceeds_maxmemory(kernel: Kernel, config: dict[str, str]) -> None:
-    """With a limit equal to maxmemory the kernel kills Redis while it fills or saves (measured)."""
+    """The limit is at least 1.25 times maxmemory.
+
+    With a limit equal to maxmemory the kernel kills Redis while it fills or saves (measured).
+    """
     assert kernel.limits.memory is not None
     assert kernel.limits.memory >= 1.25 * int(config["maxmemory"])
 
@@ -55,7 +58,10 @@ def test_redis_never_swaps(kernel: Kernel) -> None:
 @pytest.mark.security("container isolation")
 @pytest.mark.writes
 def test_limits_survive_a_reload_of_systemd(target: Target) -> None:
-    """After a daemon-reload and a new unit, systemd sets the limits of all units again, from what it knows."""
+    """The limits are the same after a daemon-reload and a new unit.
+
+    systemd then sets the limits of all units again, from what it knows.
+    """
     target.host.check_output("systemctl daemon-reload && systemd-run --wait --quiet true")
     limits = kernel_of(target).limits
     settings = target.settings
@@ -119,7 +125,10 @@ def test_no_process_has_a_capability(kernel: Kernel, kind: str) -> None:
     ],
 )
 def test_processes_run_without_privileges(kernel: Kernel, field: str, value: str) -> None:
-    """All four user and group ids are 999, without new privileges and with a seccomp filter."""
+    """All four user and group ids are 999, with a seccomp filter.
+
+    The processes cannot gain new privileges.
+    """
     assert {process.name: process.status[field] for process in kernel.processes} == {
         process.name: value for process in kernel.processes
     }
@@ -133,7 +142,7 @@ def test_processes_are_in_no_other_groups(kernel: Kernel) -> None:
 
 @pytest.mark.security("container isolation")
 def test_no_namespace_is_shared_with_the_host(kernel: Kernel) -> None:
-    """Redis has its own processes, network, mounts, host name and interprocess communication."""
+    """Redis has its own processes, network, mounts, host name and IPC."""
     assert {process.name: process.shared_namespaces for process in kernel.processes} == {
         process.name: set() for process in kernel.processes
     }
@@ -153,7 +162,10 @@ def test_docker_adds_no_rights(container: dict[str, Any]) -> None:
 
 @pytest.mark.security("container isolation")
 def test_only_data_and_logs_are_writable(kernel: Kernel, settings: Settings) -> None:
-    """A compromised server can change neither its program, nor its configuration, nor a backup."""
+    """Redis can write only its data, its logs and the directory of its socket.
+
+    A compromised server can change neither its program, nor its configuration, nor a backup.
+    """
     memory_only = {"proc", "tmpfs", "devpts", "mqueue"}
     writable = {mount.point for mount in kernel.mounts if mount.writable and mount.filesystem not in memory_only}
     socket = {"/run/redis"} if settings.redis_unix_socket else set()
@@ -162,7 +174,10 @@ def test_only_data_and_logs_are_writable(kernel: Kernel, settings: Settings) -> 
 
 @pytest.mark.security("container isolation")
 def test_writable_memory_is_what_docker_needs(kernel: Kernel, settings: Settings) -> None:
-    """Writable memory is for device files, shared memory of a fixed size, and Redis's socket. There is no /tmp."""
+    """Writable memory is for devices, shared memory and Redis's socket.
+
+    The shared memory has a fixed size. There is no /tmp.
+    """
     writable = {mount.point for mount in kernel.mounts if mount.writable and mount.filesystem in ("tmpfs", "mqueue")}
     outside_of_system = {point for point in writable if not point.startswith(("/proc/", "/sys/"))}
     socket = set() if settings.redis_unix_socket else {"/run/redis"}
@@ -195,9 +210,10 @@ def test_directories_are_mounted_from_the_host(
 
 
 def test_docker_creates_no_missing_directory(settings: Settings, container: dict[str, Any]) -> None:
-    """Without its directory, such as one on an unmounted disk, the container does not start with an empty one.
+    """Without its directory the container does not start with an empty one.
 
-    Docker creates missing sources of Binds, but not of Mounts unless they say so.
+    The directory may be missing because its disk is not mounted. Docker creates missing sources of Binds, but not of
+    Mounts unless they say so.
     """
     options = container["HostConfig"]
     assert not options["Binds"]
@@ -234,7 +250,10 @@ def _touch(target: Target, uid: int, directories: list[str]) -> list[str]:
 
 
 def test_docker_restarts_redis(settings: Settings, container: dict[str, Any]) -> None:
-    """The restart policy covers crashes and reboots. A stop takes it away; a deploy or a start puts it back."""
+    """The restart policy covers crashes and reboots.
+
+    A stop takes it away; a deploy or a start puts it back.
+    """
     assert container["HostConfig"]["RestartPolicy"]["Name"] == settings.redis_restart
 
 
@@ -258,7 +277,10 @@ def test_stop_timeout_is_long_enough_to_save(target: Target, settings: Settings,
 
 
 def test_project_runs_exactly_the_configured_services(settings: Settings, project: dict[str, dict[str, Any]]) -> None:
-    """No service is missing or unknown. One without a restart policy may have finished successfully."""
+    """No service is missing or unknown.
+
+    A service without a restart policy may have finished successfully.
+    """
     finished = {
         name
         for name, container in project.items()
@@ -272,7 +294,10 @@ def test_project_runs_exactly_the_configured_services(settings: Settings, projec
 
 
 def test_application_services_wait_for_redis(settings: Settings, project: dict[str, dict[str, Any]]) -> None:
-    """They are on Redis's network and start once Redis is healthy, so none fails because it starts first."""
+    """They are on Redis's network and start once Redis is healthy.
+
+    So none fails because it starts first.
+    """
     dependencies = {
         name: (
             f"{settings.redis_name}_backend" in container["NetworkSettings"]["Networks"],

@@ -63,7 +63,10 @@ def _key(browser: FlaskClient, settings: Settings) -> str:
 
 
 def test_processes_share_a_session(target: Target, browser: FlaskClient) -> None:
-    """Another process of the application sees the session. This is the reason to keep sessions in Redis."""
+    """Another process of the application sees the session.
+
+    This is the reason to keep sessions in Redis.
+    """
     cookie = browser.get_cookie("session")
     assert cookie is not None
     other = _application(target).test_client()
@@ -73,7 +76,10 @@ def test_processes_share_a_session(target: Target, browser: FlaskClient) -> None
 
 
 def test_session_expires(browser: FlaskClient, settings: Settings, sessions: Redis) -> None:
-    """It expires a lifetime after its last use. Without a TTL it could not be evicted either."""
+    """A session expires a lifetime after its last use.
+
+    Without a TTL it could not be evicted either.
+    """
     key = _key(browser, settings)
     assert 0 < LIFETIME - sessions.ttl(key) + 1 <= 10
     sessions.expire(key, 60)

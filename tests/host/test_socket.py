@@ -1,4 +1,7 @@
-"""The Unix socket for applications on the host: it exists if the settings say so, and only its group can use it."""
+"""The Unix socket for applications on the host.
+
+It exists if the settings say so, and only its group can use it.
+"""
 
 import pytest
 
@@ -9,7 +12,10 @@ pytestmark = pytest.mark.security("network")
 
 
 def test_socket_exists_only_if_configured(target: Target, settings: Settings) -> None:
-    """No other socket is below the root. Without this one, the container has a private socket for docker exec."""
+    """No other socket is below the root.
+
+    Without this one, the container has a private socket for docker exec.
+    """
     assert target.config()["unixsocket"] == "/run/redis/redis.sock"
     sockets = target.host.check_output(f"find {quoted(settings.root)} -ignore_readdir_race -type s")
     assert sockets == settings.unix_socket

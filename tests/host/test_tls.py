@@ -1,4 +1,7 @@
-"""TLS: connections from other hosts are encrypted, and clients can verify the server."""
+"""TLS: connections from other hosts are encrypted.
+
+Clients can verify the server.
+"""
 
 import ipaddress
 import socket
@@ -45,7 +48,10 @@ def names(target: Target, identity: Identity) -> list[str]:
 
 
 def client(target: Target, ca: str) -> ssl.SSLContext:
-    """Return a client that trusts a CA, with a certificate if the settings require one."""
+    """Return an SSL context that trusts a CA.
+
+    It has a client certificate if the settings require one.
+    """
     context = ssl.create_default_context(cadata=ca)
     if certificate := target.tls.get("ssl_certfile"):
         context.load_cert_chain(certificate, target.tls["ssl_keyfile"])
@@ -53,7 +59,10 @@ def client(target: Target, ca: str) -> ssl.SSLContext:
 
 
 def greeting(tls_address: tuple[str, int], client: ssl.SSLContext, name: str) -> tuple[str, bytes]:
-    """Connect and wait for Redis to answer. Return the version of TLS and the server's certificate."""
+    """Connect and wait for Redis to answer.
+
+    Returns the version of TLS and the server's certificate.
+    """
     with (
         socket.create_connection(tls_address, timeout=REDIS_TIMEOUT) as plain,
         client.wrap_socket(plain, server_hostname=name) as secured,
@@ -141,7 +150,10 @@ def test_client_certificate_is_required_if_configured(
 
 @pytest.mark.tls
 def test_certificate_is_valid_long_enough(target: Target, identity: Identity) -> None:
-    """A deploy renews an issued certificate in the last third of its life; the operator renews a given one."""
+    """The certificate is valid for long enough to be renewed in time.
+
+    A deploy renews an issued certificate in the last third of its life; the operator renews a given one.
+    """
     remaining = identity.expires - datetime.now(UTC)
     if target.settings.redis_tls_source == "ca":
         # A short-lived certificate is renewed in its last third, too.

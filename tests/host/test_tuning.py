@@ -1,4 +1,4 @@
-"""Tuning: the kernel has the settings that Redis needs, now and after the next boot."""
+"""Tuning: the kernel settings that Redis needs, now and after the next boot."""
 
 import re
 
@@ -38,14 +38,20 @@ def test_next_boot_applies_the_setting(host: Host, name: str) -> None:
 
 @pytest.mark.kernel
 def test_next_boot_applies_the_huge_pages_mode(host: Host) -> None:
-    """systemd-tmpfiles writes the mode, which is no sysctl. It uses the first line that it reads for a path."""
+    """systemd-tmpfiles writes the mode, which is no sysctl.
+
+    It uses the first line that it reads for a path.
+    """
     files = host.check_output("systemd-tmpfiles --cat-config")
     modes = re.findall(rf"^w\S*\s+{HUGE_PAGES}\s.*\s(\S+)$", files, re.MULTILINE)
     assert modes[:1] == ["madvise"]
 
 
 def test_redis_has_the_configured_backlog(host: Host, settings: Settings, kernel: Kernel) -> None:
-    """The kernel silently limits the backlog of a socket to a ceiling, so the test reads the socket's own value."""
+    """Redis's own sockets have the backlog of the settings.
+
+    The kernel silently limits the backlog of a socket to a ceiling, so the test reads the socket's own value.
+    """
     pid = kernel.processes[-1].pid
     listing = host.check_output(f"nsenter --target {pid} --net ss --no-header --listening --tcp --numeric")
     backlogs = {fields[3]: int(fields[2]) for fields in map(str.split, listing.splitlines())}
@@ -63,7 +69,10 @@ def test_next_boot_runs_the_unit(host: Host, unit: str) -> None:
 
 
 def test_published_ports_have_the_configured_backlog(host: Host, settings: Settings) -> None:
-    """Docker listens there in Redis's place, with the ceiling of the time when the container started."""
+    """The published ports have at least the backlog of the settings.
+
+    Docker listens there in Redis's place, with the ceiling of the time when the container started.
+    """
     ceiling = int(host.file("/proc/sys/net/core/somaxconn").content_string)
     expected = settings.redis_tcp_backlog if settings.redis_host_tuning else min(settings.redis_tcp_backlog, ceiling)
     listing = host.check_output("ss --no-header --listening --tcp --numeric")
@@ -76,9 +85,10 @@ def test_published_ports_have_the_configured_backlog(host: Host, settings: Setti
 
 
 def test_half_open_connections_fit_the_backlog(host: Host, settings: Settings, kernel: Kernel) -> None:
-    """On the host and in Redis's network, SYN cookies or three quarters of tcp_max_syn_backlog leave enough room.
+    """SYN cookies or tcp_max_syn_backlog leave enough room for the backlog.
 
-    With SYN cookies the kernel ignores tcp_max_syn_backlog (measured, docs/operations.md).
+    Three quarters of tcp_max_syn_backlog count, on the host and in Redis's network. With SYN cookies the kernel ignores
+    tcp_max_syn_backlog (measured, docs/operations.md).
     """
     read = "cat /proc/sys/net/ipv4/tcp_syncookies /proc/sys/net/ipv4/tcp_max_syn_backlog"
     for prefix in ("", f"nsenter --target {kernel.processes[-1].pid} --net "):
@@ -90,7 +100,10 @@ def test_half_open_connections_fit_the_backlog(host: Host, settings: Settings, k
 @pytest.mark.disrupts
 @pytest.mark.usefixtures("back_healthy")
 def test_redis_logs_no_kernel_warning(host: Host, settings: Settings) -> None:
-    """When it starts, Redis checks the kernel and logs a warning for each missing setting."""
+    """Redis logs no warning when it starts.
+
+    It checks the kernel then, and warns about each missing setting.
+    """
     file = host.file(f"{settings.root}/logs/redis.log")
     size = len(file.content_string)
     host.check_output(f"docker restart {quoted(settings.redis_name)}")

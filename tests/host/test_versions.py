@@ -1,4 +1,4 @@
-"""Versions: the running server has the security fixes of its branch or distribution."""
+"""Versions: the server has the security fixes of its branch or distribution."""
 
 from typing import Any
 
@@ -16,7 +16,10 @@ pytestmark = pytest.mark.security("version")
 
 @pytest.fixture(scope="module")
 def label(container: dict[str, Any]) -> tuple[str, str]:
-    """Return name and version of the package that the running image's label names; empty without a label."""
+    """Return name and version of the package in the running image's label.
+
+    Both are empty without a label.
+    """
     name, _, version = (container["Config"]["Labels"] or {}).get("redoubt.package", "").partition("=")
     return name, version
 
@@ -31,7 +34,10 @@ def server(target: Target) -> tuple[Engine, str]:
 def test_label_names_the_running_package(
     host: Host, settings: Settings, label: tuple[str, str], server: tuple[Engine, str]
 ) -> None:
-    """The label is what the version check uses, so it must name the installed package and the running program."""
+    """The label names the installed package and the running program.
+
+    The version check uses the label.
+    """
     name, version = label
     engine, running = server
     assert engine == settings.redis_engine
@@ -52,7 +58,10 @@ def test_label_names_the_running_package(
 def test_running_version_has_all_security_fixes(
     settings: Settings, label: tuple[str, str], server: tuple[Engine, str]
 ) -> None:
-    """If the settings allow a vulnerable release, the test is skipped, and the report says "not proven"."""
+    """The version table accepts the running version.
+
+    If the settings allow a vulnerable release, the test is skipped, and the report says "not proven".
+    """
     engine, running = server
     name, version = label
     build = Build(engine, version, name) if name.endswith("-server") else Build(engine, running)
