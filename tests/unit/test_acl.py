@@ -1,4 +1,4 @@
-"""ACL: each user has its own keys and channels, and every supported server accepts the file."""
+"""ACL: own keys and channels for each user, in a file all servers accept."""
 
 import hashlib
 from typing import Any
@@ -55,7 +55,10 @@ def test_admin_has_all_keys_unless_default_user_is_on() -> None:
 
 
 def test_disabled_default_user_keeps_all_rights() -> None:
-    """Redis replays the AOF with the rights of this user. Without them a restart would lose transactions."""
+    """A default user that is off keeps all rights.
+
+    Redis replays the AOF with the rights of this user. Without them a restart would lose transactions.
+    """
     assert lines()["default"] == "user default off resetpass ~* &* +@all"
 
 
@@ -119,7 +122,10 @@ def test_url_works_on_the_host(bind: list[str], url: str) -> None:
 
 
 def acl_list(**data: Any) -> list[str]:
-    """Return ACL LIST of Redis 8.0 after it has read the file, without the hashes, as redisctl state reports it."""
+    """Return ACL LIST of Redis 8.0 after it has read the file.
+
+    The list has no hashes, as redisctl state reports it.
+    """
     rules = [line.replace(f"#{acl.password_hash(PASSWORDS[name])}", "#") for name, line in lines(**data).items()]
     return [line.replace(" on ", " on sanitize-payload ").replace(" resetkeys", "") for line in rules]
 

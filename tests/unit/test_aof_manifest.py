@@ -1,4 +1,4 @@
-"""The manifest of an AOF agrees with its files, or is made again from their names."""
+"""AOF manifests: in agreement with their files, or rebuilt from their names."""
 
 import pytest
 

@@ -63,7 +63,10 @@ def test_last_timestamp_is_found_across_blocks(tmp_path: Path, filler: int, monk
 
 
 def test_scan_survives_a_file_that_redis_truncates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mapped file would kill the process: the kernel sends SIGBUS for pages behind the end of the file."""
+    """A scan finishes although Redis truncates the file.
+
+    A mapped file would kill the process: the kernel sends SIGBUS for pages behind the end of the file.
+    """
     aof = tmp_path / "aof"
     aof.write_bytes(command("SET", "a", "1") * 100_000)
     scan = aof_scan.commands

@@ -1,4 +1,7 @@
-"""The security report: only tests that ran and passed prove a control, and the docs have the same promises."""
+"""The security report: only tests that ran and passed prove a control.
+
+The docs have the same promises.
+"""
 
 from pathlib import Path
 

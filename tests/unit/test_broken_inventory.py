@@ -1,4 +1,4 @@
-"""A mistake in an inventory is reported by its file, and pyinfra shows no traceback."""
+"""A mistake in an inventory is reported by its file, without a traceback."""
 
 import os
 import subprocess

@@ -91,7 +91,10 @@ def test_newest_backup_is_always_kept() -> None:
 
 
 def test_newest_good_backup_is_never_pruned(tmp_path: Path) -> None:
-    """Newer backups are bad or were not verified. A bad one takes no place of a good one."""
+    """The newest good backup stays even if newer ones are bad or not verified.
+
+    A bad backup does not take the place of a good one.
+    """
     instance = Instance("redis", tmp_path, "app:session:*", backup=BackupConfig(keep={"daily": 1}))
     instance.backups.mkdir()
     verdicts = {"20261124": None, "20261123": "failed", "20261122": "ok", "20261121": "ok", "20261120": "failed"}
@@ -225,7 +228,10 @@ def test_aof_start_time_is_that_of_its_base(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", ["disk full", "é" * 3000, 'a "quoted"\n\\ \x1b[2J' * 500])
 def test_long_error_of_a_backup_is_recorded(tmp_path: Path, error: str) -> None:
-    """The record has a fixed size. A cut record could not be read, and health would not report the error."""
+    """A long error is shortened to fit the record's fixed size.
+
+    A cut record could not be read, and health would not report the error.
+    """
     instance = Instance("redis", tmp_path, "")
     instance.backups.mkdir()
     attempt.record_start(instance)

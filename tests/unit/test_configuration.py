@@ -1,4 +1,7 @@
-"""The configuration that a deploy saves before it replaces files, and puts back after an interruption."""
+"""The configuration that a deploy saves before it replaces files.
+
+It is put back after an interruption.
+"""
 
 import os
 from collections.abc import Callable
@@ -28,7 +31,7 @@ REQUEST = ReplaceRequest("0123")
 
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
-    """An instance with files that are older than now, on a host whose programs do nothing."""
+    """Return an instance with old files, on a host whose programs do nothing."""
     monkeypatch.setattr(docker, "container", lambda _: {"Image": "sha256:1", "Config": {"Image": "redis:8"}})
     monkeypatch.setattr(process, "run", lambda command, **_: CompletedProcess(command, 0, "", ""))
     (tmp_path / "data").mkdir()

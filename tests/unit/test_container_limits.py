@@ -1,4 +1,7 @@
-"""The limits of Redis's container agree in Compose, docker update, docker inspect and the kernel."""
+"""The limits of Redis's container, the same in four places.
+
+The places are Compose, docker update, docker inspect and the kernel.
+"""
 
 from dataclasses import replace
 from typing import Any

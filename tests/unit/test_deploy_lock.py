@@ -1,4 +1,4 @@
-"""The lock of a deploy and the history: messages about the holder, and the records of deploys."""
+"""A deploy's lock and history: messages about the holder, and the records."""
 
 import io
 import json
@@ -36,7 +36,10 @@ def test_held_lock_names_holder_and_release() -> None:
 
 
 def test_lock_of_a_redisctl_command_names_the_command() -> None:
-    """The lock does not record which operator runs the command, and the command sends no heartbeat."""
+    """The message names the command, no operator and no heartbeat.
+
+    The lock does not record which operator runs the command, and the command sends no heartbeat.
+    """
     answer = deploy_lock.parse(["held", "", "4711", '{"who": "", "verb": "restore", "since": 1795521600.0}'])
     message = deploy_lock.problem("redis", answer)
     assert message.startswith("redisctl is changing redis (restore): wait until that ends")

@@ -1,4 +1,4 @@
-"""The drift report: the state of each host and the exit code, from a plan and its notes."""
+"""The drift report: each host's state and the exit code, from plan and notes."""
 
 from typing import Any
 

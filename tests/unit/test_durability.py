@@ -1,4 +1,7 @@
-"""After a power cut the smoke run requires exactly the writes that the settings promise."""
+"""After a power cut the smoke run requires the writes that the settings promise.
+
+It requires no others.
+"""
 
 from typing import Any
 

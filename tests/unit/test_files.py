@@ -1,4 +1,7 @@
-"""Files that a process with Redis's uid can replace are opened without following links and without waiting."""
+"""Files that Redis's uid can replace are opened without following links.
+
+Opening them never waits.
+"""
 
 import os
 from pathlib import Path
@@ -53,7 +56,10 @@ def test_missing_file_is_named(live: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../outside/incr.aof", "..", ".", "", "appendonlydir/incr.aof", "incr.aof\0"])
 def test_name_that_leaves_its_directory_is_refused(live: Path, name: str) -> None:
-    """Redis answers with the names of its files. They must not lead to a file of root."""
+    """A name that leads out of its directory is refused.
+
+    Redis answers with the names of its files. They must not lead to a file of root.
+    """
     for names in ((name,), (name, "incr.aof"), ("appendonlydir", name)):
         with pytest.raises(OSError, match="is not the name of a file"):
             open_inside(live, *names)

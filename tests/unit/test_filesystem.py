@@ -1,4 +1,7 @@
-"""The steps for directories and files: none if all is right, one with a reason for each difference."""
+"""The steps for directories and files: one with a reason for each difference.
+
+There is no step if all is right.
+"""
 
 import stat
 import subprocess
@@ -98,7 +101,10 @@ def test_file_is_written_with_its_mode(tmp_path: Path) -> None:
 
 
 def test_lost_connection_keeps_the_old_file(tmp_path: Path) -> None:
-    """A lost connection ends standard input early; an incomplete file must not replace the old one."""
+    """An incomplete file does not replace the old one.
+
+    A lost connection ends standard input early.
+    """
     status, target = _write(tmp_path, "new con")
     assert status != 0
     assert target.read_text() == "old\n"

@@ -1,4 +1,4 @@
-"""docs/guarantees.md maps each promise to tests: they exist, and no test module is left out."""
+"""docs/guarantees.md maps each promise to existing tests, and misses no module."""
 
 import ast
 import re
@@ -18,7 +18,10 @@ MENTION = re.compile(r"\b(?:unit|redisctl|host|lifecycle|apps|smoke)/test_\w+")
 
 
 def promises(text: str) -> dict[str, list[str]]:
-    """Return the references of each promise. Raises ValueError if a row is not of the expected form."""
+    """Return the references of each promise.
+
+    Raises ValueError if a row is not of the expected form.
+    """
     rows: dict[str, list[str]] = {}
     in_table = False
     for line in text.splitlines():
@@ -46,7 +49,10 @@ def problem(reference: str) -> str:
 
 @cache
 def names_in(module: Path) -> frozenset[str]:
-    """Return the names of a module's tests; those of a class as TestClass and TestClass::test_name."""
+    """Return the names of a module's tests.
+
+    Those of a class are TestClass and TestClass::test_name.
+    """
     return frozenset(_tests(ast.parse(module.read_text()).body, ""))
 
 

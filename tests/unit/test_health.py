@@ -55,7 +55,10 @@ HEALTHY = Status(
 
 
 def checks_of(**changes: Any) -> dict[str, Check]:
-    """Return the checks by name, for a healthy status that differs in these fields or in these values of INFO."""
+    """Return the checks of a status by name.
+
+    ``changes`` are fields of the status or values of INFO that differ from a healthy one.
+    """
     own = {name: value for name, value in changes.items() if name in Status.__dataclass_fields__}
     info = {**INFO, **{name: value for name, value in changes.items() if name not in own}}
     return {check.name: check for check in run_checks(replace(HEALTHY, **{"info": info, **own}))}

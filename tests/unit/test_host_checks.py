@@ -78,7 +78,10 @@ def with_persistence(
     rdb: bool = False,
     aof: bool = False,
 ) -> HostFacts:
-    """Return a host whose Redis runs with this, or does not answer, and has these files."""
+    """Return a host whose Redis has this configuration and these files.
+
+    Redis does not answer if ``appendonly`` is None.
+    """
     config = {} if appendonly is None else {"appendonly": appendonly, "save": save or "", "maxmemory": str(GIB)}
     return with_state(config=config, configured_appendonly=configured, stored=StoredData(rdb=rdb, aof=aof))
 

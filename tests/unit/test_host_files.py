@@ -91,7 +91,10 @@ def test_application_waits_for_a_healthy_redis() -> None:
 
 
 def test_override_restores_the_created_container() -> None:
-    """The label has everything that can change live: as an override it turns a new project into the old one."""
+    """The label has everything that can change live.
+
+    As an override it turns a new project into the old one.
+    """
 
     def merged(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
         both = {name: merged(value, under[name]) for name, value in over.items() if isinstance(value, dict)}
@@ -148,7 +151,10 @@ def test_password_of_a_removed_user_is_removed() -> None:
 
 
 def test_container_sees_only_the_server_secrets() -> None:
-    """It mounts the directory of the server; the passwords of users are in the one above."""
+    """The container mounts only the server's directory of secrets.
+
+    The passwords of users are in the one above.
+    """
     paths = host_files.secret_paths(load({"redis_users": {"shop": {"role": "session", "keys": ["shop:*"]}}}))
     inside = {name for name, path in paths.items() if path.startswith("/srv/redis/secrets/server/")}
     assert inside == {"health", "commands.conf", "generation"}

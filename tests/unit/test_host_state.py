@@ -1,4 +1,4 @@
-"""One inspection of a host serves all operations until one of them changes the host."""
+"""One inspection of a host serves all operations until one changes the host."""
 
 from typing import Any
 
@@ -77,7 +77,10 @@ def test_path_that_was_not_inspected_is_inspected(host: Any) -> None:
 
 
 def test_secret_with_another_content_is_compared_again(host: Any) -> None:
-    """As in a rotation, which writes other passwords than those that the command began with."""
+    """A secret with new content is compared with the host again.
+
+    A rotation writes other passwords than those that the command began with.
+    """
     state = HostState(entries=(SECRET,))
     state.path_states(host, [SECRET])
     other = DesiredFile(SECRET.path, "another-password\n", secret=True)
@@ -136,7 +139,10 @@ def test_forgotten_host_is_inspected_again(host: Any) -> None:
 def test_change_forgets_the_host_only_during_the_deploy(
     host: Any, monkeypatch: pytest.MonkeyPatch, is_executing: bool
 ) -> None:
-    """While the plan is made nothing changes, so every operation is planned from one inspection."""
+    """A change causes a new inspection during the deploy, not during the plan.
+
+    While the plan is made nothing changes, so every operation is planned from one inspection.
+    """
 
     class State:
         pass

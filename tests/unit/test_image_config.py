@@ -1,4 +1,7 @@
-"""Images: identified in an archive without loading it, and the server in an image by labels and its own answer."""
+"""Images: identified in an archive without loading it.
+
+The server in an image is known by the image's labels and by its own answer.
+"""
 
 import io
 import json

@@ -1,6 +1,7 @@
-"""The modules import each other without circles, redisctl's packages only in one direction, and names agree.
+"""Imports between modules: no circles, and one direction between packages.
 
-Only imports at the top of a module count: neither those for type checkers nor those inside functions.
+The direction applies to redisctl's packages. Operations have the names of their tasks. Only imports at the top of a
+module count: neither those for type checkers nor those inside functions.
 """
 
 import ast
@@ -27,7 +28,10 @@ def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
 
 
 def _at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements that run when a module is imported: neither those for type checkers nor a program's."""
+    """Yield the statements that run when a module is imported.
+
+    Statements for type checkers and those of a program do not run then.
+    """
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
@@ -79,7 +83,10 @@ def test_circle_is_found() -> None:
 
 
 def test_redisctl_imports_only_lower_layers() -> None:
-    """The order is cli, then deploy, monitor, migrate, then data, apps, then backup, then core, then schema, paths."""
+    """Each package imports only from lower layers.
+
+    The order is cli, then deploy, monitor, migrate, then data, apps, then backup, then core, then schema, paths.
+    """
     known = modules()
     wrong = [
         f"{name} imports {other}"

@@ -1,4 +1,7 @@
-"""Several instances on one host: collisions and too little memory are reported for each of them."""
+"""Several instances on one host: collisions and too little memory.
+
+Both are reported for each of the instances.
+"""
 
 from typing import Any
 

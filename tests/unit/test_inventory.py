@@ -1,4 +1,4 @@
-"""From a pyinfra inventory to the hosts under test, and what the tests may do there."""
+"""From a pyinfra inventory to the hosts under test, and what tests may do there."""
 
 import subprocess
 import sys

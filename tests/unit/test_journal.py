@@ -1,4 +1,7 @@
-"""The journal of a transaction: written whole, read back, and never trusted as more than a regular file."""
+"""The journal of a transaction: written whole and read back.
+
+It is never trusted as more than a regular file.
+"""
 
 import json
 import os
@@ -54,7 +57,10 @@ def test_second_transaction_is_refused(instance: Instance) -> None:
 
 
 def test_journal_is_on_disk_before_the_next_step(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its content before it gets its name, then the directory: a power cut leaves the old or the new one."""
+    """The journal is synced before it gets its name, and its directory after.
+
+    A power cut leaves the old or the new journal.
+    """
     synced: list[str] = []
 
     def fsync(descriptor: int) -> None:

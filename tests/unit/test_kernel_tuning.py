@@ -1,4 +1,7 @@
-"""Kernel tuning: differences of the running kernel are reported, and the files for the next boot agree."""
+"""Kernel tuning: reported differences, and matching files for the next boot.
+
+The differences are those of the running kernel.
+"""
 
 from redoubt import kernel_tuning
 from redoubt.settings.model import Settings

@@ -1,4 +1,7 @@
-"""The language of the repository, by the rules of CONTRIBUTING.md: plain words and short test names."""
+"""The language of the repository: plain words and short test names.
+
+CONTRIBUTING.md has the rules.
+"""
 
 import ast
 import os
@@ -36,7 +39,10 @@ IGNORED = {
 
 
 def _files(*suffixes: str) -> list[Path]:
-    """Return the repository's files with these endings, also where it is not a git checkout."""
+    """Return the repository's files with these endings.
+
+    This also works where it is not a git checkout.
+    """
     paths = []
     for directory, directories, names in os.walk(ROOT):
         directories[:] = sorted(set(directories) - IGNORED)
@@ -49,7 +55,10 @@ def _relative(path: Path) -> str:
 
 
 def unclear_lines(text: str) -> list[str]:
-    """Return the lines with unclear words, with their numbers. Names of code count as well."""
+    """Return the lines with unclear words, with their numbers.
+
+    Names of code count as well.
+    """
     lines = enumerate(text.splitlines(), 1)
     return [
         f"{number}: {line.strip()}" for number, line in lines if UNCLEAR.search(CODE.sub("", line).replace("_", " "))

@@ -1,4 +1,7 @@
-"""The lock of an instance: real flocks, by verbs of redisctl and by the heartbeat of a deploy."""
+"""The lock of an instance: real flocks.
+
+Verbs of redisctl and the heartbeat of a deploy hold it.
+"""
 
 import fcntl
 import json
@@ -26,7 +29,7 @@ HOLDER = {"who": "ann@laptop", "verb": "deploy", "since": "2026-11-27T09:12:03+0
 
 @pytest.fixture(autouse=True)
 def lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Move the lock into a temporary directory, and wait for it as shortly as possible."""
+    """Move the lock into a temporary directory, and shorten the waits for it."""
     path = tmp_path / "redoubt-redis.lock"
     monkeypatch.setattr(paths, "lock_file", lambda _: str(path))
     monkeypatch.setattr(lock, "_GRACE", 0.3)
@@ -145,7 +148,10 @@ def test_person_s_verb_is_refused_during_a_deploy(heartbeat: Heartbeat) -> None:
 
 
 def test_verb_keeps_the_lock_after_its_deploy_ended(heartbeat: Heartbeat) -> None:
-    """The connection of a deploy may break while redisctl replaces containers, which must finish first."""
+    """A step keeps the lock after its deploy has ended.
+
+    The connection of a deploy may break while redisctl replaces containers, which must finish first.
+    """
     with lock.hold("redis", "start_service", run="run-1"):
         heartbeat.end()
         holder = lock.holder("redis")
@@ -161,7 +167,10 @@ def test_verb_keeps_the_lock_after_its_deploy_ended(heartbeat: Heartbeat) -> Non
 
 
 def answer_for_a_new_deploy() -> LockState:
-    """Return what the inspection of a new deploy reports of the lock, without waiting for the lock."""
+    """Return what the inspection of a new deploy reports of the lock.
+
+    This does not wait for the lock.
+    """
     command = DeployLock().command("redis", "").replace("seq 100", "seq 26").replace("sleep 0.1", "sleep 0.01")
     output = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
     return deploy_lock.parse(output.splitlines())

@@ -1,4 +1,7 @@
-"""How keys are grouped by prefix, and that neither groups nor masked names say whose they are."""
+"""How keys are grouped by prefix.
+
+Neither groups nor masked names say whose the keys are.
+"""
 
 from secrets import token_hex, token_urlsafe
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""redisctl import: blockers, advice for errors of the replica, and differences between two servers."""
+"""redisctl import: blockers, advice on replica errors, and server differences."""
 
 from dataclasses import replace
 from typing import Any

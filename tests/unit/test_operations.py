@@ -1,4 +1,7 @@
-"""Operations: a call of redisctl shows its verb and never its request, and a Redis error is shown without secrets."""
+"""Operations: what the output shows of redisctl calls and of Redis errors.
+
+A call shows its verb and never its request. A Redis error is shown without secrets.
+"""
 
 import hashlib
 from typing import Any

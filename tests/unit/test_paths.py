@@ -1,4 +1,4 @@
-"""Names and paths of an instance: unique for each instance, and complete for a removal."""
+"""Names and paths: unique for each instance, and complete for a removal."""
 
 from pathlib import Path, PurePosixPath
 
@@ -34,7 +34,10 @@ def test_command_of_an_instance_is_named_after_it() -> None:
 
 
 def test_unit_that_starts_another_comes_first() -> None:
-    """A removal disables units in this order, so that none is started again in between."""
+    """A unit comes before the unit that it starts.
+
+    A removal disables units in this order, so that none is started again in between.
+    """
     units = paths.units("redis")
     assert len(units) == len(set(units))
     for starter, started in (
@@ -45,7 +48,10 @@ def test_unit_that_starts_another_comes_first() -> None:
 
 
 def test_root_working_data_is_outside_the_container() -> None:
-    """Redis sees LIVE as /data; whatever else lies on the disk of the data is next to it."""
+    """Root's working data is next to LIVE, which Redis sees as /data.
+
+    It is on the same disk as the data.
+    """
     live = PurePosixPath(paths.LIVE)
     for path in (paths.PREVIOUS, paths.STAGING, paths.ROLLBACK_DATA, paths.JOURNAL):
         assert PurePosixPath(path).parent == live.parent == PurePosixPath(paths.DATA)

@@ -1,4 +1,7 @@
-"""redis.conf has each directive on its own line, and only real differences of a running Redis count as drift."""
+"""redis.conf: one directive per line, and drift of a running Redis.
+
+Only real differences count as drift.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""redisctl as one file: reproducible, with its libraries, identified by its digest."""
+"""redisctl as one file: reproducible, with libraries, identified by digest."""
 
 import io
 import re
@@ -36,7 +36,10 @@ def test_program_is_one_reproducible_file(tmp_path: Path) -> None:
 
 
 def test_program_ends_with_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digest names the directory of its unpacked modules, so different contents need different digests."""
+    """Different contents have different digests.
+
+    The digest names the directory of the program's unpacked modules.
+    """
     digests = []
     for libraries in ((), ("click",), ()):
         monkeypatch.setattr(redisctl_bundle, "LIBRARIES", libraries)
@@ -57,7 +60,10 @@ def test_each_instance_has_its_own_command() -> None:
 
 
 def test_only_an_installed_program_unpacks_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inspection runs the program from a private directory, and must leave nothing in /run."""
+    """A program without redisctl.json next to it unpacks nothing.
+
+    An inspection runs the program from a private directory, and must leave nothing in /run.
+    """
     modules = tmp_path / "modules"
     monkeypatch.setattr("redisctl.__main__.modules_dir", lambda _: str(modules))
     program = tmp_path / "redisctl"

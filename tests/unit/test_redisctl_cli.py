@@ -1,4 +1,4 @@
-"""redisctl's command line: what a call imports, the help, and its small client of Redis."""
+"""redisctl's command line: a call's imports, the help, and the Redis client."""
 
 import ast
 import importlib
@@ -32,7 +32,10 @@ from redisctl.deploy import users
 
 @pytest.mark.parametrize("verb", ["health", "stats"])
 def test_quick_verbs_import_no_large_library(verb: str) -> None:
-    """Imports are most of the time of a health check, which monitoring runs every few seconds."""
+    """Quick verbs import no large library.
+
+    Imports are most of the time of a health check, which monitoring runs every few seconds.
+    """
     script = (
         "import sys; from redisctl.cli.main import cli; cli.get_command(None, sys.argv[1]); "
         "import redisctl.monitor.disk_status, redisctl.monitor.health, redisctl.monitor.stats; "
@@ -100,7 +103,10 @@ def test_verbs_print_only_through_the_common_functions() -> None:
 def test_error_is_one_message_and_json_on_request(
     error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every error ends with exit code 3 and without a traceback; with --json it is JSON on standard output, too."""
+    """Every error ends with exit code 3 and without a traceback.
+
+    With --json it is also JSON on standard output.
+    """
 
     @click.command()
     @common.as_json
@@ -124,7 +130,10 @@ def test_error_is_one_message_and_json_on_request(
 def test_failed_step_of_a_deploy_reports_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The deploy reads one line of JSON. An error without a message must not look like success."""
+    """A failed step prints one line of JSON with an error, which the deploy reads.
+
+    An error without a message must not look like success.
+    """
     instance = Instance("redis", tmp_path, "app:session:*")
     monkeypatch.setattr(paths, "lock_file", lambda name: str(tmp_path / name))
 
@@ -149,12 +158,18 @@ def test_every_step_of_a_deploy_is_where_the_table_says() -> None:
 
 @pytest.mark.parametrize("verb", ["restore", "repair", "import finish", "stop"])
 def test_verbs_that_stop_redis_accept_the_loss(verb: str) -> None:
-    """Where Redis cannot save, their errors name this option. A removal names the one of stop."""
+    """Verbs that stop Redis have the option --discard-unsaved.
+
+    Their errors name it if Redis cannot save. A removal names the one of stop.
+    """
     assert "--discard-unsaved" in CliRunner().invoke(main.cli, [*verb.split(), "--help"]).output
 
 
 def test_linked_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis owns the directory of its socket, and root must not speak to another service instead."""
+    """A symbolic link in place of the socket is refused.
+
+    Redis owns the directory of its socket, and root must not speak to another service instead.
+    """
     place = tmp_path / "redis.sock"
     place.touch()
     monkeypatch.setattr("redisctl.core.instance.SOCKET", str(place).lstrip("/"))
@@ -169,7 +184,10 @@ def test_linked_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @contextmanager
 def server(tmp_path: Path, answer: bytes, *, pause: float = 0.0) -> Iterator[str]:
-    """A socket that sends an answer to the first request, and then nothing. ``pause`` is seconds after each byte."""
+    """Serve a socket that sends an answer to the first request, then nothing.
+
+    ``pause`` is seconds after each byte.
+    """
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

@@ -102,7 +102,10 @@ def test_blocker_of_a_removal_is_reported(confirmation: str, changes: dict[str, 
 
 @pytest.mark.parametrize("data", [True, False])
 def test_removal_during_an_import_is_refused(data: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy and the password of the source would stay, and nothing could remove them after redisctl is gone."""
+    """A removal during an import is refused and removes nothing.
+
+    The copy and the password of the source would stay, and nothing could remove them after redisctl is gone.
+    """
     (tmp_path / paths.IMPORT).mkdir()
     for name in ("run", "check"):
         monkeypatch.setattr(process, name, lambda *command, **_: pytest.fail(f"ran {command}"))

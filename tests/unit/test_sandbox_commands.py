@@ -87,7 +87,10 @@ def test_virtual_machine_is_chosen_with_a_one_line_reason(
 
 
 def test_wrong_docker_host_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator can correct it, so the sandbox does not use a virtual machine instead."""
+    """A wrong DOCKER_HOST is an error, which the operator can correct.
+
+    So the sandbox does not use a virtual machine instead.
+    """
     monkeypatch.setattr(util, "STATE", tmp_path)
     monkeypatch.setattr(engine, "answering", lambda: None)
     monkeypatch.setattr(engine, "is_running", lambda: False)

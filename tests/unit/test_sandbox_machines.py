@@ -1,4 +1,4 @@
-"""What runs disposable hosts: the Docker engine, containers, virtual machines and their disks."""
+"""What runs disposable hosts: Docker, containers, virtual machines and disks."""
 
 import base64
 import inspect

@@ -1,4 +1,4 @@
-"""SSH to disposable hosts: the client's configuration, and the keys and ids of a host."""
+"""SSH to disposable hosts: the client's configuration, and host keys and ids."""
 
 import io
 import subprocess

@@ -1,4 +1,7 @@
-"""The documents that both programs exchange: read back as written, tolerant of other releases, safe with bad input."""
+"""The documents that both programs exchange: read back as they were written.
+
+They are tolerant of other releases and safe with bad input.
+"""
 
 import dataclasses
 import json
@@ -234,7 +237,10 @@ def replacements(value: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: type(document).__name__)
 def test_any_wrong_value_gives_a_document_or_a_schema_error(document: Any) -> None:
-    """Every part is replaced by values of every type; the result is of the declared types, or there is none."""
+    """A document with a wrong value has the declared types, or is refused.
+
+    Every part is replaced by values of every type.
+    """
     for values in replacements(json.loads(schema.dump(document))):
         try:
             result = schema.load(type(document), json.dumps(values))

@@ -1,4 +1,7 @@
-"""The secret store: generated once, private, and refused with a clear error if it is damaged."""
+"""The secret store: generated once, private, and refused if it is damaged.
+
+The refusal is a clear error.
+"""
 
 import os
 import stat
@@ -223,7 +226,10 @@ def test_weak_previous_or_repository_password_is_refused(tmp_path: Path, line: s
 
 
 def test_repository_password_is_never_changed(tmp_path: Path) -> None:
-    """No rotation changes it, and it stays when the settings name no repository any more."""
+    """No rotation changes the password of the repository.
+
+    It stays when the settings name no repository any more.
+    """
     assert secret_store.load_or_create(settings(tmp_path), "host").repository == ""
     copied = settings(tmp_path, redis_backup_restic_repository="/mnt/backup")
     secrets = secret_store.load_or_create(copied, "host")

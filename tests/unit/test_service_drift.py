@@ -1,4 +1,7 @@
-"""Service drift: every difference of the running service has a reason, and only some recreate the container."""
+"""Service drift: every difference of the running service has a reason.
+
+Only some differences recreate the container.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -83,7 +86,10 @@ def test_enforced_limits_are_no_drift(kernel: dict[str, str]) -> None:
     ],
 )
 def test_limit_that_the_kernel_lifted_is_reported(kernel: dict[str, str], limit: str) -> None:
-    """Docker still shows the up_to_date one: systemd or a person changed it in the kernel."""
+    """A limit that only the kernel shows as changed is reported.
+
+    Docker still shows the up_to_date one: systemd or a person changed it in the kernel.
+    """
     current = replace(UP_TO_DATE, cgroup=kernel)
     change = service_drift.live_change(SETTINGS, current)
     assert (change.reasons, change.limits, change.config) == ((f"redis is limited by the kernel to {limit}",), True, {})
@@ -218,7 +224,10 @@ def test_outdated_container_will_be_recreated(current: InstanceState) -> None:
 
 @pytest.mark.parametrize("hashes", [{"redis": "edited"}, {}])
 def test_edited_compose_file_does_not_defer_live_changes(hashes: dict[str, str]) -> None:
-    """The deploy writes the file again before the start, and then nothing restarts Redis."""
+    """Live changes are applied although the Compose file was edited.
+
+    The deploy writes the file again before the start, and then nothing restarts Redis.
+    """
     current = replace(UP_TO_DATE, hashes=hashes, config={**UP_TO_DATE.config, "timeout": "5"})
     assert not service_drift.will_be_recreated(SETTINGS, current)
     assert service_drift.live_change(SETTINGS, current).config == {"timeout": "300"}
@@ -227,7 +236,10 @@ def test_edited_compose_file_does_not_defer_live_changes(hashes: dict[str, str])
 
 @pytest.mark.parametrize("name", ["config/users.acl", "secrets/server/health", "secrets/sessions"])
 def test_changed_passwords_do_not_restart_redis(name: str) -> None:
-    """The deploy compares the users of the running Redis, and the health check reads its password each time."""
+    """Changed passwords do not restart Redis.
+
+    The deploy compares the users of the running Redis, and the health check reads its password each time.
+    """
     assert not drift(SETTINGS, replace(UP_TO_DATE, acl=ACL, files={name: 1001.0}))
 
 

@@ -192,7 +192,7 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 def test_one_mistake_is_reported_once() -> None:
-    """A maxmemory that cannot be read is not also compared with the container's limit."""
+    """An invalid maxmemory is not also compared with the container's limit."""
     assert len(problems(redis_maxmemory="much", redis_container_memory="64M")) == 1
 
 

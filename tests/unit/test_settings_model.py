@@ -1,4 +1,7 @@
-"""What follows from the settings: derived values, the effect of a change, and the generated files."""
+"""What follows from the settings: derived values, effects and generated files.
+
+The effects are those of a change.
+"""
 
 import ast
 from pathlib import Path
@@ -135,7 +138,10 @@ OTHER_VALUES: dict[str, Any] = {
 
 @pytest.mark.parametrize("effect", ["live", "restart"])
 def test_the_container_is_recreated_exactly_for_restarts(effect: Effect) -> None:
-    """A change with the effect live must reach the running Redis without a new container."""
+    """Only a change with the effect restart recreates the container.
+
+    A change with the effect live must reach the running Redis without a new container.
+    """
     needs: dict[str, dict[str, Any]] = {
         "redis_tls_port": {"redis_tls": "both"},
         "redis_unix_socket_gid": {"redis_unix_socket": True},

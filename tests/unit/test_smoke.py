@@ -1,4 +1,7 @@
-"""The smoke run never reboots its own machine, and recognises a load that ended before the power cut."""
+"""The smoke run never reboots its own machine.
+
+It recognises a load that ended before the power cut.
+"""
 
 from pathlib import Path
 

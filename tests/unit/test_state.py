@@ -1,4 +1,7 @@
-"""What ``redisctl state`` reports of Docker's containers and networks, of files and of Redis's answers."""
+"""What ``redisctl state`` reports of Docker, files and Redis's answers.
+
+Of Docker it reports containers and networks.
+"""
 
 import contextlib
 import json
@@ -64,7 +67,10 @@ def labels(**changes: str) -> dict[str, str]:
 
 
 class FakeHost:
-    """Programs of a host with these containers and networks. Every other program prints nothing."""
+    """Programs of a host with these containers and networks.
+
+    Every other program prints nothing.
+    """
 
     def __init__(self, *containers: dict[str, Any], networks: Sequence[dict[str, Any]] = ()) -> None:
         self.containers = containers
@@ -147,7 +153,10 @@ def test_containers_and_networks_are_reported(monkeypatch: pytest.MonkeyPatch, i
 
 
 def test_containers_without_compose_are_left_out(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
-    """``docker compose run`` and ``docker run`` create containers that Compose does not count as the service."""
+    """Containers that Compose does not count as the service are left out.
+
+    ``docker compose run`` and ``docker run`` create such containers.
+    """
     one_off = inspected(Config={"Labels": labels(**{"com.docker.compose.oneoff": "True"})})
     by_hand = labels()
     del by_hand["com.docker.compose.config-hash"]
@@ -233,7 +242,10 @@ def test_generation_is_a_number(
 def test_interrupted_transaction_has_no_process(
     monkeypatch: pytest.MonkeyPatch, instance: Instance, holder: Holder | None, is_interrupted: bool
 ) -> None:
-    """A transaction is interrupted if its process is gone: only the asking deploy, or no process, holds the lock."""
+    """A transaction is interrupted if its process is gone.
+
+    Then only the asking deploy, or no process, holds the lock.
+    """
     instance.data.mkdir()
     monkeypatch.setattr(lock, "holder", lambda _: holder)
     journal.advance(instance, journal.begin(instance, "restore of x", Kind.DATA), Stage.STASHING)
@@ -263,7 +275,10 @@ def test_users_with_other_passwords_are_named(desired: str, running: str, differ
 def test_redis_cannot_be_asked_without_its_secrets(
     missing: str, monkeypatch: pytest.MonkeyPatch, instance: Instance
 ) -> None:
-    """Then a deploy restores the files and restarts Redis, as if Redis had refused the password."""
+    """An unreadable secret is reported like a refused password.
+
+    In both cases a deploy restores the files and restarts Redis.
+    """
     secrets = {"secrets/admin": "x", "secrets/server/commands.conf": "rename-command CONFIG config-1\n"}
     (instance.root / "secrets/server").mkdir(parents=True)
     for name in secrets.keys() - {missing}:
@@ -292,7 +307,10 @@ def encode(value: Any) -> bytes:
 
 @contextmanager
 def fake_redis(path: Path, answers: dict[str, Any]) -> Iterator[None]:
-    """Serve these answers, by command, to one client of a Unix socket. Any other command gets OK."""
+    """Serve these answers, by command, to one client of a Unix socket.
+
+    Any other command gets OK.
+    """
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -320,7 +338,10 @@ RUNNING = {"State": {"Running": True}}
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, instance: Instance, **answers: Any) -> dict[str, Any]:
-    """Return what is reported of a Redis with these answers; CONFIG has a secret name."""
+    """Return what is reported of a Redis with these answers.
+
+    CONFIG has a secret name.
+    """
     path, secrets = instance.root / "socket", instance.root / "secrets"
     (secrets / "server").mkdir(parents=True)
     (secrets / "admin").write_text("x")

@@ -1,4 +1,7 @@
-"""The check of a stop: what a Redis that exited may have lost, by its exit code and the lines that it logged."""
+"""The check of a stop: what a Redis that exited may have lost.
+
+It uses the exit code and the lines that Redis logged.
+"""
 
 import os
 import time
@@ -42,7 +45,10 @@ def test_unclean_exit_is_noticed(state: dict[str, Any], log: str, lost: str) -> 
 
 @pytest.mark.parametrize(("age", "is_saved"), [(0, True), (1, True), (60, False), (None, False)])
 def test_snapshot_must_be_of_the_stop(tmp_path: Path, age: float | None, is_saved: bool) -> None:
-    """Without the AOF the last write is dump.rdb: an older one means that Redis did not save."""
+    """An older dump.rdb means that Redis did not save.
+
+    Without the AOF the last write is dump.rdb.
+    """
     instance = Instance(name="redis", root=tmp_path, session_keys="")
     instance.live.mkdir(parents=True)
     (tmp_path / "config").mkdir()

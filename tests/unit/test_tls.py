@@ -1,4 +1,7 @@
-"""TLS: clients accept issued certificates, which are renewed in time; certificates from files are checked first."""
+"""TLS: issued certificates are accepted by clients and renewed in time.
+
+Certificates from files are checked first.
+"""
 
 import ipaddress
 import ssl
@@ -34,7 +37,10 @@ def settings(tmp_path: Path, **data: Any) -> Settings:
 
 
 def verify(identity: Identity, name: verification.Subject, at: datetime) -> None:
-    """Verify a certificate by the rules of the web, which are stricter than any client of Redis."""
+    """Verify a certificate by the rules of the web.
+
+    They are stricter than any client of Redis.
+    """
     trusted = verification.Store(x509.load_pem_x509_certificates(identity.ca.encode()))
     leaf, *intermediates = identity.chain
     verification.PolicyBuilder().store(trusted).time(at).build_server_verifier(name).verify(leaf, intermediates)

@@ -1,4 +1,7 @@
-"""The table of safe versions: it accepts exactly the versions with all fixes, and messages name the missing ones."""
+"""The table of safe versions: it accepts exactly the versions with all fixes.
+
+Messages name the missing fixes.
+"""
 
 import re
 from typing import get_args
