@@ -1,4 +1,7 @@
-"""Transactions that fail where a real Docker cannot be made to: it restarts or refuses between two of their steps."""
+"""Transactions that fail because Docker restarts or refuses between two steps.
+
+A real Docker cannot be made to do so at such a time.
+"""
 
 import json
 import time
@@ -28,9 +31,10 @@ DOWN = "Cannot connect to the Docker daemon"
 
 @dataclass
 class FakeDocker:
-    """Programs of a host with one container. ``fails_after`` is a command after which Docker restarts.
+    """Programs of a host with one container.
 
-    Then the next command fails, and all that follow if ``stays_down``. Containers without a policy do not run again.
+    ``fails_after`` is a command after which Docker restarts. Then the next command fails, and all that follow if
+    ``stays_down``. Containers without a policy do not run again.
     """
 
     running: bool = True
@@ -110,7 +114,10 @@ def stage(instance: Instance) -> Stage | None:
 
 @pytest.mark.parametrize("reached", [Stage.PREPARED, Stage.STOPPED, Stage.RESTARTING_OLD])
 def test_recovery_waits_for_docker(instance: Instance, host: FakeDocker, reached: Stage) -> None:
-    """As after a power cut, when Docker fails to start at first: it does not start a Redis without a policy."""
+    """A recovery fails while Docker is down, and succeeds once it is back.
+
+    After a power cut Docker may fail to start at first. It does not start a Redis without a policy.
+    """
     journal.begin(instance, "the restore", Kind.DATA, stage=reached, restart_policy="always")
     host.running, host.policy, host.down, host.stays_down = False, "no", True, True
     record = journal.read(instance)
@@ -170,7 +177,10 @@ def test_swap_is_recovered_if_docker_restarts(instance: Instance, host: FakeDock
 
 
 def test_failed_stop_starts_redis_again(instance: Instance, host: FakeDocker) -> None:
-    """Docker restarts in the middle of the stop, and does not start a Redis without a policy."""
+    """A stop that fails because Docker restarts in the middle starts Redis again.
+
+    Docker does not start a Redis without a policy.
+    """
     host.fails_after = ("docker", "update", "--restart", "no")
     with pytest.raises(Failure, match=DOWN):
         lifecycle.stop(instance)
@@ -215,7 +225,7 @@ def test_failed_start_schedules_backups(instance: Instance, host: FakeDocker) ->
 
 
 def test_failed_switch_of_an_import_is_forgotten(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later restore leaves previous data, which must not look like that of the switch."""
+    """A later restore's previous data does not look like that of the switch."""
 
     def fail(*_: object, **__: object) -> None:
         raise Failure("the old data is back")
