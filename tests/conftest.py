@@ -1,4 +1,4 @@
-"""Options of the tests: which hosts tests/host checks, and what the tests may do there.
+"""Options of the tests: which hosts tests/host checks, and what it may do there.
 
 The default is the disposable hosts. --inventory chooses other hosts, and --hosts does by testinfra's specifications.
 Elsewhere, tests that write to Redis or stop it run only with --writes and --disrupts.
@@ -65,7 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register marks, and choose a temporary directory that is removed: pytest keeps its own, with secret stores."""
+    """Register marks, and choose a temporary directory that is removed.
+
+    pytest would keep its own, which contains secret stores.
+    """
     for mark, description in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {description}; --{mark} includes it")
     for mark, (text, _) in UNPROVABLE.items():
@@ -81,7 +84,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Connect to the hosts before the header is printed, but only if tests/host is among the chosen tests."""
+    """Connect to the hosts before the header is printed.
+
+    Does nothing unless tests/host is among the chosen tests.
+    """
     config = session.config
     if not any(path.is_relative_to(HOST_TESTS) or HOST_TESTS.is_relative_to(path) for path in _chosen_paths(config)):
         return
@@ -127,7 +133,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Repeat at the end what was left out: -q shows no header, and pytest only counts deselected tests."""
+    """Repeat at the end what was left out.
+
+    -q shows no header, and pytest only counts deselected tests.
+    """
     fleet = config.stash.get(FLEET, None)
     # A smoke run has a fleet, but its host suite is another process.
     if fleet is not None and config.option.hosts:
@@ -160,7 +169,7 @@ def _left_out(config: pytest.Config, target: Target, marks: list[str]) -> list[s
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that may not run on their host, and run tests that stop Redis last."""
+    """Leave out tests that may not run on their host; run tests that stop Redis last."""
     fleet = config.stash.get(FLEET, None)
     if fleet is None:
         return
@@ -177,7 +186,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _why_left_out(config: pytest.Config, item: pytest.Item) -> list[str]:
-    """Return why a test may not run on its host, or would prove nothing there; empty if it runs."""
+    """Return why a test may not run on its host, or would prove nothing there.
+
+    The list is empty if the test runs.
+    """
     target = config.stash[FLEET].target_of(item)
     if target is None:
         return []

@@ -1,4 +1,7 @@
-"""A deployed instance, inspected through Docker and real clients, independently of the deploy."""
+"""A deployed instance, inspected through Docker and real clients.
+
+The inspection does not depend on the deploy.
+"""
 
 import json
 import socket
@@ -31,13 +34,19 @@ class Instance:
     port: int = 6379
 
     def inspect(self, container: str | None = None) -> dict[str, Any]:
-        """Return what Docker reports of a container, by default that of Redis; empty if there is none."""
+        """Return what Docker reports of a container, by default that of Redis.
+
+        The result is empty if there is no container.
+        """
         containers: list[dict[str, Any]] = json.loads(self.host.run(f"docker inspect {container or self.name}").stdout)
         return containers[0] if containers else {}
 
     @property
     def health(self) -> str:
-        """The container's health in Docker, such as ``healthy``; empty if there is no container."""
+        """Return the container's health in Docker, such as ``healthy``.
+
+        It is empty if there is no container.
+        """
         inspected = self.inspect()
         return str(inspected["State"]["Health"]["Status"]) if inspected else ""
 
@@ -48,7 +57,10 @@ class Instance:
         return inspected["Id"], inspected["State"]["StartedAt"]
 
     def call(self, *commands: str, user: str = "admin", password: str | None = None) -> list[str]:
-        """Return the lines that redis-cli in the container prints for commands. It reads the password from stdin."""
+        """Return the lines that redis-cli in the container prints for commands.
+
+        redis-cli reads the password from stdin.
+        """
         secret = self.secrets.passwords[user] if password is None else password
         script = "\n".join([f"AUTH {user} {secret}", *commands, ""])
         completed = self.host.run(f"docker exec -i {self.name} redis-cli -s /run/redis/redis.sock", input=script)
@@ -77,7 +89,10 @@ class Instance:
         return self.call(f"{self.secrets.renamed_command('CONFIG')} GET {directive}")[1]
 
     def check_backup_and_restore(self) -> None:
-        """Take a backup, change data, and restore: to a moment between two writes, and the backup itself."""
+        """Take a backup, change data, and restore.
+
+        The data is restored to a moment between two writes, and to the backup itself.
+        """
         self.call("SET app:session:back 1 EX 7200")
         backup = json.loads(self.host.run("redisctl backup --json", check=True).stdout)
         assert backup["verified"]["verdict"] == "ok"
@@ -95,9 +110,10 @@ class Instance:
 
     @contextmanager
     def client(self, user: str | None = "admin", password: str | None = None, **options: Any) -> Iterator[Redis]:
-        """Give a client on this machine, through SSH to the port published on the host's loopback.
+        """Yield a client on this machine, connected through SSH.
 
-        With ``user=None`` the client sends only a password, or none. It never retries.
+        It connects to the port published on the host's loopback. With ``user=None`` the client sends only a password,
+        or none. It never retries.
         """
         secret = self.secrets.passwords[user] if password is None and user else password
         with (
@@ -119,7 +135,10 @@ Connect = Callable[..., Redis]
 
 @contextmanager
 def clients(redis: Instance) -> Iterator[Connect]:
-    """Give a function that connects a client as a user, with options of redis-py. The clients never retry."""
+    """Yield a function that connects a client as a user, with options of redis-py.
+
+    The clients never retry.
+    """
     with tunnel(redis.host, "127.0.0.1", redis.port) as path, ExitStack() as connected:
 
         def connect(user: str, **options: Any) -> Redis:
@@ -163,7 +182,10 @@ def tunnel(host: Host, address: str, port: int) -> Iterator[Path]:
 
 @contextmanager
 def tcp_tunnel(host: Host, address: str, port: int) -> Iterator[int]:
-    """Forward a port on this machine's loopback there, for clients that cannot use a Unix socket."""
+    """Forward a free port on this machine's loopback to an address and a port.
+
+    Yields the free port. It is for clients that cannot use a Unix socket.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free_port:
         number: int = free_port.getsockname()[1]
     with _forwarding(host, f"127.0.0.1:{number}", f"{address}:{port}", lambda: listens("127.0.0.1", number)):
@@ -184,7 +206,10 @@ def _forwarding(host: Host, listen: str, to: str, is_ready: Callable[[], bool]) 
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float, pause: float = 0.2) -> float:
-    """Wait for a condition and return the seconds that it took. Fails with ``what`` after ``seconds``."""
+    """Wait for a condition, and return the seconds that it took.
+
+    Fails with ``what`` after ``seconds``.
+    """
     start = time.monotonic()
     while not condition():
         waited = time.monotonic() - start

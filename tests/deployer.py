@@ -1,7 +1,8 @@
-"""Fixtures of tests/lifecycle and tests/apps: disposable hosts of their own, and deploys as an operator runs them.
+"""Fixtures of tests/lifecycle and tests/apps: disposable hosts, and deploys.
 
-These tests change, break and remove hosts. They never use the user's inventory: this module starts every host that
-they deploy to, with a name that begins with ``lifecycle-``, and removes it at the end.
+Deploys run as an operator runs them. These tests change, break and remove hosts of their own. They never use the user's
+inventory: this module starts every host that they deploy to, with a name that begins with ``lifecycle-``, and removes
+it at the end.
 """
 
 import atexit
@@ -34,14 +35,20 @@ atexit.register(FORKED.close)
 def pyinfra(
     *arguments: str, timeout: float = 600, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the pyinfra command in the project, as an operator does. Never raises for its exit code."""
+    """Run the pyinfra command in the project, as an operator does.
+
+    Never raises for its exit code.
+    """
     return command(str(PYINFRA), *arguments, timeout=timeout, env=env)
 
 
 def command(
     *words: str, timeout: float = 600, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project, without a terminal. Never raises for its exit code."""
+    """Run a command in the project, without a terminal.
+
+    Never raises for its exit code.
+    """
     return subprocess.run(
         words,
         cwd=ROOT,
@@ -207,9 +214,10 @@ def deployer(tmp_path_factory: pytest.TempPathFactory) -> Deployer:
 
 @pytest.fixture(scope="session")
 def start_host() -> Iterator[Callable[..., Host]]:
-    """Start disposable hosts by name (``start_host("lifecycle-2", image="bare")``). Removes them at the end.
+    """Yield a function that starts disposable hosts by name.
 
-    Each worker of a parallel run has its own hosts, such as ``lifecycle-2-gw1``.
+    An example is ``start_host("lifecycle-2", image="bare")``. The hosts are removed at the end. Each worker of a
+    parallel run has its own hosts, such as ``lifecycle-2-gw1``.
     """
     started: dict[str, Host] = {}
     worker = os.environ.get("PYTEST_XDIST_WORKER")

@@ -1,8 +1,8 @@
-"""Runs the pyinfra command in forks of one process that has imported it: imports take most of a small deploy's CPU.
+"""Runs of the pyinfra command in forks of one process that has imported it.
 
-Each command is still a process of its own, with its own arguments, environment, output and exit code. Run as a program,
-this file is that process: it reads a request on each line of standard input and answers with the exit code.
-``test_command_line.py`` runs the pyinfra command itself.
+Imports take most of a small deploy's CPU. Each command is still a process of its own, with its own arguments,
+environment, output and exit code. Run as a program, this file is that process: it reads a request on each line of
+standard input and answers with the exit code. ``test_command_line.py`` runs the pyinfra command itself.
 """
 
 import json
