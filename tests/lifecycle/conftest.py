@@ -1,4 +1,7 @@
-"""Fixtures of the lifecycle tests: the host that most of them share, with and without an instance."""
+"""Fixtures of the lifecycle tests: the host that most of them share.
+
+Tests get it with an instance or without one.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +21,10 @@ DISCARD_DATA = "docker rm -f redis; rm -rf /srv/redis/data/*; [ ! -d /srv/redis/
 
 @pytest.fixture(scope="session")
 def host(start_host: Callable[..., Host]) -> Host:
-    """Give the host that most lifecycle tests share. A test either deploys first or expects the default settings."""
+    """Start the host that most lifecycle tests share.
+
+    A test either deploys first or expects the default settings.
+    """
     return start_host("lifecycle-1")
 
 
@@ -32,7 +38,7 @@ def deployed(host: Host, deployer: Deployer) -> Host:
 
 @pytest.fixture
 def undeployed_host(host: Host) -> Host:
-    """Give the shared host as before its first deploy: with Docker, but without an instance."""
+    """Return the shared host as before its first deploy: Docker, but no instance."""
     remove_instance(host)
     return host
 
@@ -49,7 +55,10 @@ def assert_no_change(deployer: Deployer, host: Host, **settings: Any) -> DeployR
 
 
 def settings_for(build: str) -> dict[str, Any]:
-    """Return settings that deploy a build of the sandbox, such as ``valkey-testing``. Builds its image if needed."""
+    """Return settings that deploy a build of the sandbox, such as ``valkey-testing``.
+
+    Builds the image if it does not exist.
+    """
     with lock():
         archive = image_build.ensure_redis(engine.ensure(), build)
     return {
@@ -61,9 +70,10 @@ def settings_for(build: str) -> dict[str, Any]:
 
 @contextmanager
 def empty_instance(host: Host, deployer: Deployer, *leftovers: str, **settings: Any) -> Iterator[Instance]:
-    """Deploy the default instance without data or backups. Removes data and backups afterwards as well.
+    """Deploy the default instance without data or backups.
 
-    ``leftovers`` are other paths that a module leaves and that are removed, too.
+    Removes data and backups afterwards as well. ``leftovers`` are other paths that a module leaves: they are removed
+    before and afterwards.
     """
     clear = f"{DISCARD_DATA}; rm -rf /srv/redis/backups {' '.join(leftovers)}"
     host.run(clear)
@@ -74,7 +84,10 @@ def empty_instance(host: Host, deployer: Deployer, *leftovers: str, **settings: 
 
 
 def remove_instance(host: Host, *, image: bool = True) -> None:
-    """Remove everything that a deploy of the default instance created, with its data, without using the product."""
+    """Remove everything that a deploy of the default instance created, with its data.
+
+    Does not use the product. Keeps the images if ``image`` is false.
+    """
     host.run(
         "docker ps --all --quiet | xargs -r docker rm --force --volumes; docker network prune --force; "
         "rm -rf /srv/redis /etc/logrotate.d/redis /usr/local/sbin/redisctl /var/log/redoubt; "
@@ -98,7 +111,10 @@ def fingerprint() -> Callable[[Host], list[str]]:
 
 
 def _fingerprint(host: Host) -> list[str]:
-    """Return all files except logs and data, with attributes and times in nanoseconds, and all objects of Docker."""
+    """Return all files of a host except logs and data, and all objects of Docker.
+
+    Each file has its attributes, and times in nanoseconds.
+    """
     noisy = ("/proc", "/sys", "/run", "/dev", "/var/log", "/var/lib/systemd", "/srv/redis/data", "/srv/redis/logs")
     excluded = " -o ".join(f"-path {path}" for path in noisy)
     lines = host.run(

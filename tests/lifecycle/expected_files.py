@@ -1,4 +1,7 @@
-"""All files and directories of a default instance, written by hand: no other may exist, and none may be missing."""
+"""All files and directories of a default instance, written by hand.
+
+No other file may exist, and none may be missing.
+"""
 
 from sandbox.hosts import Host
 
@@ -38,7 +41,10 @@ FILES = [path for path, (mode, _) in TREE.items() if path != "/srv/redis" and mo
 
 
 def looks(host: Host) -> dict[str, tuple[str, str]]:
-    """Return mode and owner of all paths of the instance, without those that Redis or a transaction writes."""
+    """Return mode and owner of all paths of the instance.
+
+    Paths that Redis or a transaction writes are left out.
+    """
     lines = host.run(
         "cd /srv && find /srv/redis /etc/logrotate.d/redis* /usr/local/sbin/redisctl* /etc/systemd/system/redis-* "
         "/tmp/pyinfra* \\( -path '/srv/redis/data/live/*' -o -path '/srv/redis/logs/*' "

@@ -1,7 +1,8 @@
-"""Interrupts redisctl on a host at an exact point of a transaction: kill it, pause it, or run a command.
+"""Interruptions of redisctl on a host at an exact point of a transaction.
 
-A transaction writes its journal at every stage, so the host's unpacked modules of redisctl get an addition to the
-function that writes it. It does nothing unless a test has planned a step, and a power cut removes it with the modules.
+A step kills redisctl, pauses it, or runs a command. A transaction writes its journal at every stage, so the host's
+unpacked modules of redisctl get an addition to the function that writes it. It does nothing unless a test has planned a
+step, and a power cut removes it with the modules.
 """
 
 import json
@@ -78,7 +79,7 @@ class Step:
 
 
 def interrupt(host: Host, *steps: Step) -> None:
-    """Plan what happens to the next transactions on the host: these steps in this order, each once."""
+    """Plan steps for the next transactions on the host: in this order, each once."""
     # Any command unpacks the modules.
     host.run(
         f"redisctl history >/dev/null; rm -f {_PAUSED}; grep -q {_STEPS} {_MODULE} || cat >>{_MODULE}",
@@ -141,7 +142,10 @@ def wait_until_recovered(host: Host, seconds: float = 120) -> None:
 def cut_power_in_deploy(
     redis: Instance, deployer: Deployer, stage: Stage, seconds: float = 120, **settings: Any
 ) -> None:
-    """Deploy, cut the host's power when redisctl reaches a stage, and wait until Redis is healthy without a person."""
+    """Cut the host's power when the redisctl of a deploy reaches a stage.
+
+    Waits until Redis is healthy without a person: ``seconds`` for the recovery, then a minute.
+    """
     interrupt(redis.host, Step(stage, PAUSE))
     running = deployer.start(redis.host, **settings)
     wait_until_paused(redis.host, 180)

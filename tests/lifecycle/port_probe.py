@@ -25,9 +25,10 @@ for route in sys.argv[1:]:
 
 
 def answers(at: Host, *routes: str, within: str = "") -> dict[str, str]:
-    """Return what answers at each route: redis, other or closed. A route is an address, a port and optionally a source.
+    """Return what answers at each route: redis, other or closed.
 
-    `within` is a command that runs the command in its arguments, such as `ip netns exec <name>`.
+    A route is an address, a port and optionally a source. `within` is a command that runs the command in its arguments,
+    such as `ip netns exec <name>`.
     """
     lines = at.run(f"{within} python3 - {shlex.join(routes)}", input=_PROBE, check=True).stdout.splitlines()
     return dict(line.split("=") for line in lines)

@@ -1,4 +1,7 @@
-"""Active defragmentation is on if the image's build supports it. A build that does not is never asked to."""
+"""Active defragmentation, which is on if the image's build supports it.
+
+A build that does not support it is never asked to defragment.
+"""
 
 from typing import Any
 
@@ -15,9 +18,10 @@ PROBE = "Config | Find out whether the image can defragment memory"
 
 @pytest.fixture(scope="module")
 def supporting() -> dict[str, Any]:
-    """Settings for a build that supports it: upstream's source with its own allocator, compiled here.
+    """Return settings for a build that supports active defragmentation.
 
-    It lacks Debian's security patches, so it must be allowed.
+    It is upstream's source with its own allocator, compiled here. It lacks Debian's security patches, so it must be
+    allowed.
     """
     return {**settings_for("redis-jemalloc"), "redis_allow_vulnerable_version": True}
 

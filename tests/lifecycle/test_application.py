@@ -1,4 +1,7 @@
-"""Application services next to Redis: they start when it is healthy, on its network, with their own credentials."""
+"""Application services next to Redis.
+
+They start when Redis is healthy, on its network, with their own credentials.
+"""
 
 import re
 import shlex
@@ -66,7 +69,10 @@ def test_application_reaches_redis_by_name(redis: Instance) -> None:
 
 
 def test_malformed_service_is_reported_alone(redis: Instance, deployer: Deployer) -> None:
-    """The message of Compose is the answer. The logs of the running Redis would only hide it."""
+    """The deploy reports only what Compose says of a malformed service.
+
+    The logs of the running Redis would only hide it.
+    """
     running = redis.identity
     wrong = {"redis_app_services": {"web": {**WEB, "imag": "x"}}}
     refused = deployer.deploy(redis.host, **{**WITH_WEB, **wrong})

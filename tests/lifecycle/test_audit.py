@@ -1,4 +1,6 @@
-"""The security report fails a control whose protection is missing, and no other, until a deploy repairs it.
+"""Failed controls of the security report: only those without their protection.
+
+A control fails until a deploy repairs its protection.
 
 A round removes the protections of some controls from a deployed host and asks for the report as an auditor does, in a
 separate process and with an inventory of one's own, so the report only reads. All rounds together fail every control.
@@ -50,7 +52,10 @@ class Report:
 
     @property
     def failures(self) -> dict[str, set[str]]:
-        """The failed tests by control, without the host. A parametrized test is named with and without parameters."""
+        """Return the failed tests by control, without the host.
+
+        A parametrized test is named with and without parameters.
+        """
         failures: dict[str, set[str]] = {}
         for case in self.junit.iterfind("testsuite/testcase"):
             if case.find("failure") is not None or case.find("error") is not None:
@@ -62,7 +67,10 @@ class Report:
 
 @pytest.fixture(scope="module")
 def report(host: Host, deployer: Deployer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
-    """Return a function that creates the report of the shared host, with further arguments and a pytest plugin."""
+    """Return a function that creates the report of the shared host.
+
+    It accepts further arguments of pytest, and the source of a pytest plugin.
+    """
 
     def create(*arguments: str, plugin: str = "") -> Report:
         directory = tmp_path_factory.mktemp("audit")
@@ -95,12 +103,13 @@ def _pytest(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Harm:
-    """A way to remove a protection, and the tests by control that must fail because of it.
+    """A way to remove a protection, and the tests that must fail because of it.
 
-    ``shell`` runs on the host. ``compose`` is merged into the service of Redis, which is then recreated. ``redis`` are
-    commands of the admin, where ``{config}`` is the new name of CONFIG. ``certificate`` is the name in another
-    certificate for Redis. ``last`` is a shell command that runs last. ``plugin`` is a pytest plugin for the report, in
-    which $STORE is the path of the secret store. ``cure`` undoes what no deploy repairs.
+    ``failures`` are these tests by control. ``shell`` runs on the host. ``compose`` is merged into the service of
+    Redis, which is then recreated. ``redis`` are commands of the admin, where ``{config}`` is the new name of CONFIG.
+    ``certificate`` is the name in another certificate for Redis. ``last`` is a shell command that runs last. ``plugin``
+    is a pytest plugin for the report, in which $STORE is the path of the secret store. ``cure`` undoes what no deploy
+    repairs.
     """
 
     name: str
@@ -385,7 +394,10 @@ def _harm(redis: Instance, deployer: Deployer, harms: tuple[Harm, ...]) -> None:
 
 
 def test_deployed_host_is_proven(sound: Report) -> None:
-    """Every control is proven, and each test that is left out is named with the option that includes it."""
+    """Every control is proven on a deployed host.
+
+    Each test that is left out is named with the option that includes it.
+    """
     assert (sound.returncode, sound.failures) == (0, {})
     assert set(sound.verdicts) == set(CONTROLS)
     for control, text in sound.verdicts.items():
@@ -405,7 +417,10 @@ def test_rounds_fail_every_control() -> None:
 def test_missing_protection_fails_its_control(
     harms: tuple[Harm, ...], redis: Instance, sound: Report, report: Callable[..., Report], deployer: Deployer
 ) -> None:
-    """Only the controls of the round's harms fail. So the next round shows what a deploy did not repair."""
+    """Only the controls of the round's harms fail.
+
+    So the next round shows what a deploy did not repair.
+    """
     try:
         _harm(redis, deployer, harms)
         harmed = report(plugin="".join(harm.plugin for harm in harms))
@@ -438,7 +453,7 @@ def test_deploys_have_repaired_everything(sound: Report, report: Callable[..., R
 
 
 def test_partial_run_proves_nothing(redis: Instance, report: Callable[..., Report]) -> None:
-    """A control of which only some tests ran is not proven, which does not change the exit code."""
+    """A control of which only some tests ran is not proven; the exit code stays 0."""
     partial = report("-k", "strangers or edge")
     assert partial.returncode == 0
     assert partial.verdicts["authentication"].startswith("not proven (5 passed): of its tests, ")

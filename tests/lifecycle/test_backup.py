@@ -1,6 +1,7 @@
-"""Backups on the host: of one point in time under load, verified by loading, and listed only if complete.
+"""Backups on the host: of one point in time, verified by loading.
 
-A backup that is truncated, altered or interrupted is reported, and the running Redis does not notice.
+They are taken under load and listed only if complete. A backup that is truncated, altered or interrupted is reported,
+and the running Redis does not notice.
 """
 
 import json
@@ -54,7 +55,10 @@ print(json.dumps({"written": written, "took": time.perf_counter() - start, "wors
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """Give the shared host with an empty Redis and no backups; empty it again afterwards."""
+    """Yield the shared host with an empty Redis and no backups.
+
+    Data and backups are removed again afterwards.
+    """
     # A save of Redis's own would look like the backup's.
     with empty_instance(host, deployer, redis_save="3600 1000000000") as instance:
         yield instance
@@ -92,7 +96,10 @@ def writers(redis: Instance) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def damaged(redis: Instance, name: str, command: str) -> Iterator[None]:
-    """Change a file of a backup by a command, which gets its path as $f; restore it afterwards."""
+    """Change a file of a backup by a command, and restore the file afterwards.
+
+    The command gets the file's path as $f.
+    """
     path = f"{BACKUPS}/{name}"
     redis.host.run(f"cp -a {path} /run/intact && f={path} && {command}", check=True)
     try:
@@ -102,7 +109,10 @@ def damaged(redis: Instance, name: str, command: str) -> Iterator[None]:
 
 
 def test_backup_of_a_million_keys_under_load_is_one_moment(redis: Instance) -> None:
-    """RDB snapshot and AOF have the same keys, to the last one, and clients wait for milliseconds."""
+    """RDB snapshot and AOF have the same keys, to the last one.
+
+    Clients wait for milliseconds.
+    """
     with redis.client("queues", decode_responses=False) as connection:
         queue = Queue("mail", connection=connection)
         jobs = [queue.enqueue("builtins.abs", -1, result_ttl=0).id for _ in range(20)]
@@ -233,7 +243,10 @@ def test_disk_that_fills_up_during_a_backup_is_reported(small: Instance) -> None
     ],
 )
 def test_killed_backup_is_cleaned_up_by_the_next(small: Instance, line: str, until: str) -> None:
-    """No writer waits, nothing incomplete is listed, and health reports it until a backup succeeds."""
+    """A killed backup blocks no writer, and nothing incomplete is listed.
+
+    Health reports it until a backup succeeds.
+    """
     before = backup_ids(small)
     killed = small.host.run(
         f"redisctl {line} & p=$!; while kill -0 $p; do {until} && break; done; kill -9 $p; wait $p; echo $?"
@@ -282,7 +295,10 @@ def test_backup_during_aof_rewrites_is_complete(small: Instance) -> None:
 
 
 def test_old_backups_are_pruned_and_newest_good_stays(small: Instance) -> None:
-    """Five backups of one day, made old. No output contains the key of a session, which is its cookie."""
+    """Old backups are pruned, and the newest good one of a day stays.
+
+    The test creates five backups of one earlier day. No output contains the key of a session, which is its cookie.
+    """
     current = redisctl(small, "backup")["id"]
     old = []
     for number in range(5):

@@ -1,6 +1,7 @@
-"""Scheduled backups, and their copies on another host: complete, and encrypted before they leave.
+"""Scheduled backups, and their copies on another host.
 
-Copies go to a second host over SFTP, as the unprivileged user operator.
+The copies are complete, and encrypted before they leave. They go to a second host over SFTP, as the unprivileged user
+operator.
 """
 
 import json
@@ -35,7 +36,10 @@ def neighbour(start_host: Callable[..., Host]) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def files(neighbour: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give the paths of an SSH key that the neighbour accepts, and of the neighbour's host key."""
+    """Return the paths of an SSH key and of the neighbour's host key.
+
+    The neighbour accepts the SSH key.
+    """
     directory = tmp_path_factory.mktemp("repository")
     pair = ssh.generate()
     neighbour.run("cat >>/home/operator/.ssh/authorized_keys", input=f"restrict {pair.public}\n", check=True)
@@ -48,7 +52,10 @@ def files(neighbour: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module")
 def settings(neighbour: Host, files: dict[str, str]) -> dict[str, Any]:
-    """Give settings with another schedule than the default, and with copies to the neighbour."""
+    """Return settings with another schedule than the default and copies elsewhere.
+
+    The copies go to the neighbour.
+    """
     return {
         "redis_backup_schedule": "Mon..Fri 04:30 Europe/Berlin",
         "redis_backup_randomized_delay": 600,
@@ -61,7 +68,10 @@ def settings(neighbour: Host, files: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Iterator[Instance]:
-    """Give the shared host with a schedule, no backups, and data that restic cannot compress."""
+    """Yield the shared host with a schedule and no backups.
+
+    Its data cannot be compressed by restic.
+    """
     traces = "/srv/redis/backups/* /srv/redis/backups/.attempt.json"
     host.run(f"rm -rf {traces}")
     result = deployer.deploy(host, **settings)

@@ -1,4 +1,7 @@
-"""The pyinfra command does what its arguments say, or fails with a clear error and a non-zero exit code."""
+"""The pyinfra command: it does what its arguments say, or fails.
+
+A failure has a clear error and a non-zero exit code.
+"""
 
 import json
 import os
@@ -19,7 +22,10 @@ from tests.deployer import ROOT, Deployer, pyinfra
 
 @pytest.fixture
 def inventory(host: Host, deployer: Deployer, tmp_path: Path) -> Path:
-    """A directory like ``inventory/``: hosts.py, an empty production.py and the group data."""
+    """Return a directory like ``inventory/``.
+
+    It has hosts.py, an empty production.py and the group data.
+    """
     directory = tmp_path / "inventory"
     shutil.copytree(ROOT / "inventory" / "group_data", directory / "group_data")
     shutil.copy(deployer.inventory(host), directory / "hosts.py")
@@ -159,7 +165,10 @@ def test_signal_fails_deploy_and_next_one_finishes(signum: int, deployed: Host, 
 def test_unreachable_host_fails_but_others_are_deployed(
     undeployed_host: Host, deployer: Deployer, tmp_path: Path
 ) -> None:
-    """Port 1 of this machine acts as a host that is switched off: it refuses the connection at once."""
+    """The deploy fails for an unreachable host and deploys the other one.
+
+    Port 1 of this machine acts as a host that is switched off: it refuses the connection at once.
+    """
     path = tmp_path / "two.py"
     dead = ("lifecycle-dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "redis_port": 6379})
     path.write_text(deployer.inventory(undeployed_host).read_text() + f"hosts.append({dead!r})\n")

@@ -1,4 +1,7 @@
-"""The default user, for clients that send only a password: never without a password, and off by default."""
+"""The default user, for clients that send only a password.
+
+It is off by default, and never without a password.
+"""
 
 from collections.abc import Iterator
 
@@ -22,7 +25,10 @@ def redis(host: Host, deployer: Deployer) -> Instance:
 
 @pytest.fixture
 def client(redis: Instance) -> Iterator[Redis]:
-    """A client like an old library: ``redis://:password@host``, which sends AUTH with one argument."""
+    """Yield a client like an old library: ``redis://:password@host``.
+
+    It sends AUTH with one argument.
+    """
     with redis.client(None, redis.secrets.passwords["default"], protocol=2) as connection:
         yield connection
 

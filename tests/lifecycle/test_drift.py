@@ -1,4 +1,4 @@
-"""A deploy repairs what was changed by hand, names every change, and keeps the data.
+"""Repairs of manual changes: a deploy names every change, and keeps the data.
 
 A round does some harms to a deployed host and then deploys. The deploy must name every harm, change exactly the
 operations that repair them, and restart Redis only if it has to. The test checks files, Docker's answers and a client's
@@ -56,7 +56,7 @@ class Harm:
 
 @dataclass(frozen=True)
 class Round:
-    """Harms that one deploy repairs: with these operations, and with a restart of Redis or without."""
+    """Harms that one deploy repairs, its operations, and whether Redis restarts."""
 
     harms: tuple[Harm, ...]
     changes: tuple[str, ...]
@@ -334,7 +334,7 @@ ROUNDS = {
 
 @dataclass
 class Client:
-    """A client at the published port. ``values`` are what it wrote before the harms, by key."""
+    """A client at the published port, and what it wrote before the harms, by key."""
 
     instance: Instance
     socket: str
@@ -373,7 +373,7 @@ def session(host: Host, deployer: Deployer) -> Iterator[Client]:
 
 @pytest.fixture
 def client(session: Client, host: Host, deployer: Deployer) -> Client:
-    """Return the client of a deployed host. A test that failed may have left harms, so the host is deployed again."""
+    """Return the client of a deployed host; deploy again if the last test failed."""
     if not session.is_deployed:
         result = deployer.deploy(host, **SETTINGS)
         assert result.returncode == 0, result.stderr
@@ -395,7 +395,10 @@ CORE = "edited files and units"
 def test_deploy_repairs_harm_and_keeps_data(
     name: str, client: Client, deployer: Deployer, fingerprint: Callable[[Host], list[str]]
 ) -> None:
-    """It names each harm, changes only the operations that repair them, and restarts Redis only if it must."""
+    """A deploy names and repairs each harm, and restarts Redis only if it must.
+
+    Only the operations that repair the harms report a change.
+    """
     harms, changes, restarts = ROUNDS[name].harms, ROUNDS[name].changes, ROUNDS[name].restarts
     instance, host = client.instance, client.instance.host
     image = str(instance.inspect()["Config"]["Image"])
@@ -433,7 +436,7 @@ def test_deploy_repairs_harm_and_keeps_data(
 
 
 def test_removed_data_stops_the_deploy(client: Client, deployer: Deployer) -> None:
-    """After a restart Redis would be empty: what it holds in memory is all that is left. It keeps running."""
+    """Redis keeps running if its data is removed: only its memory still has it."""
     host = client.instance.host
     client.write("moved data")
     identity = client.instance.identity
@@ -456,7 +459,10 @@ def test_removed_data_stops_the_deploy(client: Client, deployer: Deployer) -> No
 
 
 def test_network_with_foreign_containers_is_kept(client: Client, deployer: Deployer) -> None:
-    """Compose could not reconnect a foreign container, so the deploy stops until its operator disconnects it."""
+    """The deploy stops until the operator of a foreign container disconnects it.
+
+    Compose could not reconnect the container.
+    """
     host = client.instance.host
     image = str(client.instance.inspect()["Config"]["Image"])
     host.run(

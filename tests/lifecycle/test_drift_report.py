@@ -1,4 +1,7 @@
-"""The drift report compares hosts with their settings, for people and programs, and changes nothing."""
+"""The drift report, which compares hosts with their settings.
+
+It serves people and programs, and changes nothing.
+"""
 
 import json
 import re

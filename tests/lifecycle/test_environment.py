@@ -1,4 +1,7 @@
-"""The login's environment on a host: nothing of it reaches Docker, Compose or the tools whose output is parsed."""
+"""The login's environment on a host.
+
+Nothing of it reaches Docker, Compose or the tools whose output is parsed.
+"""
 
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +26,10 @@ LC_ALL=de_DE.UTF-8
 
 
 def _new_login(host: Host, line: str) -> str:
-    """Return what a command prints in a login of its own; tests share a connection that is older."""
+    """Return what a command prints in a new login.
+
+    The connection that tests share is older than the environment.
+    """
     command = [*ssh.command(host.name, "-o", "ControlPath=none"), line]
     completed = subprocess.run(
         command, env=tools.environment(), capture_output=True, text=True, check=False, timeout=60
@@ -42,7 +48,7 @@ def hostile(deployed: Host) -> Iterator[Host]:
 
 
 def test_login_environment_changes_nothing(hostile: Host, deployer: Deployer) -> None:
-    """A deploy, redisctl and a restart find the same project and the same Docker as before."""
+    """A deploy, redisctl and a restart find the same project and Docker as before."""
     redis = Instance(hostile, deployer.secrets(hostile))
     before = redis.identity
     # It sees the same instance as without that environment.

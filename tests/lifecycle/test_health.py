@@ -1,4 +1,4 @@
-"""Docker's health status is the truth: unhealthy if Redis does not serve, healthy again when it does.
+"""Docker's health status: healthy if Redis serves, unhealthy while it does not.
 
 A deploy relies on it alone: it fails with the reason if Redis does not become healthy, and can be run again.
 """

@@ -1,7 +1,8 @@
-"""A deploy without changes changes nothing: for every kind of instance, and after every day-2 verb.
+"""Deploys without changes: they change nothing.
 
-This is the only place that repeats deploys for their own sake. ``test_upgrade_paths.py`` does so for other versions and
-engines, ``test_drift.py`` after manual changes. Other modules repeat one only after what they alone do.
+This holds for every kind of instance, and after every day-2 verb. This is the only place that repeats deploys for their
+own sake. ``test_upgrade_paths.py`` does so for other versions and engines, ``test_drift.py`` after manual changes.
+Other modules repeat one only after what they alone do.
 """
 
 import json
@@ -81,7 +82,10 @@ KINDS: dict[str, Callable[[Host], dict[str, Any]]] = {
 def assert_nothing_changes(
     deployer: Deployer, host: Host, fingerprint: Fingerprint, name: str = "redis", **settings: Any
 ) -> None:
-    """Deploy again. Fails if the deploy reports a change, or makes one without a report, or needs many commands."""
+    """Deploy again, and check that nothing changes.
+
+    Fails if the deploy reports a change, makes one without a report, or needs many SSH commands.
+    """
     before, container = fingerprint(host), _identity(host, name)
     result = deployer.deploy(host, **settings)
     assert (result.returncode, result.changed) == (0, []), result.stderr
@@ -107,7 +111,10 @@ def _ipv6(host: Host) -> Iterator[None]:
     "kind", [pytest.param(kind, marks=[pytest.mark.core] if kind == "default" else []) for kind in KINDS]
 )
 def test_second_deploy_changes_nothing(kind: str, host: Host, deployer: Deployer, fingerprint: Fingerprint) -> None:
-    """The host itself is the witness: an operation that reports no change may have made one."""
+    """A second deploy reports no change and makes none.
+
+    The test looks at the host itself: an operation that reports no change may have made one.
+    """
     settings = KINDS[kind](host)
     first = deployer.deploy(host, **settings)
     assert first.returncode == 0, first.stderr
@@ -180,7 +187,10 @@ def _stop_and_deploy(redis: Instance, deployer: Deployer) -> None:
 
 
 def _crash(redis: Instance, deployer: Deployer) -> None:
-    """Kill Redis in the middle of a write, as a power cut does. It ignores the truncated end of the AOF."""
+    """Kill Redis in the middle of a write, as a power cut does.
+
+    Redis starts again and ignores the truncated end of the AOF.
+    """
     redis.call("SET rq:last x", user="queues")
     redis.crash()
     files = "/srv/redis/data/live/appendonlydir/*.incr.aof"

@@ -1,6 +1,7 @@
-"""Sources of the image: a registry, by digest, or an archive. Redis keeps running until the host has the image.
+"""Sources of the image: a registry, by digest, or an archive.
 
-The registry is Debian's docker-registry on the host's loopback, with the image of the archive.
+Redis keeps running until the host has the image. The registry is Debian's docker-registry on the host's loopback, with
+the image of the archive.
 """
 
 import subprocess
@@ -38,7 +39,10 @@ for _ in $(seq 50); do curl --silent --fail http://{REGISTRY}/v2/ && break; slee
 
 @pytest.fixture(scope="module")
 def pushed(host: Host, deployer: Deployer) -> Iterator[str]:
-    """The image in the host's registry, by digest. Docker on the host no longer has it under that name."""
+    """Yield the name of the image in the host's registry, by digest.
+
+    Docker on the host no longer has the image under that name.
+    """
     assert deployer.deploy(host).returncode == 0
     host.run(INSTALL, input=CONFIG, check=True)
     name = f"{REGISTRY}/redis:{images.redis_reference().rpartition(':')[2]}"

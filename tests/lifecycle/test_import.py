@@ -1,6 +1,7 @@
-"""redisctl import from an old Redis of the host that clients write to, and from other Redis containers.
+"""Imports from an old Redis of the host and from other Redis containers.
 
-The old Redis is version 6.0 of Debian 11, with users. It cannot report when a key expires, only the remaining TTL.
+Clients write to the old Redis during an import. It is version 6.0 of Debian 11, with users. It cannot report when a key
+expires, only the remaining TTL.
 """
 
 import json
@@ -91,7 +92,10 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 @pytest.fixture(scope="module")
 def old(redis: Instance) -> Iterator[OldRedis]:
-    """Give the old Redis on the host, with sessions, jobs, all data types and several databases."""
+    """Yield the old Redis on the host.
+
+    It has sessions, jobs, all data types and several databases. It is removed afterwards.
+    """
     passwords = {user: secrets.token_hex(16) for user in ("default", "mover", "reader")}
     rules = {"default": "+@all", "mover": RIGHTS, "reader": "+@read +@connection +info +time"}
     users = "".join(f"user {name} on >{passwords[name]} ~* {rule}\n" for name, rule in rules.items())
@@ -149,7 +153,10 @@ def assert_import_is_removed(redis: Instance) -> None:
 
 @contextmanager
 def writers(old: OldRedis) -> Iterator[Callable[[], int]]:
-    """Log in, renew, log out and enqueue all the time. Yields a function that returns the number of rounds."""
+    """Log in, renew, log out and enqueue all the time.
+
+    Yields a function that returns the number of rounds.
+    """
     stop = threading.Event()
     rounds = 0
 
@@ -270,7 +277,10 @@ def test_source_with_tls_and_client_certificates(redis: Instance) -> None:
 
 @pytest.fixture(scope="module")
 def importing(redis: Instance, old: OldRedis) -> Instance:
-    """Start an import while clients write, and check that no process, output or file shows a password."""
+    """Start an import while clients write, and return the instance.
+
+    Checks that no process, output or file shows a password.
+    """
     passwords = KnownSecrets({**old.passwords, **redis.secrets.passwords})
     with watch_processes(redis.host) as samples, writers(old):
         completed = start(redis, old.password("mover"), f"--from 127.0.0.1:{PORT}", "--user mover")
@@ -327,7 +337,10 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
 
 
 def test_differences_are_reported(importing: Instance) -> None:
-    """A changed value, expiry or name and an additional key are reported, with names on request."""
+    """The import reports a changed value, expiry or name and an additional key.
+
+    It shows names of keys on request.
+    """
     expires_at = call_copy(importing, "SELECT 3", "PEXPIRETIME text").split()[-1]
     changes = ("HSET hash field1 other", "PEXPIRE text 1800000", "RENAME list elsewhere", "SET more 1")
     answers = call_copy(importing, "CONFIG SET replica-read-only no", "SELECT 3", *changes).split()

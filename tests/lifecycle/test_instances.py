@@ -1,4 +1,7 @@
-"""Several instances on one host: each has its own name, directory, port and passwords, and leaves the others alone."""
+"""Several instances on one host.
+
+Each has its own name, directory, port and passwords, and leaves the others alone.
+"""
 
 import json
 from pathlib import Path
@@ -48,7 +51,10 @@ def inventory_of(host: Host, deployer: Deployer, **settings: dict[str, Any]) -> 
 
 
 def test_one_run_deploys_two_instances_to_one_host(host: Host, deployer: Deployer) -> None:
-    """The host has neither of them before. What they share is created once, and neither blocks the other."""
+    """One run deploys two instances to a host that has neither of them.
+
+    What they share is created once, and neither blocks the other.
+    """
     remove_instance(host)
     try:
         first = pyinfra("-y", str(inventory_of(host, deployer, **BOTH)), "deploy.py")
@@ -110,9 +116,10 @@ def test_a_second_instance_does_not_affect_the_first(deployed: Host, deployer: D
 
 
 def test_a_power_cut_during_a_start_leaves_neither_down(deployed: Host, deployer: Deployer) -> None:
-    """Docker keeps the port of the container that it was starting. The recovery restarts Docker to release it.
+    """Both instances are healthy after a power cut while Docker starts one of them.
 
-    It does so although the other instance runs, because Docker has just started that one as well.
+    Docker keeps the port of the container that it was starting, so the recovery restarts Docker to release it. It does
+    so although the other instance runs, because Docker has just started that one as well.
     """
     assert deployer.deploy(deployed, **QUEUE).returncode == 0
     first = Instance(deployed, deployer.secrets(deployed))

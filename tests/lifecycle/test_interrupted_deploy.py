@@ -1,7 +1,8 @@
-"""An interrupted deploy: the next one finishes it, no data is lost, and an interrupted start finishes by itself.
+"""Interrupted deploys: the next deploy finishes them, and no data is lost.
 
-The control machine's process is killed, the connection is lost, redisctl is killed, Docker restarts, or the host loses
-power. The tests share one host and run in order; each leaves a healthy instance with any settings.
+An interrupted start finishes by itself. The control machine's process is killed, the connection is lost, redisctl is
+killed, Docker restarts, or the host loses power. The tests share one host and run in order; each leaves a healthy
+instance with any settings.
 """
 
 import re
@@ -51,19 +52,25 @@ NONE_RUNS = "! pgrep -x redis-server >/dev/null"
 
 
 def until(condition: str, seconds: int = 60) -> str:
-    """Return a shell command that waits until a condition holds on the host, and fails if it does not."""
+    """Return a shell command that waits until a condition holds on the host.
+
+    It fails if the condition does not hold within ``seconds``.
+    """
     return f"for _ in $(seq {seconds * 50}); do {{ {condition}; }} && exit 0; sleep 0.02; done; exit 1"
 
 
 def kill(deploy: BackgroundDeploy, host: Host) -> None:
-    """Kill a deploy on the control machine, and wait until its last command on the host has ended."""
+    """Kill a deploy on the control machine.
+
+    Waits until its last command on the host has ended.
+    """
     deploy.signal(signal.SIGKILL)
     assert deploy.wait().returncode == -signal.SIGKILL
     wait_until(lambda: is_unlocked(host), "the killed deploy releases its lock", 90)
 
 
 def finish(deployer: Deployer, host: Host, **settings: Any) -> Instance:
-    """Deploy again, and check that Redis is healthy and that exactly the expected files exist."""
+    """Deploy again, and check that Redis is healthy and the files are as expected."""
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
     instance = Instance(host, deployer.secrets(host))
@@ -86,7 +93,10 @@ def data_survives(instance: Instance) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FirstDeploy:
-    """A first deploy that nothing disturbed: its operations, those that changed the host, and its files."""
+    """A first deploy without interruption.
+
+    It has all operations, those that changed the host, and the digests of the files.
+    """
 
     operations: list[str]
     changed: list[str]
@@ -114,7 +124,10 @@ def redis(first_deploy: FirstDeploy, host: Host, deployer: Deployer) -> Instance
 def test_first_deploy_killed_at_each_operation_is_finished(
     first_deploy: FirstDeploy, host: Host, deployer: Deployer
 ) -> None:
-    """Each deploy starts from what the killed one left, and comes one operation further."""
+    """A first deploy that is killed at each operation is finished by the next one.
+
+    Each deploy starts from what the killed one left, and completes one more operation.
+    """
     remove_instance(host)
     for operation in first_deploy.operations:
         running = deployer.start(host)
@@ -145,7 +158,10 @@ def test_killed_image_transfer_leaves_no_part(first_deploy: FirstDeploy, host: H
 def test_change_killed_at_each_operation_keeps_data(
     redis: Instance, first_deploy: FirstDeploy, deployer: Deployer
 ) -> None:
-    """Each deploy comes one operation further. Until Redis is replaced, it runs undisturbed."""
+    """A change that is killed at each operation keeps the data.
+
+    Each deploy completes one more operation. Until a deploy replaces Redis, it runs undisturbed.
+    """
     host = redis.host
     with data_survives(redis):
         identity = redis.identity
@@ -164,7 +180,7 @@ def test_change_killed_at_each_operation_keeps_data(
 
 
 def cut_connection(host: Host) -> None:
-    """End the SSH session in which Compose runs, as a lost connection does, and nothing else."""
+    """End only the SSH session in which Compose runs, as a lost connection does."""
     host.run(until(f"pgrep -f '{COMPOSE_UP}' >/dev/null"), check=True)
     host.run(
         f"process=$(pgrep -o -f '{COMPOSE_UP}'); until grep -q ^sshd /proc/$process/comm; do "
@@ -223,7 +239,10 @@ def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deplo
 
 
 def test_history_has_every_deploy(first_deploy: FirstDeploy, undeployed_host: Host, deployer: Deployer) -> None:
-    """Also a killed one, with the operations that it had finished. No operation is recorded twice."""
+    """The history has every deploy, also a killed one with its finished operations.
+
+    No operation is recorded twice.
+    """
     undeployed_host.run("rm -rf /var/log/redoubt")
     killed = deployer.start(undeployed_host)
     # The record has what was done before, not what it has just done.
@@ -307,7 +326,10 @@ def test_hanging_deploy_does_not_keep_the_lock(end: str, redis: Instance, deploy
 
 
 def deploy_until_redis_is_down(deployer: Deployer, host: Host, **settings: Any) -> BackgroundDeploy:
-    """Start a deploy, and return when the old Redis has ended and the new one has not started."""
+    """Start a deploy, and return when the old Redis has ended.
+
+    The new one has not started then.
+    """
     running = deployer.start(host, **settings)
     running.wait_for(f"Starting operation: {START}")
     host.run(until(NONE_RUNS), check=True)
@@ -315,7 +337,7 @@ def deploy_until_redis_is_down(deployer: Deployer, host: Host, **settings: Any) 
 
 
 def assert_up(redis: Instance, deployer: Deployer, backlog: int, **settings: Any) -> None:
-    """Check that the new state runs and that a deploy has no more than its own records to write."""
+    """Check that the new state runs and that a deploy writes only its own records."""
     wait_until(lambda: redis.health == "healthy", "Redis is healthy by itself", 60)
     assert redis.config("tcp-backlog") == str(backlog)
     identity = redis.identity
@@ -326,7 +348,10 @@ def assert_up(redis: Instance, deployer: Deployer, backlog: int, **settings: Any
 
 @pytest.mark.core
 def test_killed_redisctl_is_finished_by_systemd(redis: Instance, deployer: Deployer) -> None:
-    """The Compose that the killed redisctl started still runs: the recovery waits until it has ended."""
+    """systemd finishes the start of a killed redisctl.
+
+    The Compose that redisctl started still runs, so the recovery waits until it has ended.
+    """
     host = redis.host
     with data_survives(redis):
         running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=307)
@@ -392,7 +417,10 @@ def test_power_cut_at_each_stage_of_a_start(policy: str, redis: Instance, deploy
 
 
 def test_start_without_the_data_disk_fails(redis: Instance) -> None:
-    """Redis must not start empty, neither by a command nor at boot; it has its data when the disk is back."""
+    """Redis does not start empty without the data disk, by a command or at boot.
+
+    It has its data when the disk is back.
+    """
     host, data = redis.host, "/srv/redis/data"
     with data_survives(redis):
         host.run(f"redisctl stop && mkdir /run/empty && mount --bind /run/empty {data}", check=True)
@@ -420,9 +448,9 @@ def test_start_without_the_data_disk_fails(redis: Instance) -> None:
 
 
 def test_other_release_is_installed_after_preflight(redis: Instance, deployer: Deployer) -> None:
-    """A plan, a drift report and a refused deploy run this release's redisctl from a private directory, and remove it.
+    """A plan, a drift report and a refused deploy keep the installed redisctl.
 
-    The installed one stays.
+    They run this release's redisctl from a private directory, and remove it.
     """
     host, program = redis.host, "/srv/redis/redisctl"
     finish(deployer, host)

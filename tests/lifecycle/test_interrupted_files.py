@@ -1,6 +1,7 @@
-"""A deploy that ends while it replaces the files of a running Redis: before any start, the previous files are back.
+"""Deploys that end while they replace the files of a running Redis.
 
-Otherwise Docker would start the old container with half of the new configuration, for example after a power cut.
+The previous files are back before any start. Otherwise Docker would start the old container with half of the new
+configuration, for example after a power cut.
 """
 
 import signal
@@ -42,7 +43,10 @@ def end(running: BackgroundDeploy) -> None:
 
 
 def assert_previous_state(redis: Instance, deployer: Deployer, container: str, files: dict[str, str]) -> None:
-    """Check that the same container is healthy with its files and data, and that a deploy has nothing to do."""
+    """Check that the same container is healthy with its files and data.
+
+    A deploy must have nothing to do.
+    """
     assert is_recovered(redis.host)
     wait_until(lambda: redis.health == "healthy", "the running container is healthy", 60)
     assert redis.inspect()["Id"] == container
@@ -65,7 +69,10 @@ def test_power_cut_while_files_are_replaced(operation: str, redis: Instance, dep
 
 @pytest.mark.core
 def test_killed_deploy_leaves_the_previous_files(redis: Instance, deployer: Deployer) -> None:
-    """systemd puts them back as soon as the lock is free, so Redis could crash and start again."""
+    """systemd puts the previous files back as soon as the lock is free.
+
+    So Redis can crash and start again.
+    """
     container, files = redis.inspect()["Id"], digests(redis.host)
     running = halt(deployer, redis.host, COMPOSE, **UNKNOWN)
     assert redis.host.run("redisctl health").returncode == 0
@@ -86,7 +93,10 @@ def test_refused_configuration_leaves_the_previous_files(redis: Instance, deploy
 
 
 def test_power_cut_during_a_live_change_is_harmless(redis: Instance, deployer: Deployer) -> None:
-    """Redis starts with the new files in the old container, and the next deploy finishes the change."""
+    """After a power cut, Redis starts with the new files in the old container.
+
+    The next deploy finishes the change.
+    """
     container = redis.inspect()["Id"]
     running = halt(deployer, redis.host, "Service | Change the running Redis", redis_maxmemory="300mb")
     cut_power(redis.host)

@@ -1,4 +1,7 @@
-"""A deploy changes a running Redis while clients use it, and the plan names the settings that need a restart."""
+"""Changes of a running Redis while clients use it.
+
+The plan names the settings that need a restart.
+"""
 
 import signal
 import threading
@@ -56,7 +59,10 @@ LIVE: dict[str, Any] = {
 
 @dataclass
 class Load:
-    """What clients that never reconnect saw: number of answers, errors, and the longest wait in seconds."""
+    """Counts of clients that never reconnect: answers and errors.
+
+    ``longest`` is the longest wait in seconds.
+    """
 
     answers: int = 0
     errors: list[str] = field(default_factory=list)
@@ -65,7 +71,10 @@ class Load:
 
 @contextmanager
 def clients(redis: Instance) -> Iterator[Load]:
-    """Run a client that writes sessions, a worker of a queue, and a subscriber to expired keys."""
+    """Run three clients: a writer of sessions, a worker and a subscriber.
+
+    The worker serves a queue, and the subscriber gets expired keys.
+    """
     load, stop = Load(), threading.Event()
 
     def repeat(client: Redis, request: Any) -> None:
@@ -119,7 +128,7 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 
 def running_values(redis: Instance) -> dict[str, Any]:
-    """Return the container's limits as Docker has them, and directives as Redis has them."""
+    """Return the container's limits from Docker, and directives from Redis."""
     limits = redis.inspect()["HostConfig"]
     names = ("Memory", "MemorySwap", "NanoCpus", "CpuShares", "PidsLimit", "RestartPolicy")
     return {name: limits[name] for name in names} | {
@@ -217,7 +226,10 @@ def test_the_plan_names_the_settings_that_need_a_restart(redis: Instance, deploy
 
 
 def test_an_app_service_does_not_recreate_a_changed_redis(redis: Instance, deployer: Deployer) -> None:
-    """Compose would, because the limits of the container differ from those it was created with."""
+    """A deploy of an application service keeps a Redis that was changed live.
+
+    Compose would recreate it, because the limits of the container differ from those it was created with.
+    """
     assert deployer.deploy(redis.host).returncode == 0
     assert_changed_live(deployer.deploy(redis.host, redis_maxmemory="900mb"))
     identity = redis.identity

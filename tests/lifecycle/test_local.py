@@ -1,4 +1,7 @@
-"""A host deploys itself: ``pyinfra @local deploy.py`` in a copy of this project, with its own virtualenv."""
+"""A host that deploys itself with ``pyinfra @local deploy.py``.
+
+It runs a copy of this project with its own virtualenv.
+"""
 
 import hashlib
 import importlib.util
@@ -30,9 +33,9 @@ DEPLOY = (
 
 
 def wheels_for(host: Host) -> Path:
-    """Return a directory with the locked wheels for the host's Python, downloaded once to this machine.
+    """Return a directory with the locked wheels for the host's Python.
 
-    A server that deploys itself need not reach PyPI.
+    Downloads them once to this machine: a server that deploys itself need not reach PyPI.
     """
     version = host.run("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'", check=True).stdout.strip()
     machine = host.run("uname -m", check=True).stdout.strip()
@@ -68,7 +71,10 @@ def send(host: Host, directory: str, paths: list[Path], below: Path) -> None:
 
 @pytest.fixture(scope="module")
 def itself(host: Host) -> Iterator[Host]:
-    """The shared host without an instance, with this project, its wheels and the image's archive."""
+    """Yield the shared host without an instance, prepared to deploy itself.
+
+    It has this project, its wheels and the image's archive.
+    """
     host.run("docker rm -f redis; rm -rf /srv/redis /var/log/redoubt")
     host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
     parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "files/*", "templates/*")

@@ -1,6 +1,7 @@
-"""Full memory under write load and with saves: nothing is killed, sessions are evicted, jobs stay.
+"""Full memory under write load and with saves.
 
-With maxmemory equal to the container's limit, the kernel killed Redis before the first save.
+Nothing is killed, sessions are evicted, jobs stay. With maxmemory equal to the container's limit, the kernel killed
+Redis before the first save.
 """
 
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def info(redis: Instance, section: str) -> dict[str, str]:
 
 
 def killed(redis: Instance) -> int:
-    """Return how many processes of the container the kernel killed for lack of memory."""
+    """Return how many of the container's processes the kernel killed to free memory."""
     files = "/sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control"
     lines = redis.host.run(f"docker exec redis sh -c 'cat {files} 2>/dev/null'").stdout.splitlines()
     counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]

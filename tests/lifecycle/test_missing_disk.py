@@ -1,4 +1,7 @@
-"""A disk of the instance that is not mounted: nothing starts empty, and nothing is written in its place."""
+"""A disk of the instance that is not mounted.
+
+Nothing starts empty, and nothing is written in its place.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +31,10 @@ def redis(deployed: Host, deployer: Deployer) -> Instance:
 
 @contextmanager
 def disk(host: Host, place: str) -> Iterator[str]:
-    """Have systemd mount a disk with the files of this directory. Gives the unit's name; puts all back at the end."""
+    """Have systemd mount a disk with the files of this directory.
+
+    Restarts Redis. Yields the unit's name, and restores the directory at the end.
+    """
     name = f"{place.strip('/').replace('/', '-')}.mount"
     unit, text = f"/etc/systemd/system/{name}", MOUNT.format(unit="", disk=DISK, place=place)
     host.run(f"redisctl stop; mv {place} {DISK} && mkdir {place} && cat >{unit}", input=text, check=True)
@@ -43,7 +49,7 @@ def disk(host: Host, place: str) -> Iterator[str]:
 
 
 def assert_refused(deployer: Deployer, host: Host, message: str) -> None:
-    """Check that a deploy is refused with a message, and that it changed nothing on the host."""
+    """Check that a deploy is refused with a message and changes nothing on the host."""
     listed = "find /srv/redis -xdev -path '*/logs/*' -prune -o -printf '%p %C@\\n' | sort"
     before = host.run(listed, check=True).stdout
     refused = deployer.deploy(host)
@@ -69,7 +75,10 @@ def test_docker_waits_for_a_late_data_disk(redis: Instance) -> None:
 
 @pytest.mark.core
 def test_missing_data_disk_stops_deploys_and_starts(redis: Instance, deployer: Deployer) -> None:
-    """With a mount point that systemd knows, and without. Afterwards Redis has its data again."""
+    """A missing data disk stops deploys and starts, with a systemd unit or without.
+
+    Afterwards Redis has its data again.
+    """
     host = redis.host
     with disk(host, DATA) as name:
         host.run(f"docker stop redis; systemctl stop {name}", check=True)

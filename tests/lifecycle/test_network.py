@@ -1,4 +1,7 @@
-"""Redis listens exactly on the addresses and port of the settings, for exactly the networks in them."""
+"""Network access: Redis listens on the addresses and port of the settings.
+
+It listens on no others, and answers only the networks in the settings.
+"""
 
 import ipaddress
 from collections.abc import Callable, Iterator
@@ -33,10 +36,10 @@ def address6(host: Host) -> str:
 
 @contextmanager
 def ipv6_enabled(host: Host) -> Iterator[None]:
-    """Give a host IPv6 on its loopback and an address on the fleet network. A reboot loses both.
+    """Give a host IPv6 on its loopback and an address on the fleet network.
 
-    Docker gives a container neither. An IPv6 network of Docker would enable forwarding on the whole machine, which then
-    ignores router advertisements.
+    A reboot loses both. Docker gives a container neither. An IPv6 network of Docker would enable forwarding on the
+    whole machine, which then ignores router advertisements.
     """
     give_ipv6(host)
     yield
@@ -59,7 +62,7 @@ def ipv6(host: Host, neighbour: Host) -> Iterator[None]:
 
 
 def listening(host: Host, *ports: int) -> set[str]:
-    """Return the sockets that listen on one of these ports, as the kernel reports them."""
+    """Return the kernel's sockets that listen on one of these ports."""
     lines = host.run("ss -Hltn", check=True).stdout.splitlines()
     sockets = {line.split()[3].replace("[", "").replace("]", "") for line in lines}
     return {socket for socket in sockets if int(socket.rpartition(":")[2]) in ports}
@@ -159,7 +162,10 @@ HARMS = (
 def test_deploy_repairs_manual_changes_of_the_firewall(
     host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
 ) -> None:
-    """Each deploy changes only what repairs its harm, so the one before has left nothing to do."""
+    """Each deploy changes only what repairs its harm.
+
+    So the deploy before has left nothing to do.
+    """
     for harm, changes in HARMS:
         host.run(harm, check=True)
         result = deployer.deploy(host, **filtered)
@@ -186,7 +192,10 @@ def test_boot_loads_the_firewall_before_docker(
 def test_allowed_networks_change_without_a_restart(
     host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
 ) -> None:
-    """Networks of one address family allow no client of the other. The table is replaced in one step."""
+    """Networks of one address family allow no client of the other.
+
+    The table is replaced in one step.
+    """
     redis = Instance(host, deployer.secrets(host))
     before = redis.identity
     v4, v6 = f"{host.address} 6379", f"{address6(host)} 6379"
@@ -248,7 +257,10 @@ def test_publishing_to_everyone_needs_confirmation(deployed: Host, deployer: Dep
 
 
 def test_long_backlog_takes_effect(deployed: Host, deployer: Deployer) -> None:
-    """The kernel silently limits a backlog to net.core.somaxconn, which is lower in a new network namespace."""
+    """A backlog above the default of net.core.somaxconn takes effect.
+
+    The kernel silently limits a backlog to this value, which is lower in a new network namespace.
+    """
     result = deployer.deploy(deployed, redis_tcp_backlog=8192)
     assert result.returncode == 0, result.stderr
     pid = Instance(deployed, deployer.secrets(deployed)).inspect()["State"]["Pid"]

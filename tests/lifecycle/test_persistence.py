@@ -50,7 +50,10 @@ def test_transactions_and_scripts_survive_a_crash(host: Host, deployer: Deployer
 
 
 def test_a_truncated_aof_is_repaired_at_the_next_start(deployed: Host, deployer: Deployer) -> None:
-    """A power cut may leave only a part of the last write. Redis starts without it, and its log says so."""
+    """Redis starts without an incomplete last write, and its log says so.
+
+    A power cut may leave only a part of the last write.
+    """
     redis = Instance(deployed, deployer.secrets(deployed))
     value = uuid4().hex
     redis.call(f"SET rq:torn {value}", "SET rq:last x", user="queues")
@@ -75,7 +78,10 @@ def test_with_the_default_user_no_write_can_be_lost(host: Host, deployer: Deploy
 
 
 def test_data_survives_every_switch_of_the_persistence(host: Host, deployer: Deployer) -> None:
-    """With the AOF on, Redis reads only the AOF, however old. With it off, it reads only the RDB snapshot."""
+    """Data survives when the AOF or the RDB snapshots are switched on or off.
+
+    With the AOF on, Redis reads only the AOF, however old. With it off, it reads only the RDB snapshot.
+    """
     switches: list[dict[str, Any]] = [
         {},
         {"redis_appendonly": False},
@@ -100,7 +106,10 @@ def test_data_survives_every_switch_of_the_persistence(host: Host, deployer: Dep
 
 
 def test_a_stopped_redis_does_not_start_without_its_data(deployed: Host, deployer: Deployer) -> None:
-    """It cannot write its data in the other form, so the deploy says which setting comes first."""
+    """The deploy refuses to switch a stopped Redis to the other form of persistence.
+
+    A stopped Redis cannot write its data in the other form, so the deploy says which setting comes first.
+    """
     redis = Instance(deployed, deployer.secrets(deployed))
     value = uuid4().hex
     redis.call(f"SET rq:stopped {value}", user="queues")

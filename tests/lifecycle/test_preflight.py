@@ -1,4 +1,7 @@
-"""What cannot be deployed is refused with clear errors, all at once, before any host changes."""
+"""Refused deploys: all problems are reported at once, before any host changes.
+
+Each problem has a clear error.
+"""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -100,7 +103,10 @@ def test_all_problems_of_two_hosts_are_reported_at_once(
     data: dict[str, dict[str, Any]],
     fingerprint: Callable[[Host], list[str]],
 ) -> None:
-    """The settings of the first host are invalid. Those of the second are valid, but the host cannot fulfil them."""
+    """Invalid settings of one host and problems of another are reported together.
+
+    The settings of the second host are valid, but the host cannot fulfil them.
+    """
     first, second = undeployed
     data[first.name] = {key: value for key, (value, _) in BAD_SETTINGS.items()}
     data[second.name] = IMPOSSIBLE_SETTINGS
@@ -147,7 +153,10 @@ def test_passwords_that_others_can_read_are_refused(
     fingerprint: Callable[[Host], list[str]],
     tmp_path: Path,
 ) -> None:
-    """Other problems are reported as well, and the passwords are not shown. No new passwords are generated."""
+    """Passwords that other users can read are refused, and are not shown.
+
+    Other problems are reported as well. No new passwords are generated.
+    """
     first, second = undeployed
     store = tmp_path / first.name / "redis.yml"
     store.parent.mkdir()

@@ -1,6 +1,6 @@
-"""redisctl on a deployed host: every verb works there, and health reports what Docker reports.
+"""redisctl on a deployed host: every verb works there.
 
-What the verbs say about a Redis is tested in tests/redisctl.
+Health reports what Docker reports. What the verbs say about a Redis is tested in tests/redisctl.
 """
 
 import json
@@ -24,7 +24,10 @@ READING_VERBS = ("stats", "slowlog", "latency --seconds 1", "memory", "history",
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
-    """The shared host, without data and log of other tests: health would report what they did."""
+    """Return the shared host without data and log of other tests.
+
+    Health would report what they did.
+    """
     remove_instance(host, image=False)
     result = deployer.deploy(host, **SETTINGS)
     assert result.returncode == 0, result.stderr
@@ -32,7 +35,10 @@ def redis(host: Host, deployer: Deployer) -> Instance:
 
 
 def health(redis: Instance) -> tuple[int, str, dict[str, str]]:
-    """Return the exit code, the verdict, and the observed values of the checks that are not ok."""
+    """Return the exit code, the verdict, and values of the checks that are not ok.
+
+    The values are those that the checks observed.
+    """
     completed = redis.host.run("redisctl health --json")
     report = json.loads(completed.stdout)
     checks = {check["name"]: check["observed"] for check in report["checks"] if check["verdict"] != "ok"}
@@ -50,7 +56,10 @@ def test_deployed_redis_is_ok(redis: Instance) -> None:
 
 @pytest.mark.parametrize("verb", READING_VERBS)
 def test_verb_works_on_a_deployed_host(redis: Instance, verb: str) -> None:
-    """The counterpart of tests/redisctl: Docker, the container's namespaces, and the host's own Python."""
+    """Every verb that reads works on a deployed host.
+
+    This is the counterpart of tests/redisctl: Docker, the container's namespaces, and the host's own Python.
+    """
     report = redisctl(redis, verb)
     assert report["instance"] == "redis"
     assert redis.host.run(f"redisctl {verb}", check=True).stdout
@@ -142,7 +151,10 @@ def test_two_instances_have_two_commands(redis: Instance, deployer: Deployer, st
 
 
 def test_compiled_modules_are_kept_in_memory(redis: Instance) -> None:
-    """They are compiled once for each release. Without space for them, redisctl runs from its file."""
+    """The modules of redisctl are compiled once a release, and kept in memory.
+
+    Without space for them, redisctl runs from its file.
+    """
     run = redis.host.run
     modules = "/run/redoubt-srv-redis.modules"
     listing = f"find {modules}/* -printf '%P %i %T@\\n' | sort"

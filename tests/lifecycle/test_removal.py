@@ -1,4 +1,7 @@
-"""Stop, start and removal of an instance: Redis saves its data, which stays unless its removal is confirmed."""
+"""Stop, start and removal of an instance.
+
+Redis saves its data, which stays unless its removal is confirmed.
+"""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +57,10 @@ def run(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployRes
 
 
 def assert_works_once(redis: Instance, deployer: Deployer, verb: str, *data: str) -> DeployResult:
-    """Run a verb twice. Fails unless the first run changes something and the second one nothing."""
+    """Run a verb twice, and return the first result.
+
+    Fails unless the first run changes something and the second one nothing.
+    """
     first = run(redis, deployer, verb, *data)
     assert (first.returncode, len(first.changed)) == (0, 1), first.stderr
     again = run(redis, deployer, verb, *data)

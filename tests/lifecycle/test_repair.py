@@ -1,4 +1,7 @@
-"""Damaged data files: health explains them, repair says what would be lost, and then the instance serves again."""
+"""Damaged data files.
+
+Health explains them, repair says what would be lost, and then the instance serves again.
+"""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +26,10 @@ KEYS = BASE_KEYS + INCR_KEYS
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """Give the shared host with some sessions, most of them in the base of the AOF; empty it again afterwards."""
+    """Yield the shared host with some sessions, most of them in the base of the AOF.
+
+    Data and backups are removed again afterwards.
+    """
     with empty_instance(host, deployer, INTACT) as instance:
         sessions = [f"SET app:session:{number} {number:04} EX 72000" for number in range(KEYS)]
         instance.call(*sessions[:BASE_KEYS], "BGREWRITEAOF")
@@ -36,7 +42,10 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 @pytest.fixture
 def stopped(redis: Instance) -> Iterator[Instance]:
-    """Give the instance with intact files, not running. It serves them again afterwards."""
+    """Yield the instance with intact files, not running.
+
+    Redis serves the intact files again afterwards.
+    """
     reset = (
         f"docker stop redis; rm -rf {ROOT}/backups/2* {ROOT}/data/previous {LIVE}/*; cp -a {INTACT}/. {LIVE}/; "
         f": > {ROOT}/logs/redis.log"
@@ -51,7 +60,10 @@ def stopped(redis: Instance) -> Iterator[Instance]:
 
 
 def health(redis: Instance) -> tuple[int, dict[str, tuple[str, str, str]]]:
-    """Return the exit code; and verdict, observation and remedy of each check that is not ok."""
+    """Return the exit code of health and its checks that are not ok.
+
+    Each check has its verdict, observation and remedy.
+    """
     result = redis.host.run("redisctl health --json")
     checks = json.loads(result.stdout)["checks"]
     return result.returncode, {
@@ -78,7 +90,10 @@ def start_healthy(redis: Instance) -> None:
 
 
 def start_explained(redis: Instance) -> tuple[int, tuple[str, str, str]]:
-    """Start a Redis that cannot load its data. Returns health's exit code and what it says of the container."""
+    """Start a Redis that cannot load its data, and wait until health explains it.
+
+    Returns health's exit code and what it says of the container.
+    """
 
     def is_explained() -> bool:
         return ": " in health(redis)[1].get("container", ("", "", ""))[1]
@@ -90,7 +105,10 @@ def start_explained(redis: Instance) -> tuple[int, tuple[str, str, str]]:
 
 
 def repaired(redis: Instance, source: str, count: int) -> None:
-    """Repair the data: then Redis is healthy, and the damaged files are the previous data, byte for byte."""
+    """Repair the data, and check that Redis is healthy.
+
+    The damaged files must be the previous data, byte for byte.
+    """
     damaged = redis.host.run(f"cd {LIVE} && find . -type f | sort | xargs sha256sum").stdout
     code, report = repair(redis, "--yes")
     assert (code, report["repaired"], report["source"], report["loaded"]["keys"]) == (0, True, source, count)
@@ -102,7 +120,10 @@ def repaired(redis: Instance, source: str, count: int) -> None:
 
 
 def assert_undo_fails(redis: Instance) -> None:
-    """Data that does not load is not brought back: Redis continues with the repaired data, and keeps the damaged."""
+    """Check that data that does not load is not brought back.
+
+    Redis continues with the repaired data, and keeps the damaged data.
+    """
     count = redis.keys
     result = redis.host.run("redisctl restore --undo --yes")
     assert (result.returncode, "Redis does not stay up with it" in result.stderr) == (3, True)
@@ -131,7 +152,10 @@ def test_truncated_aof_is_repaired_by_redis_and_reported(stopped: Instance) -> N
 
 
 def test_aof_is_cut_at_the_first_damage(stopped: Instance) -> None:
-    """Repair reports what is lost, names keys only on request, and --undo refuses to bring the damage back."""
+    """The AOF ends before the first damage after a repair that reports what is lost.
+
+    Repair names keys only on request, and --undo refuses to bring the damage back.
+    """
     damage = f"printf GARBAGEGARBAGE | dd of={AOF}/{INCR} bs=1 seek=2000 conv=notrunc; rm {LIVE}/dump.rdb"
     stopped.host.run(damage, check=True)
     code, (verdict, observed, remedy) = start_explained(stopped)
@@ -242,7 +266,10 @@ def test_files_of_another_owner_are_repaired(stopped: Instance) -> None:
 
 
 def test_unknown_command_in_the_aof_is_not_repaired(stopped: Instance) -> None:
-    """redis-check-aof finds nothing wrong with it, and nothing is damaged: the command was renamed or disabled."""
+    """An unknown command in the AOF is reported, but not as damage.
+
+    redis-check-aof finds nothing wrong with it, and nothing is damaged: the command was renamed or disabled.
+    """
     unknown = "*2\\r\\n$3\\r\\nFOO\\r\\n$1\\r\\na\\r\\n"
     stopped.host.run(f"printf '{unknown}' >>{AOF}/{INCR}; rm {LIVE}/dump.rdb", check=True)
     assert "the command FOO" in start_explained(stopped)[1][1]

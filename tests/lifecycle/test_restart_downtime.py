@@ -1,4 +1,6 @@
-"""A deploy that restarts Redis: no acknowledged write is lost, nothing is killed, and how long clients wait.
+"""Deploys that restart Redis, and how long clients wait.
+
+No acknowledged write is lost, and nothing is killed.
 
 ``pytest tests/lifecycle/test_restart_downtime.py -rP`` prints the times, for docs/changes.md.
 """
@@ -60,7 +62,10 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 @contextmanager
 def writing(redis: Instance) -> Iterator[dict[str, Any]]:
-    """Write with a client while the block runs. Afterwards the dictionary has what the client measured."""
+    """Write with a client while the block runs.
+
+    Afterwards the dictionary has what the client measured.
+    """
     measured: dict[str, Any] = {}
     unit = "systemd-run --quiet --unit=lifecycle-writes --property=StandardOutput=file:/run/written"
     redis.host.run("touch /run/write; rm -f /run/written; cat >/run/write.py", input=WRITE, check=True)

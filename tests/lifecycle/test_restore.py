@@ -1,4 +1,7 @@
-"""Restores: the data is test loaded first, the previous data stays, and it comes back if Redis is not healthy."""
+"""Restores: the data is test loaded first, and the previous data stays.
+
+The previous data comes back if Redis is not healthy.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +20,10 @@ ROOT = "/srv/redis"
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    """Give the shared host with an empty Redis and no backups; empty it again afterwards."""
+    """Yield the shared host with an empty Redis and no backups.
+
+    Data and backups are removed again afterwards.
+    """
     with empty_instance(host, deployer) as instance:
         yield instance
 
@@ -40,7 +46,10 @@ def filled(redis: Instance) -> Instance:
 
 @pytest.fixture(autouse=True)
 def _leaves_a_serving_redis(redis: Instance) -> Iterator[None]:
-    """After every test Redis serves, no transaction is unfinished, and nothing is left over."""
+    """Check that Redis serves after every test, and that nothing is left over.
+
+    No transaction may be unfinished.
+    """
     yield
     assert redis.host.run("docker ps --all --quiet | wc -l").stdout.split() == ["1"]
     leftovers = f"ls -d {ROOT}/data/journal.json {ROOT}/data/staging/* {ROOT}/backups/.*.partial"
@@ -50,7 +59,10 @@ def _leaves_a_serving_redis(redis: Instance) -> Iterator[None]:
 
 @pytest.mark.core
 def test_backup_is_restored_and_restore_is_undone(filled: Instance) -> None:
-    """A backup comes back with every value and TTL. The restore can be undone, and the undo as well."""
+    """A backup comes back with every value and TTL.
+
+    The restore can be undone, and the undo as well.
+    """
     backup = redisctl(filled, "backup --no-verify")
     filled.call("DEL app:session:1", "SET app:session:new 1 EX 7200", "RPUSH rq:list 4")
     before = filled.identity
@@ -84,7 +96,10 @@ def test_backup_is_restored_and_restore_is_undone(filled: Instance) -> None:
 def test_backup_is_restored_on_another_host(
     filled: Instance, deployer: Deployer, start_host: Callable[..., Host]
 ) -> None:
-    """As after the loss of a host. A plain dump.rdb and an appendonlydir of any Redis work, too."""
+    """A backup is restored on another host, as after the loss of a host.
+
+    A plain dump.rdb and an appendonlydir of any Redis work, too.
+    """
     with filled.client("queues", decode_responses=False) as connection:
         job = Queue("mail", connection=connection).enqueue("builtins.abs", -1).id
     backup = redisctl(filled, "backup --no-verify")["id"]
@@ -159,7 +174,10 @@ def test_old_data_returns_if_redis_crashes_with_the_new(filled: Instance) -> Non
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_cancelled_restore_is_rolled_back(filled: Instance, name: str) -> None:
-    """Ctrl-C or systemd cancels it while Redis is down: systemd brings the old data back within seconds."""
+    """systemd brings the old data back within seconds after a restore is cancelled.
+
+    Ctrl-C or systemd cancels it while Redis is down.
+    """
     backup = redisctl(filled, "backup --no-verify")["id"]
     before = filled.keys
     # A background process of a shell ignores Ctrl-C unless it says otherwise.

@@ -1,4 +1,7 @@
-"""A restore that is interrupted anywhere ends by itself: Redis serves the old or the new data, complete."""
+"""Restores that are interrupted anywhere: they end by themselves.
+
+Redis serves the old or the new data, complete.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -59,7 +62,10 @@ POWER_CUTS = [
 
 
 def steps_to(action: str, stage: Stage, when: Literal["at", "after"] = "at") -> tuple[Step, ...]:
-    """Return the steps that interrupt a restore at a stage, also at the stages of its rollback."""
+    """Return the steps that interrupt a restore at a stage.
+
+    The stage may be one of the restore's rollback.
+    """
     is_rollback = stage in (Stage.ROLLING_BACK, Stage.RESTARTING_OLD)
     return (*([DAMAGE] if is_rollback else []), Step(stage, action, when))
 
@@ -74,14 +80,20 @@ def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
 
 @pytest.fixture(scope="module")
 def restore(redis: Instance) -> str:
-    """Give the command that restores a backup without the newest session. It names the backup, as others may follow."""
+    """Return the command that restores a backup without the newest session.
+
+    It names the backup, as others may follow.
+    """
     backup = redisctl(redis, "backup --no-verify")["id"]
     redis.call("SET app:session:new 1 EX 72000")
     return f"restore {backup} --yes"
 
 
 def assert_old_data_is_back(redis: Instance, policy: str) -> None:
-    """Wait until no transaction is unfinished; then Redis serves the old data, and nothing is left over."""
+    """Wait until no transaction is unfinished, and check that the old data is back.
+
+    Redis serves it with the restart policy ``policy``, and nothing is left over.
+    """
     wait_until_recovered(redis.host, 90)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
     assert (redis.keys, redis.call("GET app:session:new")) == (KEYS + 1, ["1"])
@@ -114,7 +126,10 @@ def test_killed_restore_is_recovered_by_systemd(redis: Instance, restore: str, d
 
 
 def test_power_cut_during_restore_is_recovered_at_boot(redis: Instance, restore: str, deployer: Deployer) -> None:
-    """A power cut at every stage: after the boot Redis serves the old data, and Docker never saw half-moved data."""
+    """Redis serves the old data at boot after a power cut at any stage of a restore.
+
+    Docker never saw half-moved data.
+    """
     deployed = ""
     for policy, (stage, when) in POWER_CUTS:
         steps = steps_to(PAUSE, stage, when)
@@ -141,7 +156,10 @@ def assert_files_moved_before_docker(host: Host) -> None:
 
 
 def test_interrupted_restore_is_recovered_before_another(redis: Instance, restore: str, deployer: Deployer) -> None:
-    """Without systemd: health reports it, and every command that changes data, and a deploy, recovers it first."""
+    """Commands that change data, and a deploy, recover an interrupted restore first.
+
+    This needs no systemd. Health reports the interrupted restore.
+    """
     assert deployer.deploy(redis.host).returncode == 0
     run = redis.host.run
     run("systemctl stop redis-recover.path", check=True)
@@ -170,7 +188,10 @@ def test_interrupted_restore_is_recovered_before_another(redis: Instance, restor
 
 
 def test_restore_and_deploy_exclude_each_other(redis: Instance, restore: str, deployer: Deployer) -> None:
-    """Each is refused while the other one works, and a step of a killed deploy keeps the lock until it ends."""
+    """A restore and a deploy are refused while the other one works.
+
+    A step of a killed deploy keeps the lock until it ends.
+    """
     host = redis.host
     start_and_pause(host, restore, Step(Stage.STOPPING, PAUSE))
     try:

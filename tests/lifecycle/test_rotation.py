@@ -1,4 +1,7 @@
-"""Rotation of passwords: no client notices, an interruption can be resumed, and previous passwords stay invalid."""
+"""Rotation of passwords: no client notices.
+
+An interruption can be resumed, and previous passwords stay invalid.
+"""
 
 import signal
 import threading
@@ -91,14 +94,17 @@ def rotating(host: Host, deployer: Deployer) -> RotatingHost:
 
 
 def changed(before: Secrets, after: Secrets) -> set[str]:
-    """Return the users whose current password differs. An assertion about passwords would show them."""
+    """Return the users whose current password differs.
+
+    An assertion about passwords would show them.
+    """
     return {user for user, password in before.passwords.items() if after.passwords[user] != password}
 
 
 class Clients:
-    """Clients that connect, log in, work and disconnect in a loop, and one that stays connected.
+    """Clients that connect, log in, work and disconnect in a loop.
 
-    They log in with the current value of ``passwords``.
+    One more stays connected. They log in with the current value of ``passwords``.
     """
 
     def __init__(self, socket: Path, passwords: dict[str, str]) -> None:
@@ -184,7 +190,10 @@ class _Worker(SimpleWorker):
 
 
 class Application:
-    """A queue of RQ and a worker that ends after a number of jobs, with the current passwords of the clients."""
+    """A queue of RQ and a worker that ends after a number of jobs.
+
+    They log in with the current passwords of the clients.
+    """
 
     def __init__(self, clients: Clients, name: str, jobs: int) -> None:
         self.connection = clients.client("queues")

@@ -1,7 +1,8 @@
-"""Secrets appear nowhere but in their own files: not in the output of a verbose deploy, in process lists or in logs.
+"""Secrets, which appear nowhere but in their own files.
 
-Secrets are passwords, their hashes and the names of renamed commands. Each deploy here uses a new store, so that it
-writes every secret: a deploy that writes none cannot leak one.
+They are not in the output of a verbose deploy, in process lists or in logs. Secrets are passwords, their hashes and the
+names of renamed commands. Each deploy here uses a new store, so that it writes every secret: a deploy that writes none
+cannot leak one.
 """
 
 import json
@@ -47,17 +48,26 @@ with open("/run/watched", "wb") as file:
 
 @dataclass(frozen=True)
 class KnownSecrets:
-    """Secrets that must not appear, by a name that may be shown. Those before a deploy as well as those after it."""
+    """Secrets that must not appear, by a name that may be shown.
+
+    They include those before a deploy as well as those after it.
+    """
 
     values: dict[str, str] = field(repr=False)
 
     def found_in(self, text: str) -> list[str]:
-        """Return names of the secrets in a text. Compare the result with []: an assertion would show the text."""
+        """Return names of the secrets in a text.
+
+        Compare the result with []: an assertion would show the text.
+        """
         return sorted(name for name, value in self.values.items() if value in text)
 
 
 def known_secrets(host: Host, *stores: Path) -> KnownSecrets:
-    """Return the secrets in stores: passwords, their SHA-256 in the ACL file and that of their file, command names."""
+    """Return the secrets in stores: passwords, two hashes of each, and command names.
+
+    The hashes are the SHA-256 of the password in the ACL file and that of its file.
+    """
     values = {}
     for store in stores:
         secrets = secret_store.load(load({"redis_secrets_dir": str(store)}), host.name)
@@ -72,7 +82,10 @@ def known_secrets(host: Host, *stores: Path) -> KnownSecrets:
 
 @contextmanager
 def watch_processes(host: Host) -> Iterator[Callable[[], str]]:
-    """Sample every process on a host. Yields a function that ends this and returns all arguments and environments."""
+    """Sample every process on a host while the block runs.
+
+    Yields a function that ends the sampling and returns all arguments and environments.
+    """
     # Compile it first: in the background its errors would be lost.
     host.run(
         "cat >/run/watch.py && python3 -m py_compile /run/watch.py && touch /run/watch && "
@@ -103,12 +116,15 @@ class WatchedDeploy:
 
 
 def lose_store(host: Host) -> None:
-    """Have the host accept passwords from a new store, as an operator does after losing the old one."""
+    """Have the host accept passwords from a new store.
+
+    An operator does this after losing the old store.
+    """
     host.run("rm -f /srv/redis/secrets/server/generation", check=True)
 
 
 def deploy(deployer: Deployer, host: Host, store: Path, *arguments: str, **settings: Any) -> WatchedDeploy:
-    """Deploy with secrets from a new store, and sample the deploying process while it runs."""
+    """Deploy with secrets from a new store, and sample the deploying process."""
     lose_store(host)
     running = deployer.start(host, arguments=arguments, redis_secrets_dir=str(store), **settings)
     samples: set[str] = set()
@@ -156,7 +172,10 @@ def leaked_files(host: Host, secrets: KnownSecrets) -> list[str]:
 
 
 def test_first_deploy_leaks_no_secret(host: Host, deployer: Deployer, store: Callable[[str], Path]) -> None:
-    """With every option that prints more, while all processes of the host and pyinfra itself are sampled."""
+    """A first deploy with every option that prints more leaks no secret.
+
+    The test samples all processes of the host and pyinfra itself.
+    """
     remove_instance(host)
     with watch_processes(host) as samples:
         first = deploy(deployer, host, store("first"), "-y", "-vvv", "--diff", "--debug")
@@ -193,7 +212,10 @@ def test_first_deploy_leaks_no_secret(host: Host, deployer: Deployer, store: Cal
 def test_no_option_makes_a_deploy_show_a_secret(
     arguments: tuple[str, ...], host: Host, before: Path, deployer: Deployer, store: Callable[[str], Path]
 ) -> None:
-    """Every secret changes. ``--diff`` still shows changes of files that are not secret."""
+    """No option makes a deploy show a secret, although every secret changes.
+
+    ``--diff`` still shows changes of files that are not secret.
+    """
     completed = deploy(deployer, host, store("after"), *arguments, redis_maxmemory="300mb")
     assert completed.result.returncode == 0
     text = completed.result.stdout + completed.result.stderr

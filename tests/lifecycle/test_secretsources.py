@@ -70,7 +70,10 @@ def sops(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
 
 @pytest.fixture
 def own_host(undeployed_host: Host, deployer: Deployer) -> Iterator[Host]:
-    """The shared host without an instance, before and after, because its passwords are in another store."""
+    """Yield the shared host, without an instance before and after the test.
+
+    The passwords of the test's instance are in another store.
+    """
     yield undeployed_host
     undeployed_host.run("cd /srv/redis && docker compose down; rm -rf /srv/redis", check=True)
 

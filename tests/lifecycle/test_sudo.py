@@ -1,4 +1,7 @@
-"""A user without root deploys with sudo, and other users of the host can never read a secret."""
+"""Deploys with sudo by a user without root.
+
+Other users of the host can never read a secret.
+"""
 
 import json
 import subprocess
@@ -79,7 +82,10 @@ def test_deploy_without_sudo_is_refused_and_changes_nothing(deployed: Host, depl
 
 
 def test_password_of_sudo_needs_a_terminal(deployed: Host, deployer: Deployer) -> None:
-    """As in a cron job. In a session of its own pyinfra has no terminal, also where the tests have one."""
+    """Without a terminal, as in a cron job, a deploy cannot ask for sudo's password.
+
+    In a session of its own pyinfra has no terminal, also where the tests have one.
+    """
     inventory = str(deployer.inventory(deployed, **OPERATOR))
     deployed.run("mv /etc/sudoers.d/operator /root/", check=True)
     try:

@@ -1,4 +1,7 @@
-"""TLS: clients on other hosts verify Redis, renewals close no connection, and turning TLS off removes everything."""
+"""TLS: clients on other hosts verify Redis, and renewals close no connection.
+
+Turning TLS off removes everything.
+"""
 
 import json
 import re
@@ -275,7 +278,10 @@ def test_deploy_without_the_ca_is_refused(
 def test_required_client_certificate_is_enforced(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The setting is applied without a restart, and a day-2 verb issues a client's certificate."""
+    """A required client certificate is enforced without a restart.
+
+    A day-2 verb issues a client's certificate.
+    """
     before, identity = redis.identity, stored(deployer, redis.host, settings)
     demanding = {**settings, "redis_tls_auth_clients": "yes"}
     result = deployer.deploy(redis.host, **demanding)

@@ -1,4 +1,7 @@
-"""A stop that cannot save Redis's newest writes: nothing is replaced before a person has agreed to lose them."""
+"""Stops that cannot save Redis's newest writes.
+
+Nothing is replaced before a person has agreed to lose them.
+"""
 
 import os
 from collections.abc import Iterator
@@ -41,7 +44,10 @@ def write_unsaved(redis: Instance) -> None:
 
 @contextmanager
 def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterator[Instance]:
-    """Deploy an instance whose data is on a small disk of its own, with some sessions and a backup of them."""
+    """Deploy an instance whose data is on a small disk of its own.
+
+    It has some sessions and a backup of them.
+    """
     host.run(f"docker rm -f redis; rm -rf {DATA} {ROOT}/backups; mkdir -p {DATA}", check=True)
     host.run(f"mount -t tmpfs -o size=128m,mode=0700 tmpfs {DATA}", check=True)
     try:
@@ -56,7 +62,10 @@ def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterat
 
 
 def test_previous_data_has_the_newest_writes_without_aof(host: Host, deployer: Deployer) -> None:
-    """The stop writes dump.rdb: it is part of the previous data, also while a BGSAVE writes its temporary file."""
+    """The dump.rdb that Redis writes when it stops is part of the previous data.
+
+    This holds also while a BGSAVE writes its temporary file.
+    """
     with empty_instance(host, deployer, **RDB_ONLY) as redis:
         redis.call(*(f"SET app:session:{number} {number} EX 72000" for number in range(KEYS)))
         backup = redisctl(redis, "backup --no-verify")["id"]
@@ -82,7 +91,10 @@ def test_previous_data_has_the_newest_writes_without_aof(host: Host, deployer: D
 
 @pytest.mark.parametrize("settings", [RDB_ONLY, {}], ids=["rdb", "aof"])
 def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer, settings: dict[str, Any]) -> None:
-    """The disk gets full while Redis is about to stop: it keeps running with everything that it has in memory."""
+    """A restore is refused if Redis cannot save its data.
+
+    The disk gets full while Redis is about to stop. It keeps running with everything that it has in memory.
+    """
     with instance_on_tmpfs(host, deployer, **settings) as redis:
         write_unsaved(redis)
         before = redis.identity
@@ -109,7 +121,10 @@ def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer,
 
 
 def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) -> None:
-    """Also if the disk of the log is full: Redis serves on, and Docker restarts it after a crash."""
+    """A stop is refused if the disks of data and log are full.
+
+    Redis continues to serve, and Docker restarts it after a crash.
+    """
     with instance_on_tmpfs(host, deployer, **RDB_ONLY) as redis:
         logs = f"{ROOT}/logs"
         host.run(
@@ -139,7 +154,10 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
 
 
 def test_restore_reports_what_a_crashed_redis_lost(host: Host, deployer: Deployer) -> None:
-    """Redis that is down or crashes again and again: its files become the previous data as they are."""
+    """The files of a crashed Redis become the previous data as they are.
+
+    Redis is down, or crashes again and again. The restore reports that unsaved writes are lost.
+    """
     with empty_instance(host, deployer) as redis:
         redis.call(*(f"SET app:session:{number} {number} EX 72000" for number in range(KEYS)))
         backup = redisctl(redis, "backup --no-verify")["id"]

@@ -1,6 +1,7 @@
-"""Upgrades between real versions with the same data: Redis 7.0, 8.0 and 8.6, and Redis 7.0 to Valkey 8.1 and 9.
+"""Upgrades between real versions with the same data.
 
-After each of them a second deploy changes nothing.
+They go from Redis 7.0 to 8.0 and 8.6, and from Redis 7.0 to Valkey 8.1 and 9. After each of them a second deploy
+changes nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,10 @@ def own_host(start_host: Callable[..., Host]) -> Iterator[Host]:
 
 
 def version(build: str) -> dict[str, Any]:
-    """Return settings that deploy a build, with a user: each version writes the rules of a user in its own way."""
+    """Return settings that deploy a build, with users.
+
+    Each version writes the rules of a user in its own way.
+    """
     users = {"shop": {"role": "session", "keys": ["shop:*"]}, "exporter": {"role": "metrics"}}
     return {**settings_for(build), "redis_allow_vulnerable_version": True, "redis_users": users}
 
@@ -54,7 +58,10 @@ JOBS = [f"job {number}" for number in range(20)]
 
 
 def write(server: Instance) -> None:
-    """Write a session with a TTL, queued jobs, and types whose encodings differ between versions."""
+    """Write a session with a TTL, queued jobs, and other types.
+
+    The encodings of these types differ between versions.
+    """
     assert server.call("SET app:session:1 kept EX 7200", user="sessions") == ["OK"]
     with server.client("queues") as client:
         queue = Queue("default", connection=client)
@@ -79,7 +86,10 @@ def assert_data_is_complete(server: Instance) -> None:
 def upgrade(
     host: Host, deployer: Deployer, fingerprint: Fingerprint, *steps: tuple[str, str]
 ) -> tuple[Instance, list[dict[str, Any]]]:
-    """Deploy Redis 7.0 with data, then each step. Return the instance and the backup before each step, newest first."""
+    """Deploy Redis 7.0 with data, then each step.
+
+    Returns the instance and the backup before each step, newest first.
+    """
     for build, number in (("redis-oldstable", "7.0"), *steps):
         result = deployer.deploy(host, **version(build))
         assert result.returncode == 0, result.stderr

@@ -1,6 +1,7 @@
-"""A new version that is not healthy: the previous one comes back by itself, with its data and its files.
+"""Rollback of a new version that is not healthy.
 
-The same holds if the upgrade is interrupted at any stage. The tests share one host and run in order.
+The previous version comes back by itself, with its data and its files. The same holds if the upgrade is interrupted at
+any stage. The tests share one host and run in order.
 """
 
 import signal
@@ -82,7 +83,10 @@ def reference(name: str) -> str:
 
 
 def newer(name: str) -> dict[str, Any]:
-    """Settings that deploy a newer version, and change what the previous one was created from and reads."""
+    """Return settings that deploy a newer version.
+
+    They also change what the previous one was created from and reads.
+    """
     return {
         **QUICK,
         "redis_engine": "valkey",
@@ -96,7 +100,10 @@ def newer(name: str) -> dict[str, Any]:
 
 
 def power_cut_settings(policy: str) -> dict[str, Any]:
-    """Settings of the tests that cut the power. The backup before each upgrade is not loaded, to save time."""
+    """Return settings of the tests that cut the power.
+
+    The backup before each upgrade is not loaded, to save time.
+    """
     return {"redis_restart": policy, "redis_upgrade_verify": False}
 
 
@@ -112,7 +119,10 @@ def answers(server: Instance) -> bool:
 
 @contextmanager
 def rolled_back(server: Instance, value: str) -> Iterator[None]:
-    """Write data, and check after an upgrade that the previous version serves it with the previous files."""
+    """Write data, and check after an upgrade that the previous version serves it.
+
+    The previous files must be back as well.
+    """
     write(server, value)
     files = server.host.run(FILES, check=True).stdout
     yield
@@ -150,9 +160,10 @@ def test_failed_upgrade_is_rolled_back(
 
 
 def kill_upgrade(server: Instance, deployer: Deployer) -> None:
-    """Deploy a new version, have it write, and kill redisctl while it waits for the health check.
+    """Deploy a new version, have it write, and kill redisctl.
 
-    systemd's recovery is switched off, so that the state in between can be examined.
+    redisctl is killed while it waits for the health check. systemd's recovery is switched off, so that the state in
+    between can be examined.
     """
     before = server.inspect()["Id"]
     running = deployer.start(server.host, **newer("unhealthy"))
@@ -169,7 +180,10 @@ def kill_upgrade(server: Instance, deployer: Deployer) -> None:
 def test_interrupted_upgrade_is_reported_and_finished(
     server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
-    """The health check is critical, a removal is refused, and the next deploy finishes it."""
+    """An interrupted upgrade makes health critical until the next deploy finishes it.
+
+    A removal is refused before that.
+    """
     host = server.host
     with rolled_back(server, "reported"):
         kill_upgrade(server, deployer)
@@ -219,7 +233,10 @@ def test_deploying_the_previous_version_gives_the_upgrade_up(
 def test_power_cut_in_a_failing_upgrade_rolls_back(
     server: Instance, deployer: Deployer, previous: dict[str, Any], policy: str
 ) -> None:
-    """At every stage, with a new version that is not healthy after the power cut either."""
+    """A power cut at any stage of a failing upgrade rolls the upgrade back.
+
+    The new version is not healthy after the power cut either.
+    """
     host, settings = server.host, power_cut_settings(policy)
     assert deployer.deploy(host, **previous, **settings).returncode == 0
     stages = (
@@ -263,7 +280,10 @@ def test_power_cut_in_an_upgrade_ends_in_the_new_version(
 def test_power_cut_before_the_start_leaves_the_old_version(
     server: Instance, deployer: Deployer, previous: dict[str, Any]
 ) -> None:
-    """Most files of the new version are written, and the old version would not start with them."""
+    """The old version starts after a power cut before the start of the new one.
+
+    Most files of the new version are written, and the old version would not start with them.
+    """
     host = server.host
     assert deployer.deploy(host, **previous).returncode == 0
     settings = {**newer("renumbered"), "redis_extra_config": {"no-such-directive": "1"}, "redis_upgrade_verify": False}

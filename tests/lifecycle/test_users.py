@@ -1,4 +1,7 @@
-"""Configured users: they are isolated, and changes need no restart. tests/apps has the clients that they serve."""
+"""Configured users: they are isolated, and changes need no restart.
+
+tests/apps has the clients that they serve.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Valkey instead of Redis: the same settings, the same deploy, and the same host suite."""
+"""Valkey instead of Redis: the same settings, the same deploy and host suite."""
 
 import re
 import subprocess
@@ -165,7 +165,10 @@ def test_import_from_a_newer_redis_is_refused_with_its_error(server: Instance) -
 def test_valkey_9_starts_empty_and_keeps_data_of_a_user(
     own_host: Host, deployer: Deployer, nine: dict[str, Any]
 ) -> None:
-    """The Valkey of the next Debian, which may lack fixes, on a host from which the previous version was removed."""
+    """Valkey 9 starts empty, and keeps the data of a user.
+
+    It is the Valkey of the next Debian, which may lack fixes. The previous version was removed from the host.
+    """
     remove_instance(own_host)
     first = deployer.deploy(own_host, **nine)
     assert first.returncode == 0, first.stderr
@@ -194,7 +197,10 @@ CHECK = "Upgrade | Back the data up, and have the new version read it"
 
 @dataclass(frozen=True)
 class Upgrade:
-    """An upgrade from Valkey 8.1, with a session and a job, to 9: the plan, and the deploy."""
+    """An upgrade from Valkey 8.1 to 9: the plan, and the deploy.
+
+    The data is a session and a job.
+    """
 
     server: Instance
     planned: DeployResult
@@ -239,7 +245,10 @@ def test_new_version_starts_with_backed_up_data_that_it_read(upgrade: Upgrade) -
 def test_version_that_cannot_read_the_data_is_refused(
     upgrade: Upgrade, deployer: Deployer, valkey: dict[str, Any]
 ) -> None:
-    """Nothing is written for it, so a deploy of the version that runs has nothing to change."""
+    """A refused version that cannot read the data changes no file.
+
+    So a deploy of the version that runs has nothing to change.
+    """
     server = upgrade.server
     paths = "config secrets compose.yml redisctl redisctl.json settings.json rollback* /etc/systemd /etc/logrotate.d"
     list_files = f"cd /srv/redis && find {paths} -printf '%p %C@\\n' 2>/dev/null | sort"

@@ -1,4 +1,7 @@
-"""A version that lacks security fixes is refused with a clear error, before anything changes."""
+"""Versions that lack security fixes.
+
+They are refused with a clear error, before anything changes.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +21,10 @@ ALLOW = "redis_allow_vulnerable_version = True deploys it anyway"
 
 @pytest.fixture(scope="module")
 def vulnerable() -> dict[str, Any]:
-    """Settings for upstream's 8.0.2, compiled here: Debian's build of that number is patched, this one is not."""
+    """Return settings for upstream's 8.0.2, compiled here.
+
+    Debian's build of that number is patched, this one is not.
+    """
     return settings_for("redis-jemalloc")
 
 
@@ -64,7 +70,10 @@ def test_allowed_vulnerable_version_warns_once_for_each_host(
 
 @pytest.fixture
 def unnamed(deployed: Host) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Make an image on the host whose name and labels do not show its version; return the settings for it."""
+    """Yield a function that makes an image whose name and labels show no version.
+
+    The image is on the host. The function returns the settings for it.
+    """
     name = "registry.example.com/cache:blue"
 
     def make(change: str) -> dict[str, Any]:
