@@ -22,7 +22,10 @@ Numbers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another instance on the host, running or not: its memory limit in bytes, and its published ports."""
+    """Another instance on the host, running or not.
+
+    ``memory`` is its limit in bytes, ``published`` are its addresses and ports.
+    """
 
     name: str
     root: str
@@ -32,7 +35,10 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Listener:
-    """A TCP socket that listens on the host; ``process`` is empty where the kernel does not name it."""
+    """A TCP socket that listens on the host.
+
+    ``process`` is empty if the kernel does not name it.
+    """
 
     address: str
     port: int
@@ -60,7 +66,10 @@ class Persistence:
 
 @dataclass(frozen=True)
 class Build:
-    """A server in an image: its engine and version, by its own number or, with ``package``, by a package's."""
+    """A server in an image: its engine and version.
+
+    With ``package`` it is the package's version, without it the server's own number.
+    """
 
     engine: Engine
     version: str
@@ -71,20 +80,24 @@ class Build:
 
     @property
     def numbers(self) -> Version:
-        """Upstream's version: (8, 0, 2) for 5:8.0.2-3+deb13u3. Empty if it does not have three numbers."""
+        """Return upstream's version: (8, 0, 2) for 5:8.0.2-3+deb13u3.
+
+        Empty if the version does not have three numbers.
+        """
         match = re.match(r"(?:\d+:)?(\d+)\.(\d+)\.(\d+)", self.version)
         return tuple(int(part) for part in match.groups()) if match else ()
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A host before a deploy. Sizes are bytes; a version is None where the program is missing.
+    """A host before a deploy.
 
-    ``machine`` identifies it, whatever the inventory calls it. ``docker_package`` is docker.io (the distribution's) or
-    docker-ce (Docker's), even if only a part is installed. ``container`` is what the host runs in (docker, lxc), empty
-    for a machine. ``kernel`` are kernel settings by path. ``schedule_refused`` is why systemd refuses the backup
-    schedule. ``addresses`` are the host's own, empty where any may be used. ``has_python`` says that redisctl can run.
-    ``redisctl`` is the digest of the installed redisctl. ``instance`` is what redisctl reports.
+    Sizes are bytes; a version is None if the program is missing. ``machine`` identifies it, whatever the inventory
+    calls it. ``docker_package`` is docker.io (the distribution's) or docker-ce (Docker's), even if only a part is
+    installed. ``container`` is what the host runs in (docker, lxc), empty for a machine. ``kernel`` are kernel settings
+    by path. ``schedule_refused`` is why systemd refuses the backup schedule. ``addresses`` are the host's own, empty
+    where any may be used. ``has_python`` says that redisctl can run. ``redisctl`` is the digest of the installed
+    redisctl. ``instance`` is what redisctl reports.
     """
 
     uid: int
@@ -156,7 +169,7 @@ class HostFacts:
         )
 
     def runs_configured_image(self, name: str) -> bool:
-        """Say whether the instance's container was created from the image of the settings."""
+        """Say whether the container was created from the image of the settings."""
         image = self.instance.image_id
         return bool(image) and any(
             container.image_id == image for container in self.instance.containers if container.name == name
@@ -169,7 +182,10 @@ class HostFacts:
 
 
 def _number(text: str) -> int | None:
-    """Return a number that Redis reports; None if it is none. A compromised Redis may report anything."""
+    """Return a number that Redis reports; None if it is none.
+
+    A compromised Redis may report anything.
+    """
     return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else None
 
 
@@ -214,7 +230,10 @@ class InstalledPackages(FactBase[set[str]]):
 
 
 def parse_host_facts(lines: Iterable[str]) -> HostFacts:
-    """Parse the ``key value`` lines of files/host-facts.sh. Raises ValueError if a key is missing."""
+    """Parse the ``key value`` lines of files/host-facts.sh.
+
+    Raises ValueError if a key is missing.
+    """
     values: dict[str, str] = {}
     listeners, addresses, kernel = [], set(), {}
     for line in lines:

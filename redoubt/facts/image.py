@@ -11,7 +11,10 @@ from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 
 class ImageBuild(FactBase[Build | None]):
-    """The server in an image on the host, by its labels and by its own answer; None if it does not answer."""
+    """The server in an image on the host; None if it does not answer.
+
+    It is identified by the image's labels and by its own answer.
+    """
 
     def command(self, reference: str) -> str:
         return script("image-version.sh", IMAGE=reference, OWNER=f"{REDIS_UID}:{REDIS_GID}")

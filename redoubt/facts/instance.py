@@ -41,7 +41,10 @@ class Instance(FactBase[InstanceState]):
 
 
 class DeployLock(FactBase[deploy_lock.LockState]):
-    """Who holds the lock of an instance; with the id of a deploy that is about to hold it, whether it does."""
+    """The holder of an instance's lock.
+
+    ``run`` is the id of a deploy that is about to hold it, else empty. The fact then also says whether it does.
+    """
 
     def command(self, instance: str, run: str) -> str:
         return script("lock-state.sh", LOCK=paths.lock_file(instance), RUN=run)

@@ -11,7 +11,10 @@ from redoubt.filesystem import PathState
 
 
 class HiddenStdin(str):
-    """Text for a command's standard input, which pyinfra would show among a fact's arguments."""
+    """Text for a command's standard input that does not appear in output.
+
+    pyinfra would show it among a fact's arguments.
+    """
 
     def __repr__(self) -> str:
         return "(not shown)"

@@ -1,4 +1,7 @@
-"""Commands for hosts: scripts of files/ with values for their variables, in a pinned environment."""
+"""Commands for hosts: scripts of files/ with values for their variables.
+
+They run in a pinned environment.
+"""
 
 import shlex
 from pathlib import Path
@@ -12,7 +15,10 @@ export LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 
 def script(filename: str, **variables: str) -> str:
-    """Return a script of files/ with the pinned environment and values for the variables that it expects."""
+    """Return a script of files/ with values for the variables that it expects.
+
+    It runs in the pinned environment.
+    """
     return pinned("\n".join([*_assignments(variables), (_FILES / filename).read_text()]))
 
 

@@ -1,1 +1,1 @@
-"""Operations: each compares one part of a host with the settings and changes what differs."""
+"""Operations that each make one part of a host match the settings."""

@@ -13,7 +13,10 @@ from redoubt.settings.model import Settings
 
 @operation()
 def acl_file(settings: Settings, acl: DesiredFile) -> Commands:
-    """Write the ACL file, after the image has started with it; fails with Redis's message otherwise."""
+    """Write the ACL file, after the image has started with it.
+
+    Fails with Redis's message if the image does not start with it.
+    """
     writing = list(files._inner(entries=[acl]))
     if any("_stdin" in command.connector_arguments for command in writing):
         request = AclRequest(acl.content, image=settings.redis_image, owner=OWNER)
@@ -23,10 +26,10 @@ def acl_file(settings: Settings, acl: DesiredFile) -> Commands:
 
 @operation()
 def apply_users(settings: Settings, acl: DesiredFile, *, now: bool = False) -> Commands:
-    """Give the running Redis the users of the ACL file, without a restart; connections stay open.
+    """Give the running Redis the users of the ACL file, without a restart.
 
-    No change if Redis is about to restart and will read the file, unless it must be ``now``. Fails if Redis refuses a
-    user, who keeps the present rules then.
+    Connections stay open. No change if Redis is about to restart and will read the file, unless it must be ``now``.
+    Fails if Redis refuses a user, who keeps the present rules then.
     """
     current = instance_state(settings, acl)
     if problem := service_drift.unanswered(settings, current):

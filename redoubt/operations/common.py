@@ -1,4 +1,4 @@
-"""What the operations share: reporting, failing, and calls of redisctl on the host."""
+"""What operations share: reports, failures, and calls of redisctl on the host."""
 
 import shlex
 from collections.abc import Generator
@@ -35,14 +35,17 @@ def command(text: str, **arguments: Any) -> StringCommand:
 
 
 def fail(reason: str) -> Commands:
-    """Fail with a message: before the first change for all hosts, during the deploy for this host alone."""
+    """Fail with a message.
+
+    Before the first change it fails for all hosts, during the deploy for this host alone.
+    """
     if not state.is_executing:
         raise OperationError(reason)
     yield command(f"echo {shlex.quote(reason)} >&2; exit 1")
 
 
 def note_change(reason: str) -> None:
-    """Report why the operation changes the host, and discard the inspections of the host."""
+    """Report why the operation changes the host; discard inspections of the host."""
     plan_log.note(host.name, "differs", reason)
     logger.info(f"{host.print_prefix}{reason}")
     if state.is_executing:
@@ -50,7 +53,10 @@ def note_change(reason: str) -> None:
 
 
 class RedisctlCall(FunctionCommand):
-    """A verb of redisctl on the host. Its request travels on standard input, its result comes back as JSON."""
+    """A verb of redisctl on the host.
+
+    Its request travels on standard input, its result comes back as JSON.
+    """
 
     def __init__(self, settings: Settings, *words: str, request: Any = None) -> None:
         super().__init__(_call, (settings, words, request), {})
@@ -61,13 +67,19 @@ class RedisctlCall(FunctionCommand):
 
 
 def recover_instance(host: Host, settings: Settings) -> bool:
-    """Finish an interrupted transaction of a host's instance, outside of an operation. Returns whether that worked."""
+    """Finish an interrupted transaction of a host's instance.
+
+    Runs outside of an operation. Returns whether that worked.
+    """
     host_state.of(host).forget()
     return _call(state, host, settings, ("recover", "--json"), None)
 
 
 def _call(state: State, host: Host, settings: Settings, words: tuple[str, ...], request: Any) -> bool:
-    """Run the verb, print its messages, and return whether it succeeded. pyinfra calls this with state and host."""
+    """Run the verb, print its messages, and return whether it succeeded.
+
+    pyinfra calls this with state and host.
+    """
     run = host_state.of(host).run
     words_ = [f"{settings.root}/{paths.PROGRAM}", *words, *(["--run", run] if run else [])]
     arguments, _ = pop_global_arguments(state, host, {})

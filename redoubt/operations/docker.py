@@ -8,7 +8,10 @@ from redoubt.operations.common import Commands, command, note_change
 
 @operation()
 def start_docker(*, answers: bool, at_boot: bool) -> Commands:
-    """Start Docker, now and at boot. ``answers`` and ``at_boot`` say what it does before the deploy."""
+    """Start Docker, now and at boot.
+
+    ``answers`` and ``at_boot`` say what it does before the deploy.
+    """
     if answers and at_boot:
         host.noop("runs, and starts at boot")
         return

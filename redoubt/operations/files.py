@@ -15,10 +15,10 @@ from redoubt.operations.common import Commands, command, fail, note_change
 
 @operation()
 def files(entries: Sequence[Entry]) -> Commands:
-    """Make directories and files exist with their owner (by number), mode and contents.
+    """Make directories and files exist with their owner, mode and contents.
 
-    Replaces a file whole or not at all. Removes a file only by its own name (``AbsentPath``). Fails if a path is of
-    another kind. ``--diff`` shows what changes in files that are not secret.
+    Owners are numbers. Replaces a file whole or not at all. Removes a file only by its own name (``AbsentPath``). Fails
+    if a path is of another kind. ``--diff`` shows what changes in files that are not secret.
     """
     by_path = {entry.path: entry for entry in entries if isinstance(entry, DesiredFile)}
     try:

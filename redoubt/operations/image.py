@@ -1,4 +1,4 @@
-"""The operations for images: load or pull them, check their version, probe their build."""
+"""The operations for images: load or pull, check the version, probe the build."""
 
 import shlex
 
@@ -18,10 +18,11 @@ from redoubt.settings.model import Settings
 
 @operation()
 def load_image(settings: Settings) -> Commands:
-    """Load the image from an archive on this machine, unless the host has that very image.
+    """Load the image from an archive on this machine.
 
-    Pushes the archive to a directory of the login user below ROOT, loads it into Docker and removes it. (With sudo,
-    pyinfra itself would upload to /tmp, under a name that any user can foresee.)
+    No change if the host has that very image. Pushes the archive to a directory of the login user below ROOT, loads it
+    into Docker and removes it. (With sudo, pyinfra itself would upload to /tmp, under a name that any user can
+    foresee.)
     """
     reference, archive = settings.redis_image, str(settings.redis_image_archive)
     present = instance_state(settings).image
@@ -50,9 +51,9 @@ def pull_image(settings: Settings) -> Commands:
 
 @operation()
 def check_version(settings: Settings) -> Commands:
-    """Refuse an image whose server lacks security fixes, or does not report its version. Changes nothing.
+    """Refuse an image whose server lacks security fixes or reports no version.
 
-    Says nothing of an image that is not on the host yet, as in a dry run.
+    Changes nothing. Says nothing of an image that is not on the host yet, as in a dry run.
     """
     build = host.get_fact(ImageBuild, reference=settings.redis_image)
     if build is None and not state.is_executing:
@@ -76,10 +77,10 @@ def version_unknown(settings: Settings) -> str:
 
 @operation()
 def probe_activedefrag(settings: Settings) -> Commands:
-    """Write config/activedefrag.conf, which turns active defragmentation on if the image's build supports it.
+    """Write config/activedefrag.conf.
 
-    Runs the image to find out. The answer is kept with the image's id. Fails if defragmentation is required and the
-    build has none: Redis would refuse to start.
+    The file turns active defragmentation on if the image's build supports it. Runs the image to find out. The answer is
+    kept with the image's id. Fails if defragmentation is required and the build has none: Redis would refuse to start.
     """
     required = settings.redis_activedefrag == "yes"
     present = instance_state(settings)

@@ -11,9 +11,9 @@ from redoubt.settings.model import Settings
 
 @operation()
 def stop_instance(settings: Settings) -> Commands:
-    """Stop the instance's containers and the timer of its backups; they stay stopped over a reboot.
+    """Stop the instance's containers and the timer of its backups.
 
-    Fails if Redis cannot save its data.
+    They stay stopped over a reboot. Fails if Redis cannot save its data.
     """
     present = instance_state(settings)
     timer = present.units.get(paths.unit(settings.redis_name, paths.BACKUP_TIMER))
@@ -27,7 +27,10 @@ def stop_instance(settings: Settings) -> Commands:
 
 @operation()
 def start_instance(settings: Settings) -> Commands:
-    """Start the instance as it is and wait until it is healthy; start its backups, if they have a schedule."""
+    """Start the instance as it is and wait until it is healthy.
+
+    Also starts its backups, if they have a schedule.
+    """
     present = instance_state(settings)
     if not present.hashes:
         yield from fail(f"there is no {settings.redis_name} in {settings.root}: deploy it")

@@ -12,9 +12,10 @@ from redoubt.settings.model import Settings
 
 @operation()
 def load_firewall(settings: Settings) -> Commands:
-    """Load the instance's nftables table, now and at every boot, if the loaded one differs from its file.
+    """Load the instance's nftables table, now and at every boot.
 
-    Replaces the table in one step. It affects this instance's port alone.
+    No change if the loaded table does not differ from its file. Replaces the table in one step. It affects this
+    instance's port alone.
     """
     unit = firewall.unit(settings)
     present = instance_state(settings)

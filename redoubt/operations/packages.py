@@ -15,9 +15,9 @@ APT_LOCK_SECONDS = 300
 
 @operation()
 def install_packages(names: Sequence[str]) -> Commands:
-    """Install missing Debian packages from current lists. Installed packages stay as they are.
+    """Install missing Debian packages from current lists.
 
-    pyinfra's own apt.packages fails if another apt runs, as on a new server.
+    Installed packages stay as they are. pyinfra's own apt.packages fails if another apt runs, as on a new server.
     """
     installed: set[str] = host.get_fact(InstalledPackages, names=list(names))
     missing = sorted(set(names) - installed)

@@ -1,4 +1,4 @@
-"""The operations for redisctl on the host: install it, have systemd recover with it, run a verb."""
+"""The operations for redisctl on the host: install it, recover with it, run it."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,10 @@ _NOT_FOUND = 127
 
 @operation()
 def install_redisctl(entries: Sequence[DesiredFile]) -> Commands:
-    """Write redisctl of this release; from then on, inspections use the installed one."""
+    """Write redisctl of this release.
+
+    From then on, inspections use the installed one.
+    """
     yield from files._inner(entries=entries)
     if state.is_executing:
         host_state.of(host).redisctl = redisctl_bundle.digest()
@@ -27,7 +30,10 @@ def install_redisctl(entries: Sequence[DesiredFile]) -> Commands:
 
 @operation()
 def enable_recovery(settings: Settings) -> Commands:
-    """Have systemd run ``redisctl recover`` at boot and whenever the process of a transaction dies."""
+    """Have systemd run ``redisctl recover`` to finish interrupted transactions.
+
+    It runs at boot and whenever the process of a transaction dies.
+    """
     watcher, at_boot = recovery_units.enabled(settings)
     present = instance_state(settings)
     reasons = unit_differences(present, [watcher], active=True) + unit_differences(present, [at_boot], active=False)
@@ -43,7 +49,10 @@ def enable_recovery(settings: Settings) -> Commands:
 
 @operation()
 def run_redisctl(settings: Settings, words: Sequence[str]) -> Commands:
-    """Run redisctl with these arguments on the host and report what it prints. Fails unless it exits with 0."""
+    """Run redisctl with these arguments on the host and report what it prints.
+
+    Fails unless it exits with 0.
+    """
     if not state.is_executing:
         yield command("true")
         return

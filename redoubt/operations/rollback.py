@@ -1,4 +1,4 @@
-"""The operation that saves the configuration of the running Redis before a deploy replaces it."""
+"""The operation that saves Redis's configuration before a deploy replaces it."""
 
 from pyinfra import host
 from pyinfra.api import operation

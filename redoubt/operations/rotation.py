@@ -1,4 +1,7 @@
-"""The operations of a rotation: store the passwords, wait, and check the services of the project."""
+"""The operations of a rotation.
+
+They store the passwords, wait, and check the services of the project.
+"""
 
 import time
 
@@ -14,7 +17,10 @@ from redoubt.settings.model import Settings
 
 @operation()
 def store_passwords(settings: Settings, host_name: str, before: Secrets, after: Secrets) -> Commands:
-    """Store changed passwords on this machine. Fails if they have changed since this command read them."""
+    """Store changed passwords on this machine.
+
+    Fails if the stored ones have changed since this command read them.
+    """
     if before == after:
         host.noop("up to date")
         return
@@ -29,13 +35,19 @@ def _changed_users(before: Secrets, after: Secrets) -> str:
 
 @operation()
 def wait(seconds: int) -> Commands:
-    """Wait, on this machine. An interruption leaves both passwords of each user valid."""
+    """Wait on this machine.
+
+    An interruption leaves both passwords of each user valid.
+    """
     yield FunctionCommand(time.sleep, (seconds,), {})
 
 
 @operation()
 def check_services_rotated(settings: Settings, acl: DesiredFile) -> Commands:
-    """Fail if a service of the project started before the passwords that it reads were changed."""
+    """Fail if a service of the project may still use previous passwords.
+
+    It may if it started before the passwords that it reads were changed.
+    """
     drift = service_drift.drift(settings, instance_state(settings, acl))
     behind = [service for service in drift.replace if service != settings.redis_name]
     if not behind:

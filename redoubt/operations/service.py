@@ -1,4 +1,4 @@
-"""The operations for the running Redis: live changes, and the start of its Compose project."""
+"""The operations that change Redis live or start its Compose project."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +18,10 @@ from redoubt.settings.model import Settings
 
 @operation()
 def apply_live_changes(settings: Settings, acl: DesiredFile, deployed: Mapping[str, Any]) -> Commands:
-    """Apply the settings to the running Redis and its container's limits; connections stay open.
+    """Apply the settings to the running Redis and its container's limits.
 
-    No change if Redis is about to restart. ``deployed`` are the settings of the last deploy, to report which differ.
-    Fails if Redis or Docker refuses: Redis takes all or nothing.
+    Connections stay open. No change if Redis is about to restart. ``deployed`` are the settings of the last deploy, to
+    report which differ. Fails if Redis or Docker refuses: Redis takes all or nothing.
     """
     change = service_drift.live_change(settings, instance_state(settings, acl))
     if not change:
@@ -42,12 +42,13 @@ def apply_live_changes(settings: Settings, acl: DesiredFile, deployed: Mapping[s
 
 @operation()
 def start_service(settings: Settings, acl: DesiredFile, deployed: Mapping[str, Any]) -> Commands:
-    """Bring the Compose project up, wait until it is healthy, and replace what runs from older files.
+    """Bring the Compose project up and wait until it is healthy.
 
-    No change if what runs is up to date. Tries the configuration first, next to the running Redis. If Redis does not
-    become healthy, the operation fails and shows the containers and the last lines of their logs; an upgrade is rolled
-    back to the previous version, its files and its data. An interruption is finished at boot or by systemd.
-    ``deployed`` are the settings of the last deploy, to report which of them restart Redis.
+    Replaces what runs from older files. No change if what runs is up to date. Tries the configuration first, next to
+    the running Redis. If Redis does not become healthy, the operation fails and shows the containers and the last lines
+    of their logs; an upgrade is rolled back to the previous version, its files and its data. An interruption is
+    finished at boot or by systemd. ``deployed`` are the settings of the last deploy, to report which of them restart
+    Redis.
     """
     current = instance_state(settings, acl)
     drift = service_drift.drift(settings, current)

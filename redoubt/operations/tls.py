@@ -15,10 +15,11 @@ from redoubt.settings.model import Settings
 
 @operation()
 def reload_certificate(settings: Settings, acl: DesiredFile, digest: str, written: Callable[[], bool]) -> Commands:
-    """Have the running Redis load the certificate with this digest, without a restart; connections stay open.
+    """Have the running Redis load the certificate with this digest.
 
-    ``written`` says, during the deploy, whether its files were written: after a manual change, Redis may have loaded
-    something else. No change if Redis is about to restart. Fails if Redis refuses it and keeps the previous one.
+    It needs no restart, and connections stay open. ``written`` says, during the deploy, whether its files were written:
+    after a manual change, Redis may have loaded something else. No change if Redis is about to restart. Fails if Redis
+    refuses it and keeps the previous one.
     """
     current = instance_state(settings, acl)
     changed = state.is_executing and written()
@@ -34,7 +35,10 @@ def reload_certificate(settings: Settings, acl: DesiredFile, digest: str, writte
 
 @operation()
 def issue_client_certificate(settings: Settings, client: str, directory: str) -> Commands:
-    """Issue a certificate for a client, into a directory on this machine, unless the present one is good."""
+    """Issue a certificate for a client, unless the present one is good.
+
+    Writes it to a directory on this machine.
+    """
     reason = certificate_store.client_is_due(settings, client, directory, datetime.now(UTC))
     if not reason:
         host.noop("up to date")

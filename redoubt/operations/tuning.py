@@ -12,9 +12,10 @@ from redoubt.operations.common import Commands, command, note_change
 
 @operation()
 def kernel_settings(kernel: Mapping[str, str]) -> Commands:
-    """Set the running kernel's values for Redis; ``kernel`` are the present values by path.
+    """Set the running kernel's values for Redis.
 
-    Changes the whole host until the next boot. Another operation writes the files for the next boot.
+    ``kernel`` are the present values by path. Changes the whole host until the next boot. Another operation writes the
+    files for the next boot.
     """
     differing = kernel_tuning.differences(kernel)
     if not differing:

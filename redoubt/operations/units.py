@@ -8,7 +8,10 @@ _MISSING = UnitState(present=False, active=False, enabled=False, outdated=False)
 
 
 def unit_differences(present: InstanceState, units: Iterable[str], *, active: bool) -> list[str]:
-    """Return how units differ from loaded and enabled units; with ``active`` they must run as well."""
+    """Return how units differ from loaded and enabled units.
+
+    With ``active`` they must run as well.
+    """
     reasons = []
     for name in units:
         unit = present.units.get(name, _MISSING)

@@ -13,10 +13,10 @@ from redoubt.settings.model import Settings
 
 @operation()
 def check_upgrade(settings: Settings, running: Build) -> Commands:
-    """Back the data up and have the new version load the backup, before it is started. No change for the same version.
+    """Back the data up and have the new version load the backup.
 
-    Writes a backup on the host. Fails without a change to Redis if there is no room or the new version does not read
-    what the old one wrote.
+    This happens before the new version is started. No change for the same version. Writes a backup on the host. Fails
+    without a change to Redis if there is no room or the new version does not read what the old one wrote.
     """
     build = host.get_fact(ImageBuild, reference=settings.redis_image)
     if build is None and not state.is_executing:
