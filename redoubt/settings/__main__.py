@@ -1,4 +1,7 @@
-"""Write inventory/group_data/all.py and docs/settings.md: python -m redoubt.settings"""
+"""Write the settings file and docs/settings.md: python -m redoubt.settings
+
+The settings file is inventory/group_data/all.py.
+"""
 
 from pathlib import Path
 

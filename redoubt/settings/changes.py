@@ -9,7 +9,7 @@ from redoubt.sizes import format_size
 
 
 def changed_settings(settings: Settings, deployed: Mapping[str, Any], effect: Effect) -> list[str]:
-    """Return a line for each setting with this effect that differs from the deployed one.
+    """Return a line for each changed setting with this effect.
 
     ``deployed`` are settings by ``Settings.with_effect``. A setting that it does not have is not a change.
     """

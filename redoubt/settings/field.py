@@ -1,4 +1,4 @@
-"""How a setting is declared: default, description, effect of a change, and bounds."""
+"""Declaration of a setting: default, description, effect of a change, bounds."""
 
 from typing import Any, ClassVar, Literal, get_args
 
@@ -19,7 +19,10 @@ EFFECTS: dict[Effect, str] = {
 
 
 class Section(BaseModel):
-    """Settings that belong together. ``title`` is their heading in the settings file and in docs/settings.md."""
+    """Settings that belong together.
+
+    ``title`` is their heading in the settings file and in docs/settings.md.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -27,7 +30,10 @@ class Section(BaseModel):
 
 
 def setting(default: Any, description: str, *, effect: Effect = "restart", example: Any = None, **bounds: Any) -> Any:
-    """Declare a setting. ``example`` stands for a default of None in the settings file; ``bounds`` are pydantic's."""
+    """Declare a setting.
+
+    ``example`` stands for a default of None in the settings file; ``bounds`` are pydantic's.
+    """
     return Field(default, description=description, json_schema_extra={"effect": effect, "example": example}, **bounds)
 
 

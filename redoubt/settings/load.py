@@ -91,7 +91,10 @@ def _unknown_setting(key: str) -> str:
 
 
 def _closest(key: str, names: Iterable[str], *, cutoff: float) -> str:
-    """Return the name that a misspelt one means, the one with exchanged letters first; empty if none is similar."""
+    """Return the name that a misspelt one means; empty if none is similar.
+
+    A name with exchanged letters comes first.
+    """
     matches = get_close_matches(key, list(names), n=3, cutoff=cutoff)
     return min(matches, key=lambda name: sorted(name) != sorted(key), default="")
 

@@ -62,7 +62,7 @@ _NEWEST = (99, 0)
 
 
 class Port(NamedTuple):
-    """A port of Redis: published on the host, inside the container, and whether it speaks TLS."""
+    """A port of Redis: on the host, inside the container, and whether it speaks TLS."""
 
     published: int
     inside: int
@@ -103,7 +103,10 @@ class Settings(
 
     @property
     def digest(self) -> str:
-        """Short hash of the settings. What applies to one deploy (redis_allow_data_loss) is not part of it."""
+        """Return a short hash of the settings.
+
+        What applies to one deploy (redis_allow_data_loss) is not part of it.
+        """
         return hashlib.sha256(self.model_dump_json(exclude=set(_ONE_DEPLOY)).encode()).hexdigest()[:12]
 
     def with_effect(self, *effects: Effect) -> dict[str, Any]:
@@ -112,7 +115,7 @@ class Settings(
         return self.model_dump(mode="json", include=names)
 
     def with_live_defaults(self) -> "Settings":
-        """Return these settings with the default for each one whose change needs no new container."""
+        """Return these settings with defaults where a change needs no new container."""
         fields = Settings.model_fields.items()
         names = [name for name, field in fields if details(field)["effect"] not in ("live", "none")]
         return Settings(**{name: getattr(self, name) for name in names})
@@ -158,7 +161,10 @@ class Settings(
 
     @property
     def start_timeout(self) -> int:
-        """Seconds to wait until Redis is healthy: a little longer than the health check needs to fail."""
+        """Return the seconds to wait until Redis is healthy.
+
+        This is a little longer than the health check needs to fail.
+        """
         check = self.redis_health_interval + self.redis_health_timeout
         return self.redis_health_start_period + self.redis_health_retries * check + 30
 
@@ -179,7 +185,10 @@ class Settings(
 
     @property
     def repository_files_used(self) -> tuple[str, ...]:
-        """Names of the files that a repository of this kind can use; empty without a repository."""
+        """Return the names of the files that a repository of this kind can use.
+
+        Empty without a repository.
+        """
         address = self.redis_backup_restic_repository
         return next((names for kind, names in REPOSITORY_FILES.items() if address.startswith(kind)), ())
 
@@ -190,9 +199,10 @@ class Settings(
 
     @property
     def server_version(self) -> tuple[int, int]:
-        """Major and minor version of Redis by the image's tag; the newest if the tag has none.
+        """Return the major and minor version of Redis by the image's tag.
 
-        Clients see Valkey as Redis 7.2 (``redis_version`` in INFO), whatever its own version is.
+        If the tag has none, it is the newest. Clients see Valkey as Redis 7.2 (``redis_version`` in INFO), whatever its
+        own version is.
         """
         if self.redis_engine == "valkey":
             return 7, 2
@@ -210,10 +220,12 @@ def default_memory_limit(maxmemory: int) -> int:
 
 
 def smallest_memory_limit(maxmemory: int) -> int:
-    """Return the smallest container limit that is accepted for a maxmemory, in bytes, rounded up to whole MiB.
+    """Return the smallest accepted container limit for a maxmemory, in bytes.
 
-    Measured peaks (AOF everysec, RDB, rewrite and save under write load): 1281 MiB at maxmemory 1 GiB, 873 MiB at
-    640 MiB. 1.25 x maxmemory + 128 MiB is above both. With maxmemory 1 GiB in 1 GiB the kernel killed Redis.
+    It is rounded up to whole MiB.
+
+    Measured peaks (AOF everysec, RDB, rewrite and save under write load): 1281 MiB at maxmemory 1 GiB, 873 MiB at 640
+    MiB. 1.25 x maxmemory + 128 MiB is above both. With maxmemory 1 GiB in 1 GiB the kernel killed Redis.
     """
     return _round_up_to_mib(maxmemory * 1.25 + 128 * MIB)
 

@@ -1,4 +1,4 @@
-"""The settings file and docs/settings.md, both written from the declared settings."""
+"""The settings file and docs/settings.md, written from the declared settings."""
 
 from textwrap import wrap
 from typing import Literal, get_args, get_origin
@@ -36,7 +36,10 @@ _NOT_DERIVED = ("redis_image_archive", "redis_tls_cert", "redis_tls_key", "redis
 
 
 def settings_file() -> str:
-    """Return the text of ``inventory/group_data/all.py``: every setting with its default, commented out."""
+    """Return the text of ``inventory/group_data/all.py``.
+
+    It has every setting with its default, commented out.
+    """
     lines = []
     for section in SECTIONS:
         lines += ["", f"# -- {section.title}"]

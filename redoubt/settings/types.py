@@ -159,7 +159,10 @@ def _repository(value: str) -> str:
 
 
 def check_acl_rules(value: str) -> str:
-    """Return ACL rules for commands with single spaces. Raises ValueError for rules that reach other users' data."""
+    """Return ACL rules for commands with single spaces.
+
+    Raises ValueError for rules that reach other users' data.
+    """
     rules = value.split()
     if invalid := [rule for rule in rules if not re.fullmatch(r"[+-](@[a-z]+|[a-z0-9_.-]+(\|[a-z0-9_-]+)?)", rule)]:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""The settings by section: each field with its type, default, bounds, and what a change costs."""
+"""The settings by section: types, defaults, bounds, and what a change costs."""

@@ -1,4 +1,4 @@
-"""Settings that decide who reaches Redis: users and their secrets, the network, and TLS."""
+"""Settings for access to Redis: users and their secrets, the network, and TLS."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -23,7 +23,9 @@ RESERVED_USERS = frozenset({"sessions", "queues", "health", "admin", "default", 
 
 
 class NamedUser(BaseModel):
-    """A user of ``redis_users``. Its role applies only to its own keys and channels, which are patterns.
+    """A user of ``redis_users``.
+
+    Its role applies only to its own keys and channels, which are patterns.
 
     ``rules`` are ACL rules for commands (``+publish -sort``) in addition to the role's. The role custom has only the
     commands that every client needs to connect.

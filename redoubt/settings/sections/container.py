@@ -1,4 +1,4 @@
-"""Settings of the Redis container: its limits, its restart policy and its health check."""
+"""Settings of the Redis container: limits, restart policy and health check."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Settings of the instance as a whole: its name, its image, its application, and the host that it runs on."""
+"""Settings of the whole instance: name, image, application, and host."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal

@@ -1,4 +1,7 @@
-"""Settings of the Redis server: memory, persistence, clients, logs, and directives without a setting of their own."""
+"""Settings of the Redis server.
+
+They cover memory, persistence, clients, logs, and directives without a setting of their own.
+"""
 
 from typing import Annotated, ClassVar, Literal
 
