@@ -104,9 +104,10 @@ class User:
 
 
 def users(settings: Settings) -> tuple[User, ...]:
-    """Return the instance's users, those of the settings last; ``default`` only if the settings turn it on.
+    """Return the instance's users, those of the settings last.
 
-    Then the admin may write only the keys of the default user, and not in transactions, see ``_DEFAULT_OFF``.
+    ``default`` is among them only if the settings turn it on. Then the admin may write only the keys of the default
+    user, and not in transactions, see ``_DEFAULT_OFF``.
     """
     sessions = User("sessions", "session", keys=(settings.session_keys,), channels=("__keyevent@*__:expired",))
     queues = User("queues", "queue", keys=("rq:*",), channels=("rq:*",))
@@ -134,9 +135,10 @@ def _named(name: str, user: NamedUser) -> User:
 
 
 def url(settings: Settings, user: User) -> str:
-    """Return the URL with which a client on the host logs in as this user, with PASSWORD instead of the password.
+    """Return the URL with which a client on the host logs in as this user.
 
-    Without a published port it is the URL for a container on the instance's network.
+    It has PASSWORD instead of the password. Without a published port it is the URL for a container on the instance's
+    network.
     """
     name = "" if user.name == "default" else user.name
     # The last port has TLS if any has.
@@ -150,9 +152,10 @@ def url(settings: Settings, user: User) -> str:
 
 
 def acl_file(settings: Settings, passwords: Mapping[str, Iterable[str]]) -> str:
-    """Return the text of the ACL file, with the SHA-256 of one or more passwords for each user.
+    """Return the text of the ACL file.
 
-    Without comments, which Redis accepts in ACL files only since 8.8.
+    ``passwords`` are one or more for each user, of which the file has the SHA-256. It has no comments, which Redis
+    accepts in ACL files only since 8.8.
     """
     lines = [
         " ".join(
@@ -189,11 +192,17 @@ def differences(settings: Settings, running: Iterable[str]) -> list[str]:
 
 
 def _comparable(settings: Settings, rules: Iterable[str]) -> set[str]:
-    """Return the rules that decide what a user may do. Other words differ between versions of the server."""
+    """Return the rules that decide what a user may do.
+
+    Other words differ between versions of the server.
+    """
     kinds = "~%&#(" if settings.server_version < _LITERAL_SINCE else "~%&#(+-"
     return {rule for rule in rules if rule[0] in kinds or rule in ("on", "off", "nopass")}
 
 
 def password_hash(password: str) -> str:
-    """Return the SHA-256 of a password for an ACL file. It is enough for generated passwords of 256 random bits."""
+    """Return the SHA-256 of a password for an ACL file.
+
+    It is enough for generated passwords of 256 random bits.
+    """
     return hashlib.sha256(password.encode()).hexdigest()

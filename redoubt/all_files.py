@@ -1,4 +1,7 @@
-"""Every file and directory that a deploy writes to a host, so that one command inspects them all."""
+"""Every file and directory that a deploy writes to a host.
+
+The list lets one command inspect them all.
+"""
 
 from redisctl import paths
 from redoubt import backup_units, compose, firewall, host_files, kernel_tuning, recovery_units
@@ -7,7 +10,10 @@ from redoubt.instance import Instance
 
 
 def of(instance: Instance) -> list[DesiredDirectory | DesiredFile | AbsentPath]:
-    """Return the desired files and directories. The tasks write them; a path that is missing here costs a command."""
+    """Return the desired files and directories.
+
+    The tasks write them. A path that is missing here costs a command.
+    """
     settings, identity = instance.settings, instance.identity
     certificates: list[DesiredDirectory | DesiredFile] = []
     if identity:

@@ -1,4 +1,4 @@
-"""The systemd units of scheduled backups: a service that takes a backup, and the timer that starts it."""
+"""The systemd service that takes scheduled backups, and its timer."""
 
 import math
 
@@ -20,7 +20,10 @@ def job(settings: Settings) -> str:
 
 
 def packages(settings: Settings) -> list[str]:
-    """Return the packages that copy backups off the host: restic, and SSH for an SFTP repository."""
+    """Return the packages that copy backups off the host.
+
+    These are restic, and SSH for an SFTP repository.
+    """
     if not settings.redis_backup_restic_repository:
         return []
     return ["restic", *(["openssh-client"] if settings.redis_backup_restic_repository.startswith("sftp:") else [])]

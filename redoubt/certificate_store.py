@@ -1,7 +1,7 @@
-"""Certificates from files of the user, or from the CA whose key is in the secret store.
+"""Certificates from the user's files, or from the CA of the secret store.
 
-The CA is one document of the store, and each instance's certificate with its key another. A deploy issues a certificate
-that is missing or due for renewal; until then it stays the same.
+The CA with its key is one document of the store, and each instance's certificate with its key another. A deploy issues
+a certificate that is missing or due for renewal; until then it stays the same.
 """
 
 import re
@@ -39,7 +39,10 @@ def authority_location(settings: Settings) -> str:
 
 
 def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
-    """Return why the certificate of an instance or its CA cannot be used. Changes nothing."""
+    """Return why the certificate of an instance or its CA cannot be used.
+
+    Changes nothing.
+    """
     if settings.redis_tls == "off":
         return []
     try:
@@ -65,9 +68,9 @@ def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
 
 
 def ca_problem(settings: Settings, host_name: str) -> str:
-    """Return why a deploy would issue the instance's certificate with another CA than before; empty if it would not.
+    """Return why a deploy would issue the certificate with another CA than before.
 
-    Raises SecretsError.
+    Empty if it would not. Raises SecretsError.
     """
     if not issues(settings):
         return ""
@@ -85,9 +88,10 @@ def issues(settings: Settings) -> bool:
 
 
 def load_or_create(settings: Settings, host_name: str, now: datetime) -> Identity | None:
-    """Return the certificate of an instance, None without TLS. Issues and stores one that is missing or due.
+    """Return the certificate of an instance, None without TLS.
 
-    Changes nothing on a host. Raises SecretsError or OSError if the store or the files cannot be used.
+    Issues and stores one that is missing or due. Changes nothing on a host. Raises SecretsError or OSError if the store
+    or the files cannot be used.
     """
     if settings.redis_tls == "off":
         return None
@@ -117,7 +121,10 @@ def load_or_create_authority(settings: Settings, now: datetime) -> Authority:
 
 
 def load(settings: Settings, host_name: str) -> Identity | None:
-    """Return the stored certificate, None without TLS. Raises SecretsError if there is none."""
+    """Return the stored certificate, None without TLS.
+
+    Raises SecretsError if there is none.
+    """
     if settings.redis_tls == "off":
         return None
     if settings.redis_tls_source == "files":
@@ -130,7 +137,10 @@ def load(settings: Settings, host_name: str) -> Identity | None:
 
 
 def check_client(settings: Settings, name: object, directory: object) -> None:
-    """Check that a certificate can be issued for a client of this name. Raises ValueError."""
+    """Check that a certificate can be issued for a client of this name.
+
+    Raises ValueError.
+    """
     if not issues(settings):
         raise ValueError("only Redoubt's CA issues client certificates: set redis_tls, and redis_tls_source = 'ca'")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
@@ -147,7 +157,10 @@ def check_client(settings: Settings, name: object, directory: object) -> None:
 
 
 def client_is_due(settings: Settings, name: str, directory: str, now: datetime) -> str:
-    """Return why a client's certificate must be issued into a directory; empty if the present one is good."""
+    """Return why a client's certificate must be issued into a directory.
+
+    Empty if the present one is good.
+    """
     try:
         present = Identity(*(Path(directory, file).read_text(errors="replace") for file in _CLIENT_FILES))
         present.check()
@@ -162,7 +175,10 @@ def client_is_due(settings: Settings, name: str, directory: str, now: datetime) 
 
 
 def issue_client(settings: Settings, name: str, directory: str, now: datetime) -> None:
-    """Issue a certificate for a client into a directory on this machine, unless the present one is good."""
+    """Issue a certificate for a client, unless the present one is good.
+
+    Writes it, its key and the CA to a directory on this machine.
+    """
     with _issue_lock:
         if not client_is_due(settings, name, directory, now):
             return
@@ -173,9 +189,10 @@ def issue_client(settings: Settings, name: str, directory: str, now: datetime) -
 
 
 def _openssl_errors(settings: Settings) -> list[str]:
-    """Return why OpenSSL refuses the files, such as a key that is too short or a CA that is no root.
+    """Return why OpenSSL refuses the files.
 
-    A server with the certificate and a client with the CA make a connection in memory.
+    Examples are a key that is too short and a CA that is no root. A server with the certificate and a client with the
+    CA make a connection in memory.
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False  # certificates.problems checks the names

@@ -1,6 +1,6 @@
-"""Certificates of instances, the small CA that issues them, and checks of certificates from files. Pure.
+"""Certificates of instances, and the small CA that issues them. Pure.
 
-Keys and certificates are text in PEM. repr never shows a key.
+Certificates from files are checked as well. Keys and certificates are text in PEM. repr never shows a key.
 """
 
 import hashlib
@@ -32,7 +32,10 @@ _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_A
 
 
 class CertificateError(ValueError):
-    """A certificate or key that is no PEM, or a pair that does not match. The message says which and why."""
+    """A certificate or key that is no PEM, or a pair that does not match.
+
+    The message says which and why.
+    """
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class Authority:
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate with the intermediate ones, its key, and the CAs that clients and server trust."""
+    """A certificate, its key, and the CAs that clients and server trust.
+
+    The intermediate certificates are part of ``certificate``.
+    """
 
     certificate: str
     key: str = field(repr=False)
@@ -53,7 +59,10 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """Return a short hash of the identity. The names of its files contain it, so that Redis loads a new one."""
+        """Return a short hash of the identity.
+
+        The names of its files contain it, so that Redis loads a new identity.
+        """
         return hashlib.sha256("\0".join((self.certificate, self.key, self.ca)).encode()).hexdigest()[:12]
 
     @cached_property
@@ -62,13 +71,19 @@ class Identity:
         return _certificates(self.certificate, "certificate")
 
     def check(self) -> None:
-        """Check that the key can be read and belongs to the certificate. Raises CertificateError."""
+        """Check that the key can be read and belongs to the certificate.
+
+        Raises CertificateError.
+        """
         if _private_key(self.key).public_key() != self.chain[0].public_key():
             raise CertificateError("the key belongs to another certificate")
 
     @property
     def expires(self) -> datetime:
-        """Return when the first certificate of the chain expires; clients refuse it from then on."""
+        """Return when the first certificate of the chain expires.
+
+        Clients refuse the chain from then on.
+        """
         return min(certificate.not_valid_after_utc for certificate in self.chain)
 
     @property
@@ -88,7 +103,10 @@ class Identity:
 
 
 def names(settings: Settings, host_name: str) -> tuple[str, ...]:
-    """Return the names and addresses that clients use: on the host, on the network of containers, and from outside."""
+    """Return the names and addresses that clients use.
+
+    The clients are on the host, on the network of containers, and outside.
+    """
     published = (address for address in settings.redis_bind if not ipaddress.ip_address(address).is_unspecified)
     inventory = [host_name] if re.fullmatch(HOST_NAME, host_name) else []
     local = ("localhost", "127.0.0.1", "::1", settings.redis_name)
@@ -114,9 +132,10 @@ def new_authority(now: datetime) -> Authority:
 
 
 def issue(authority: Authority, common_name: str, sans: Iterable[str], now: datetime, days: int) -> Identity:
-    """Issue a certificate with a new key: a server's for ``sans`` (names and addresses), a client's without any.
+    """Issue a certificate with a new key.
 
-    A server's is valid for clients as well, because the health check uses it. It never outlives the CA.
+    A server's is for ``sans`` (names and addresses), a client's has none. A server's is valid for clients as well,
+    because the health check uses it. A certificate never outlives the CA.
     """
     (issuer,) = _certificates(authority.certificate, "certificate of the CA")
     signer = serialization.load_pem_private_key(authority.key.encode(), password=None)
@@ -194,7 +213,10 @@ def problems(identity: Identity, names: Iterable[str], now: datetime, *, used_as
 
 
 def _covers(sans: set[str], name: str) -> bool:
-    """Say whether a certificate's names cover a name, in any case; ``*.example.com`` covers one label."""
+    """Say whether a certificate's names cover a name, ignoring case.
+
+    ``*.example.com`` covers one label.
+    """
     name, lower = name.lower(), {san.lower() for san in sans}
     return name in lower or f"*.{name.partition('.')[2]}" in lower
 

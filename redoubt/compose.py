@@ -1,4 +1,4 @@
-"""Renders the Compose file of an instance, and the parts of it that a running container can change."""
+"""The Compose file of an instance, and the parts of it that can change live."""
 
 import hashlib
 import json
@@ -18,15 +18,18 @@ _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def compose_file(settings: Settings, *, selinux: bool) -> DesiredFile:
-    """Return the Compose file. It names secrets only by their files, so anyone may read it."""
+    """Return the Compose file.
+
+    It names secrets only by their files, so anyone may read it.
+    """
     text = _compose(settings, selinux=selinux, definition=config_fingerprint(settings))
     return DesiredFile(f"{settings.root}/compose.yml", text, mode=0o644, uid=0, gid=0)
 
 
 def config_fingerprint(settings: Settings) -> str:
-    """Return a digest of everything in a container that cannot change while it runs. It is a label of the container.
+    """Return a digest of everything in a container that cannot change live.
 
-    Compose's own hash also covers limits, which Docker changes live.
+    It is a label of the container. Compose's own hash also covers limits, which Docker changes live.
     """
     fixed = settings.with_live_defaults()
     # Parsed, because a comment or a directive that can change live must not recreate the container.
@@ -49,13 +52,19 @@ def _parse(project: str) -> str:
 
 
 def live_settings(settings: Settings) -> str:
-    """Return the parts of Redis's service that Docker can change live, as JSON. They are a label of the container."""
+    """Return the parts of Redis's service that Docker can change live, as JSON.
+
+    They are a label of the container.
+    """
     parts = {**ContainerLimits.of(settings).compose(), "stop_grace_period": f"{settings.stop_grace_period}s"}
     return json.dumps(parts)
 
 
 def override_file(settings: Settings, created_with: str) -> str:
-    """Return a Compose override with the ``live_settings`` that Redis's container was created with."""
+    """Return a Compose override with the ``live_settings`` of the container.
+
+    ``created_with`` are those that Redis's container was created with.
+    """
     service = {**json.loads(created_with), "labels": {"redoubt.live": created_with}}
     return json.dumps({"services": {settings.redis_name: service}}) + "\n"
 

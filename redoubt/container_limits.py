@@ -1,4 +1,7 @@
-"""The limits of Redis's container, defined once for Compose, ``docker update``, ``docker inspect`` and the kernel."""
+"""The limits of Redis's container.
+
+They are defined once for Compose, ``docker update``, ``docker inspect`` and the kernel.
+"""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +19,10 @@ _UNLIMITED = 2**62
 
 @dataclass(frozen=True)
 class ContainerLimits:
-    """Limits that Docker can change while the container runs. Sizes are bytes, CPUs are cores."""
+    """Limits that Docker can change while the container runs.
+
+    Sizes are bytes, CPUs are cores.
+    """
 
     memory: int
     memory_reservation: int
@@ -39,15 +45,18 @@ class ContainerLimits:
 
     @property
     def cpu_shares(self) -> int:
-        """Return the CPU weight that stands for the reservation: 1024 is one core. Docker has no CPU reservation."""
+        """Return the CPU weight that stands for the reservation: 1024 is one core.
+
+        Docker has no CPU reservation.
+        """
         return int(self.cpu_reservation * 1024)
 
     @property
     def memory_and_swap(self) -> int:
-        """Return the limit of memory and swap together: one byte of swap, which the kernel rounds to none.
+        """Return the limit of memory and swap together, in bytes.
 
-        A swapping Redis stalls every client. With no swap at all, runc leaves the limit out, and systemd lifts it at
-        its next daemon-reload.
+        It allows one byte of swap, which the kernel rounds to none. A swapping Redis stalls every client. With no swap
+        at all, runc leaves the limit out, and systemd lifts it at its next daemon-reload.
         """
         return self.memory + 1
 
@@ -85,7 +94,10 @@ class ContainerLimits:
         }
 
     def differences(self, inspected: Mapping[str, Any], cgroup: Mapping[str, str]) -> list[str]:
-        """Return how a container's limits differ, as Docker shows them or as the kernel enforces them."""
+        """Return how a container's limits differ.
+
+        Compares what Docker shows and what the kernel enforces with the settings.
+        """
         differing = [
             f"has the limit {name} = {inspected.get(name)!r}, the settings say {desired!r}"
             for name, desired in self.inspected().items()
@@ -95,7 +107,7 @@ class ContainerLimits:
         return differing + self._not_enforced(inspected, cgroup)
 
     def _not_enforced(self, inspected: Mapping[str, Any], cgroup: Mapping[str, str]) -> list[str]:
-        """Return limits that the kernel does not enforce although Docker shows the right ones.
+        """Return limits that the kernel does not enforce although Docker shows them.
 
         Weights and reservations are left out: the kernel has them on scales of its own, and they limit nothing.
         """
@@ -117,7 +129,10 @@ class ContainerLimits:
 
 
 def _enforced(cgroup: Mapping[str, str]) -> dict[str, float]:
-    """Return the kernel's limits in bytes, cores and processes; infinity for no limit. Unknown ones are left out."""
+    """Return the kernel's limits in bytes, cores and processes.
+
+    No limit is infinity. Unknown limits are left out.
+    """
     numbers = {
         name: [math.inf if word in ("max", "-1") or int(word) > _UNLIMITED else int(word) for word in text.split()]
         for name, text in cgroup.items()

@@ -1,8 +1,9 @@
-"""The lock of a deploy on the host, so that only one changes an instance at a time, and the record that it leaves.
+"""The lock of a deploy on the host, and the record that it leaves.
 
-A deploy runs one command on each host from start to end (files/deploy-lock.sh). The command holds the lock and receives
-the deploy's record as a heartbeat. When the heartbeat stops, because the deploy ended, was killed or lost its
-connection, the command stores the last record and releases the lock. An interrupted deploy leaves no stale lock.
+Only one deploy changes an instance at a time. A deploy runs one command on each host from start to end
+(files/deploy-lock.sh). The command holds the lock and receives the deploy's record as a heartbeat. When the heartbeat
+stops, because the deploy ended, was killed or lost its connection, the command stores the last record and releases the
+lock. An interrupted deploy leaves no stale lock.
 """
 
 import getpass
@@ -56,7 +57,10 @@ class Record:
 
 
 def pad_line(line: str) -> str:
-    """Pad a line so that a command on this machine gets it at once. SSH needs no padding."""
+    """Pad a line so that a command on this machine gets it at once.
+
+    SSH needs no padding.
+    """
     return f"{line:<{_LINE_WIDTH}}"
 
 
@@ -94,9 +98,9 @@ def parse(output: Iterable[str]) -> LockState:
 
 
 def problem(name: str, lock: LockState | None) -> str:
-    """Return why an instance cannot be changed now; empty if this deploy holds its lock.
+    """Return why an instance cannot be changed now.
 
-    Also empty without root, which the inspection of the host reports.
+    Empty if this deploy holds its lock. Also empty without root, which the inspection of the host reports.
     """
     if lock is None:
         return "the host did not answer as expected; see the lines above"
@@ -123,7 +127,10 @@ def problem(name: str, lock: LockState | None) -> str:
 
 
 class StreamingLines(list[str]):
-    """Lines for standard input that are produced while they are sent. pyinfra accepts only a list, and iterates it."""
+    """Lines for standard input that are produced while they are sent.
+
+    pyinfra accepts only a list, and iterates it.
+    """
 
     def __init__(self, lines: Iterator[str]) -> None:
         super().__init__()

@@ -27,9 +27,10 @@ def docker_key_url(facts: HostFacts) -> str:
 
 
 def docker_repository(facts: HostFacts) -> DesiredFile:
-    """Return Docker's repository, with the file and key names of https://docs.docker.com/engine/install/debian/.
+    """Return the apt source of Docker's repository.
 
-    A host that was set up by that page has the same file: apt refuses a repository that two files sign differently.
+    It has the file and key names of https://docs.docker.com/engine/install/debian/. A host that was set up by that page
+    has the same file: apt refuses a repository that two files sign differently.
     """
     text = f"""\
 Types: deb
@@ -55,10 +56,11 @@ SUPPORTED: dict[tuple[str, str], bool] = {
 
 
 def docker_source(settings: Settings, facts: HostFacts) -> str:
-    """Return where Docker comes from on this host: ``present``, ``distribution``, ``docker`` or ``none``.
+    """Return where Docker comes from on this host.
 
-    If the distribution's Docker lacks Compose v2, as after an interrupted deploy, the distribution completes it. Any
-    other Docker stays as it is, because the wrong package would replace it.
+    The result is ``present``, ``distribution``, ``docker`` or ``none``. If the distribution's Docker lacks Compose v2,
+    as after an interrupted deploy, the distribution completes it. Any other Docker stays as it is, because the wrong
+    package would replace it.
     """
     has_packages = SUPPORTED.get(facts.system_id, True)
     if facts.docker is not None:

@@ -1,4 +1,4 @@
-"""Compares the hosts of an inventory with their settings: python -m redoubt.drift_report INVENTORY
+"""Compares hosts with their settings: python -m redoubt.drift_report INVENTORY
 
 Plans a deploy as ``pyinfra INVENTORY deploy.py --dry`` does and changes no host. Other options (--limit, --data) go to
 pyinfra. The exit code is 0 if all hosts are up to date, 1 if a host differs, and 2 if a host is unknown: it cannot be
@@ -25,7 +25,10 @@ EXIT_CODES = {UP_TO_DATE: 0, DIFFERS: 1, UNKNOWN: 2}
 
 @dataclass(frozen=True)
 class HostReport:
-    """The state of a host, its differences, and the operations of a deploy that would repair them."""
+    """The state of a host, and its differences.
+
+    ``operations`` are those of a deploy that would repair the differences.
+    """
 
     state: str
     differences: tuple[str, ...] = ()
@@ -33,7 +36,10 @@ class HostReport:
 
 
 def reports(plan: Sequence[Mapping[str, Any]], notes: Iterable[Mapping[str, str]]) -> dict[str, HostReport]:
-    """Return the report of each host, from pyinfra's plan and the notes that the deploy wrote."""
+    """Return the report of each host.
+
+    ``plan`` is pyinfra's plan, ``notes`` are those that the deploy wrote.
+    """
     ready: set[str] = set()
     differences: dict[str, list[str]] = {}
     for note in notes:
@@ -56,7 +62,10 @@ def reports(plan: Sequence[Mapping[str, Any]], notes: Iterable[Mapping[str, str]
 
 
 def exit_code(result: Mapping[str, HostReport]) -> int:
-    """Return the highest exit code of all hosts; that of an unknown host if there is none."""
+    """Return the highest exit code of all hosts.
+
+    Without hosts it is the code of an unknown host.
+    """
     return max((EXIT_CODES[report.state] for report in result.values()), default=EXIT_CODES[UNKNOWN])
 
 

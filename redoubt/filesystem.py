@@ -1,7 +1,7 @@
-"""Desired directories and files of a host, and the steps from its present state to them.
+"""Desired paths of a host, and the steps from its present state to them.
 
-Owners are numbers, because the host may have any name or none for uid 999. Contents travel on standard input, so that
-they appear in no command line and in no temporary file that others can read.
+Paths are directories and files. Owners are numbers, because the host may have any name or none for uid 999. Contents
+travel on standard input, so that they appear in no command line and in no temporary file that others can read.
 """
 
 import base64
@@ -28,9 +28,9 @@ class DesiredDirectory:
 
 @dataclass(frozen=True)
 class DesiredFile:
-    """A regular file that should exist with this text, which must end with a line break.
+    """A regular file that should exist with this text.
 
-    ``secret`` keeps its contents out of ``--diff``.
+    The text must end with a line break. ``secret`` keeps its contents out of ``--diff``.
     """
 
     path: str
@@ -89,16 +89,17 @@ def pack(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class AbsentPath:
-    """A regular file or an empty directory of a previous deploy that should not exist."""
+    """A regular file or empty directory of a previous deploy that should not exist."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class PathState:
-    """The present state of a path. ``digest`` is the SHA-256 of a regular file, else empty.
+    """The present state of a path.
 
-    A secret file has no digest, which would allow guesses: ``matches`` says whether its contents are right.
+    ``digest`` is the SHA-256 of a regular file, else empty. A secret file has no digest, which would allow guesses:
+    ``matches`` says whether its contents are right.
     """
 
     st_mode: int
@@ -125,7 +126,10 @@ class PathConflict(ValueError):
 def plan(
     entries: Iterable[DesiredDirectory | DesiredFile | AbsentPath], present: Mapping[str, PathState]
 ) -> list[Step]:
-    """Return the steps from the present state to the desired one. Raises PathConflict."""
+    """Return the steps from the present state to the desired one.
+
+    Raises PathConflict.
+    """
     steps = []
     for entry in entries:
         state = present.get(entry.path)

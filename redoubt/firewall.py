@@ -1,4 +1,6 @@
-"""The firewall before the published port: an nftables table of the instance, and the unit that loads it.
+"""The firewall before the published port.
+
+It is an nftables table of the instance, which a systemd unit loads.
 
 Docker forwards packets for a published port past the chains of ufw and similar firewalls. This table sees a packet
 before Docker translates its address and before docker-proxy, and neither Docker nor a firewall flushes it.
@@ -13,7 +15,10 @@ from redoubt.settings.model import Settings
 
 
 def table(settings: Settings) -> str:
-    """Return the name of the table. nftables allows no hyphens in names without quotes."""
+    """Return the name of the table.
+
+    nftables allows no hyphens in names without quotes.
+    """
     return f"redoubt_{settings.redis_name.replace('-', '_')}"
 
 
@@ -43,7 +48,10 @@ def files(settings: Settings) -> list[DesiredFile | AbsentPath]:
 
 
 def refused(allowed: Iterable[str]) -> Iterable[str]:
-    """Yield an nftables expression for each address family that matches the refused sources."""
+    """Yield nftables expressions that match the refused sources.
+
+    There is one for each address family that has refused sources.
+    """
     networks = [ipaddress.ip_network(network) for network in allowed]
     # Older versions of nftables refuse overlapping networks.
     v4 = ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv4Network))

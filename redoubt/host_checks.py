@@ -1,4 +1,7 @@
-"""Checks a host before a deploy changes anything: pure comparisons of its facts with the settings."""
+"""Checks of a host before a deploy changes anything.
+
+They are pure comparisons of the host's facts with the settings.
+"""
 
 import ipaddress
 import re
@@ -183,7 +186,10 @@ def check_secret_store(path: object, stored: int, root: str, facts: HostFacts) -
 
 
 def check_repository_password(path: object, stored: str, settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if a deploy would replace the password of the backup repository on the host."""
+    """Return a blocker if a deploy would replace the backup repository's password.
+
+    That happens if the secret store has no password (``stored`` is empty) and the host has one.
+    """
     if stored or not settings.redis_backup_restic_repository or not facts.instance.repository_password:
         return []
     present = f"{settings.root}/{paths.REPOSITORY_SECRETS}/password"
@@ -195,7 +201,10 @@ def check_repository_password(path: object, stored: str, settings: Settings, fac
 
 
 def check_ca(problem: str, root: str, facts: HostFacts) -> list[str]:
-    """Return a blocker if the host has a certificate of a CA that this machine lacks, which ``problem`` describes."""
+    """Return a blocker if this machine lacks the CA of the host's certificate.
+
+    ``problem`` is why a deploy would issue a certificate with another CA; empty if it would not.
+    """
     if not problem or facts.instance.certificate_source != "ca":
         return []
     return [
@@ -232,7 +241,10 @@ def _root(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _disks(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker for each disk that is not mounted, or mounted where a restore cannot replace the data."""
+    """Return a blocker for each disk that is unmounted or mounted in a wrong place.
+
+    A wrong place is one where a restore cannot replace the data.
+    """
     blockers = [mounts.problem(directory) for directory in facts.instance.unmounted]
     if facts.instance.stored.is_mount_point:
         blockers.append(
@@ -243,7 +255,10 @@ def _disks(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _missing_data(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if the instance was deployed here and its data is gone: it would start empty."""
+    """Return a blocker if the instance was deployed here and its data is gone.
+
+    Redis would start empty.
+    """
     state, live = facts.instance, f"{settings.root}/{paths.LIVE}"
     was_deployed = state.deployed_settings or facts.has_unit(paths.unit(settings.redis_name, paths.RECOVER_PATH))
     is_elsewhere = state.data_dir not in ("", live)
@@ -266,7 +281,9 @@ def _missing_data(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "aof", "rdb"]:
-    """Return the form in which the running Redis must write its data, so that it starts with it next time.
+    """Return the form in which the running Redis must write its data.
+
+    Redis then starts with that data next time. Empty if Redis need not change anything or does not answer.
 
     With the AOF on, Redis reads nothing but the AOF, even if it is old or empty. With the AOF off it reads the RDB
     snapshot, which a stop writes only if there are save points.
@@ -280,7 +297,10 @@ def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "aof
 
 
 def _data(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if Redis does not answer and would start without its data: it cannot switch its persistence."""
+    """Return a blocker if Redis would start without its data.
+
+    This is about a Redis that does not answer, because it cannot switch its persistence.
+    """
     present = facts.persistence
     if present.appendonly is not None:
         return []
@@ -299,7 +319,10 @@ def _data(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker for each change that may lose data, unless the settings allow it."""
+    """Return a blocker for each change that may lose data.
+
+    Changes that the settings allow are left out.
+    """
     losses: list[tuple[DataLoss, str]] = []
     present, policy = facts.persistence, settings.redis_maxmemory_policy
     # A full Redis uses a little more than its limit. Only a lower limit evicts.
@@ -338,12 +361,15 @@ def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
 
 
 def _evicts(policy: str) -> int:
-    """Return what a policy may evict: 0 for nothing, 1 for keys with a TTL, 2 for every key."""
+    """Return what a policy may evict.
+
+    0 is nothing, 1 is keys with a TTL, 2 is every key.
+    """
     return {"noeviction": 0, "volatile": 1, "allkeys": 2}[policy.partition("-")[0]]
 
 
 def _format(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if the other engine wrote the data in a format that this one does not read.
+    """Return a blocker if this engine cannot read the data that the other one wrote.
 
     Valkey began as Redis 7.2, with format 11, and refuses formats 12 to 79. From 9.0 on it writes formats of its own,
     which no Redis reads (src/rdb.h of both).

@@ -57,12 +57,15 @@ def directories(settings: Settings) -> list[DesiredDirectory]:
 
 
 def mounts(settings: Settings) -> tuple[tuple[str, str, str], ...]:
-    """Return directories below the root with their path in the container, and ro or rw."""
+    """Return directories below the root, their path in the container, and ro or rw."""
     return (*MOUNTS, *([("socket", redis_conf.SOCKET_DIR, "rw")] if settings.redis_unix_socket else []))
 
 
 def secret_files(settings: Settings, secrets: Secrets) -> list[DesiredFile | AbsentPath]:
-    """Return a file for each user's password and for the command names. Files of removed users are absent paths."""
+    """Return a file for each user's password and for the command names.
+
+    Files of removed users are absent paths.
+    """
     paths = secret_paths(settings)
     contents = {user.name: f"{secrets.passwords[user.name]}\n" for user in acl.users(settings)}
     contents["commands.conf"] = redis_conf.command_names(settings, secrets.commands)
@@ -77,9 +80,10 @@ def secret_files(settings: Settings, secrets: Secrets) -> list[DesiredFile | Abs
 
 
 def repository_files(settings: Settings, password: str) -> list[DesiredFile | AbsentPath]:
-    """Return the files with which restic reaches the backup repository, for root alone; absent without a repository.
+    """Return the files with which restic reaches the backup repository.
 
-    The password is generated. Everything else comes from files on this machine.
+    They are for root alone, and absent without a repository. The password is generated. Everything else comes from
+    files on this machine.
     """
     directory, is_used = repository_directory(settings), bool(settings.redis_backup_restic_repository)
     contents = {str(name): Path(path).read_text() for name, path in settings.redis_backup_repository_files.items()}
@@ -97,27 +101,37 @@ def repository_files(settings: Settings, password: str) -> list[DesiredFile | Ab
 
 
 def repository_directory(settings: Settings) -> str:
-    """Return the directory of the backup repository's password and credentials on the host."""
+    """Return the host's directory of the backup repository's secrets.
+
+    These are its password and credentials.
+    """
     return f"{settings.root}/secrets/repository"
 
 
 def secret_paths(settings: Settings) -> dict[str, str]:
-    """Return the path of each secret on the host, by name. The container of Redis sees only those of the server."""
+    """Return the path of each secret on the host, by name.
+
+    The container of Redis sees only those of the server.
+    """
     server = ("health", "commands.conf", "generation")
     names = [*(user.name for user in acl.users(settings) if user.name not in server), *server]
     return {name: f"{settings.root}/secrets/{'server/' if name in server else ''}{name}" for name in names}
 
 
 def acl_file(settings: Settings, secrets: Secrets) -> DesiredFile:
-    """Return the ACL file. It has only password hashes, but other users of the host must not read these either."""
+    """Return the ACL file.
+
+    It has only password hashes, but other users of the host must not read these either.
+    """
     content = acl.acl_file(settings, secrets.valid())
     return DesiredFile(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True)
 
 
 def certificate_files(settings: Settings, identity: Identity) -> list[DesiredDirectory | DesiredFile]:
-    """Return the certificate with its key and CA. Their names have the certificate's digest.
+    """Return the certificate with its key and CA.
 
-    So a new certificate does not overwrite the running one before Redis has loaded it.
+    Their names contain the certificate's digest, so that a new certificate does not overwrite the running one before
+    Redis has loaded it.
     """
     directives = redis_conf.certificate(settings, identity.digest)
     config = f"{settings.root}/config"
@@ -134,7 +148,10 @@ def certificate_files(settings: Settings, identity: Identity) -> list[DesiredDir
 
 
 def certificate_config(settings: Settings, identity: Identity) -> list[DesiredFile]:
-    """Return tls.conf, which names the certificate for the next start and the health check, and the CA for clients."""
+    """Return tls.conf, and the CA for clients.
+
+    tls.conf names the certificate for the next start and for the health check.
+    """
     directives = redis_conf.certificate(settings, identity.digest)
     text = template("tls.conf.j2", s=settings, directives=directives, expires=int(identity.expires.timestamp()))
     return [
@@ -144,7 +161,10 @@ def certificate_config(settings: Settings, identity: Identity) -> list[DesiredFi
 
 
 def previous_certificates(settings: Settings, identity: Identity | None, present: Iterable[str]) -> list[AbsentPath]:
-    """Return the paths of previous certificates among those ``present`` on the host, files before directories."""
+    """Return the paths of previous certificates, files before directories.
+
+    ``present`` are the paths on the host.
+    """
     files = [*certificate_files(settings, identity), *certificate_config(settings, identity)] if identity else []
     desired = {entry.path for entry in files}
     return [AbsentPath(path) for path in sorted(set(present) - desired, reverse=True)]
@@ -201,7 +221,10 @@ def redisctl_config(settings: Settings) -> DesiredFile:
 
 
 def deployed_settings(settings: Settings) -> DesiredFile:
-    """Return the settings with which the next deploy compares its own; written once Redis runs with them."""
+    """Return the settings with which the next deploy compares its own.
+
+    They are written once Redis runs with them.
+    """
     text = json.dumps(settings.with_effect("live", "restart"), indent=2)
     return DesiredFile(f"{settings.root}/{paths.DEPLOYED_SETTINGS}", f"{text}\n", mode=0o600, uid=0, gid=0)
 
@@ -240,5 +263,8 @@ def _environment() -> Environment:
 
 
 def _quoted(value: str) -> str:
-    """Return a value for redis.conf. Only an empty one needs quotes: several words are several arguments."""
+    """Return a value for redis.conf.
+
+    Only an empty value needs quotes: several words are several arguments.
+    """
     return value or '""'

@@ -1,7 +1,7 @@
-"""What this command knows of each host: one inspection serves all operations until one of them changes the host.
+"""What this command knows of each host.
 
-SSH round trips are the cost of a deploy. A deploy that changes nothing inspects a host's files with one command, and
-its instance with another.
+One inspection serves all operations until one of them changes the host. SSH round trips are the cost of a deploy. A
+deploy that changes nothing inspects a host's files with one command, and its instance with another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ Entry = DesiredDirectory | DesiredFile | AbsentPath
 
 @dataclass
 class HostState:
-    """The last inspection of a host. ``None`` stands for what must be inspected again.
+    """The last inspection of a host.
 
-    ``run`` is the id under which this command holds the instance's lock, empty without one. ``redisctl`` is the digest
-    of the redisctl that is installed. ``entries`` are all files and directories of the deploy, so that the first
-    operation that needs one asks for all of them.
+    ``None`` stands for what must be inspected again. ``run`` is the id under which this command holds the instance's
+    lock, empty without one. ``redisctl`` is the digest of the redisctl that is installed. ``entries`` are all files and
+    directories of the deploy, so that the first operation that needs one asks for all of them.
     """
 
     run: str = ""
@@ -60,7 +60,10 @@ class HostState:
         return self._paths
 
     def instance(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> InstanceState:
-        """Return the state of the instance. Runs the redisctl of this release, without installing it."""
+        """Return the state of the instance.
+
+        Runs the redisctl of this release, without installing it.
+        """
         if self._has_no_instance:
             return InstanceState()
         if self._instance is None or (sizes and not self._instance.sizes) or acl not in ("", self._acl):

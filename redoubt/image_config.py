@@ -1,4 +1,6 @@
-"""Identifies an image and its server without running it, also in an archive of ``docker save``.
+"""The identity of an image and its server, found without running it.
+
+The image may also be in an archive of ``docker save``.
 
 Docker identifies an image by the digest of its configuration or of its manifest, depending on its image store. The
 configuration itself is the same in both: when the image was created, and the digests of its layers.
@@ -38,12 +40,18 @@ class Identity:
 
 
 def in_archive(path: str, reference: str) -> Identity:
-    """Return the identity of an image in an archive of ``docker save``. Raises ArchiveError."""
+    """Return the identity of an image in an archive of ``docker save``.
+
+    Raises ArchiveError.
+    """
     return of_config(config_in_archive(path, reference))
 
 
 def config_in_archive(path: str, reference: str) -> dict[str, Any]:
-    """Return the configuration of an image in an archive of ``docker save``. Raises ArchiveError."""
+    """Return the configuration of an image in an archive of ``docker save``.
+
+    Raises ArchiveError.
+    """
     try:
         with tarfile.open(path) as archive:
             manifest = json.load(_member(archive, "manifest.json"))
@@ -71,7 +79,7 @@ def of_inspect(inspected: dict[str, Any]) -> Identity:
 
 
 def build_in(config: Mapping[str, Any]) -> Build | None:
-    """Return the server in an image by the image's labels and variables; None if they do not name it.
+    """Return the server that an image's labels and variables name, else None.
 
     ``config`` is the part ``config`` of an image configuration, ``Config`` in the output of ``docker image inspect``.
     """
@@ -87,9 +95,10 @@ def build_in(config: Mapping[str, Any]) -> Build | None:
 
 
 def build_named(reference: str) -> Build | None:
-    """Return the server that the tag of an official image names; None if the tag is not a full version.
+    """Return the server that the tag of an official image names.
 
-    None for other images as well: their package may be patched under an old number.
+    None if the tag is not a full version. None for other images as well: their package may be patched under an old
+    number.
     """
     name, tag = _split(reference)
     match = re.match(r"\d+\.\d+\.\d+(?=-|$)", tag)
@@ -97,9 +106,10 @@ def build_named(reference: str) -> Build | None:
 
 
 def build_that_runs(config: Mapping[str, Any], output: str) -> Build | None:
-    """Return the server by the output of ``redis-server --version``, with the package of the label if both agree.
+    """Return the server by the output of ``redis-server --version``.
 
-    A label that was copied or inherited from another image names another version. None if the server does not answer.
+    It has the package of the image's label if both agree. A label that was copied or inherited from another image names
+    another version. None if the server does not answer.
     """
     match = re.search(r"\b(Redis|Valkey) server v=(\S+)", output)
     if match is None:
@@ -120,7 +130,7 @@ def _engine(name: str) -> Engine | None:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """Return name and tag, without a digest and without the prefixes that Docker adds."""
+    """Return name and tag, without the digest and the prefixes that Docker adds."""
     path, slash, last = _short(reference.partition("@")[0]).rpartition("/")
     name, _, tag = last.partition(":")
     return f"{path}{slash}{name}", tag

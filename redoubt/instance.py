@@ -12,10 +12,10 @@ from redoubt.settings.model import Settings
 
 @dataclass(frozen=True)
 class Instance:
-    """Valid settings, the instance's secrets, and the facts of the host before the deploy.
+    """Valid settings, the instance's secrets, and the facts of the host.
 
-    ``version_checked`` says that the image's name or archive showed its version, which is allowed. ``identity`` is None
-    without TLS.
+    The facts are from before the deploy. ``version_checked`` says that the image's name or archive showed its version,
+    which is allowed. ``identity`` is None without TLS.
     """
 
     settings: Settings

@@ -1,4 +1,7 @@
-"""Checks that instances on one host do not collide and fit into its memory, deployed or not. Pure."""
+"""Checks that instances on one host do not collide and fit into its memory.
+
+They cover instances that are deployed and those that are not. Pure.
+"""
 
 import ipaddress
 from collections import defaultdict
@@ -19,9 +22,10 @@ _READS = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """An instance of the inventory and its host: the machine, its RAM in bytes, and other instances there.
+    """An instance of the inventory, and its host.
 
-    ``invalid`` names settings that have an error of their own. If one of them matters here, the instance is left out.
+    ``machine`` is the host, ``memory`` its RAM in bytes, ``neighbours`` are other instances there. ``invalid`` names
+    settings that have an error of their own. If one of them matters here, the instance is left out.
     """
 
     settings: Settings
@@ -32,7 +36,10 @@ class Entry:
 
 
 def overlap(desired: str, used: str) -> bool:
-    """Say whether a socket on ``used`` prevents one on ``desired``. A listener on :: also uses IPv4."""
+    """Say whether a socket on ``used`` prevents one on ``desired``.
+
+    A listener on :: also uses IPv4.
+    """
     ours, theirs = ipaddress.ip_address(desired), ipaddress.ip_address(used)
     if ours == theirs:
         return True

@@ -13,7 +13,10 @@ THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 @dataclass(frozen=True)
 class KernelSetting:
-    """A kernel setting: the file that reads and sets it, its desired value, and the reason."""
+    """A kernel setting: its file, its desired value, and the reason.
+
+    The kernel setting is read and set through the file ``path``.
+    """
 
     path: str
     value: str
@@ -64,7 +67,10 @@ _HEADER = "# Kernel settings for Redis, written by Redoubt. A deploy overwrites 
 
 
 def files() -> list[DesiredFile]:
-    """Return the files from which systemd sets these values at boot: one in sysctl.d, one in tmpfiles.d."""
+    """Return the files from which systemd sets these values at boot.
+
+    One is in sysctl.d, one in tmpfiles.d.
+    """
     sysctls = "".join(f"\n{_comment(setting)}{setting.sysctl} = {setting.value}\n" for setting in SYSCTLS)
     pages = f"\n{_comment(HUGE_PAGES)}w {HUGE_PAGES.path} - - - - {HUGE_PAGES.value}\n"
     return [
@@ -74,16 +80,20 @@ def files() -> list[DesiredFile]:
 
 
 def differences(kernel: Mapping[str, str]) -> list[tuple[KernelSetting, str]]:
-    """Return the settings that differ, with their current value; ``kernel`` maps paths to the text of the file.
+    """Return the settings that differ, with their current value.
 
-    Settings that the kernel does not have are skipped: one without huge pages needs none.
+    ``kernel`` maps paths to the text of the file. Settings that the kernel does not have are skipped: one without huge
+    pages needs none.
     """
     current = [(setting, selected(kernel[setting.path])) for setting in KERNEL_SETTINGS if setting.path in kernel]
     return [(setting, value) for setting, value in current if value != setting.value]
 
 
 def selected(text: str) -> str:
-    """Return the value in the text of a kernel file; of a list of choices, the one in brackets."""
+    """Return the value in the text of a kernel file.
+
+    Of a list of choices, it is the one in brackets.
+    """
     _, bracket, rest = text.partition("[")
     return rest.partition("]")[0] if bracket else text.strip()
 

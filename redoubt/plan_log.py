@@ -1,4 +1,7 @@
-"""Notes of a plan for programs: lines of JSON in a file that the environment names."""
+"""Notes of a plan for programs, as lines of JSON.
+
+They are in a file that the environment names.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Fixes for the ``pyinfra`` command line, installed by the project's ``config.py``.
+"""Fixes for the ``pyinfra`` command line, which ``config.py`` installs.
 
 pyinfra 3.10
 
@@ -51,7 +51,10 @@ DEFAULT_INVENTORY = "hosts.py"
 
 @dataclass
 class Command:
-    """The pyinfra command that runs: the name of its deploy file, and whether it is a dry run."""
+    """The pyinfra command that runs.
+
+    ``verb`` is the name of its deploy file, ``dry`` says whether it is a dry run.
+    """
 
     verb: str = ""
     dry: bool = False
@@ -119,7 +122,10 @@ def _map_directory_to_inventory() -> None:
 
 
 def _code_error(error: Exception, filename: str) -> str:
-    """Return the message for Python code of the operator that fails: its last line that ran, and the reason."""
+    """Return the message for Python code of the operator that fails.
+
+    It has the last line of the code that ran, and the reason.
+    """
     frames = traceback.extract_tb(getattr(error, "_traceback", None))
     lines = [frame.lineno for frame in frames if frame.filename == filename]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"

@@ -1,4 +1,7 @@
-"""The systemd units that finish an interrupted restore, upgrade or start, at boot or when its process dies."""
+"""The systemd units that finish an interrupted restore, upgrade or start.
+
+They run at boot, or when the process of the operation dies.
+"""
 
 from redisctl import paths
 from redoubt.filesystem import DesiredFile

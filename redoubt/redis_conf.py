@@ -1,7 +1,7 @@
-"""The directives of redis.conf that follow from the settings, and how a running Redis differs from them.
+"""The directives of redis.conf, and how a running Redis differs from them.
 
-``templates/redis.conf.j2`` renders the file from ``directives``. ``runtime`` returns the same values in the notation of
-``CONFIG GET``, so that a deploy also sees drift in the running server.
+The directives follow from the settings. ``templates/redis.conf.j2`` renders the file from ``directives``. ``runtime``
+returns the same values in the notation of ``CONFIG GET``, so that a deploy also sees drift in the running server.
 """
 
 from redoubt.settings.model import Settings
@@ -91,9 +91,10 @@ def directives(settings: Settings) -> Sections:
 
 
 def read_at_start(settings: Settings) -> dict[str, str]:
-    """Return the directives that need a restart: Redis or its container takes them only at startup.
+    """Return the directives that need a restart.
 
-    All further directives are among them, because Redoubt does not know which of them Redis can change live.
+    Redis or its container takes them only at startup. All further directives are among them, because Redoubt does not
+    know which of them Redis can change live.
     """
     sections = directives(settings)
     further = sections.pop("Further directives")
@@ -104,7 +105,10 @@ def read_at_start(settings: Settings) -> dict[str, str]:
 
 
 def _at_sigterm(settings: Settings) -> dict[str, str]:
-    """With the AOF, Redis writes no RDB snapshot when it stops: it would not read it, and it doubles the downtime."""
+    """Return the directive for a stop: no RDB snapshot with the AOF on.
+
+    Redis would not read the snapshot, and writing it doubles the downtime.
+    """
     if settings.server_version < (7, 0):
         return {}
     return {"shutdown-on-sigterm": "nosave" if settings.redis_appendonly else "default"}
@@ -117,7 +121,10 @@ def _ports(settings: Settings) -> dict[str, str]:
 
 
 def includes(settings: Settings) -> list[str]:
-    """Return the files that redis.conf includes: secret command names, active defragmentation, the certificate."""
+    """Return the files that redis.conf includes.
+
+    They have secret command names, active defragmentation, and the certificate.
+    """
     certificate = [f"{CONFIG_DIR}/tls.conf"] if settings.redis_tls != "off" else []
     return [f"{SECRETS_DIR}/commands.conf", f"{CONFIG_DIR}/activedefrag.conf", *certificate]
 
@@ -137,14 +144,20 @@ def certificate(settings: Settings, digest: str) -> dict[str, str]:
 
 
 def command_names(settings: Settings, renamed: dict[str, str]) -> str:
-    """Return the included file that disables and renames commands; ``renamed`` maps a command to its new name."""
+    """Return the included file that disables and renames commands.
+
+    ``renamed`` maps a command to its new name.
+    """
     lines = [f'rename-command {command} ""' for command in settings.redis_disabled_commands]
     lines += [f"rename-command {command} {renamed[command]}" for command in settings.redis_renamed_commands]
     return "".join(f"{line}\n" for line in lines)
 
 
 def managed_directives(settings: Settings) -> set[str]:
-    """Return the directives that Redoubt sets itself, so redis_extra_config must not contain them."""
+    """Return the directives that Redoubt sets itself.
+
+    redis_extra_config must not contain them.
+    """
     names = {
         name for section, values in directives(settings).items() if section != "Further directives" for name in values
     }
@@ -175,7 +188,10 @@ def runtime(settings: Settings) -> dict[str, str]:
 
 
 def differences(settings: Settings, running: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Return the directives whose running value differs from the settings: name to (running, desired)."""
+    """Return the directives whose running value differs from the settings.
+
+    The result maps their names to (running, desired).
+    """
     return {
         name: (running.get(name, "(unknown)"), value)
         for name, value in runtime(settings).items()
@@ -184,7 +200,7 @@ def differences(settings: Settings, running: dict[str, str]) -> dict[str, tuple[
 
 
 def is_live(directive: str) -> bool:
-    """Say whether a running Redis can change a directive that ``differences`` may name."""
+    """Say whether a running Redis can change a directive of ``differences``."""
     return directive not in _AT_START
 
 

@@ -1,4 +1,4 @@
-"""Builds redisctl as one file with its libraries, which the host's own Python runs.
+"""redisctl as one file with its libraries, which the host's own Python runs.
 
 The libraries come from the environment of this project, which requirements.txt locks: neither a host nor a deploy
 downloads anything. The same sources give the same bytes on every machine.

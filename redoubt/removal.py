@@ -20,7 +20,10 @@ def sentence(settings: Settings) -> str:
 
 
 def blockers(settings: Settings, present: InstanceState, confirmation: str) -> list[str]:
-    """Return why the instance cannot be removed; ``confirmation`` is what the operator wrote about the data."""
+    """Return why the instance cannot be removed.
+
+    ``confirmation`` is what the operator wrote about the data.
+    """
     reasons = []
     if confirmation and confirmation != sentence(settings):
         reasons.append(

@@ -1,4 +1,4 @@
-"""Rotation of passwords: the options of its verbs, and the secrets of an instance after each step. Pure."""
+"""Rotation of passwords: options of its verbs, secrets after each step. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,7 +11,10 @@ MAX_GRACE = 86400
 
 
 def options(instance: Instance, users: object, grace: object) -> tuple[tuple[str, ...], int | None]:
-    """Return the users to rotate (default: all) and the grace period in seconds, if any. Raises ValueError."""
+    """Return the users to rotate, and the grace period in seconds, if any.
+
+    All users are the default. Raises ValueError.
+    """
     if not instance.facts.instance.data_dir:
         raise ValueError(f"{instance.settings.redis_name} is not deployed to this host: deploy it first")
     known = [user.name for user in acl.users(instance.settings)]
@@ -36,7 +39,7 @@ def start(instance: Instance, users: Iterable[str]) -> Instance:
 
 
 def undo(instance: Instance, users: Iterable[str]) -> Instance:
-    """Return the instance with the previous passwords of the users as the current ones."""
+    """Return the instance with the users' previous passwords as the current ones."""
     return replace(instance, secrets=secret_store.undo_rotation(instance.secrets, users))
 
 
@@ -46,7 +49,10 @@ def finish(instance: Instance, users: Iterable[str]) -> Instance:
 
 
 def report(instance: Instance, host_name: str) -> list[str]:
-    """Return lines for the operator: which users have two passwords, and how to go on."""
+    """Return lines for the operator about users who have two passwords.
+
+    The lines also say how to continue.
+    """
     name = instance.settings.redis_name
     location = secret_store.location(instance.settings, host_name)
     users = sorted(instance.secrets.previous)

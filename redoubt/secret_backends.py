@@ -1,6 +1,7 @@
-"""Backends of the secret store: a plain file, a file encrypted by SOPS, or a command of the user.
+"""Backends of the secret store: a file, a file encrypted by SOPS, or a command.
 
-A backend reads and writes one text, a document of ``secret_store`` or ``certificate_store``.
+The user provides the command. A backend reads and writes one text, a document of ``secret_store`` or
+``certificate_store``.
 """
 
 import fcntl
@@ -24,9 +25,10 @@ class SecretsError(ValueError):
 
 
 def backend_for(settings: Settings, host_name: str, document: str = "") -> "FileSource | CommandSource":
-    """Return the backend for a document of a host; by default the document with the instance's passwords.
+    """Return the backend for a document of a host.
 
-    ``host_name`` is the name in the inventory. Other documents have a dot in their names, which no instance has.
+    The default is the document with the instance's passwords. ``host_name`` is the name in the inventory. Other
+    documents have a dot in their names, which no instance has.
     """
     document = document or settings.redis_name
     if settings.redis_secrets_source == "command":
@@ -38,7 +40,7 @@ def backend_for(settings: Settings, host_name: str, document: str = "") -> "File
 
 
 class FileSource:
-    """A file of mode 0600 in directories of mode 0700, one for each host and instance."""
+    """A file of mode 0600 in directories of mode 0700, one per host and instance."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,7 +49,10 @@ class FileSource:
         return str(self.path)
 
     def read(self) -> str | None:
-        """Return the text, None if there is no file. Raises SecretsError, also if other users can read it."""
+        """Return the text, None if there is no file.
+
+        Raises SecretsError, also if other users can read the file.
+        """
         mode = self._mode()
         if mode is None:
             return None
@@ -87,9 +92,9 @@ class FileSource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the file's directory, so that two deploys do not generate two sets of passwords.
+        """Hold the lock of the file's directory.
 
-        Creates the directories.
+        This keeps two deploys from generating two sets of passwords. Creates the directories.
         """
         for directory in (self.path.parent.parent, self.path.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,9 +109,9 @@ class FileSource:
 
 
 class SopsSource(FileSource):
-    """A file that the program ``sops`` (3.10 or newer) encrypts by its .sops.yaml, so that it can be committed.
+    """A file that the program ``sops`` encrypts, so that it can be committed.
 
-    It is decrypted only in memory.
+    ``sops`` must be 3.10 or newer, and encrypts by its .sops.yaml. The file is decrypted only in memory.
     """
 
     def read(self) -> str | None:
@@ -116,7 +121,7 @@ class SopsSource(FileSource):
         return self._sops("decrypt", str(self.path.resolve()))
 
     def write(self, text: str) -> None:
-        """Encrypt the text for the recipients in .sops.yaml, and replace the file atomically."""
+        """Encrypt the text for .sops.yaml's recipients, and replace the file atomically."""
         super().write(self._sops("encrypt", "--filename-override", str(self.path.resolve()), text=text))
 
     def _sops(self, verb: str, *arguments: str, text: str = "") -> str:
@@ -154,7 +159,10 @@ class CommandSource:
 
 
 def _run(source: object, command: Sequence[str], text: str = "", directory: Path | None = None) -> str:
-    """Return what a program prints. Messages contain its standard error, never its output, which may be secret."""
+    """Return what a program prints.
+
+    Messages contain its standard error, never its output, which may be secret.
+    """
     try:
         result = subprocess.run(
             command,

@@ -1,7 +1,7 @@
-"""The passwords and command names of an instance, in a store that the machine that deploys can reach.
+"""The passwords and command names of an instance, in the secret store.
 
-One YAML document for each host and instance, in the backend that the settings choose (``secret_backends``). A deploy
-generates what is missing; then it stays the same.
+The machine that deploys can reach the store. It has one YAML document for each host and instance, in the backend that
+the settings choose (``secret_backends``). A deploy generates what is missing; then it stays the same.
 
 During a rotation a user has two passwords, the current and the previous one. Each change of passwords increases the
 generation, which the host stores as well. A store that is older than the host is another machine's or an old copy, and
@@ -58,7 +58,10 @@ class Secrets:
 
 
 def location(settings: Settings, host_name: str) -> str:
-    """Return where the secrets of an instance are, for messages: a path, or a command with its arguments."""
+    """Return where the secrets of an instance are, for messages.
+
+    This is a path, or a command with its arguments.
+    """
     return str(secret_backends.backend_for(settings, host_name))
 
 
@@ -78,12 +81,18 @@ def load_or_create(settings: Settings, host_name: str) -> Secrets:
 
 
 def check(settings: Settings, host_name: str) -> Secrets:
-    """Return the stored secrets; empty ones of generation 0 if there is no store. Raises SecretsError."""
+    """Return the stored secrets.
+
+    Without a store they are empty and have generation 0. Raises SecretsError.
+    """
     return _read(secret_backends.backend_for(settings, host_name)) or Secrets({}, {}, generation=0)
 
 
 def rotate(secrets_: Secrets, users: Iterable[str]) -> Secrets:
-    """Return secrets with a second password for these users. A user who has two already keeps them."""
+    """Return secrets with a second password for these users.
+
+    A user who already has two keeps them.
+    """
     chosen = [user for user in users if user not in secrets_.previous]
     return _next(
         secrets_,
@@ -93,7 +102,10 @@ def rotate(secrets_: Secrets, users: Iterable[str]) -> Secrets:
 
 
 def undo_rotation(secrets_: Secrets, users: Iterable[str]) -> Secrets:
-    """Return secrets with the current and the previous password of these users exchanged. Both stay valid."""
+    """Return secrets with these users' current and previous passwords exchanged.
+
+    Both stay valid.
+    """
     chosen = [user for user in users if user in secrets_.previous]
     return _next(
         secrets_,
@@ -129,7 +141,10 @@ def update(settings: Settings, host_name: str, before: Secrets, after: Secrets) 
 
 
 def load(settings: Settings, host_name: str) -> Secrets:
-    """Return the stored secrets of an instance. Raises SecretsError if there are none."""
+    """Return the stored secrets of an instance.
+
+    Raises SecretsError if there are none.
+    """
     source = secret_backends.backend_for(settings, host_name)
     stored = _read(source)
     if stored is None:
@@ -138,7 +153,10 @@ def load(settings: Settings, host_name: str) -> Secrets:
 
 
 def _for(settings: Settings, stored: Secrets) -> Secrets:
-    """Return the secrets without names of commands that are no longer renamed. The store keeps them for later."""
+    """Return the secrets without names of commands that are no longer renamed.
+
+    The store keeps these names for later.
+    """
     renamed = {command: name for command, name in stored.commands.items() if command in settings.redis_renamed_commands}
     return replace(stored, commands=renamed)
 

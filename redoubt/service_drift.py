@@ -1,4 +1,7 @@
-"""Compares the running Compose service with the settings. Pure decisions over what ``redisctl state`` reports."""
+"""Compares the running Compose service with the settings.
+
+Pure decisions over what ``redisctl state`` reports.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,12 +21,13 @@ _CA_FILE = "ca.crt"
 
 @dataclass(frozen=True)
 class Drift:
-    """Why the project must be brought up, and the services whose containers must be recreated.
+    """Why the project must be brought up, and what must be recreated.
 
-    ``paused`` are services to unpause first, because Compose refuses to bring them up. ``stale`` says that Redis is
-    unhealthy but its container stays: it may have recovered since the last check. ``data_lost`` says that a restart
-    would lose the data, because the live directory was replaced. ``networks`` must be recreated, which takes all
-    containers off them; ``foreign_containers`` on them are unknown to Compose, which cannot bring them back.
+    ``replace`` are services whose containers must be recreated. ``paused`` are services to unpause first, because
+    Compose refuses to bring them up. ``stale`` says that Redis is unhealthy but its container stays: it may have
+    recovered since the last check. ``data_lost`` says that a restart would lose the data, because the live directory
+    was replaced. ``networks`` must be recreated, which takes all containers off them; ``foreign_containers`` on them
+    are unknown to Compose, which cannot bring them back.
     """
 
     reasons: tuple[str, ...]
@@ -76,7 +80,10 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
 def _service_drift(
     settings: Settings, state: InstanceState, service: str, container: Container | None
 ) -> tuple[list[str], bool]:
-    """Return how a service's container differs, and whether it must be replaced although Compose would keep it."""
+    """Return how a service's container differs, and whether it must be replaced.
+
+    ``True`` means that Compose alone would keep the container.
+    """
     if container is None:
         return [f"{service} has no container"], False
     reasons, replace = [], False
@@ -112,7 +119,7 @@ def _project_reasons(state: InstanceState) -> list[str]:
 
 
 def _needs_recreate(settings: Settings, state: InstanceState, container: Container) -> bool:
-    """Say whether a container was created from another definition than the desired one."""
+    """Say whether a container was created from another definition than desired."""
     is_redefined = container.config_hash != state.hashes.get(container.service)
     if container.service == settings.redis_name:
         # In a dry run the Compose file is still the old one, so its hash says nothing about the settings.
@@ -139,9 +146,9 @@ class LiveChange:
 
 
 def live_change(settings: Settings, state: InstanceState) -> LiveChange:
-    """Return what differs in the running Redis and can change without a restart; connections stay open.
+    """Return what differs in the running Redis and can change without a restart.
 
-    Nothing if Redis is about to restart or does not answer.
+    Connections stay open. Nothing if Redis is about to restart or does not answer.
     """
     redis = _redis(settings, state)
     if redis is None or not state.config or will_be_recreated(settings, state):
@@ -170,7 +177,10 @@ def _redis(settings: Settings, state: InstanceState) -> Container | None:
 
 
 def _config_differences(settings: Settings, state: InstanceState) -> dict[str, tuple[str, str]]:
-    """Return directives with their running and their desired value; none if Redis does not answer."""
+    """Return directives with their running and their desired value.
+
+    Empty if Redis does not answer.
+    """
     if not state.config:
         return {}
     differences = redis_conf.differences(settings, state.config)
@@ -187,7 +197,10 @@ def _limit_differences(settings: Settings, container: Container, state: Instance
 
 
 def _networks_with_egress(settings: Settings, state: InstanceState) -> list[str]:
-    """Return networks with a way out of the host. Compose does not change a network that exists."""
+    """Return networks with a way out of the host.
+
+    Compose does not change a network that exists.
+    """
     backend, edge = f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"
     return [
         name
@@ -197,7 +210,10 @@ def _networks_with_egress(settings: Settings, state: InstanceState) -> list[str]
 
 
 def _reasons_to_recreate(settings: Settings, state: InstanceState, container: Container) -> list[str]:
-    """Return how a running container differs from a new one where Compose does not look."""
+    """Return how a running container differs from a new one.
+
+    Covers only what Compose does not compare.
+    """
     is_redis = container.service == settings.redis_name
     if is_redis:
         # Redis reads its configuration and the command names. If it answers, its values and users are compared instead.
@@ -243,7 +259,10 @@ def _reasons_to_recreate(settings: Settings, state: InstanceState, container: Co
 
 
 def users_drift(settings: Settings, state: InstanceState) -> tuple[str, ...]:
-    """Return how the users of the running Redis differ; none if it does not answer, because a start reads the file."""
+    """Return how the users of the running Redis differ.
+
+    Empty if Redis does not answer, because a start reads the file.
+    """
     if not state.acl:
         return ()
     passwords = (f"has other passwords for {user}" for user in state.passwords)
@@ -253,9 +272,9 @@ def users_drift(settings: Settings, state: InstanceState) -> tuple[str, ...]:
 def certificate_drift(
     settings: Settings, digest: str, state: InstanceState, *, written: bool = False
 ) -> tuple[str, ...]:
-    """Return why the running Redis must load its certificate: the files were ``written``, or it uses other files.
+    """Return why the running Redis must load its certificate.
 
-    None if it does not use TLS yet or does not run.
+    The files were ``written``, or Redis uses other files. Empty if it does not use TLS yet or does not run.
     """
     if state.config.get("tls-port", "0") == "0":
         return ()
@@ -269,7 +288,10 @@ def certificate_drift(
 
 
 def unanswered(settings: Settings, state: InstanceState) -> str:
-    """Return why Redis did not answer although it is healthy by its health check and was created from these files."""
+    """Return why Redis did not answer although it should.
+
+    It should if it is healthy by its health check and was created from these files.
+    """
     redis = _redis(settings, state)
     if redis is None or (redis.name, redis.status, redis.health) != (settings.redis_name, "running", "healthy"):
         return ""
@@ -277,7 +299,10 @@ def unanswered(settings: Settings, state: InstanceState) -> str:
 
 
 def serves(settings: Settings, state: InstanceState) -> bool:
-    """Say whether Redis serves clients: it answers, or Docker calls it healthy though it refuses the admin."""
+    """Say whether Redis serves clients.
+
+    It does if it answers, or if Docker calls it healthy though it refuses the admin.
+    """
     redis = _redis(settings, state)
     # redisctl does not find a container with another name. The deploy replaces it.
     is_healthy = redis is not None and (redis.name, redis.status, redis.health) == (
@@ -289,16 +314,16 @@ def serves(settings: Settings, state: InstanceState) -> bool:
 
 
 def will_restart(settings: Settings, state: InstanceState) -> bool:
-    """Say whether the next start replaces a running Redis, so that its clients lose their connections.
+    """Say whether the next start replaces a running Redis.
 
-    Needs the state after compose.yml was written.
+    Its clients then lose their connections. Needs the state after compose.yml was written.
     """
     redis = _redis(settings, state)
     return redis is not None and redis.status == "running" and _is_replaced(settings, state, redis)
 
 
 def will_be_recreated(settings: Settings, state: InstanceState) -> bool:
-    """Say whether the next start replaces the container of Redis, or creates the first one.
+    """Say whether the next start replaces or first creates the container of Redis.
 
     Compose's hash does not count: compose.yml may have been edited by hand, and the deploy writes it before the start.
     """
@@ -315,9 +340,10 @@ def _is_replaced(settings: Settings, state: InstanceState, redis: Container) -> 
 
 
 def _short_backlogs(settings: Settings, state: InstanceState) -> list[str]:
-    """Return the published addresses with a shorter backlog than Redis has, if the kernel now allows a longer one.
+    """Return the published addresses with a shorter backlog than Redis has.
 
-    Docker's listener asks for the kernel's maximum once, when the container starts.
+    Only if the kernel now allows a longer one. Docker's listener asks for the kernel's maximum once, when the container
+    starts.
     """
     desired = min(settings.redis_tcp_backlog, state.somaxconn)
     addresses = [f"[{address}]" if ":" in address else address for address in settings.redis_bind]

@@ -16,7 +16,10 @@ GIB = 1024**3
 
 
 def parse_redis_size(value: object) -> int:
-    """Return the bytes of a size in Redis's notation: ``1gb``, ``512mb``, ``100m``, ``1048576``. Raises ValueError."""
+    """Return the bytes of a size in Redis's notation.
+
+    Examples are ``1gb``, ``512mb``, ``100m`` and ``1048576``. Raises ValueError.
+    """
     match = _REDIS.fullmatch(_text(value))
     if match is None:
         raise ValueError(f"{value!r} is not a size in Redis's notation, for example 512mb or 1gb")
@@ -25,7 +28,10 @@ def parse_redis_size(value: object) -> int:
 
 
 def parse_docker_size(value: object) -> int:
-    """Return the bytes of a size in Docker's notation: ``512M``, ``1.5g``, ``1536MiB``. Raises ValueError."""
+    """Return the bytes of a size in Docker's notation.
+
+    Examples are ``512M``, ``1.5g`` and ``1536MiB``. Raises ValueError.
+    """
     match = _DOCKER.fullmatch(_text(value))
     if match is None:
         raise ValueError(f"{value!r} is not a size in Docker's notation, for example 512M or 1.5G")
@@ -34,7 +40,10 @@ def parse_docker_size(value: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """Format a size exactly, in a notation that means the same to both programs: powers of 1024."""
+    """Format a size exactly, in a notation that means the same to both programs.
+
+    Units are powers of 1024.
+    """
     for unit, factor in (("gb", GIB), ("mb", MIB), ("kb", KIB)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"

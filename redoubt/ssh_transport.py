@@ -1,4 +1,7 @@
-"""The SSH transport of a deploy: no Nagle delay, detection of dead connections, and a count of commands."""
+"""The SSH transport of a deploy.
+
+It has no Nagle delay, detects dead connections, and counts commands.
+"""
 
 import socket
 from collections.abc import Callable

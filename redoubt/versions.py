@@ -1,8 +1,8 @@
-"""Which versions of Redis and Valkey are safe: a table of security fixes, and the check of a build against it.
+"""Which versions of Redis and Valkey are safe, by a table of security fixes.
 
-Upstream's releases are checked by their number. A distribution patches its packages without changing upstream's number,
-so they are checked by the version of the package: Debian's 8.0.2-3+deb13u3 has fixes that no release of the branch 8.0
-has. docs/versions.md says how to update the table.
+A build is checked against the table. Upstream's releases are checked by their number. A distribution patches its
+packages without changing upstream's number, so they are checked by the version of the package: Debian's 8.0.2-3+deb13u3
+has fixes that no release of the branch 8.0 has. docs/versions.md says how to update the table.
 """
 
 import re
@@ -34,7 +34,10 @@ class Fix:
 
 @dataclass(frozen=True)
 class EndOfLife:
-    """A branch that upstream no longer maintains, and the fixes that its last release lacks."""
+    """A branch that upstream no longer maintains.
+
+    ``lacks`` are the fixes that its last release does not have.
+    """
 
     engine: Engine
     branch: str
@@ -55,9 +58,10 @@ class Update:
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution's package. ``pattern`` matches its versions, and its last update is the lowest safe version.
+    """A distribution's package.
 
-    ``lacks`` are fixes of upstream that the newest package does not have.
+    ``pattern`` matches its versions, and its last update is the lowest safe version. ``lacks`` are fixes of upstream
+    that the newest package does not have.
     """
 
     name: str
@@ -248,7 +252,10 @@ class Verdict:
 
 
 def judge(build: Build) -> Verdict:
-    """Check whether a build has the fixes that its branch or its distribution offers, by the table."""
+    """Check by the table whether a build has the fixes that exist for it.
+
+    Its branch or its distribution offers these fixes.
+    """
     for package in PACKAGES:
         if build.package == package.name and re.search(package.pattern, build.version):
             return _judge_package(build, package)
