@@ -7,7 +7,7 @@ from tasks.directories import directories
 from tasks.docker import docker
 from tasks.image import image
 from tasks.logs import logs
-from tasks.network import network
+from tasks.network import network, previous_firewall
 from tasks.persistence import persistence
 from tasks.preflight import preflight_all
 from tasks.redisctl import record, redisctl
@@ -37,6 +37,7 @@ previous_certificates(instance)
 logs(instance)
 network(instance)
 service(instance)
+previous_firewall(instance)
 backup(instance)
 record(instance)
 summary(instance)

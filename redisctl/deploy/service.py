@@ -201,10 +201,7 @@ class _Compose:
         self._override = self._keeps_container()
 
     def _keeps_container(self) -> bool:
-        """Say whether the override belongs to the container that runs and stays.
-
-        Removes the file otherwise: a container that is created must not get what an older one was created with.
-        """
+        """Say whether the override belongs to the container that runs and stays."""
         instance, request = self._instance, self._request
         path = instance.root / paths.COMPOSE_OVERRIDE
         replaced = request.recreate_networks or instance.name in request.recreate
@@ -213,12 +210,10 @@ class _Compose:
             hashes = compose_hashes(instance, override=True)
             if hashes.get(instance.name) == container["Config"]["Labels"].get(docker.HASH_LABEL):
                 return True
-        path.unlink(missing_ok=True)
         return False
 
     def forget_override(self) -> None:
         """The container is created from compose.yml alone."""
-        (self._instance.root / paths.COMPOSE_OVERRIDE).unlink(missing_ok=True)
         self._override = False
 
     def run(self, *arguments: str) -> str:
@@ -233,6 +228,9 @@ class _Compose:
         created = docker.project_containers(self._instance.name, status="created")
         if created:
             process.run(["docker", "rm", *created])
+        if not self._override:
+            # A container that is created must not get what an older one was created with.
+            (self._instance.root / paths.COMPOSE_OVERRIDE).unlink(missing_ok=True)
         wait = ("--wait", "--wait-timeout", str(self._request.timeout))
         command = ("up", "--detach", "--remove-orphans", *wait, *arguments)
         try:

@@ -1,5 +1,8 @@
 """Firewall: which sources the filter before the published port refuses."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from redoubt import firewall
@@ -37,3 +40,14 @@ def test_each_instance_has_its_own_table_and_unit() -> None:
     (rules, _) = firewall.files(load({"redis_name": "q", "redis_port": 6380, "redis_allow_from": ["10.0.0.0/8"]}))
     assert isinstance(rules, DesiredFile)
     assert "tcp dport 6380 ip saddr != { 10.0.0.0/8 } drop" in rules.content
+
+
+def test_firewall_is_removed_after_the_start() -> None:
+    """Until Redis starts with the new settings, its container may publish the port to all networks."""
+    module = ast.parse((Path(__file__).resolve().parents[2] / "deploy.py").read_text())
+    calls = [
+        ast.unparse(node.value.func)
+        for node in module.body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    assert calls.index("network") < calls.index("service") < calls.index("previous_firewall")

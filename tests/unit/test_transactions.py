@@ -20,11 +20,12 @@ from redisctl.core.instance import Instance
 from redisctl.core.journal import Kind, Stage
 from redisctl.data import swap
 from redisctl.deploy import lifecycle
+from redisctl.deploy import service as deploy_service
 from redisctl.migrate import migration
 from redisctl.migrate.compare import Report
 from redisctl.migrate.replica import FOLLOWS, Progress
 from redisctl.migrate.source import SourceServer
-from redisctl.schema import BackupConfig
+from redisctl.schema import BackupConfig, StartRequest
 
 DOWN = "Cannot connect to the Docker daemon"
 
@@ -250,3 +251,15 @@ def test_removal_leaves_no_copy_of_the_secrets(instance: Instance, host: FakeDoc
     (instance.root / paths.ROLLBACK_PARTIAL / paths.SECRETS).mkdir(parents=True)
     lifecycle.remove(instance, data=True)
     assert not instance.root.exists()
+
+
+def test_start_that_replaces_nothing_keeps_the_override(instance: Instance, host: FakeDocker) -> None:
+    """An upgrade that is cancelled leaves the container, whose definition is in the override."""
+    override = instance.root / paths.COMPOSE_OVERRIDE
+    override.write_text("# redis\n")
+    request = StartRequest("redis:8", "999:999", timeout=1, recreate=("redis",))
+    compose = deploy_service._Compose(instance, request, at_boot=False)
+    assert override.exists()
+    compose.up()
+    assert not override.exists()
+    assert not any(str(override) in command for command in host.commands)
