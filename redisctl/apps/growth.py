@@ -15,9 +15,9 @@ PROMPT = 1800
 
 
 def counted(instance: Instance, what: str) -> list[tuple[float, int]]:
-    """Return times and counts (``sessions`` or ``jobs``) of verified backups, newest first.
+    """Return the times and counts of verified backups, newest first.
 
-    Leaves out backups that were verified again long after they were taken.
+    ``what`` is ``sessions`` or ``jobs``. Leaves out backups that were verified again long after they were taken.
     """
     return [
         (backup.metadata.taken_at, int(backup.verified[what]))
@@ -27,9 +27,9 @@ def counted(instance: Instance, what: str) -> list[tuple[float, int]]:
 
 
 def growth(now: float, count: int, before: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
-    """Compare ``count`` with the newest earlier count, and with those nearest to a day and a week ago.
+    """Compare ``count`` with the newest earlier one and those a day and a week ago.
 
-    Returns each comparison once; none without an earlier count.
+    For a day and a week ago it takes the nearest count. Returns each comparison once; none without an earlier count.
     """
     past = [entry for entry in before if entry[0] <= now]
     chosen = [max(past)] if past else []

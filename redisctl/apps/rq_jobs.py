@@ -1,7 +1,7 @@
-"""Prunes old jobs of RQ 3 and requeues failed ones, with the same commands as RQ (its job.py and registry.py).
+"""Pruning of old jobs of RQ 3 and requeueing of failed ones.
 
-Removing a job from its registry claims it: only one client succeeds, and RQ does the same. Without transactions,
-because admin has none if there is a default user.
+Sends the same commands as RQ (its job.py and registry.py). Removing a job from its registry claims it: only one client
+succeeds, and RQ does the same. It uses no transactions, because admin has none if there is a default user.
 """
 
 import time
@@ -36,7 +36,11 @@ TIMEOUT = 180
 
 @dataclass(frozen=True)
 class Choice:
-    """Which failed jobs: of a queue, with a text in their reason, or by id. Empty means all."""
+    """Which failed jobs to requeue.
+
+    ``queue`` selects the jobs of a queue, ``error`` those with this text in their reason, ``jobs`` those with these
+    ids. Empty means all.
+    """
 
     queue: str = ""
     error: str = ""
@@ -45,9 +49,10 @@ class Choice:
 
 @dataclass
 class Requeued:
-    """Requeued jobs by queue. ``rate_limited`` counts those that wait for a rate limit.
+    """Numbers of requeued jobs by queue.
 
-    ``skipped`` counts jobs that are gone, no longer failed, or failed again.
+    ``rate_limited`` counts those that wait for a rate limit. ``skipped`` counts jobs that are gone, no longer failed,
+    or failed again.
     """
 
     queues: Counter[str] = field(default_factory=Counter)
@@ -66,9 +71,10 @@ def ended(registry: str, score: float, ended_at: str | None, created_at: str | N
 def prune(
     redis: Redis, before: float, registries: tuple[str, ...], queue: str = "", *, dry_run: bool
 ) -> dict[str, dict[str, int]]:
-    """Remove jobs that ended before a time, with their results, or count them. Raises RedisError.
+    """Remove jobs that ended before a time, with their results, or count them.
 
-    Entries of jobs that are gone or were enqueued again are removed at any age: they only cost RQ time.
+    Entries of jobs that are gone or were enqueued again are removed at any age: they only cost RQ time. ``before`` is
+    in seconds since the epoch. Raises RedisError.
     """
     pruned: dict[str, dict[str, int]] = {}
     for registry in registries:
@@ -135,7 +141,10 @@ def _orphans(redis: Redis, before: float, *, dry_run: bool) -> int:
 
 
 def requeue(redis: Redis, choice: Choice, *, dry_run: bool) -> Requeued:
-    """Requeue failed jobs at the end of their queues, or count them. Raises RedisError."""
+    """Requeue failed jobs at the end of their queues, or count them.
+
+    Raises RedisError.
+    """
     result = Requeued()
     start = time.time()
     fields = ("status", "origin", "ended_at", "timeout", "ttl", "rate_limit_key", "rate_limit_concurrency")
@@ -192,7 +201,10 @@ def _claim(redis: Redis, name: str, chosen: dict[str, dict[str, Any]]) -> dict[s
 
 
 def requeue_commands(name: str, job: str, record: dict[str, Any], now: datetime) -> Iterator[tuple[Any, ...]]:
-    """Yield the commands that requeue a failed job, as ``FailedJobRegistry.requeue`` does."""
+    """Yield the commands that requeue a failed job.
+
+    They do the same as ``FailedJobRegistry.requeue`` of RQ.
+    """
     key = JOB + job
     # RQ writes missing values as empty ones.
     values = {"started_at": "", "ended_at": "", "exc_info": zlib.compress(b""), "origin": name}

@@ -1,7 +1,7 @@
-"""Queues of RQ 3, read from RQ's keys without RQ: lengths, workers, failures with reasons, and leftovers.
+"""Queues of RQ 3: lengths, workers, failures with reasons, and leftovers.
 
-Arguments and results of a job are pickled; they are never loaded here. A job is named by its function, without the
-arguments, which are private data.
+They are read from RQ's keys, without RQ. Arguments and results of a job are pickled; they are never loaded here. A job
+is named by its function, without the arguments, which are private data.
 """
 
 import base64
@@ -49,10 +49,10 @@ MAX_TRACEBACK = 1024**2
 
 @dataclass(frozen=True)
 class Queue:
-    """The jobs of a queue. ``oldest`` is the age in seconds of the oldest waiting job, None without one.
+    """The jobs of a queue.
 
-    ``overdue`` counts jobs that should have been scheduled more than a minute ago; ``abandoned`` those whose worker
-    died.
+    ``oldest`` is the age in seconds of the oldest waiting job, None without one. ``overdue`` counts jobs that should
+    have been scheduled more than a minute ago; ``abandoned`` those whose worker died.
     """
 
     name: str
@@ -65,7 +65,10 @@ class Queue:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker. ``heartbeat`` is the age of its last heartbeat in seconds, None if its record has expired."""
+    """A worker.
+
+    ``heartbeat`` is the age of its last heartbeat in seconds, None if its record has expired.
+    """
 
     name: str
     state: str
@@ -91,7 +94,10 @@ class Failures:
         self.newest[kind] = max(self.newest.get(kind, (0.0, "", "")), (ended, job, function))
 
     def groups(self, at: float) -> list[dict[str, Any]]:
-        """Return the reasons, the most frequent first, with the age of the newest failure."""
+        """Return the reasons, most frequent first, with the age of the newest failure.
+
+        Ages are in seconds, None if unknown.
+        """
         groups = []
         for (queue, error), count in self.count.most_common(REASONS):
             ended, job, function = self.newest[queue, error]
@@ -104,7 +110,10 @@ class Failures:
 
 @dataclass
 class Backlog:
-    """Counts leftovers: ended jobs and results without a TTL, and results without a job."""
+    """Counts of leftovers.
+
+    Leftovers are ended jobs and results without a TTL, and results without a job.
+    """
 
     jobs: int = 0
     results: int = 0
@@ -128,7 +137,10 @@ class Backlog:
 
 
 def collect(redis: Redis) -> dict[str, Any]:
-    """Read everything that RQ stores, in small steps. Seconds and bytes. Raises RedisError."""
+    """Read everything that RQ stores, in small steps.
+
+    Times are in seconds, sizes in bytes. Raises RedisError.
+    """
     at = time.time()
     names = queue_names(redis)
     queues = [_queue(redis, name, at) for name in names]
@@ -201,7 +213,10 @@ def _failures(redis: Redis, name: str, failures: Failures) -> None:
 
 
 def errors(redis: Redis, jobs: list[str]) -> dict[str, str]:
-    """Return why jobs failed, in one line each: from the newest result, or from the record as before RQ 1.11."""
+    """Return why jobs failed, in one line each.
+
+    The reason is from the job's newest result, or from its record as before RQ 1.11.
+    """
     results = ask(redis, [("XREVRANGE", RESULTS + job, "+", "-", "COUNT", 1) for job in jobs])
     packed = {job: packed_error(entries[0][1]) for job, entries in zip(jobs, results, strict=True) if entries}
     old = [job for job in jobs if not packed.get(job)]
@@ -238,7 +253,10 @@ def function_of(description: str | None) -> str:
 
 
 def when(*texts: str | None) -> float:
-    """Return the first of RQ's timestamps that is set, in seconds since the epoch; 0 if none is."""
+    """Return the first of RQ's timestamps that is set, in seconds since the epoch.
+
+    Returns 0 if none is set.
+    """
     for text in texts:
         for pattern in ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%SZ"):
             try:
@@ -290,7 +308,10 @@ def worker_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str, st
 
 
 def failure_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield reasons for people: count, queue, age and function of the newest failure, reason."""
+    """Yield the reasons of failures as table rows for people.
+
+    The columns are the count, the queue, the age and function of the newest failure, and the reason.
+    """
     for group in report["failed"]["groups"]:
         newest = "?" if group["newest"] is None else f"{ago(group['newest'])} ago"
         yield str(group["count"]), group["queue"], newest, group["function"], group["error"]

@@ -29,7 +29,10 @@ REMOVE, LIMIT = "remove", "limit"
 
 @dataclass
 class Tally:
-    """Counts TTLs in buckets. ``shortest`` and ``longest`` are None before the first TTL."""
+    """Counts of TTLs in buckets.
+
+    ``shortest`` and ``longest`` are in seconds, None before the first TTL.
+    """
 
     lifetime: int = LIFETIME
     count: int = 0
@@ -57,7 +60,10 @@ class Tally:
             self.longest = ttl if self.longest is None else max(self.longest, ttl)
 
     def report(self, sizes: list[int]) -> dict[str, Any]:
-        """Return all numbers, with memory estimated from the sizes of a sample. Seconds and bytes."""
+        """Return all numbers, with memory estimated from the sizes of a sample.
+
+        Times are in seconds, sizes in bytes.
+        """
         ends = [*self.edges, None]
         starts = [0, *self.edges]
         return {
@@ -103,7 +109,10 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def bucket_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield non-empty buckets for people: time left, time since the last use, count, share."""
+    """Yield the non-empty buckets as table rows for people.
+
+    The columns are the time left, the time since the last use, the count and the share.
+    """
     lifetime = report["lifetime"]
     for bucket in report["buckets"]:
         start, end, count = bucket["from"], bucket["to"], bucket["count"]
@@ -129,7 +138,10 @@ class Rule:
     lifetime: int = LIFETIME
 
     def verdict(self, ttl: int) -> str:
-        """Return what to do with a session of this TTL: REMOVE, LIMIT, or an empty text for nothing."""
+        """Return what to do with a session of this TTL: REMOVE, LIMIT or nothing.
+
+        Nothing is an empty text.
+        """
         if ttl == NO_TTL:
             return LIMIT if self.no_ttl else ""
         if self.older_than is None or ttl == GONE:
@@ -138,7 +150,10 @@ class Rule:
 
 
 def expire_sessions(redis: Redis, pattern: str, rule: Rule, *, dry_run: bool) -> dict[str, int]:
-    """Apply a rule to all keys of a pattern, or count what it would do. Raises RedisError."""
+    """Apply a rule to all keys of a pattern, or count what it would do.
+
+    Raises RedisError.
+    """
     checked = removed = limited = 0
     for keys in keys_like(redis, pattern):
         verdicts = [rule.verdict(ttl) for ttl in ask(redis, [("TTL", key) for key in keys])]
