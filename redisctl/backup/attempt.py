@@ -1,4 +1,7 @@
-"""The record of the last backup attempt. It is overwritten in place, which needs no space on a full disk."""
+"""The record of the last backup attempt.
+
+It is overwritten in place, which needs no space on a full disk.
+"""
 
 import json
 import os
@@ -34,7 +37,10 @@ def last_attempt_or_empty(instance: Instance) -> dict[str, Any]:
 
 
 def read_last_attempt(instance: Instance) -> dict[str, Any]:
-    """Return when the last attempt started and how it ended; empty before the first. Raises OSError, ValueError."""
+    """Return when the last attempt started and how it ended.
+
+    Empty before the first attempt. Raises OSError, ValueError.
+    """
     path = instance.backups / _FILE
     try:
         attempt: dict[str, Any] = json.loads(path.read_text())
@@ -46,7 +52,10 @@ def read_last_attempt(instance: Instance) -> dict[str, Any]:
 
 
 def _shorten(error: str) -> str:
-    """Return an error on one line, without characters that JSON escapes to more than two bytes."""
+    """Return an error on one line, short enough for the record.
+
+    It has no characters that JSON escapes to more than two bytes.
+    """
     return printable(" ".join(error.split())).encode()[:_MAX_ERROR].decode(errors="ignore")
 
 

@@ -60,7 +60,10 @@ class Metadata:
 
 @dataclass(frozen=True)
 class BackupSet:
-    """A backup and its directory. ``verified`` is the result of its verification, empty before one."""
+    """A backup and its directory.
+
+    ``verified`` is the result of its verification, empty before one.
+    """
 
     path: Path
     metadata: Metadata
@@ -88,7 +91,10 @@ def backup_id(at: float) -> str:
 
 
 def list_backups(backups: Path) -> list[BackupSet]:
-    """Return the complete backups in a directory, newest first. ``list_unreadable`` has the others."""
+    """Return the complete backups in a directory, newest first.
+
+    ``list_unreadable`` returns the others.
+    """
     return [backup for backup in map(_try_open, _candidates(backups)) if isinstance(backup, BackupSet)]
 
 
@@ -130,9 +136,10 @@ def open_backup(path: Path) -> BackupSet:
 
 
 def find_backup(backups: Path, name: str) -> BackupSet:
-    """Return a backup by its name, the beginning of its name, ``latest`` or ``newest``. Raises Failure.
+    """Return the backup that a name selects.
 
-    The latest is the newest verified backup, or the newest of all if none is verified.
+    ``name`` is its name, the beginning of its name, ``latest`` or ``newest``. The latest is the newest verified backup,
+    or the newest of all if none is verified. Raises Failure.
     """
     every = list_backups(backups)
     if name == "latest":
@@ -169,7 +176,10 @@ def find_damage(backup: BackupSet) -> list[str]:
 
 
 def finish(partial: Path, metadata: Metadata) -> BackupSet:
-    """Turn a directory with all files of a backup into a listed backup. Raises OSError."""
+    """Turn a directory with all files of a backup into a listed backup.
+
+    Writes the metadata, sets owner and modes, and renames the directory. Raises OSError.
+    """
     write_json(partial / METADATA, asdict(metadata))
     for path in (partial, *partial.rglob("*")):
         own(path)

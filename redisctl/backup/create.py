@@ -1,8 +1,8 @@
-"""Creates backups: RDB snapshot, AOF and key counts of one point in time, while clients write.
+"""Creation of backups: RDB snapshot, AOF and key counts of one point in time.
 
-Writes wait for some milliseconds. During this pause Redis forks the process that saves, the AOF contains everything
-acknowledged, and redisctl opens and measures the AOF files and counts and samples keys. It copies the open files
-afterwards, up to the measured length. An AOF rewrite cannot take them away.
+Clients keep writing, but their writes wait for some milliseconds. During this pause Redis forks the process that saves,
+the AOF contains everything acknowledged, and redisctl opens and measures the AOF files and counts and samples keys. It
+copies the open files afterwards, up to the measured length. An AOF rewrite cannot take them away.
 """
 
 import os
@@ -43,7 +43,10 @@ DISK_MARGIN = 64 * 1024**2
 
 @dataclass
 class FrozenState:
-    """What was read and opened during the write pause. ``aof`` are open files and their measured lengths by name."""
+    """What was read and opened during the write pause.
+
+    ``aof`` are open files and their measured lengths by name.
+    """
 
     at: float
     write_pause: float
@@ -55,9 +58,10 @@ class FrozenState:
 
 
 def create_backup(instance: Instance) -> BackupSet:
-    """Create a backup under the instance's lock. Raises Failure and leaves nothing incomplete.
+    """Create a backup. The caller holds the instance's lock.
 
-    It creates a directory in ``backups`` and has Redis save its RDB snapshot.
+    It creates a directory in ``backups`` and has Redis save its RDB snapshot. Raises Failure and leaves nothing
+    incomplete.
     """
     partial = instance.backups / ".taken.partial"
     try:
@@ -78,7 +82,10 @@ def create_backup(instance: Instance) -> BackupSet:
 
 
 def _ensure_disk_space(instance: Instance, redis: Redis) -> None:
-    """Raise Failure if a disk has no room for the RDB snapshot that Redis writes, or for the copies."""
+    """Raise Failure if a disk has no room for a backup.
+
+    A backup takes room for the RDB snapshot that Redis writes, and for the copies.
+    """
     # An RDB snapshot is smaller than the data in memory.
     rdb = redis.info("memory")["used_memory"]
     aof = redis.info("persistence").get("aof_current_size", 0)
@@ -217,7 +224,10 @@ def _copy_files(instance: Instance, redis: Redis, state: FrozenState, partial: P
 
 
 def _copy_rdb(instance: Instance, redis: Redis, state: FrozenState, partial: Path) -> dict[str, Any]:
-    """Wait until Redis has written the RDB snapshot of the frozen state, and copy it. Raises Failure."""
+    """Copy the RDB snapshot of the frozen state after Redis has written it.
+
+    Raises Failure.
+    """
     deadline = time.monotonic() + SAVE_TIMEOUT
     while (info := redis.info("persistence"))["rdb_bgsave_in_progress"]:
         if time.monotonic() > deadline:

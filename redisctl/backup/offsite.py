@@ -1,7 +1,8 @@
-"""Copies of backups off the host, by restic: it encrypts them on this host, one restic snapshot for each backup.
+"""Copies of backups off the host, by restic: one restic snapshot for each backup.
 
-Restic snapshots have the names of the instance and of the backup as tags. Other contents of the repository are left
-alone. Password and credentials are files that only root can read; a deploy writes them, and restic gets their paths.
+Restic encrypts them on this host. Restic snapshots have the names of the instance and of the backup as tags. Other
+contents of the repository are left alone. Password and credentials are files that only root can read; a deploy writes
+them, and restic gets their paths.
 """
 
 import json
@@ -45,7 +46,10 @@ _SFTP = (
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of a backup: the backup's name, its host, and the id of the restic snapshot."""
+    """A copy of a backup off the host.
+
+    ``id`` is the backup's name, ``host`` its host, ``restic_id`` the id of the restic snapshot.
+    """
 
     id: str
     host: str
@@ -62,9 +66,10 @@ class CommandResult:
 
 
 def push(instance: Instance, directory: Path) -> None:
-    """Copy a backup to the repository, and prune the copies by the retention settings. Raises Failure.
+    """Copy a backup to the repository, and prune the copies there.
 
-    Creates the repository if it never existed. Removes stale locks of interrupted copies, and no others.
+    The retention settings decide which copies stay. Creates the repository if it never existed. Removes stale locks of
+    interrupted copies, and no others. Raises Failure.
     """
     _open(instance)
     _restic(instance, "unlock")
@@ -90,13 +95,19 @@ def push(instance: Instance, directory: Path) -> None:
 
 
 def list_copies(instance: Instance) -> list[Copy]:
-    """Return the copies of this instance's backups in the repository, of all hosts, newest first. Raises Failure."""
+    """Return the copies of this instance's backups, newest first.
+
+    These are all copies in the repository, of all hosts. Raises Failure.
+    """
     result = _restic(instance, "snapshots", "--tag", instance.name, "--no-lock")
     return parse_copies(json.loads(result.output or "[]"), instance.name)
 
 
 def parse_copies(snapshots: list[dict[str, Any]] | None, name: str) -> list[Copy]:
-    """Parse restic's list into the copies of an instance, newest first. Each backup of a host is listed once."""
+    """Parse restic's list into the copies of an instance, newest first.
+
+    Each backup of a host is listed once.
+    """
     copies = {}
     for snapshot in snapshots or []:
         tags = snapshot.get("tags") or []
@@ -107,10 +118,11 @@ def parse_copies(snapshots: list[dict[str, Any]] | None, name: str) -> list[Copy
 
 
 def fetch(instance: Instance, name: str, host: str = "") -> Path:
-    """Fetch a copy into the instance's backups, complete or not at all, and return its directory. Raises Failure.
+    """Fetch a copy into the instance's backups, and return its directory.
 
-    ``name`` is the backup's name, the beginning of one, or ``latest``. ``host`` selects among several hosts. The caller
-    holds the instance's lock. Every file is compared with its checksum.
+    The directory is complete, or there is none. Every file is compared with its checksum. ``name`` is the backup's
+    name, the beginning of one, or ``latest``. ``host`` selects among several hosts. The caller holds the instance's
+    lock. Raises Failure.
     """
     copy = choose_copy(list_copies(instance), name, host)
     target, partial = instance.backups / copy.id, instance.backups / f".{copy.id}.partial"
@@ -138,7 +150,10 @@ def fetch(instance: Instance, name: str, host: str = "") -> Path:
 
 
 def choose_copy(copies: list[Copy], name: str, host: str) -> Copy:
-    """Return the copy that a name and a host select. Raises Failure if it is none or more than one."""
+    """Return the copy that a name and a host select.
+
+    Raises Failure if they select none or more than one.
+    """
     of_host = [copy for copy in copies if host in ("", copy.host)]
     if name != "latest":
         matches = [copy for copy in of_host if copy.id.startswith(name)]
@@ -155,7 +170,10 @@ def choose_copy(copies: list[Copy], name: str, host: str) -> Copy:
 
 
 def check(instance: Instance) -> None:
-    """Have restic check the structure of the repository, and not every byte. Raises Failure."""
+    """Have restic check the structure of the repository.
+
+    It does not read every byte. Removes stale locks first. Raises Failure.
+    """
     _open(instance, create=False)
     _restic(instance, "unlock")
     _restic(instance, "check", timeout=_DAY)
@@ -185,7 +203,10 @@ def _open(instance: Instance, *, create: bool = True) -> None:
 
 
 def is_missing(result: CommandResult) -> bool:
-    """Say whether there is no repository, in contrast to one that refuses or does not answer."""
+    """Say whether there is no repository.
+
+    This is not so for a repository that refuses access or does not answer.
+    """
     return result.code == _NO_REPOSITORY or (result.code == 1 and bool(_IS_MISSING.search(result.message)))
 
 
@@ -202,7 +223,10 @@ def _secrets(instance: Instance) -> Path:
 def _restic(
     instance: Instance, *arguments: str, cwd: Path | None = None, timeout: int = RESTIC_TIMEOUT
 ) -> CommandResult:
-    """Run restic. Raises Failure if it fails, or if it could not read all files (exit code 3)."""
+    """Run restic.
+
+    Raises Failure if it fails, or if it could not read all files (exit code 3).
+    """
     result = _run(instance, *arguments, cwd=cwd, timeout=timeout)
     if result.code != 0:
         raise _failure(instance, result)
@@ -248,9 +272,10 @@ def _run(instance: Instance, *arguments: str, cwd: Path | None = None, timeout: 
 
 
 def command(repository: str, secrets: Path, files: Collection[str], *arguments: str, log: str) -> list[str]:
-    """Return restic's command line, with paths of secret files, and without a cache on the host.
+    """Return restic's command line.
 
-    SSH writes its messages to the file ``log``.
+    It contains the paths of secret files, and has restic keep no cache on the host. SSH writes its messages to the file
+    ``log``.
     """
     options = [word for name, option in _OPTIONS.items() if name in files for word in (option, str(secrets / name))]
     if repository.startswith("sftp:"):
@@ -260,7 +285,10 @@ def command(repository: str, secrets: Path, files: Collection[str], *arguments: 
 
 
 def sftp(repository: str, secrets: Path, log: str) -> str:
-    """Return the SSH command for a repository. It asks nothing and trusts only the given host key. Raises Failure."""
+    """Return the SSH command for a repository.
+
+    SSH asks nothing and trusts only the given host key. Raises Failure if the repository names no host.
+    """
     match = next(filter(None, (form.fullmatch(repository) for form in _SFTP)), None)
     if not match:
         raise Failure(f"{repository} names no host for SFTP: write it like sftp:user@host:/path")
@@ -283,7 +311,10 @@ def sftp(repository: str, secrets: Path, log: str) -> str:
 
 
 def environment(secrets: Path, files: Collection[str]) -> dict[str, str]:
-    """Return all variables for restic, with paths of secret files. Its clock is UTC, like the names of backups."""
+    """Return all environment variables for restic.
+
+    They contain the paths of secret files. Restic's clock is UTC, like the names of backups.
+    """
     credentials = {variable: str(secrets / file) for file, variable in _VARIABLES.items() if file in files}
     return {"PATH": process.ENVIRONMENT["PATH"], **process.proxies, "TZ": "UTC", **credentials}
 

@@ -32,9 +32,10 @@ def backups_to_keep(times: Iterable[float], keep: Mapping[str, int], now: float)
 
 
 def find_prunable(instance: Instance) -> list[BackupSet]:
-    """Return the backups that the retention does not keep, newest first. The newest verified one is never among them.
+    """Return the backups that the retention does not keep, newest first.
 
-    Bad backups do not take the place of good ones. The same rules keep them: another version may load them.
+    The newest verified one is never among them. Bad backups do not take the place of good ones. The same rules keep
+    them: another version may load them.
     """
     every = catalog.list_backups(instance.backups)
     kept: set[float] = set()

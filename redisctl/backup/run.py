@@ -1,4 +1,7 @@
-"""Takes a backup as the timer and the operator do: create, verify, prune, copy off the host."""
+"""A backup from start to end: create, verify, prune, copy off the host.
+
+The timer and the operator take it in the same way.
+"""
 
 from dataclasses import dataclass
 
@@ -19,9 +22,10 @@ class Finished:
 
 
 def back_up(instance: Instance, *, verify: bool | None = None) -> Finished:
-    """Take a backup under the instance's lock and record how it ended, for the health check. Raises Failure.
+    """Take a backup and record how it ended, for the health check.
 
-    ``verify`` loads the backup in a second Redis; by default as the settings say.
+    The caller holds the instance's lock. ``verify`` loads the backup in a second Redis; by default as the settings say.
+    Raises Failure.
     """
     mounts.ensure_mounted(instance.root)
     attempt.record_start(instance)

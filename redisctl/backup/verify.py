@@ -1,4 +1,7 @@
-"""Verifies backups: loads them in a scratch Redis and compares the contents with the metadata."""
+"""Verification of backups.
+
+It loads them in a scratch Redis and compares the contents with the metadata.
+"""
 
 import json
 import time
@@ -23,9 +26,10 @@ OK, FAILED = "ok", "failed"
 
 
 def verify_backup(instance: Instance, backup: BackupSet) -> BackupSet:
-    """Check a backup's files, load each of its parts, and record the verdict. Raises Failure if it is bad.
+    """Check a backup's files, load each of its parts, and record the verdict.
 
-    If it cannot be loaded for lack of memory or of an image, nothing is recorded and Failure says why.
+    Raises Failure if the backup is bad. If it cannot be loaded for lack of memory or of an image, nothing is recorded
+    and Failure says why.
     """
     start = time.monotonic()
     counts: dict[str, int] = {}
@@ -44,9 +48,9 @@ def verify_backup(instance: Instance, backup: BackupSet) -> BackupSet:
 
 
 def verify_with_image(instance: Instance, backup: BackupSet, image: str) -> None:
-    """Verify a backup with another image and record nothing: a backup that this image cannot read is still good.
+    """Verify a backup with another image and record nothing.
 
-    Raises Failure with what the image's server reports.
+    A backup that this image cannot read is still good. Raises Failure with what the image's server reports.
     """
     problems = _problems(replace(instance, image_override=image), backup, {})
     if problems:
@@ -62,7 +66,10 @@ def _problems(instance: Instance, backup: BackupSet, counts: dict[str, int]) -> 
 
 
 def loadable_parts(backup: BackupSet) -> dict[str, Path]:
-    """Return the parts of a backup that can be loaded separately: the RDB snapshot, and the AOF if it has one."""
+    """Return the parts of a backup that can be loaded separately.
+
+    These are the RDB snapshot, and the AOF if the backup has one.
+    """
     aof = {"the AOF": backup.path / aof_manifest.DIRECTORY} if backup.metadata.has_aof else {}
     return {"the RDB snapshot": backup.path / RDB_FILE, **aof}
 
@@ -74,7 +81,10 @@ def scratch_source(backup: BackupSet, path: Path) -> Source:
 
 
 def _load(instance: Instance, backup: BackupSet, path: Path, counts: dict[str, int]) -> list[str]:
-    """Load a part and say what is wrong with it. Counts sessions and jobs unless ``counts`` has them already."""
+    """Load a part and return what is wrong with it.
+
+    Adds the numbers of sessions and jobs to ``counts`` unless it has them already.
+    """
     try:
         with loaded_redis(instance, scratch_source(backup, path)) as redis:
             if not counts:
@@ -118,5 +128,8 @@ def _describe(database: dict[str, int] | None) -> str:
 
 
 def count_keys(redis: Redis, pattern: str) -> int:
-    """Count the keys of a pattern. Exact, because nothing writes: SCAN reports no key twice then."""
+    """Count the keys of a pattern.
+
+    The count is exact, because nothing writes: SCAN reports no key twice then.
+    """
     return sum(len(keys) for keys in keys_like(redis, pattern))
