@@ -36,7 +36,9 @@ verify_option = click.option(
 @as_json
 @click.pass_context
 def backup(context: click.Context, *, verify: bool | None, as_json: bool) -> None:
-    """Create, list, verify, prune, fetch and check backups. Without a command: create one.
+    """Create, list, verify, prune, fetch and check backups.
+
+    Without a command: create one.
 
     \b
     redisctl backup                # the same as backup create
@@ -115,7 +117,10 @@ def fetch(instance: Instance, name: str, host: str, as_json: bool) -> None:
 @as_json
 @with_instance
 def check(instance: Instance, as_json: bool) -> None:
-    """Have restic check the structure of the repository off the host, and not every byte."""
+    """Have restic check the structure of the repository off the host.
+
+    It does not read every byte.
+    """
     offsite.check(instance)
     if as_json:
         print_json({"instance": instance.name, "repository": instance.backup.repository, "intact": True})
@@ -151,7 +156,9 @@ def _list(instance: Instance, as_json: bool) -> None:
 @as_json
 @with_instance
 def verify(instance: Instance, name: str, image: str, as_json: bool) -> None:
-    """Check the files of a backup, load it in a second Redis, and compare the contents with its metadata.
+    """Check the files of a backup, load it in a second Redis, and compare contents.
+
+    The contents of the loaded backup are compared with its metadata.
 
     NAME is a name from 'redisctl backup list' or the beginning of one; without a name it is the newest. The running
     Redis is not touched. The result with another image is reported and not recorded.
@@ -183,7 +190,9 @@ def _row(backup: BackupSet) -> tuple[str, ...]:
 @as_json
 @with_instance
 def prune(instance: Instance, *, yes: bool, as_json: bool) -> None:
-    """Prune old backups of this host by the retention of the settings, as after each new backup.
+    """Prune old backups of this host by the retention of the settings.
+
+    Each new backup does this as well.
 
     All backups of the last hour and the newest verified one stay. Copies off the host are not touched.
     """

@@ -60,7 +60,10 @@ DURATION = Duration()
 
 @contextmanager
 def exclusive(instance: Instance, verb: str) -> Iterator[None]:
-    """Hold the lock for a verb that works on data, and finish an interrupted transaction first. Raises Failure."""
+    """Hold the lock for a verb that works on data.
+
+    Finishes an interrupted transaction first. Raises Failure.
+    """
     from redisctl.core import journal
     from redisctl.core.lock import locked
 
@@ -83,7 +86,10 @@ def current_instance() -> Instance:
 
 
 def with_instance(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb its instance after click has parsed its options, so that --help needs no root."""
+    """Give a verb its instance after click has parsed its options.
+
+    This way --help needs no root.
+    """
 
     @functools.wraps(command)
     def wrapper(**options: Any) -> None:
@@ -100,7 +106,10 @@ class OrderedGroup(click.Group):
 
 
 def echo(text: str = "", *, err: bool = False, colour: str | None = None) -> None:
-    """Print text for people, to standard output or standard error. A colour shows on terminals only."""
+    """Print text for people, to standard output or standard error.
+
+    A colour shows on terminals only.
+    """
     click.echo(click.style(printable_lines(text), fg=colour), err=err)
 
 
@@ -115,9 +124,9 @@ def print_json_line(value: Any) -> None:
 
 
 def print_columns(rows: Iterable[Sequence[str]], colours: Iterable[str | None] | None = None) -> None:
-    """Print aligned columns without rich, for verbs that must be quick. On a terminal the last column wraps.
+    """Print aligned columns without rich, for verbs that must be quick.
 
-    ``colours`` are those of the first column.
+    On a terminal the last column wraps. ``colours`` are those of the first column.
     """
     cells = [tuple(map(printable_lines, row)) for row in rows]
     if not cells:
@@ -132,9 +141,9 @@ def print_columns(rows: Iterable[Sequence[str]], colours: Iterable[str | None] |
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; nothing without rows. A column whose name begins with > is aligned to the right.
+    """Print a table; nothing without rows.
 
-    Without a terminal, lines stay whole.
+    A column whose name begins with > is aligned to the right. Without a terminal, lines stay whole.
     """
     # rich takes longer to import than most verbs take to run.
     from rich.console import Console

@@ -1,7 +1,8 @@
-"""Verbs that a deploy calls, hidden from the help, and those by which a person stops, starts or recovers an instance.
+"""Verbs that a deploy calls, and those that stop, start or recover an instance.
 
-A deploy sends its request as JSON on standard input and reads a result as JSON. ``--run`` is the id of the deploy, by
-which the verb shares the deploy's lock.
+The help does not list the verbs that a deploy calls; the others are for people. A deploy sends its request as JSON on
+standard input and reads a result as JSON. ``--run`` is the id of the deploy, by which the verb shares the deploy's
+lock.
 """
 
 import dataclasses
@@ -55,7 +56,10 @@ run_option = click.option("--run", default="", hidden=True, help="The deploy tha
 @run_option
 @with_instance
 def deploy(instance: Instance, step: str, run: str) -> None:
-    """Do a step of a deploy under its lock. The request is JSON on standard input, the result JSON."""
+    """Do a step of a deploy under its lock.
+
+    The request is JSON on standard input, the result JSON.
+    """
     click.get_current_context().meta[PRINTS_JSON] = True
     kind, place = STEPS[step]
     request: Any = read_request(kind)
@@ -119,7 +123,10 @@ def start(instance: Instance, as_json: bool, run: str) -> None:
 @click.option("--yes", is_flag=True, help="Do it.")
 @with_instance
 def remove(instance: Instance, as_json: bool, run: str, confirmation: str, yes: bool) -> None:
-    """Remove the instance from this host. Its data and backups stay unless --data says otherwise."""
+    """Remove the instance from this host.
+
+    Its data and backups stay unless --data says otherwise.
+    """
     from redisctl.deploy import lifecycle as module
 
     expected = f"delete the data of {instance.name}"
@@ -172,6 +179,9 @@ def _print(instance: Instance, result: Result, state: str, *, as_json: bool) -> 
 
 
 def _as_dict(instance: Instance, result: Result) -> dict[str, Any]:
-    """Return a result for JSON. The deploy prints its messages, which quote what Redis logged."""
+    """Return a result for JSON, with printable messages.
+
+    The deploy prints the messages, which quote what Redis logged.
+    """
     messages = tuple(map(printable_lines, result.messages))
     return {"instance": instance.name, **dataclasses.asdict(dataclasses.replace(result, messages=messages))}

@@ -44,7 +44,7 @@ def health(instance: Instance, as_json: bool) -> None:
 @as_json
 @with_instance
 def stats(instance: Instance, as_json: bool) -> None:
-    """Print the numbers of this moment: memory, clients, operations, hits, keys, persistence.
+    """Print current numbers: memory, clients, operations, hits, keys, persistence.
 
     Counters count since Redis started; redisctl top shows current rates.
     """

@@ -1,4 +1,4 @@
-"""The verbs that show what Redis does now, why it is slow, and what uses its memory."""
+"""Verbs that show what Redis does now, why it is slow, and what uses its memory."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,7 @@
-"""The command line. Every verb prints for people, or with --json for programs; passwords are never arguments."""
+"""The command line of redisctl.
+
+Every verb prints for people, or with --json for programs. Passwords are never arguments.
+"""
 
 import importlib
 import signal
@@ -60,7 +63,10 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call a verb. If a verb that prints JSON fails, it prints the error as JSON, too."""
+        """Call a verb.
+
+        If a verb that prints JSON fails, it prints the error as JSON, too.
+        """
         try:
             return super().invoke(ctx)
         except click.exceptions.Exit:
@@ -94,7 +100,10 @@ def cli() -> None:
 
 
 def run_cli(command: Callable[[], Any]) -> int:
-    """Run a command line. Prints a failure to standard error and returns exit code 3 for it, never a traceback."""
+    """Run a command line and return its exit code.
+
+    Prints a failure to standard error, never a traceback, and returns exit code 3 for it.
+    """
     try:
         command()
     except click.UsageError as error:
@@ -126,7 +135,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def _is_redis_error(error: BaseException) -> bool:
-    """Say whether redis-py raised an error, without importing redis-py for the verbs that do not use it."""
+    """Say whether redis-py raised an error.
+
+    Does not import redis-py for the verbs that do not use it.
+    """
     module = sys.modules.get("redis.exceptions")
     return module is not None and isinstance(error, module.RedisError)
 

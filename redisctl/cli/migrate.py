@@ -29,7 +29,9 @@ NEXT_STEP = "next: give the applications the URLs that the deploy printed (docs/
 
 @click.group(name="import", cls=OrderedGroup)
 def import_() -> None:
-    """Migrate the data of another Redis while it serves: a copy replicates from it and replaces this instance's data.
+    """Migrate the data of another Redis while it serves.
+
+    A copy replicates from it and replaces this instance's data.
 
     \b
     redisctl import start --from old.example.com:6379 --user mover   # asks for the password
@@ -120,7 +122,10 @@ def _password(file: str | None) -> str:
 @as_json
 @with_instance
 def status(instance: Instance, as_json: bool) -> None:
-    """Show the progress of the copy, its lag in bytes of writes, problems, and the next step."""
+    """Show the progress of the copy, its lag, problems, and the next step.
+
+    The lag is in bytes of writes.
+    """
     current = migration.status(instance)
     report = _as_dict(current)
     if as_json:
@@ -177,7 +182,9 @@ def finish(
     discard_unsaved: bool,
     as_json: bool,
 ) -> None:
-    """Compare the copy with the other Redis; with --yes, replace this instance's data by it.
+    """Compare the copy with the other Redis.
+
+    With --yes, replace this instance's data by the copy.
 
     Compares the number of keys in each database, and types, TTLs and values. Keys that change during the comparison are
     compared again. Run it as often as you like, and with --full in advance: that reads all keys in small steps.
@@ -291,7 +298,10 @@ def _describe_outcome(instance: Instance, outcome: dict[str, Any], source: str) 
 @import_.command()
 @with_instance
 def cancel(instance: Instance) -> None:
-    """Remove the copy and the password of the other Redis. Neither of the two changes."""
+    """Remove the copy and the password of the other Redis.
+
+    Neither the other Redis nor this instance changes.
+    """
     with locked(instance, "import cancel"):
         state = migration.read_state(instance)
         if state and state.stage == migration.SWAPPING:

@@ -18,7 +18,9 @@ yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes noth
 @as_json
 @click.pass_context
 def queues(ctx: click.Context, as_json: bool) -> None:
-    """Show RQ's queues: waiting, running and failed jobs with the reasons, workers, and what accumulates.
+    """Show RQ's queues, failed jobs with the reasons, workers, and what accumulates.
+
+    Each queue is shown with its waiting, running and failed jobs.
 
     Jobs are shown by their function. Their arguments are not shown, and their results are not read. All keys of RQ are
     read in small steps, so other clients do not notice. Reasons are those of the newest 10000 failed jobs of each
@@ -68,7 +70,9 @@ def queues(ctx: click.Context, as_json: bool) -> None:
 @yes_option
 @as_json
 def prune(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, as_json: bool) -> None:
-    """Remove old jobs with their results, as RQ deletes them. Without --yes it only shows what it would do.
+    """Remove old jobs with their results, as RQ deletes them.
+
+    Without --yes it only shows what it would do.
 
     Jobs that wait, run or are scheduled are never removed. "results" are results without a job: RQ sets no TTL for the
     traceback of a failed job, so it stays when the job expires. Registry entries without a job are removed at any age.
@@ -100,7 +104,9 @@ def prune(older_than: int, registries: tuple[str, ...], queue: str, yes: bool, a
 @yes_option
 @as_json
 def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Requeue failed jobs at the end of their queues, as RQ does. Without --yes it only shows what it would do.
+    """Requeue failed jobs at the end of their queues, as RQ does.
+
+    Without --yes it only shows what it would do.
 
     Without an option it requeues all failed jobs. Used-up retries stay used up. A job with a rate limit waits for it. A
     job that fails again while this runs is not requeued again.
@@ -129,6 +135,9 @@ def requeue(queue: str, error: str, ids: tuple[str, ...], yes: bool, as_json: bo
 
 
 def _check_queue(queue: str, names: list[str]) -> None:
-    """Raise Failure for an unknown queue: a misspelt one would look like one without jobs."""
+    """Raise Failure for an unknown queue.
+
+    A misspelt one would look like one without jobs.
+    """
     if queue and queue not in names:
         raise Failure(f"RQ has no queue {queue}; it has: {', '.join(names) or 'none'}")

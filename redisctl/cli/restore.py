@@ -34,7 +34,7 @@ def restore(
     discard_unsaved: bool,
     as_json: bool,
 ) -> None:
-    """Restore data from a backup, from files of another Redis, or from a point in time.
+    """Restore data from a backup, files of another Redis, or a point in time.
 
     NAME is a name from 'redisctl backup list', the beginning of one, or latest. It can also be a path: of a copied
     backup, of a dump.rdb, or of an appendonlydir.

@@ -32,7 +32,7 @@ lifetime = click.option(
 @lifetime
 @click.pass_context
 def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
-    """Show how many sessions there are, when they expire, and how much memory they use.
+    """Show how many sessions exist, when they expire, and how much memory they use.
 
     Reads all keys of the application's sessions in small steps, so other clients do not notice, even with millions of
     keys. Memory is measured on a sample of 1000. Growth is shown since the newest verified backup, and since about a
@@ -67,7 +67,9 @@ def sessions(ctx: click.Context, as_json: bool, lifetime: int) -> None:
 @click.option("--yes", is_flag=True, help="Do it. Without --yes nothing is changed.")
 @as_json
 def expire(older_than: int | None, no_ttl: bool, lifetime: int, yes: bool, as_json: bool) -> None:
-    """Remove sessions by age, or give those without a TTL one. Without --yes it only shows what it would do.
+    """Remove sessions by age, or give those without a TTL one.
+
+    Without --yes it only shows what it would do.
 
     The time since the last use is the lifetime minus the TTL, so --lifetime must be the application's. Users whose
     session is removed are logged out. A session without a TTL may be in use and is not removed: it gets a TTL, which
