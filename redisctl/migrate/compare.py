@@ -52,10 +52,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Pair:
-    """Clients of both servers by database, and a function that waits until the copy has caught up.
+    """Clients of both servers by database.
 
-    ``absolute_expiry`` says that the source knows PEXPIRETIME; ``patterns`` are those of the keys that users of the
-    instance can access.
+    ``wait_until_synced`` waits until the copy has caught up. ``absolute_expiry`` says that the source knows
+    PEXPIRETIME; ``patterns`` are those of the keys that users of the instance can access.
     """
 
     source: Connect
@@ -73,7 +73,10 @@ class _Database:
 
 
 def compare(pair: Pair, *, full: bool) -> Report:
-    """Compare the numbers of keys, and all keys or a sample of them. Raises RedisError, Failure."""
+    """Compare the numbers of keys, and all keys or a sample of them.
+
+    Raises RedisError, Failure.
+    """
     report = Report()
     with ExitStack() as clients:
         source, copy = (clients.enter_context(connect(0)) for connect in (pair.source, pair.copy))
@@ -90,7 +93,10 @@ def compare(pair: Pair, *, full: bool) -> Report:
 
 
 def share(count: int, total: int) -> int:
-    """Return how many keys of a database are in the sample, if it has ``count`` of ``total`` keys."""
+    """Return how many keys of a database are in the sample.
+
+    The database has ``count`` of all ``total`` keys.
+    """
     return math.ceil(SAMPLE_SIZE * count / total)
 
 
@@ -110,7 +116,10 @@ def _keys(redis: Redis, sample: int | None) -> Iterator[list[bytes]]:
 
 
 def _counts(source: Redis, copy: Redis, wait_until_synced: Callable[[], None]) -> list[str]:
-    """Return how the numbers of keys differ. Keys that come and go during the comparison are no difference."""
+    """Return how the numbers of keys differ.
+
+    Keys that come and go during the comparison are no difference.
+    """
     for attempt in range(ROUNDS):
         first = _count(source)
         wait_until_synced()
@@ -137,7 +146,10 @@ def is_between(count: int, first: int, last: int) -> bool:
 
 
 def _compare(pair: Pair, report: Report, database: _Database, keys: list[bytes]) -> None:
-    """Compare keys, and again those that differ, until they are the same or did not change on the source."""
+    """Compare keys, and repeat it for those that changed on the source.
+
+    A key is compared until it is the same or did not change on the source during the comparison, at most ROUNDS times.
+    """
     report.compared += len(keys)
     remaining = keys
     for _ in range(ROUNDS):
@@ -148,7 +160,10 @@ def _compare(pair: Pair, report: Report, database: _Database, keys: list[bytes])
 
 
 def _compare_once(pair: Pair, report: Report, database: _Database, keys: list[bytes]) -> list[bytes]:
-    """Compare keys once. Returns those that differ, but changed on the source during the comparison."""
+    """Compare keys once.
+
+    Returns those that differ, but changed on the source during the comparison.
+    """
     absolute = pair.absolute_expiry
     originals = _read(database.source, keys, absolute_expiry=absolute)
     pair.wait_until_synced()
@@ -199,10 +214,10 @@ def _read(redis: Redis, keys: list[bytes], *, absolute_expiry: bool) -> list[Fin
 def difference(
     original: Fingerprint, copied: Fingerprint, now: float, *, absolute_expiry: bool, late: int = MAX_TTL_DRIFT_MS
 ) -> str:
-    """Return in what two fingerprints differ; empty if they do not. ``now`` is this host's clock in seconds.
+    """Return in what two fingerprints differ; empty if they do not.
 
-    A key that has expired by this clock counts as missing. ``late`` is by how many milliseconds the copy may expire
-    later, unless the original has an ``absolute_expiry``.
+    ``now`` is this host's clock in seconds. A key that has expired by this clock counts as missing. ``late`` is by how
+    many milliseconds the copy may expire later, unless the original has an ``absolute_expiry``.
     """
     if original.is_there != copied.is_there:
         present = original if original.is_there else copied

@@ -1,7 +1,7 @@
-"""Migration of another Redis: a copy replicates from it while it serves, and replaces this instance's data at the end.
+"""Migration of another Redis: a copy replicates from it and replaces the data.
 
-``ROOT/import/`` exists while an import is running: ``state.json`` with the address and password of the source, readable
-only by root, and ``data/`` of the copy.
+The other Redis serves until the end. ``ROOT/import/`` exists while an import is running: ``state.json`` with the
+address and password of the source, readable only by root, and ``data/`` of the copy.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ FOLLOWING, SWAPPING = "following", "swapping"
 
 @dataclass(frozen=True)
 class State:
-    """A running import, as in its file. ``previous`` names the previous data that existed before the switch."""
+    """Contents of state.json. ``previous`` names the previous data before the switch."""
 
     source: SourceServer
     started: float
@@ -85,7 +85,7 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class MigrationStatus:
-    """The state of an import. ``lag`` are bytes of writes that the copy has yet to receive, None if unknown."""
+    """State of an import. ``lag`` is in bytes of writes to receive, None if unknown."""
 
     state: State
     progress: Progress | None
@@ -97,7 +97,7 @@ class MigrationStatus:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """The blockers of the switch, the writes to the source meanwhile, and the comparison."""
+    """Blockers of the switch, writes to the source meanwhile, and the comparison."""
 
     problems: list[str]
     written: dict[str, int]
@@ -113,7 +113,7 @@ def _directory(instance: Instance) -> Path:
 
 
 def read_state(instance: Instance) -> State | None:
-    """Return the running import; None without one. Raises Failure if its file cannot be read."""
+    """Return the running import; None without one. Raises Failure if unreadable."""
     path = _directory(instance) / "state.json"
     try:
         values = json.loads(path.read_text())
@@ -142,7 +142,10 @@ def replica_of(instance: Instance, state: State) -> Replica:
 
 
 def cancel(instance: Instance) -> bool:
-    """Remove the copy and the state of the import. Returns whether there was one. The instance does not change."""
+    """Remove the copy and the state of the import. Return whether there was one.
+
+    The instance does not change.
+    """
     existed = _directory(instance).exists()
     Replica(instance, _directory(instance) / "data", 0).end()
     shutil.rmtree(_directory(instance), ignore_errors=True)
@@ -155,8 +158,7 @@ def cancel(instance: Instance) -> bool:
 def start(instance: Instance, source: SourceServer, *, overwrite: bool) -> State:
     """Start a copy that replicates from the source, under the instance's lock.
 
-    ``overwrite`` says that data of this instance may be replaced. Raises Failure with all blockers, before it creates
-    anything.
+    ``overwrite`` allows replacing data of this instance. Raises Failure with all blockers, before it creates anything.
     """
     journal.ensure_none(instance)
     current = read_state(instance)
@@ -200,7 +202,7 @@ def _target_facts(instance: Instance) -> TargetFacts:
 
 
 def count_keys(redis: Redis, info: dict[str, Any]) -> int:
-    """Count the keys in all databases, without those that the health check writes for a moment."""
+    """Count the keys in all databases, without temporary ones of the health check."""
     count = sum(database["keys"] for database in keyspace(info).values())
     # The health check has at most two.
     if 0 < count <= 4 and set(keyspace(info)) == {"db0"}:
@@ -248,7 +250,7 @@ def blockers(own: TargetFacts, other: SourceFacts, source: SourceServer, *, over
 
 
 def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None]) -> Progress:
-    """Wait until the first copy is complete, and report its progress. Raises Failure if it cannot complete."""
+    """Wait for the first copy and report its progress. Raises Failure if it fails."""
     replica = replica_of(instance, state)
     last, since = "", time.monotonic()
     while True:
@@ -328,22 +330,25 @@ class WriteMonitor:
         return int(stats["expired_keys"]) + int(stats["evicted_keys"])
 
     def writes(self) -> dict[str, int]:
-        """Return the write commands by name, without the removals of expired and evicted keys."""
+        """Return write commands by name, without removals of expired and evicted keys."""
         wait_until_synced(self.source, self.replica)
         after = self.replica.read()
         return writes(self.before, after, self._removed() - self.removed)
 
 
 def wait_until_synced(source: SourceServer, replica: Replica) -> None:
-    """Wait until the copy has everything that the source has now. Raises Failure if that takes too long."""
+    """Wait until the copy has everything that the source has now.
+
+    Raises Failure if that takes too long.
+    """
     with source.connect() as primary, replica.client() as copy:
         wait_for_offset(primary, copy)
 
 
 def rehearse(instance: Instance, state: State, *, full: bool, overwrite: bool) -> tuple[WriteMonitor, ComparisonResult]:
-    """Compare the copy with the source, and find the blockers of the switch. Changes nothing.
+    """Compare the copy with the source, and find the blockers of the switch.
 
-    Raises Failure if they cannot be compared.
+    Changes nothing. Raises Failure if they cannot be compared.
     """
     replica = replica_of(instance, state)
     try:
@@ -400,10 +405,10 @@ def cut_over(
     allow_writes: bool,
     discard_unsaved: bool = False,
 ) -> dict[str, Any]:
-    """Replace the instance's data by the copy's, and end the import. Returns keys, seconds, late writes and a warning.
+    """Replace the instance's data by the copy's, and end the import.
 
-    ``allow_writes`` accepts writes to the source, ``discard_unsaved`` that this instance cannot save its own. Raises
-    Failure; the copy then still follows.
+    Returns keys, seconds, late writes and a warning. ``allow_writes`` accepts writes to the source, ``discard_unsaved``
+    that this instance cannot save its own. Raises Failure; the copy then still follows.
     """
     replica = replica_of(instance, state)
     try:
@@ -448,7 +453,7 @@ def _swap(
 
 
 def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
-    """Return what clients wrote to the source during the switch. Never fails, because the switch is done."""
+    """Return what clients wrote to the source during the switch. Never fails."""
     try:
         return monitor.writes()
     except (RedisError, Failure):
@@ -456,7 +461,7 @@ def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
 
 
 def _check(instance: Instance, saved: Progress, report: Report, redis: Redis) -> list[str]:
-    """Return what is wrong with the new data. Clients may already have changed some of it."""
+    """Return what is wrong with the new data. Clients may have changed some of it."""
     databases = keyspace(redis.info("keyspace"))
     problems = []
     for name, database in saved.databases.items():
@@ -483,9 +488,9 @@ def _previous_data(instance: Instance) -> list[str]:
 
 
 def recover(instance: Instance, state: State) -> bool:
-    """Clean up after an interrupted switch. Returns whether the data had been replaced, so that the import is done.
+    """Clean up after an interrupted switch. Return whether the import is done.
 
-    The caller has recovered the transaction before. Raises Failure.
+    It is done if the data had been replaced. The caller has recovered the transaction before. Raises Failure.
     """
     if state.stage == SWAPPING and set(_previous_data(instance)) - set(state.previous):
         cancel(instance)

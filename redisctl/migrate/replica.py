@@ -1,7 +1,7 @@
-"""The copy of an import: a scratch Redis of the instance's image that replicates from another Redis.
+"""The copy of an import: a scratch Redis that replicates from another Redis.
 
-It listens only on its own socket, and the instance takes no part in it. It outlives the command that started it; other
-verbs that remove leftover containers do not remove it.
+It has the instance's image and listens only on its own socket, and the instance takes no part in it. It outlives the
+command that started it; other verbs that remove leftover containers do not remove it.
 """
 
 import os
@@ -115,7 +115,10 @@ class Replica:
         return options
 
     def client(self, db: int = 0) -> Redis:
-        """Return a client of the copy that does not decode. Raises Failure if the copy has ended."""
+        """Return a client of the copy that does not decode.
+
+        Raises Failure if the copy has ended.
+        """
         return scratch_redis.client(self.container, self.memory, db=db)
 
     def read(self) -> Progress:
@@ -151,7 +154,10 @@ class Replica:
 
 
 def _own_certificate(directory: Path) -> tuple[Path, Path]:
-    """Create a certificate: Redis needs one to use TLS, and shows it only to servers that ask for one."""
+    """Create a certificate for the copy, and return the paths of it and its key.
+
+    Redis needs one to use TLS, and shows it only to servers that ask for one. Raises Failure.
+    """
     cert, key = directory / "cert.pem", directory / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "365", "-subj", "/CN=redisctl import", "-keyout", str(key), "-out", str(cert)]
@@ -207,7 +213,10 @@ def progress(info: dict[str, Any], errors: str) -> Progress:
 
 
 def writes(before: Progress, after: Progress, removals: int) -> dict[str, int]:
-    """Return the commands of clients between two samples. ``removals`` are keys that expired or were evicted."""
+    """Return the commands of clients between two samples.
+
+    ``removals`` is the number of keys that expired or were evicted.
+    """
     commands = {name: calls - before.written.get(name, 0) for name, calls in after.written.items()}
     removed = sum(commands.pop(name, 0) for name in _REMOVALS)
     if removed > removals:
@@ -221,7 +230,10 @@ def describe_writes(written: dict[str, int]) -> str:
 
 
 def wait_for_offset(source: Redis, copy: Redis) -> None:
-    """Wait until a replica has everything that its primary has now. Raises Failure if that takes too long."""
+    """Wait until a replica has everything that its primary has now.
+
+    Raises Failure if that takes too long.
+    """
     target = int(source.info("replication")["master_repl_offset"])
     deadline = time.monotonic() + SYNC_TIMEOUT
     while True:

@@ -1,4 +1,4 @@
-"""The Redis whose data is imported: its address, what it reports, and what its errors mean."""
+"""The source of an import: its address, what it reports, what its errors mean."""
 
 import re
 from dataclasses import dataclass, field
@@ -30,7 +30,10 @@ PREFIX = "redoubt:health:"
 
 @dataclass(frozen=True)
 class SourceServer:
-    """Its address, and the user that logs in. ``ca``, ``cert`` and ``key`` are PEM files."""
+    """The address of the source, and the user that logs in.
+
+    ``ca``, ``cert`` and ``key`` are PEM files.
+    """
 
     host: str
     port: int
@@ -69,7 +72,10 @@ class SourceServer:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What it reports. Sizes are in bytes; ``databases`` are keys and keys with a TTL by name."""
+    """What the source reports.
+
+    Sizes are in bytes; ``databases`` are keys and keys with a TTL by name.
+    """
 
     version: str
     run_id: str
@@ -114,7 +120,10 @@ def fetch_facts(source: SourceServer) -> SourceFacts:
 
 
 def check_rights(source: SourceServer) -> None:
-    """Check the rights of its user, as far as possible without replicating. Raises Failure."""
+    """Check the rights of the source's user, as far as possible without replicating.
+
+    Raises Failure.
+    """
     with source.connect() as redis:
         try:
             redis.time()
@@ -199,7 +208,10 @@ def messages(lines: list[str]) -> list[str]:
 
 
 def replication_errors(lines: list[str]) -> str:
-    """Return the errors that a replica has logged since its last success; empty if there are none."""
+    """Return the errors that a replica has logged since its last success.
+
+    Empty if there are none.
+    """
     errors: list[str] = []
     for line in messages(lines):
         if re.search(r"sync: Finished with success|Successful partial resync|Connecting to (?:MASTER|PRIMARY)", line):
