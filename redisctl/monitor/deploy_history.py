@@ -1,4 +1,7 @@
-"""The history of deploys and day-2 verbs, from the records that each of them wrote on this host."""
+"""The history of deploys and day-2 verbs.
+
+It is read from the records that each of them wrote on this host.
+"""
 
 import json
 from collections.abc import Iterable
@@ -17,9 +20,10 @@ CHANGED, UNCHANGED, FAILED, INTERRUPTED, RUNNING = "changed", "no change", "fail
 
 @dataclass(frozen=True)
 class Deploy:
-    """One deploy or day-2 verb. Times are ISO 8601 in UTC, ``started`` a valid one; ``settings`` is a digest.
+    """One deploy or day-2 verb.
 
-    ``changed`` and ``failed`` name operations.
+    Times are ISO 8601 in UTC, ``started`` a valid one. ``settings`` is a digest. ``changed`` and ``failed`` name
+    operations.
     """
 
     verb: str
@@ -44,7 +48,7 @@ class Deploy:
 
 
 def deploys(lines: Iterable[str], running: str) -> tuple[list[Deploy], int]:
-    """Parse the records: return the deploys, newest first, and the number of damaged lines.
+    """Parse the records into deploys, newest first, and count damaged lines.
 
     A deploy has a line for its start and one for its end, with the same id. ``running`` is the id of the deploy that
     holds the lock.
@@ -73,7 +77,7 @@ def _deploy(record: dict[str, Any], running: str) -> Deploy:
 
 
 def load(name: str) -> tuple[list[Deploy], int]:
-    """Return the deploys of an instance, newest first, and the number of damaged lines."""
+    """Return an instance's deploys, newest first, and the number of damaged lines."""
     try:
         lines = Path(paths.history_file(name)).read_text(errors="replace").splitlines()
     except FileNotFoundError:
@@ -82,6 +86,9 @@ def load(name: str) -> tuple[list[Deploy], int]:
 
 
 def _running(name: str) -> str:
-    """Return the id of the deploy that holds the lock; empty without one. A deploy shares its lock."""
+    """Return the id of the deploy that holds the lock; empty without one.
+
+    A deploy shares its lock with the verbs that it calls.
+    """
     holder = lock.holder(name)
     return holder.run if holder else ""

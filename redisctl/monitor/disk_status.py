@@ -1,6 +1,7 @@
-"""Disk state for the health check: backups, previous data, AOF files and the end of redis.log.
+"""Disk state for the health check: backups, previous data, AOF and redis.log.
 
-Each part is read by itself, so that one that cannot be read does not hide the others.
+Of redis.log it reads only the end. Each part is read by itself, so that one that cannot be read does not hide the
+others.
 """
 
 import os
@@ -29,7 +30,10 @@ _LINES = 40
 
 
 def add_disk_status(instance: Instance, status: Status) -> Status:
-    """Add the disk state to a status. Raises nothing: ``disk.unknown`` explains what could not be read."""
+    """Add the disk state to a status.
+
+    Raises nothing: ``disk.unknown`` explains what could not be read.
+    """
     values: dict[str, Any] = {}
     unknown: dict[str, str] = {}
     parts: tuple[tuple[str, Callable[[Instance], dict[str, Any]]], ...] = (
@@ -90,7 +94,10 @@ def _previous_data(instance: Instance) -> dict[str, Any]:
 
 
 def _aof_files(instance: Instance) -> dict[str, Any]:
-    """Return what is wrong with the AOF's file names: what the next start would not find, or would ignore."""
+    """Return what is wrong with the names of the AOF's files.
+
+    These are files that the next start would not find, or would ignore.
+    """
     if not layout.aof_enabled(instance):
         return {}
     for _ in range(3):
@@ -120,7 +127,10 @@ def _startup_log(instance: Instance) -> dict[str, Any]:
 
 
 def _container_log(instance: Instance) -> list[str]:
-    """Return Docker's log of the last start: Redis writes there before it opens its own log."""
+    """Return Docker's log of the last start.
+
+    Redis writes there before it opens its own log.
+    """
     since = instance.container.get("State", {}).get("StartedAt", "")
     if not since:
         return []

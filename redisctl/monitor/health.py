@@ -1,4 +1,7 @@
-"""The checks of the health report: a status in, verdicts out, each with a remedy. Pure."""
+"""The checks of the health report: pure functions from a status to verdicts.
+
+Each verdict comes with a remedy.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -58,7 +61,7 @@ def overall(checks: list[Check]) -> str:
 
 
 def run_checks(status: Status) -> list[Check]:
-    """Run every check; only those of the container and the disk if Redis does not answer."""
+    """Run every check; if Redis does not answer, only those of container and disk."""
     checks = [_container(status)]
     if status.unreachable_reason:
         remedy = "logs/redis.log and docker logs show why; docs/operations.md explains the health check"

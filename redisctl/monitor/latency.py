@@ -1,4 +1,7 @@
-"""How long Redis takes to answer: as a client on the host measures it, and as Redis counts it."""
+"""How long Redis takes to answer.
+
+A client on the host measures it, and Redis counts it.
+"""
 
 import math
 import time
@@ -26,9 +29,10 @@ class PingTimes:
 
 @dataclass(frozen=True)
 class Command:
-    """Execution times of one command since Redis started, in seconds, without queues and network.
+    """Execution times of one command since Redis started, in seconds.
 
-    Redis counts in powers of two: each time is an upper limit, and less than twice the true value.
+    They do not include queues and network. Redis counts in powers of two: each time is an upper limit, and less than
+    twice the true value.
     """
 
     name: str
@@ -40,7 +44,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Event:
-    """An event that took longer than the latency monitor's threshold. Seconds; ``at`` is the time of the last one."""
+    """An event that took longer than the latency monitor's threshold.
+
+    Times are in seconds; ``at`` is the time of the last one.
+    """
 
     name: str
     at: int
@@ -50,7 +57,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Latency:
-    """The whole report. ``doctor`` is None if the user may not ask; ``threshold`` is 0 if the monitor is off."""
+    """The whole report.
+
+    ``doctor`` is None if the user may not ask; ``threshold`` is 0 if the monitor is off.
+    """
 
     pings: PingTimes
     commands: tuple[Command, ...]
@@ -64,7 +74,10 @@ class Latency:
 
 
 def measure(redis: Redis, seconds: float, threshold: float) -> Latency:
-    """Send PINGs for some seconds, then read what Redis counted. ``redis`` decodes answers. Raises RedisError."""
+    """Send PINGs for some seconds, then read what Redis counted.
+
+    ``redis`` decodes answers. Raises RedisError.
+    """
     pings = ping_times(_pings(redis, seconds))
     answer = redis.execute_command("LATENCY", "HISTOGRAM")
     commands = [command_of(name, values) for name, values in zip(answer[::2], answer[1::2], strict=True)]
@@ -104,7 +117,10 @@ def ping_times(seconds: Sequence[float]) -> PingTimes:
 
 
 def command_of(name: str, values: list[Any]) -> Command:
-    """Parse one command of LATENCY HISTOGRAM: calls, and a cumulative count by steps of microseconds."""
+    """Parse one command of LATENCY HISTOGRAM.
+
+    ``values`` are calls, and a cumulative count by steps of microseconds.
+    """
     answer = dict(zip(values[::2], values[1::2], strict=True))
     steps, calls = answer["histogram_usec"], answer["calls"]
 

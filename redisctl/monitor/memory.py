@@ -1,7 +1,7 @@
-"""Which keys use the memory: by prefix, from a sample of limited cost, and the biggest keys of the sample.
+"""Which keys use the memory: by prefix, and the biggest keys.
 
-Keys contain secrets (the key of a session is its cookie) and personal data. So everything that looks like an ID is
-replaced by ``<id>``, which also keeps the number of prefixes small.
+Both come from a sample of limited cost. Keys contain secrets (the key of a session is its cookie) and personal data. So
+everything that looks like an ID is replaced by ``<id>``, which also keeps the number of prefixes small.
 """
 
 import heapq
@@ -40,7 +40,11 @@ _LENGTHS = {"list": "LLEN", "set": "SCARD", "hash": "HLEN", "zset": "ZCARD", "st
 
 @dataclass(frozen=True)
 class Group:
-    """Keys of one prefix: those in the sample with their bytes, and the estimate for the whole database."""
+    """Keys of one prefix.
+
+    ``seen_keys`` and ``seen_bytes`` are those in the sample, ``share`` is their part of its bytes. ``keys`` and
+    ``bytes`` are the estimate for the whole database.
+    """
 
     prefix: str
     seen_keys: int
@@ -96,7 +100,10 @@ def _is_token(part: str) -> bool:
 
 
 def prefix_of(key: str, depth: int, sessions: str) -> str:
-    """Return the first parts of a key, and ``*`` for the rest. The ``*`` in the pattern ``sessions`` is an ID."""
+    """Return the first parts of a key, and ``*`` for the rest.
+
+    The ``*`` in the pattern ``sessions`` is an ID.
+    """
     parts = _folded(key, sessions)
     return ":".join(parts[:depth] + ["*"] * (len(parts) > depth))
 
@@ -142,7 +149,7 @@ class Tally:
         return sorted(self._big, reverse=True)
 
     def groups(self, keys: int) -> tuple[Group, ...]:
-        """Return the groups, the biggest first, extrapolated to a database of ``keys`` keys."""
+        """Return the groups, biggest first, extrapolated to a database of ``keys`` keys."""
         scale = keys / self.keys if self.keys else 0
         groups = [
             Group(prefix, count, size, size / self.bytes, round(count * scale), round(size * scale))
@@ -152,11 +159,11 @@ class Tally:
 
 
 def usage(redis: Redis, database: int, tally: Tally, sample: int | None, names: bool) -> Usage:
-    """Measure ``sample`` keys, or all if it is None. ``redis`` does not decode. Raises RedisError.
+    """Measure ``sample`` keys, or all if it is None.
 
-    ``names`` shows the names of the biggest keys instead of masking them. SCAN orders keys by a hash that does not
-    depend on names, sizes and ages, so the first keys are a fair sample. After each batch, Redis gets as long for
-    other clients as the batch took.
+    ``redis`` does not decode. ``names`` shows the names of the biggest keys instead of masking them. SCAN orders keys
+    by a hash that does not depend on names, sizes and ages, so the first keys are a fair sample. After each batch,
+    Redis gets as long for other clients as the batch took. Raises RedisError.
     """
     scanned: Iterable[bytes] = redis.scan_iter(count=BATCH)
     for batch in _batches(scanned if sample is None else islice(scanned, sample)):

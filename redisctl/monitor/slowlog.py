@@ -1,4 +1,7 @@
-"""The slow log: commands that delayed all others. Their arguments are private data."""
+"""The slow log: commands that delayed all others.
+
+Their arguments are private data.
+"""
 
 import re
 from dataclasses import dataclass
@@ -16,9 +19,10 @@ _MOST_ARGUMENTS = 32
 
 @dataclass(frozen=True)
 class SlowCommand:
-    """One entry. ``at`` is its time by the host's clock; ``seconds`` is its execution time, without queues and network.
+    """One entry of the slow log.
 
-    ``arguments`` are those that Redis stored: at most 30, of at most 128 bytes each. ``count`` counts all of them.
+    ``at`` is its time by the host's clock; ``seconds`` is its execution time, without queues and network. ``arguments``
+    are those that Redis stored: at most 30, of at most 128 bytes each. ``count`` counts all of them.
     """
 
     number: int
@@ -45,13 +49,19 @@ class SlowCommand:
 
 
 def slow_commands(redis: Redis, last: int, names: dict[str, str]) -> list[SlowCommand]:
-    """Return the last entries, newest first. ``redis`` does not decode; ``names`` come from ``original_names``."""
+    """Return the last entries, newest first.
+
+    ``redis`` does not decode; ``names`` come from ``original_names``.
+    """
     # Not slowlog_get, which joins the words of a command, so that arguments with spaces cannot be separated.
     return [_entry(item, names) for item in redis.execute_command("SLOWLOG", "GET", last)]
 
 
 def original_names(instance: Instance) -> dict[str, str]:
-    """Return the original names of renamed commands, by their secret names on this instance."""
+    """Return the original names of this instance's renamed commands.
+
+    The keys are their secret names.
+    """
     return {name.upper(): command for command, name in instance.renamed.items()}
 
 

@@ -8,7 +8,10 @@ from redisctl.monitor.status import Status
 
 
 def stats_of(status: Status) -> dict[str, Any]:
-    """Return the numbers: bytes, seconds, rates per second, and ratios between 0 and 1."""
+    """Return the numbers of a status.
+
+    They are bytes, seconds, rates per second, and ratios between 0 and 1.
+    """
     info = status.info
     reads = info["keyspace_hits"] + info["keyspace_misses"]
     return {

@@ -17,17 +17,18 @@ from redisctl.core.resp import RespError, RespRefusal, parse_info
 
 @dataclass(frozen=True)
 class DiskStatus:
-    """Files on disk other than the live data. Sizes are in bytes, times in seconds since the epoch.
+    """Files on disk other than the live data.
 
-    ``max_age`` is in seconds. ``deployed`` is the time of the first deploy. ``attempt`` is what the last backup
-    recorded. ``verified`` is the time of the newest good backup, ``count`` the number of backups, ``backup_size`` the
-    size of the newest one. ``backups_free`` is None if backups are on the disk of the data.
+    Sizes are in bytes, times in seconds since the epoch. ``max_age`` is in seconds. ``deployed`` is the time of the
+    first deploy. ``attempt`` is what the last backup recorded. ``verified`` is the time of the newest good backup,
+    ``count`` the number of backups, ``backup_size`` the size of the newest one. ``backups_free`` is None if backups are
+    on the disk of the data.
 
     ``lock_holder`` names who holds the lock and ``lock_verb`` what that does. ``previous`` are the names of previous
-    data. ``upgrading`` says that an upgrade still keeps the previous version's data. ``aof_ignored``
-    says that Redis started empty next to an AOF that its manifest does not name. ``start_log`` are the log lines of
-    the last start, ``truncations`` the times at which Redis removed an incomplete end of the AOF. ``unknown`` explains
-    what could not be read, by check.
+    data. ``upgrading`` says that an upgrade still keeps the previous version's data. ``aof_ignored`` says that Redis
+    started empty next to an AOF that its manifest does not name. ``start_log`` are the log lines of the last start,
+    ``truncations`` the times at which Redis removed an incomplete end of the AOF. ``unknown`` explains what could not
+    be read, by check.
     """
 
     scheduled: bool = False
@@ -85,7 +86,10 @@ class Status:
 
 
 def collect(instance: Instance) -> Status:
-    """Inspect the container, Redis and the data directory. Raises Failure if Docker does not answer."""
+    """Inspect the container, Redis and the data directory.
+
+    Raises Failure if Docker does not answer.
+    """
     container = instance.container
     state = container.get("State", {})
     values: dict[str, Any] = {

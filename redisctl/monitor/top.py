@@ -21,10 +21,11 @@ QUEUES = 50
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample. ``clock`` is a monotonic clock in seconds; ``round_trip`` is the time of a PING.
+    """One sample.
 
-    ``queues`` are waiting jobs by queue; ``queue_count`` includes the queues that were left out. ``own`` is what top's
-    own commands added to Redis's counters since the last sample.
+    ``clock`` is a monotonic clock in seconds; ``round_trip`` is the time of a PING in seconds. ``queues`` are waiting
+    jobs by queue; ``queue_count`` includes the queues that were left out. ``own`` is what top's own commands added to
+    Redis's counters since the last sample.
     """
 
     clock: float
@@ -47,9 +48,10 @@ class Slow:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame. Rates are per second of the interval, None if the counters were reset in it.
+    """One frame.
 
-    Sizes are in bytes, times in seconds, ratios between 0 and 1. ``hit_ratio`` is None without reads.
+    Rates are per second of the interval, None if the counters were reset in it. Sizes are in bytes, times in seconds,
+    ratios between 0 and 1. ``hit_ratio`` is None without reads.
     """
 
     at: int
@@ -143,7 +145,10 @@ def frame_of(before: Sample, now: Sample) -> Frame:
 
 
 class Reader:
-    """Takes samples over one connection, and connects again after an error: Redis may have been restarted."""
+    """Reader of samples over one connection.
+
+    It connects again after an error: Redis may have been restarted.
+    """
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance

@@ -31,7 +31,10 @@ FIRST_FRAME = 1.0
 
 
 def lines(name: str, frame: Frame) -> Iterator[Text]:
-    """Yield the lines of a frame, the most important ones first: a small terminal shows only those."""
+    """Yield the lines of a frame, the most important ones first.
+
+    A small terminal shows only those.
+    """
     at = datetime.fromtimestamp(frame.at, timezone.utc)
     yield Text.assemble((name, "bold"), f"  {frame.server}  up {ago(frame.uptime)}  {at:%Y-%m-%d %H:%M:%S} UTC")
     yield Text()
@@ -117,9 +120,9 @@ def is_terminal() -> bool:
 
 
 def show(name: str, reader: Reader, interval: float, count: int | None) -> None:
-    """Show frames on the whole terminal until q, Ctrl-C or ``count`` frames. Waits if Redis stops answering.
+    """Show frames on the whole terminal until q, Ctrl-C or ``count`` frames.
 
-    Raises RedisError and Failure if Redis does not answer at the start.
+    Waits if Redis stops answering. Raises RedisError and Failure if Redis does not answer at the start.
     """
     before, shown, pause = reader.read(), 0, min(interval, FIRST_FRAME)
     live = Live(_whole([Text(name, "bold")]), console=Console(highlight=False), screen=True, auto_refresh=False)
@@ -153,7 +156,10 @@ def _whole(view: list[Text]) -> Group:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], bool]]:
-    """Read keys without echo. Gives a function that waits some seconds, and returns True at once if q is pressed."""
+    """Read keys without echo.
+
+    Gives a function that waits some seconds, and returns True at once if q is pressed.
+    """
     keyboard = sys.stdin.fileno()
     before: list[Any] = termios.tcgetattr(keyboard)
 
