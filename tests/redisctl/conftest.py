@@ -17,7 +17,10 @@ _MOUNTS = ("backups", "run/redis", "run/secrets")
 
 @pytest.fixture(scope="session")
 def image_root() -> Path:
-    """The file system of the Redis image, with the directories onto which a container has its mounts."""
+    """Return the root directory of the Redis image's file system.
+
+    It has the directories onto which a container has its mounts.
+    """
     assert os.geteuid() == 0, "tests/redisctl needs root: redisctl reads passwords and enters namespaces"
     root = redis_root.unpack()
     for name in _MOUNTS:
@@ -27,7 +30,10 @@ def image_root() -> Path:
 
 @pytest.fixture(scope="module")
 def redis(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
-    """A server with the settings of a default deploy. It must never deny redisctl anything."""
+    """Give a server with the settings of a default deploy.
+
+    It must never deny redisctl anything.
+    """
     directory = tmp_path_factory.mktemp("local")
     with local_redis(image_root, directory, f"local-{os.getpid()}") as server:
         yield server

@@ -1,8 +1,9 @@
-"""A plain redis-server on this machine, laid out and configured as a deploy would, without Docker.
+"""A plain redis-server on this machine, without Docker.
 
-The server comes from the sandbox's Redis image. It runs as uid 999 in its own mount and network namespaces, with the
-image as its root and the same directories mounted as in a container. So redisctl reaches it as on a host: by its
-process id, through /proc/PID/root. `LocalInstance` replaces only what Docker would say of the container.
+Its directories and configuration are those of a deploy. The server comes from the sandbox's Redis image. It runs as uid
+999 in its own mount and network namespaces, with the image as its root and the same directories mounted as in a
+container. So redisctl reaches it as on a host: by its process id, through /proc/PID/root. `LocalInstance` replaces only
+what Docker would say of the container.
 """
 
 import contextlib
@@ -55,11 +56,17 @@ exec chroot --userspec={REDIS_UID}:{REDIS_GID} "$root" redis-server /etc/redis/r
 
 
 class LocalInstance(Instance):
-    """An instance whose server runs without Docker: its container is described by the process itself."""
+    """An instance whose server runs without Docker.
+
+    The process of the server describes its container.
+    """
 
     @cached_property
     def container(self) -> dict[str, Any]:
-        """Return what Docker would report of the server's process; empty before the first start."""
+        """Return what Docker would report of the server's process.
+
+        Empty before the first start.
+        """
         try:
             pid = int((self.root / _PID_FILE).read_text())
         except FileNotFoundError:

@@ -1,4 +1,7 @@
-"""Run redisctl for a local Redis, as its own process: python -m tests.redisctl.program ROOT VERB..."""
+"""redisctl for a local Redis, as its own process.
+
+python -m tests.redisctl.program ROOT VERB...
+"""
 
 import sys
 from pathlib import Path

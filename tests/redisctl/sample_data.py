@@ -1,4 +1,4 @@
-"""Data of a busy application: sessions, jobs, a queue, and a set whose copies are slow."""
+"""Data of a busy application: sessions, jobs, a queue, and a set slow to copy."""
 
 from secrets import token_urlsafe
 from uuid import uuid4

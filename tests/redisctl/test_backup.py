@@ -1,4 +1,7 @@
-"""Creating backups: files, metadata, and a Redis that is not trusted with paths. Needs no Docker."""
+"""Creation of backups: files, metadata, and untrusted paths of Redis.
+
+Redis is not trusted with paths. Needs no Docker.
+"""
 
 import json
 import os
@@ -53,7 +56,10 @@ def test_two_backups_in_one_second_have_two_names(instance: Instance) -> None:
 
 @pytest.mark.parametrize("name", ["appendonlydir/appendonly.aof.manifest", "appendonlydir"])
 def test_backup_follows_no_link_of_redis(name: str, instance: Instance, tmp_path: Path) -> None:
-    """Someone with Redis's uid replaces a file or a directory by a link to something that only root can read."""
+    """A backup fails if a link replaces a file or a directory of Redis.
+
+    Someone with Redis's uid could let the link point to something that only root can read.
+    """
     path = instance.live / name
     real = path.with_name(f"{path.name}.real")
     path.rename(real)
@@ -79,7 +85,10 @@ def test_backup_follows_no_link_of_redis(name: str, instance: Instance, tmp_path
 def test_backup_copies_no_file_outside_of_data_live(
     names: dict[str, str], instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis answers with the names of its files, and can read its backups: it must not get a file of root this way."""
+    """Redis cannot get a file of root through the names of its files.
+
+    Redis answers with these names, and can read its backups.
+    """
     monkeypatch.setattr(create, "_config", lambda *_: names)
     before = os.listdir(instance.backups)
     with pytest.raises(Failure, match="is not the name of a file"):

@@ -1,4 +1,7 @@
-"""The comparison of an import: two servers, one with a copy of the other's keys, and a client that writes."""
+"""The comparison of an import: two servers, and a client that writes.
+
+One server has a copy of the other's keys.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +58,10 @@ def _write_types(client: Redis) -> None:
 def compare_servers(
     redis: LocalRedis, copy: LocalRedis, *, full: bool = True, meanwhile: Callable[[], None] = lambda: None
 ) -> Report:
-    """Compare two servers; ``meanwhile`` runs each time that the comparison waits for the copy."""
+    """Compare two servers.
+
+    ``meanwhile`` runs each time that the comparison waits for the copy.
+    """
     pair = Pair(
         source=lambda db: redis.client(db=db, protocol=2),
         copy=lambda db: copy.client(db=db, protocol=2),

@@ -13,7 +13,7 @@ GIB = 1024**3
 
 
 def health(redis: LocalRedis) -> tuple[int, str, dict[str, str]]:
-    """Return the exit code, the verdict, and the observed values of the checks that are not ok."""
+    """Return exit code, verdict, and observed values of the checks that are not ok."""
     output = redis.redisctl("health --json")
     report = json.loads(output.stdout)
     checks = {check["name"]: check["observed"] for check in report["checks"] if check["verdict"] != "ok"}
@@ -55,7 +55,10 @@ def test_hanging_redis_is_critical(redis: LocalRedis) -> None:
 
 @pytest.mark.parametrize("harm", ["other names", "missing file"])
 def test_unusable_names_of_commands_are_critical(redis: LocalRedis, harm: str) -> None:
-    """Somebody edited or removed the file. Every verb names it, and none shows a name of a command."""
+    """An edited or missing commands.conf is critical.
+
+    Every verb names the file, and none shows a name of a command.
+    """
     path = redis.root / "secrets/server/commands.conf"
     names = path.read_text()
     path.unlink() if harm == "missing file" else path.write_text(names.replace("\n", "-edited\n"))
@@ -74,7 +77,10 @@ def test_unusable_names_of_commands_are_critical(redis: LocalRedis, harm: str) -
 
 
 def test_stopped_redis_is_critical(redis: LocalRedis) -> None:
-    """Files and backups are checked all the same. Deployed: lifecycle/test_redisctl.py."""
+    """Files and backups are checked even if Redis is stopped.
+
+    Deployed: lifecycle/test_redisctl.py.
+    """
     redis.stop()
     try:
         output = redis.redisctl("health --json")
@@ -154,7 +160,10 @@ def test_missing_manifest_of_the_aof_is_critical(redis: LocalRedis) -> None:
 
 
 def test_links_of_redis_are_not_followed(redis: LocalRedis) -> None:
-    """Redis can replace its files by links: health reports that and reads nothing behind them."""
+    """Health reports links in place of files, and reads nothing behind them.
+
+    Redis can replace its files by links.
+    """
     directory = redis.root / "data/live/appendonlydir"
     kept = directory.with_suffix(".kept")
     directory.rename(kept)

@@ -89,7 +89,11 @@ def test_sessions_are_counted_limited_and_removed_by_rule(redis: LocalRedis) -> 
 
 @dataclass(frozen=True)
 class Measured:
-    """A program that ran next to another client: output, peak memory in bytes, the client's worst PING, seconds."""
+    """A program that ran next to another client.
+
+    ``memory`` is the program's peak memory in bytes, ``worst`` the client's worst PING in seconds, ``seconds`` how long
+    the program ran.
+    """
 
     output: str
     memory: int
@@ -120,7 +124,10 @@ def run_next_to_pings(redis: LocalRedis, *command: str) -> Measured:
 
 
 def test_a_million_sessions_cause_no_stall_and_need_no_memory(redis: LocalRedis) -> None:
-    """Compared with a client that takes all keys in one step, another client waits next to nothing."""
+    """Another client waits next to nothing while redisctl reads a million sessions.
+
+    It waits much longer for a client that takes all keys in one step.
+    """
     fill(redis)
     program = (sys.executable, "-m", "tests.redisctl.program", str(redis.root))
     small = run_next_to_pings(redis, *program, "latency", "--seconds", "1", "--json")
@@ -142,7 +149,10 @@ def test_a_million_sessions_cause_no_stall_and_need_no_memory(redis: LocalRedis)
 
 
 def fill(redis: LocalRedis) -> None:
-    """Write a million sessions, without answers and without persistence, which would take most of the time."""
+    """Write a million sessions.
+
+    It needs no answers and turns persistence off, because both would take most of the time.
+    """
     redis.execute_renamed("CONFIG", "SET", "save", "", "appendonly", "no")
     value = b"x" * 32
     command = b"*5\r\n$3\r\nSET\r\n$44\r\napp:session:%032d\r\n$32\r\n%s\r\n$2\r\nEX\r\n$4\r\n%d\r\n"

@@ -72,7 +72,10 @@ class Terminal:
 
 @contextmanager
 def terminal_of(redis: LocalRedis, line: str) -> Iterator[Terminal]:
-    """Start redisctl in a terminal. If a test fails, the terminal closes and ends the program."""
+    """Start redisctl in a terminal.
+
+    If a test fails, the terminal closes and ends the program.
+    """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (LINES, COLUMNS))
     process = subprocess.Popen(
@@ -93,7 +96,10 @@ def terminal_of(redis: LocalRedis, line: str) -> Iterator[Terminal]:
 
 @contextmanager
 def reading(redis: LocalRedis) -> Iterator[Callable[[], float]]:
-    """A client that reads at a steady pace meanwhile; gives its real rate so far, in reads a second."""
+    """Run a client that reads at a steady pace meanwhile.
+
+    Gives a function that returns the client's real rate so far, in reads a second.
+    """
     over, start = Event(), time.monotonic()
     done = 0
 
