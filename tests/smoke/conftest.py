@@ -1,7 +1,7 @@
-"""Fixtures of the smoke run: a disposable virtual machine, or the hosts of a named inventory.
+"""Fixtures of the smoke run: a virtual machine, or the hosts of an inventory.
 
-The steps are an operator's commands, and clients from outside. Only the power of a virtual machine is switched by the
-sandbox.
+The virtual machine is disposable. The steps are an operator's commands, and clients from outside. The sandbox only
+switches the power of a virtual machine.
 """
 
 import re
@@ -67,7 +67,10 @@ def _refuse_this_machine(inventory: str) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Repeat at the end what was left out, also by the host suite, whose output is not shown."""
+    """Repeat at the end what was left out.
+
+    This includes what the host suite left out, whose output is not shown.
+    """
     for line in _no_reboots(config):
         terminalreporter.write_line(line)
     for line in config.stash.get(LEFT_OUT, []):
@@ -89,7 +92,10 @@ def _no_reboots(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On hosts of an inventory, leave out tests for the virtual machine, and reboots without --reboots."""
+    """Leave out tests that are not for the hosts of an inventory.
+
+    These are the tests for the virtual machine, and reboots without --reboots.
+    """
     if is_disposable(config.option.inventory):
         return
     left_out = [
@@ -119,7 +125,10 @@ class Smoke:
         return DeployResult(done.returncode, done.stdout, done.stderr)
 
     def verify(self, *selection: str) -> int:
-        """Run ``pytest tests/host --inventory <inventory>``. Return how many tests passed; fails if one failed."""
+        """Run the host suite on the hosts and return how many tests passed.
+
+        The command is ``pytest tests/host --inventory <inventory>``. Fails if a test failed.
+        """
         command = [sys.executable, "-m", "pytest", "tests/host", "--inventory", self.inventory]
         command += [*self.options, *selection]
         result = subprocess.run(
@@ -150,7 +159,10 @@ class Smoke:
         _await_boots(before)
 
     def cut_power(self) -> float:
-        """Cut the power of all hosts and wait until they are up again. Return the time of the cut (time.monotonic)."""
+        """Cut the power of all hosts and wait until they are up again.
+
+        Return the time of the cut (time.monotonic).
+        """
         before = self.boots()
         cut = time.monotonic()
         if self.machine is not None:
@@ -166,7 +178,10 @@ class Smoke:
         return cut
 
     def boots(self) -> list[tuple[Target, str]]:
-        """Return the hosts with their boot ids. Fails if one shares the kernel of this machine."""
+        """Return the hosts with their boot ids.
+
+        Fails if one shares the kernel of this machine.
+        """
         boots = [(target, _boot_id(target)) for target in self.targets]
         shared = [target.entry.name for target, boot in boots if boot == OWN_BOOT_ID.read_text().strip()]
         assert not shared, (
@@ -180,7 +195,10 @@ class Smoke:
 
 
 def _boot_id(target: Target) -> str:
-    """Return the boot id, which differs after each boot; empty while the host does not answer."""
+    """Return the boot id, which differs after each boot.
+
+    Empty while the host does not answer.
+    """
     try:
         result = target.run("cat /proc/sys/kernel/random/boot_id")
     except subprocess.TimeoutExpired:
@@ -203,7 +221,10 @@ def _await_boots(before: list[tuple[Target, str]]) -> None:
 
 @pytest.fixture(scope="session")
 def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
-    """Return the hosts of --inventory, or a virtual machine that is removed afterwards."""
+    """Return the hosts of --inventory, or a virtual machine.
+
+    The virtual machine is removed afterwards.
+    """
     config = request.config
     left_out = config.stash[LEFT_OUT] = []
     inventory: str = config.option.inventory
@@ -229,7 +250,10 @@ def _remove_machine() -> None:
 
 @pytest.fixture(scope="session")
 def deployed(smoke: Smoke, request: pytest.FixtureRequest) -> Smoke:
-    """Return the hosts after the first deploy, with clients. Failures do not show their secrets."""
+    """Return the hosts after the first deploy, with clients.
+
+    Failures do not show their secrets.
+    """
     smoke.fleet = request.config.stash[FLEET] = connect(smoke.inventory, [])
     return smoke
 

@@ -18,6 +18,9 @@ def unflushed_seconds(settings: Settings) -> float | None:
 
 
 def required_writes(settings: Settings, acknowledged: list[float], cut: float) -> int:
-    """Return how many writes must survive the cut, of those that were acknowledged at these times."""
+    """Return how many writes must survive the cut.
+
+    ``acknowledged`` are the times at which writes were acknowledged, by the same clock as ``cut``, in seconds.
+    """
     unflushed = unflushed_seconds(settings)
     return 0 if unflushed is None else sum(time < cut - unflushed for time in acknowledged)

@@ -42,7 +42,10 @@ class Load:
             self.ended = time.monotonic()
 
     def assert_running_at(self, cut: float) -> None:
-        """Fail unless it wrote until the power cut: otherwise the cut would prove nothing."""
+        """Fail unless it wrote until the power cut.
+
+        Otherwise the cut would prove nothing.
+        """
         assert self.ended is None or self.ended >= cut, f"ended {cut - self.ended:.1f} s before the cut: {self.error}"
         assert self.acknowledged, "nothing was written"
         assert cut - self.acknowledged[-1] < MAX_PAUSE_SECONDS, f"{len(self.acknowledged)} writes, and then none"

@@ -1,4 +1,4 @@
-"""`make deploy` works on a machine where Docker cannot run: it uses a virtual machine.
+"""`make deploy` uses a virtual machine where Docker cannot run.
 
 The tests run in mount namespaces of this machine, without a Docker socket: as root in an unprivileged container (with
 Docker's default capabilities), and on machines that lack only one thing. They use a copy of the project, because the
@@ -42,10 +42,10 @@ NOT_COPIED = shutil.ignore_patterns(".sandbox", ".venv", ".git", "__pycache__", 
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Path]:
-    """Return a copy of the project, which shares QEMU and the disks of virtual machines with it.
+    """Return a copy of the project.
 
-    In a fresh checkout the unprivileged root builds these. The copy is removed afterwards. It is not in a temporary
-    directory, because that may be in memory.
+    It shares QEMU and the disks of virtual machines with the project. In a fresh checkout the unprivileged root builds
+    these. The copy is removed afterwards. It is not in a temporary directory, because that may be in memory.
     """
     copy = STATE / "elsewhere"
     if copy.exists():
@@ -68,7 +68,10 @@ def _remove(copy: Path) -> None:
 
 
 def run(directory: Path, *command: str, machine: str = UNPRIVILEGED) -> str:
-    """Run a command in an unprivileged container, or on another ``machine``. Return its output; fails if it fails."""
+    """Run a command in an unprivileged container, or on another ``machine``.
+
+    Return its output; fails if it fails.
+    """
     hidden = "set -e; [ ! -S /run/docker.sock ] || mount --bind /dev/null /run/docker.sock; "
     environment = {name: value for name, value in os.environ.items() if name != "DOCKER_HOST"}
     result = subprocess.run(

@@ -1,4 +1,6 @@
-"""A deploy to a whole machine, a reboot and a power cut. The tests build on each other, in this order.
+"""A deploy to a whole machine, a reboot and a power cut.
+
+The tests build on each other, in this order.
 
 make smoke-vm                                                        a disposable virtual machine
 pytest tests/smoke --inventory inventory/production.py --reboots     hosts of your own, before they are in use
@@ -76,8 +78,9 @@ def test_bare_host_is_deployed(smoke: Smoke) -> None:
 
 
 def test_deployed_host_matches_its_settings(deployed: Smoke) -> None:
-    """On the virtual machine this runs only the tests of the kernel's settings, which a boot sets in another way.
+    """The host suite passes after the first deploy.
 
+    On the virtual machine this runs only the tests of the kernel's settings, which a boot sets in another way.
     test_boots_change_nothing runs the whole host suite there. Hosts of an inventory may not be rebooted, so the whole
     suite runs here.
     """
@@ -106,7 +109,10 @@ def test_reboot_brings_redis_and_its_data_back(deployed: Smoke) -> None:
 @pytest.mark.reboots
 @pytest.mark.machine
 def test_reboot_loads_the_firewall_before_docker(deployed: Smoke, outside: str) -> None:
-    """The table was loaded before Docker started, so no other network could ever reach Redis."""
+    """The firewall's table is loaded before Docker starts.
+
+    So no other network could ever reach Redis.
+    """
     assert deployed.machine is not None
     times = deployed.machine.run(
         "nft list table inet redoubt_redis >/dev/null && "
@@ -137,9 +143,10 @@ def test_reboot_keeps_the_backup_timer(deployed: Smoke) -> None:
 
 @pytest.mark.reboots
 def test_power_cut_keeps_all_flushed_writes(deployed: Smoke, capsys: pytest.CaptureFixture[str]) -> None:
-    """After a power cut under write load Redis comes back by itself, with every write before the last flush, in order.
+    """Redis keeps every write before the last flush, in order, after a power cut.
 
-    If the settings promise no flush, the data of the last explicit write to the disk must be present.
+    The cut happens under write load, and Redis comes back by itself. If the settings promise no flush, the data of the
+    last explicit write to the disk must be present.
     """
     written = [WrittenData.write(target) for target in deployed.targets]
     for target in deployed.targets:
