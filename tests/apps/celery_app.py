@@ -1,7 +1,7 @@
-"""A Celery application for the tests: a worker with threads, and a client that sends it tasks of every kind.
+"""A Celery application for the tests: a worker with threads, and a client.
 
-It reads the connection's parameters as JSON from standard input, and prints the results of the tasks as JSON. Start it
-with ``python -m tests.apps.celery_app``.
+The client sends the worker tasks of every kind. The application reads the connection's parameters as JSON from standard
+input, and prints the results of the tasks as JSON. Start it with ``python -m tests.apps.celery_app``.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Fixtures of the tests of client libraries: an instance with a user for each of them, and ways to connect.
+"""Fixtures of the tests of client libraries: an instance, and ways to connect.
 
-Every module tests one library. A library that needs a process of its own has a small application next to the module.
-Applications read the connection as JSON from standard input: arguments and environments are visible to others.
+The instance has a user for each library. Every module tests one library. A library that needs a process of its own has
+a small application next to the module. Applications read the connection as JSON from standard input: arguments and
+environments are visible to others.
 """
 
 import json
@@ -47,7 +48,10 @@ def host(start_host: Callable[..., Host]) -> Host:
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
-    """Give the instance with these users. After another module of this tier, the deploy changes nothing."""
+    """Give the instance with these users.
+
+    After another module of this tier, the deploy changes nothing.
+    """
     settings: dict[str, Any] = {"redis_users": USERS}
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
@@ -62,14 +66,20 @@ def connect(redis: Instance) -> Iterator[Connect]:
 
 @pytest.fixture(scope="module")
 def connection(redis: Instance) -> Iterator[Callable[[str], str]]:
-    """Give a function that returns a user's connection for the standard input of an application."""
+    """Give a function that returns a user's connection.
+
+    The connection is for the standard input of an application.
+    """
     with tcp_tunnel(redis.host, "127.0.0.1", 6379) as port:
         yield lambda user: json.dumps({"port": port, "username": user, "password": redis.secrets.passwords[user]})
 
 
 @pytest.fixture
 def no_denials(redis: Instance) -> Iterator[None]:
-    """Fail if Redis denies anything: a client that lacks a right often fails only in part."""
+    """Fail if Redis denies anything.
+
+    A client that lacks a right often fails only in part.
+    """
     redis.call("ACL LOG RESET")
     yield
     assert redis.call("ACL LOG") == [""]
@@ -81,7 +91,10 @@ def installed_node() -> Node:
 
 
 def run_app(*command: str, connection: str, timeout: float = 90) -> dict[str, Any]:
-    """Run an application of tests/apps, which must succeed, and return the JSON that it prints as its last line."""
+    """Run an application of tests/apps and return its result.
+
+    The application must succeed. Its result is the JSON that it prints as its last line. ``timeout`` is in seconds.
+    """
     process = subprocess.Popen(
         command,
         cwd=ROOT,

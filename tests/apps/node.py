@@ -1,7 +1,7 @@
-"""Node.js and the npm packages of the applications. They are installed once, under `.sandbox`, and removed with it.
+"""Node.js and the npm packages of the applications.
 
-node.txt and package-lock.json pin their versions and hashes. Run as a program, this file updates the latter and
-package.json to the newest versions.
+They are installed once, under `.sandbox`, and removed with it. node.txt and package-lock.json pin their versions and
+hashes. Run as a program, this file updates the latter and package.json to the newest versions.
 """
 
 import fcntl
@@ -39,7 +39,10 @@ class Node:
 
 
 def install() -> Node:
-    """Install Node.js and the packages unless these versions are there. Raises SandboxError."""
+    """Install Node.js and the packages unless these versions are there.
+
+    Raises SandboxError.
+    """
     node = Node()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _LOCKS)).hexdigest()
     with _locked():
@@ -51,7 +54,10 @@ def install() -> Node:
 
 
 def update() -> None:
-    """Lock the newest versions of the packages in package.json and package-lock.json. Raises SandboxError."""
+    """Lock the newest versions of the packages.
+
+    Changes package.json and package-lock.json. Raises SandboxError.
+    """
     node = Node()
     names = json.loads((HERE / "package.json").read_text())["dependencies"]
     options = ("--package-lock-only", "--omit-lockfile-registry-resolved", "--save-exact")
@@ -63,7 +69,10 @@ def update() -> None:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Let one process at a time install something: several workers of a parallel run may need it at the same moment."""
+    """Let one process at a time install something.
+
+    Several workers of a parallel run may need it at the same moment.
+    """
     STATE.mkdir(mode=0o700, exist_ok=True)
     _ROOT.mkdir(exist_ok=True)
     with (_ROOT / "lock").open("w") as lock:

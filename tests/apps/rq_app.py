@@ -1,7 +1,8 @@
-"""An RQ application for the tests: a forking worker with its scheduler, and a client that sends it jobs and commands.
+"""An RQ application for the tests: a worker and a client.
 
-It reads the connection's parameters as JSON from standard input, and prints the results of the jobs as JSON. Start it
-with ``python -m tests.apps.rq_app``.
+The worker forks and has its scheduler; the client sends it jobs and commands. The application reads the connection's
+parameters as JSON from standard input, and prints the results of the jobs as JSON. Start it with
+``python -m tests.apps.rq_app``.
 """
 
 import json
@@ -73,7 +74,7 @@ def run_jobs(queue: Queue) -> dict[str, Any]:
 
 
 def work(parameters: dict[str, Any], name: str) -> None:
-    """Process the queue's jobs until a client sends the worker the command to shut down."""
+    """Process the queue's jobs until a client sends the command to shut down."""
     worker = Worker([name], name=name, connection=Redis(**parameters))
     worker.work(with_scheduler=True, logging_level="WARNING")
 
@@ -85,7 +86,10 @@ def result_of(job: Job) -> object:
 
 
 def wait_for(job: Job, is_expected: Callable[[JobStatus], bool], seconds: float = 30) -> JobStatus:
-    """Wait for a job's status and return it. Raises TimeoutError with the last status."""
+    """Wait for a job's status and return it.
+
+    Raises TimeoutError with the last status after ``seconds``.
+    """
     deadline = time.monotonic() + seconds
     while not is_expected(status := job.get_status()):
         if time.monotonic() > deadline:

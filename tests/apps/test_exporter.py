@@ -1,4 +1,7 @@
-"""Debian's redis_exporter, as a user with the role metrics, started as docs/applications.md says."""
+"""Debian's redis_exporter, as a user with the role metrics.
+
+It is started as docs/applications.md says.
+"""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +27,10 @@ echo '{ARGUMENTS.removesuffix('"')} -export-client-list"' > /etc/default/prometh
 
 @pytest.fixture(scope="module")
 def exporter(redis: Instance) -> Iterator[Host]:
-    """Give the host with Debian's exporter as in docs/applications.md, with the client list and a second user."""
+    """Give the host with Debian's exporter as in docs/applications.md.
+
+    In addition it reports the client list and has the password of a second user.
+    """
     redis.host.run(INSTALL_EXPORTER, check=True)
     passwords = {f"redis://{user}@127.0.0.1:6379": redis.secrets.passwords[user] for user in ("exporter", "slowlog")}
     redis.host.run(
@@ -44,7 +50,10 @@ def _scrape(host: Host, path: str) -> dict[str, float]:
 
 
 def test_exporter_reads_numbers_with_metrics_role(redis: Instance, exporter: Host) -> None:
-    """The exporter also asks for the newest entry of SLOWLOG. Redis refuses it, and the exporter continues."""
+    """Redis refuses SLOWLOG GET, and the exporter continues.
+
+    The exporter asks for the newest entry of SLOWLOG.
+    """
     redis.call("SET rq:counted x EX 60", user="queues")
     redis.call("ACL LOG RESET")
     numbers = _scrape(exporter, "metrics")
@@ -70,7 +79,10 @@ def test_exporter_with_slowlog_rule_is_denied_nothing(exporter: Host) -> None:
 
 
 def test_exporter_does_not_expose_its_passwords(redis: Instance, exporter: Host) -> None:
-    """A request to the exporter can name any server, and every user of the host can see the arguments of processes."""
+    """The exporter's arguments and environment contain no password.
+
+    Every user of the host can see the arguments of processes. A request to the exporter can name any server.
+    """
     assert _scrape(exporter, "scrape?target=redis://exporter@127.0.0.1:6379/0")["redis_up"] == 0
     process = exporter.run("cd /proc/$(pidof prometheus-redis-exporter) && cat cmdline environ", check=True).stdout
     assert not any(password in process for password in redis.secrets.passwords.values())

@@ -1,4 +1,7 @@
-"""express-session with connect-redis over node-redis, as a user with the role session: real requests by HTTP."""
+"""express-session with connect-redis over node-redis: real requests by HTTP.
+
+The application connects as a user with the role session.
+"""
 
 import http.client
 import json
@@ -35,7 +38,10 @@ class Browser:
 
     @property
     def key(self) -> str:
-        """The session's key in Redis. The cookie is ``connect.sid=s%3A<session>.<signature>``."""
+        """Return the session's key in Redis.
+
+        The cookie is ``connect.sid=s%3A<session>.<signature>``.
+        """
         return "express:session:" + self.cookie.partition("%3A")[2].partition(".")[0]
 
 
@@ -74,7 +80,10 @@ def application(connection: str, node: Node) -> Iterator[int]:
 
 @pytest.fixture
 def browser(redis: Instance, ports: tuple[int, int]) -> Iterator[Browser]:
-    """Give a client with a session, and check that Redis denied the application nothing."""
+    """Give a client with a session.
+
+    Afterwards, check that Redis denied the application nothing.
+    """
     redis.call("ACL LOG RESET")
     browser = Browser(ports[0])
     assert browser.get("/visit/ann") == "anonymous"
@@ -91,7 +100,10 @@ def test_processes_share_a_session(browser: Browser, ports: tuple[int, int]) -> 
 
 
 def test_session_expires(browser: Browser, connect: Connect) -> None:
-    """It expires a lifetime after its last request, and is gone for the application then."""
+    """A session expires a lifetime after its last request.
+
+    Then it is gone for the application.
+    """
     client = connect("express")
     assert LIFETIME - 10 < client.ttl(browser.key) <= LIFETIME
     client.expire(browser.key, 60)
@@ -112,7 +124,10 @@ def test_logout_removes_the_session(browser: Browser, connect: Connect) -> None:
 
 
 def test_listing_all_sessions_is_refused(redis: Instance, ports: tuple[int, int]) -> None:
-    """SCAN would list the keys of all users, and the key of a session contains its cookie."""
+    """Redis refuses to list all sessions.
+
+    SCAN would list the keys of all users, and the key of a session contains its cookie.
+    """
     redis.call("ACL LOG RESET")
     assert "no permissions to run the 'scan' command" in Browser(ports[0]).get("/all")
     assert "scan" in redis.call("ACL LOG")

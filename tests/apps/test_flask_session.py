@@ -1,4 +1,7 @@
-"""Flask-Session, as a user with the role session. tests/host has more of it, as the user sessions."""
+"""Flask-Session, as a user with the role session.
+
+tests/host has more tests of it, as the user sessions.
+"""
 
 import flask
 import pytest

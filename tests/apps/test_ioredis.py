@@ -25,11 +25,17 @@ def test_sessions_expire_and_the_application_hears_of_it(results: dict[str, Any]
 
 
 def test_jobs_are_queued_and_reported(results: dict[str, Any]) -> None:
-    """A worker waits for a job, and a subscriber for its end. Hashes, sorted sets and streams hold what they need."""
+    """A worker waits for a job, and a subscriber for its end.
+
+    Hashes, sorted sets and streams hold what they need.
+    """
     assert results["queue"] == {"job": "first", "tries": 2, "next": "second", "entries": 1, "done": "first"}
 
 
 def test_custom_commands_are_refused_and_scripts_work(results: dict[str, Any]) -> None:
-    """A command of defineCommand sends EVAL first. An application that loads its script itself is served."""
+    """Redis refuses EVAL, and runs a script that the application loads itself.
+
+    A command of defineCommand sends EVAL first.
+    """
     assert results["scripts"]["refused"].startswith("ERR unknown command 'eval'")
     assert results["scripts"]["doubled"] == 2

@@ -1,4 +1,7 @@
-"""redis-py itself: locks, and the roles for which no library has an application of its own."""
+"""redis-py itself: locks, and some roles.
+
+For these roles, no library has an application of its own.
+"""
 
 import pytest
 from redis.exceptions import LockNotOwnedError
