@@ -22,6 +22,7 @@ from sandbox.hosts import Host
 from sandbox.util import STATE
 from tests.deployed_redis import Instance, redisctl
 from tests.deployer import ROOT, DeployResult
+from tests.lifecycle.conftest import remove_instance
 
 PROJECT = "/root/redoubt"
 WHEELS = "/root/wheels"
@@ -75,7 +76,7 @@ def itself(host: Host) -> Iterator[Host]:
 
     It has this project, its wheels and the image's archive.
     """
-    host.run("docker rm -f redis; rm -rf /srv/redis /var/log/redoubt")
+    remove_instance(host, image=False)
     host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
     parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "files/*", "templates/*")
     packages = ("redisctl", "redoubt", "tasks", "day2", "inventory", "sandbox")
@@ -88,7 +89,8 @@ def itself(host: Host) -> Iterator[Host]:
     host.run(f"mv /root/{images.redis_archive().name} /root/redis.tar", check=True)
     host.run(f"cd {PROJECT} && PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS} make venv", check=True)
     yield host
-    host.run(f"docker rm -f redis; rm -rf /srv/redis {PROJECT} {WHEELS} /root/redis.tar")
+    remove_instance(host, image=False)
+    host.run(f"rm -rf {PROJECT} {WHEELS} /root/redis.tar")
 
 
 def deploy(host: Host) -> DeployResult:

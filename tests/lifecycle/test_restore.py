@@ -12,7 +12,7 @@ from rq import Queue
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, refused, wait_until
 from tests.deployer import Deployer
-from tests.lifecycle.conftest import empty_instance
+from tests.lifecycle.conftest import empty_instance, remove_instance
 
 KEYS = 2000
 ROOT = "/srv/redis"
@@ -119,7 +119,8 @@ def test_backup_is_restored_on_another_host(
         with second.client("sessions") as connection:
             assert connection.get("app:session:7") == b"7"
     finally:
-        other.run(f"rm -rf /root/{backup}; docker rm -f redis; rm -rf {ROOT}")
+        remove_instance(other, image=False)
+        other.run(f"rm -rf /root/{backup}")
         filled.call("DEL rq:queues rq:queue:mail")
 
 

@@ -15,7 +15,7 @@ from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance
 from tests.deployer import Deployer
-from tests.lifecycle.conftest import assert_no_change
+from tests.lifecycle.conftest import assert_no_change, remove_instance
 
 HERE = Path(__file__).parent
 
@@ -75,7 +75,7 @@ def own_host(undeployed_host: Host, deployer: Deployer) -> Iterator[Host]:
     The passwords of the test's instance are in another store.
     """
     yield undeployed_host
-    undeployed_host.run("cd /srv/redis && docker compose down; rm -rf /srv/redis", check=True)
+    remove_instance(undeployed_host, image=False)
 
 
 def _deploys(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:

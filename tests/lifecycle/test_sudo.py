@@ -14,7 +14,7 @@ from sandbox import ssh, tools
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance
 from tests.deployer import PYINFRA, Deployer, command
-from tests.lifecycle.conftest import assert_no_change
+from tests.lifecycle.conftest import assert_no_change, remove_instance
 
 OPERATOR: dict[str, Any] = {"ssh_user": "operator", "_sudo": True}
 
@@ -102,7 +102,7 @@ def test_deploy_with_sudo_exposes_no_secret(deployed: Host, deployer: Deployer) 
     passwords = list(secrets.passwords.values())
     secret_values = [*passwords, *map(acl.password_hash, passwords), *secrets.commands.values()]
     # A first deploy, which sends everything.
-    deployed.run("docker rm -f redis && docker rmi redoubt/redis:8.0.2 && rm -r /srv/redis", check=True)
+    remove_instance(deployed)
 
     with spying(deployed, secret_values) as report:
         result = deployer.deploy(deployed, **OPERATOR)

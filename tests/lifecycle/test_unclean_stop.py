@@ -49,7 +49,8 @@ def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterat
     It has some sessions and a backup of them.
     """
     host.run(f"docker rm -f redis; rm -rf {DATA} {ROOT}/backups; mkdir -p {DATA}", check=True)
-    host.run(f"mount -t tmpfs -o size=128m,mode=0700 tmpfs {DATA}", check=True)
+    # A deploy does not start without the data of an earlier one.
+    host.run(f"mount -t tmpfs -o size=128m,mode=0700 tmpfs {DATA} && mkdir {DATA}/live", check=True)
     try:
         result = deployer.deploy(host, redis_maxmemory="32mb", **settings)
         assert result.returncode == 0, result.stderr
@@ -58,7 +59,7 @@ def instance_on_tmpfs(host: Host, deployer: Deployer, **settings: Any) -> Iterat
         redisctl(instance, "backup --no-verify")
         yield instance
     finally:
-        host.run(f"docker rm -f redis; umount {DATA}; rm -rf {DATA} {ROOT}/backups")
+        host.run(f"docker rm -f redis; umount {DATA}; rm -rf {DATA}/* {ROOT}/backups; mkdir {DATA}/live")
 
 
 def test_previous_data_has_the_newest_writes_without_aof(host: Host, deployer: Deployer) -> None:

@@ -339,4 +339,4 @@ def test_full_disk_stops_an_upgrade_and_redis_runs(
         assert server.call("STRLEN app:session:long") == ["5000000"]
         assert_no_change(deployer, host, **small)
     finally:
-        host.run(f"docker rm -f redis; umount {data}", check=True)
+        host.run(f"docker rm -f redis; umount {data}; mkdir -p {data}/live", check=True)
