@@ -142,7 +142,10 @@ def read(instance: Instance) -> Journal | None:
             raise Failure(f"{path} cannot be read: it is not a regular file")
         return schema.load(Journal, os.read(descriptor, _MAX_SIZE).decode())
     except (ValueError, OSError) as error:
-        raise Failure(f"{path} cannot be read: {error}") from None
+        raise Failure(
+            f"{path} cannot be read: {error}. If another release wrote it, deploy with that release. If it is damaged, "
+            f"check that {paths.LIVE} has the data, then move the file away"
+        ) from None
     finally:
         os.close(descriptor)
 

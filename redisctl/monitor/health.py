@@ -288,7 +288,7 @@ def _previous_data(status: Status) -> Iterator[Check]:
     disk = status.disk
     yield from _unknown("previous data", disk)
     if disk.interrupted and not disk.lock_holder:
-        yield Check("interrupted restore", CRITICAL, disk.interrupted, "redisctl recover finishes it")
+        yield Check("interrupted change", CRITICAL, disk.interrupted, "redisctl recover finishes it")
     if disk.upgrading:
         observed = "the new version is not healthy yet; the previous version's data is kept"
         yield Check("upgrade", CRITICAL, observed, "if no deploy is running: deploy again")

@@ -50,7 +50,7 @@ def test_backup_state_has_a_verdict_and_a_remedy(changes: dict[str, Any], verdic
 
 
 def test_disk_state_has_verdicts() -> None:
-    names = ("backup disk", "previous data", "interrupted restore", "aof files", "aof truncated")
+    names = ("backup disk", "previous data", "interrupted change", "aof files", "aof truncated")
     assert [check(name, GOOD) for name in names] == [None] * 5
     for free, verdict in ((3 * GIB, OK), (1.5 * GIB, WARNING), (GIB / 2, CRITICAL)):
         result = check("backup disk", replace(GOOD, backups_free=int(free)))
@@ -61,10 +61,10 @@ def test_disk_state_has_verdicts() -> None:
     assert result.verdict == OK
     assert "1.0 GiB in data/previous, replaced at 20261124T030000Z: redisctl restore --undo" in result.observed
     broken = replace(GOOD, interrupted="restore of x was interrupted while starting")
-    result = check("interrupted restore", broken)
+    result = check("interrupted change", broken)
     assert result
     assert (result.verdict, "redisctl recover" in result.remedy) == (CRITICAL, True)
-    assert check("interrupted restore", replace(broken, lock_holder="redisctl is at work (restore)")) is None
+    assert check("interrupted change", replace(broken, lock_holder="redisctl is at work (restore)")) is None
     result = check("upgrade", replace(GOOD, upgrading=True))
     assert result
     assert (result.verdict, "deploy again" in result.remedy) == (CRITICAL, True)
