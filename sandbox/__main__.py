@@ -43,7 +43,10 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split a command line into the verb with its arguments and the words after the first `--`."""
+    """Split a command line at its first `--`.
+
+    Return the verb with its arguments, and the words after the `--`.
+    """
     own, rest = argv, []
     if "--" in argv:
         cut = argv.index("--")
@@ -97,9 +100,10 @@ def _host_up(name: str = hosts.DEFAULT, kind: str = "", image: str = "") -> Host
 
 
 def choose(name: str, kind: str, image: str) -> tuple[str, str]:
-    """Return the kind and image of a new host: by default a container if Docker runs or can be started.
+    """Return the kind and image of a new host.
 
-    This starts Docker. Otherwise it is a virtual machine, whose Docker can build images; the reason goes to stderr.
+    The default is a container if Docker runs or can be started; this starts it. Otherwise the default is a virtual
+    machine, whose Docker can build images; the reason goes to stderr.
     """
     if kind:
         return kind, image
@@ -114,7 +118,7 @@ def choose(name: str, kind: str, image: str) -> tuple[str, str]:
 
 
 def _build_redis() -> None:
-    """Build the Redis image with this machine's Docker, or with that of a virtual machine."""
+    """Build the Redis image with the Docker of this machine or of a virtual machine."""
     with lock():
         try:
             client = engine.ensure()
@@ -161,7 +165,10 @@ def _list(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:
-    """Run a command while the default host runs. Afterwards stop what this started, unless others use it."""
+    """Run a command while the default host runs.
+
+    Afterwards stop what this started, unless others use it.
+    """
     if not command:
         raise SandboxError("there is no command: python -m sandbox run -- COMMAND")
     engine_ran = engine.is_running()
@@ -186,7 +193,10 @@ def _default_runs() -> bool:
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a command. If this process is cancelled, so is the command, with time to clean up."""
+    """Return the exit code of a command.
+
+    If this process is cancelled, it also cancels the command, with time to clean up.
+    """
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -202,7 +212,10 @@ def _wait_for(process: subprocess.Popen[bytes]) -> int:
 
 
 def _end(host: Host) -> None:
-    """Stop a host cleanly if possible. After a failure, other hosts and Docker must be stopped as well."""
+    """Stop a host cleanly, or cut its power if that fails.
+
+    A failure is not raised, because other hosts and Docker must be stopped as well.
+    """
     try:
         host.stop()
     except SandboxError as error:

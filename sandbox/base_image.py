@@ -1,4 +1,4 @@
-"""The base of all images: Debian's official one, or the same built from its archive."""
+"""The base of all images: Debian's official one, or one built from its archive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _REGISTRY_TIMEOUT = 10.0
 
 
 def ensure(client: docker.DockerClient) -> Image:
-    """Return the base of all recipes: Debian's official image, or the same built from its archive."""
+    """Return the base of all recipes.
+
+    It is Debian's official image, or the same built from Debian's archive.
+    """
     with suppress(docker.errors.ImageNotFound):
         return client.images.get(REFERENCE)
     if not _pull(client):
@@ -67,9 +70,10 @@ def _bootstrap(client: docker.DockerClient) -> None:
 
 
 def debian(target: Path, variant: str, *options: str, topic: str, text: str) -> None:
-    """Build a Debian root with mmdebstrap: a directory, or an archive if the name ends with .tar. Needs root.
+    """Build a Debian root with mmdebstrap. Needs root.
 
-    `variant` and `options` are mmdebstrap's. The variant `extract` only unpacks packages and their dependencies.
+    `target` is a directory, or an archive if its name ends with .tar. `variant` and `options` are mmdebstrap's. The
+    variant `extract` only unpacks packages and their dependencies.
     """
     env = tools.provide({"mmdebstrap": "mmdebstrap"})
     keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -119,7 +123,10 @@ def mirrors() -> dict[str, str]:
 
 
 def parse_mirrors(targets: str, codename: str) -> dict[str, str]:
-    """Return the mirrors of a release and its security updates, from lines of suite and address."""
+    """Return the mirrors of a release and of its security updates.
+
+    Each line of `targets` has a suite and an address.
+    """
     names = {codename: "MIRROR", f"{codename}-security": "SECURITY_MIRROR"}
     mirrors: dict[str, str] = {}
     for line in targets.splitlines():

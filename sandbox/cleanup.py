@@ -1,4 +1,7 @@
-"""Removes everything: after `clean` the machine is as it was before the first `up`."""
+"""Removal of everything that the sandbox has created.
+
+After `clean`, the machine is as it was before the first `up`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def clean() -> None:
 
 
 def _remove_objects(client: docker.DockerClient) -> None:
-    """Remove everything with the sandbox's label or name from Docker, and nothing else."""
+    """Remove all Docker objects with the sandbox's label or name, and no others."""
     own: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={ID}"}
     for container in client.containers.list(all=True, filters=own):
         say("clean", f"removing container {container.name}")

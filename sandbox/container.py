@@ -1,4 +1,4 @@
-"""Hosts as system containers, with systemd as the first process and their own Docker.
+"""Hosts as system containers, with systemd as PID 1 and a Docker of their own.
 
 They boot in seconds and share the kernel of this machine: its settings (vm.* sysctls, transparent huge pages) are the
 same on all of them.
@@ -46,7 +46,10 @@ _UNPAUSE = "docker ps --quiet --filter status=paused | xargs -r docker unpause"
 
 
 def create(host: Host, *, host_key: KeyPair, authorized_key: str) -> Host:
-    """Create the container and its volume; also Docker, the network and the image if necessary."""
+    """Create the container and its volume.
+
+    If necessary, also start Docker and create the network and the image.
+    """
     client = engine.ensure()
     fleet = network.ensure(client, own_engine=engine.is_running())
     image = image_build.ensure_host(client, host.image)
@@ -156,7 +159,7 @@ def diagnose(host: Host) -> str:
 
 
 def capabilities(bounding_set: int) -> list[str]:
-    """Return the capabilities to request: ALL, or the names of those that this machine has.
+    """Return the capabilities to request: ALL, or the names of those available.
 
     If this machine lacks one, `--privileged` fails. ALL fails as well, with newer versions of Docker even without the
     missing one.

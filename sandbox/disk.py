@@ -57,7 +57,10 @@ _SETUPS = ("host/setup.sh", "vm/setup.sh")
 
 
 def ensure(name: str) -> Image:
-    """Return the image `bare`, or `host` with Docker. It is built if its recipe changed, which takes half a minute."""
+    """Return the image `bare`, or `host` with Docker.
+
+    Build it if its recipe changed, which takes half a minute.
+    """
     if platform.machine() != "x86_64":
         raise SandboxError(f"virtual machines need x86_64, but this machine is {platform.machine()}")
     if os.geteuid() != 0:
@@ -74,7 +77,7 @@ def ensure(name: str) -> Image:
 
 
 def _recipe(name: str) -> str:
-    """Return a digest of what an image is built from, without the versions of packages."""
+    """Return a digest of an image's recipe, without the versions of packages."""
     code = "".join(inspect.getsource(function) for function in (base_image.debian, _make))
     digest = hashlib.sha256(f"{base_image.SUITE} {_SIZE} {code}".encode())
     for path in (*_PACKAGES[name], *_SETUPS):

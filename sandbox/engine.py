@@ -66,7 +66,10 @@ _FOOTPRINT = (
 
 
 def answering() -> docker.DockerClient | None:
-    """Return a client of the sandbox's Docker if it runs, else of the one that the command `docker` uses, or None."""
+    """Return a client of a Docker that answers, or None.
+
+    It is the sandbox's Docker if that runs, else the one that the command `docker` uses.
+    """
     try:
         client = _own_client() if is_running() else _default_client()
         client.ping()
@@ -125,7 +128,10 @@ def stop() -> None:
 
 
 def remove() -> None:
-    """Remove the sandbox's Docker: processes, mounts, data, and everything else that it created."""
+    """Remove the sandbox's Docker and everything that it created.
+
+    This includes its processes, mounts and data.
+    """
     stop()
     if not was_started():
         return
@@ -252,7 +258,10 @@ def _may_mount() -> bool:
 
 
 def _record_machine() -> dict[str, Any]:
-    """Record the state of the machine before the first start. Later starts read the record."""
+    """Record the state of the machine before the first start, and return it.
+
+    Later starts read the record.
+    """
     if not _BEFORE.exists():
         _HOME.mkdir(parents=True, exist_ok=True)
         before = {
@@ -304,7 +313,10 @@ def _holds_overlays(path: Path) -> bool:
 
 
 def _own_cgroups() -> list[Path]:
-    """Return the cgroups of the sandbox's Docker, innermost first; with cgroup v1, those of each tree."""
+    """Return the cgroups of the sandbox's Docker, innermost first.
+
+    With cgroup v1, these are the cgroups of each hierarchy.
+    """
     tops = [*_CGROUPS.glob(PREFIX), *_CGROUPS.glob(f"*/{PREFIX}")]
     return [Path(directory) for top in tops for directory, _, _ in os.walk(top, topdown=False)]
 

@@ -30,7 +30,7 @@ _DAMAGED = "damaged"
 
 
 class Kind(Protocol):
-    """The interface of a kind of host. The modules container.py and vm.py implement it."""
+    """The interface of a kind of host, implemented by container.py and vm.py."""
 
     BOOT_TIMEOUT: float
     """Seconds from the start of a host until it must be ready."""
@@ -59,7 +59,10 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """A disposable host. SSH reaches it on a port of 127.0.0.1, as root or as `operator`."""
+    """A disposable host.
+
+    SSH reaches it on a port of 127.0.0.1, as root or as `operator`.
+    """
 
     name: str
     kind: str
@@ -77,7 +80,10 @@ class Host:
         input: str | None = None,
         timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a shell command on the host. With `check`, a failure raises SandboxError with its output."""
+        """Run a shell command on the host.
+
+        `timeout` is in seconds. With `check`, a failure raises SandboxError with the command's output.
+        """
         result = subprocess.run(
             ssh.command(self.name, "--", command, user=user),
             env=ssh.environment(),
@@ -107,7 +113,10 @@ class Host:
         }
 
     def deploy_data(self) -> dict[str, str | int | bool]:
-        """Return the host's data for a deploy: the connection, and settings that a disposable host needs."""
+        """Return the host's data for a deploy.
+
+        These are the connection, and settings that a disposable host needs.
+        """
         return {
             **self.ssh_data(),
             # A container shares the kernel of this machine.
@@ -139,7 +148,10 @@ class Host:
         return self.kind != _DAMAGED and self._is.is_running(self)
 
     def listens(self) -> bool:
-        """Return whether its SSH port on this machine is open. This is quick and needs no Docker."""
+        """Return whether the host's SSH port on this machine is open.
+
+        This is quick and needs no Docker.
+        """
         return _is_open(self.ssh_port)
 
     def start(self) -> None:
@@ -180,13 +192,16 @@ class Host:
             _write_ssh_config()
 
     def port_hint(self, error: str) -> str:
-        """Return a line for an error that says what to do if the host's port is in use; empty for other errors."""
+        """Return what to do if an error says that the host's port is in use.
+
+        The text is a line to append to the error. It is empty for other errors.
+        """
         if not any(message in error for message in _PORT_TAKEN):
             return ""
         return f"\nIts port {self.ssh_port} is taken: run `python -m sandbox down {self.name}`, then `up` again."
 
     def _wait(self, timeout: float) -> None:
-        """Wait for SSH, for systemd to have started everything, and for Docker if it is installed.
+        """Wait for SSH, the end of systemd's startup, and Docker if it is installed.
 
         Raises SandboxError after `timeout` seconds altogether, or if the host stops.
         """
@@ -244,7 +259,10 @@ def _read(record: Path) -> Host:
 
 
 def without_stopped(all_hosts: Iterable[Host]) -> list[Host]:
-    """Return the running hosts. Names the others on stderr, with the command that starts them."""
+    """Return the running hosts.
+
+    Name the others on stderr, with the command that starts them.
+    """
     states = [(host, host.listens()) for host in all_hosts]
     for host, running in states:
         if not running:
@@ -269,7 +287,7 @@ def check_name(name: str) -> None:
 
 
 def up(name: str = DEFAULT, *, kind: str = "", image: str = "") -> Host:
-    """Create the host if it does not exist, start it if it is stopped, and wait until it is ready.
+    """Create the host if it does not exist, start it, and wait until it is ready.
 
     `kind` is `container` (default) or `vm`. `image` is `host`, or `bare` without Docker; the default is `host` for a
     container and `bare` for a virtual machine. Raises SandboxError if the host exists with another kind or image. An
@@ -331,7 +349,10 @@ def _kinds() -> dict[str, Kind]:
 
 
 def _free_port(taken: Iterable[int]) -> int:
-    """Return a free port below the range of outgoing connections, so that it stays free while its host is stopped."""
+    """Return a free port that stays free while its host is stopped.
+
+    It is below the range of outgoing connections.
+    """
     used = set(taken)
     start = 22000 + int(ID, 16) % 500
     for port in range(start, start + 500):

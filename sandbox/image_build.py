@@ -31,12 +31,18 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def upstream_version(package_version: str) -> str:
-    """Return the upstream part of a Debian version: 8.0.2 for 5:8.0.2-3+deb13u3, 8.1.1 for 8.1.1+dfsg1-3."""
+    """Return the upstream part of a Debian version.
+
+    It is 8.0.2 for 5:8.0.2-3+deb13u3, and 8.1.1 for 8.1.1+dfsg1-3.
+    """
     return (package_version.rpartition(":")[2].rpartition("-")[0] or package_version).partition("+")[0]
 
 
 def ensure_host(client: docker.DockerClient, image: str) -> str:
-    """Build the image of a host (`host` or `bare`) if necessary, and return its reference."""
+    """Build the image of a host if necessary, and return its reference.
+
+    `image` is `host` or `bare`.
+    """
     reference = f"{PREFIX}/{image}:{base_image.SUITE}"
     recipe = _recipe(client, "host")
     if not _is_current(client, reference, recipe):

@@ -33,7 +33,10 @@ _TABLES = ("nat", "filter")
 
 
 def ensure(client: docker.DockerClient, *, own_engine: bool) -> Network:
-    """Create the network if there is none. With the sandbox's Docker, also route it to the outside."""
+    """Create the network if there is none, and return it.
+
+    With the sandbox's Docker, also route it to the outside.
+    """
     networks = client.networks.list(names=[PREFIX])
     network = networks[0] if networks else _create(client)
     if own_engine:
@@ -47,7 +50,10 @@ def subnet_of(network: Network) -> IPv4Network:
 
 
 def free_subnet(used: Iterable[IPv4Network], start: int) -> IPv4Network:
-    """Return the first free /24 of the pool, beginning at number `start`. Raises SandboxError."""
+    """Return the first free /24 of the pool.
+
+    The search begins at number `start` and wraps around. Raises SandboxError if none is free.
+    """
     used_subnets = list(used)
     subnets: list[IPv4Network] = list(_POOL.subnets(new_prefix=24))
     for number in range(len(subnets)):
@@ -58,7 +64,10 @@ def free_subnet(used: Iterable[IPv4Network], start: int) -> IPv4Network:
 
 
 def free_address(subnet: IPv4Network, taken: Iterable[str | None]) -> str:
-    """Return the first free address from .10 on. Docker uses lower ones; .1 is the bridge."""
+    """Return the first free address from .10 on.
+
+    Docker uses lower ones; .1 is the bridge.
+    """
     used = set(taken)
     for address in list(subnet.hosts())[9:]:
         if str(address) not in used:
@@ -82,7 +91,10 @@ def _routes() -> list[tuple[str, IPv4Network]]:
 
 
 def _mtu() -> str | None:
-    """Return the MTU of the default route. With a larger one, the bridge would lose big packets."""
+    """Return the MTU of the default route, or None without such a route.
+
+    With a larger MTU, the bridge would lose big packets.
+    """
     for device, destination in _routes():
         if destination.prefixlen == 0:
             return Path(f"/sys/class/net/{device}/mtu").read_text().strip()
@@ -117,7 +129,10 @@ def _create(client: docker.DockerClient) -> Network:
 
 
 def _route(subnet: IPv4Network) -> None:
-    """Route the hosts through this machine. The sandbox's Docker runs without its own firewall rules."""
+    """Route the hosts through this machine.
+
+    This adds firewall rules, because the sandbox's Docker runs without its own.
+    """
     rules = [
         ["nat", "POSTROUTING", "-s", str(subnet), "!", "-o", BRIDGE, "-j", "MASQUERADE"],
         ["filter", "FORWARD", "-i", BRIDGE, "-j", "ACCEPT"],
@@ -133,7 +148,10 @@ def _route(subnet: IPv4Network) -> None:
 
 
 def unplug() -> None:
-    """Remove the firewall rules and the bridge of the sandbox's stopped Docker. Its start creates them again."""
+    """Remove the firewall rules and the bridge of the sandbox's stopped Docker.
+
+    The start of this Docker creates them again.
+    """
     if Path("/sys/class/net", BRIDGE).exists():
         with socket.socket() as control:
             # By system calls, because the machine may not have iproute2.
@@ -151,7 +169,10 @@ def unplug() -> None:
 
 
 def is_unused(table: str) -> bool:
-    """Return whether a table, in nft's JSON, has only the chains that iptables creates by itself."""
+    """Return whether a table has only the chains that iptables creates by itself.
+
+    `table` is nft's JSON.
+    """
     entries = [(kind, entry) for item in json.loads(table)["nftables"] for kind, entry in item.items()]
     headers = {"metainfo", "table"}
     return all(kind in headers or (kind == "chain" and "hook" in entry) for kind, entry in entries)
@@ -169,7 +190,10 @@ def _iptables(*arguments: str) -> int:
 
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run an unpacked program and return its result; exit code 127 if there is no such program."""
+    """Run an unpacked program and return its result.
+
+    The exit code is 127 if there is no such program.
+    """
     path = tools.find(program)
     if path is None:
         return subprocess.CompletedProcess(arguments, 127, "", f"{program}: not found")

@@ -1,6 +1,7 @@
-"""The file system of the Redis image, unpacked: redis-server and redis-cli without an engine.
+"""The unpacked file system of the Redis image.
 
-It is unpacked once for each build of the image, under `.sandbox/redis-root`.
+It has redis-server and redis-cli for use without Docker. It is unpacked once for each build of the image, under
+`.sandbox/redis-root`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ _WHITEOUT = ".wh."
 
 
 def unpack() -> Path:
-    """Unpack the Redis image if need be; return the root of its file system. Needs root, as files keep their owners."""
+    """Unpack the Redis image if necessary; return the root of its file system.
+
+    Needs root, because the files keep their owners.
+    """
     archive = images.load("redis")
     root = _ROOTS / archive.image_id.rpartition(":")[2][:16]
     if root.is_dir():

@@ -1,4 +1,7 @@
-"""SSH to the hosts: a key pair, host keys that are known before the first connection, and an ssh_config."""
+"""SSH to the hosts: a key pair, known host keys and an ssh_config.
+
+The host keys are known before the first connection.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,10 @@ def write_config(entries: Iterable[Entry]) -> None:
 
 
 def command(name: str, *arguments: str, user: str = "root") -> list[str]:
-    """Return the ssh command line for a host. `arguments` are options, then the remote command."""
+    """Return the ssh command line for a host.
+
+    `arguments` are options, then the remote command.
+    """
     return ["ssh", "-F", str(CONFIG), "-l", user, name, *arguments]
 
 
@@ -110,7 +116,10 @@ def environment() -> dict[str, str]:
 
 
 def hang_up(name: str) -> None:
-    """Close the shared connections to a host, which stay open after the commands that opened them."""
+    """Close the shared connections to a host.
+
+    They stay open after the commands that opened them.
+    """
     for socket in RUNTIME.glob(f"{name}@*"):
         subprocess.run(
             ["ssh", "-F", os.devnull, "-o", f"ControlPath={socket}", "-O", "exit", name],

@@ -1,8 +1,8 @@
-"""Programs from Debian's archive, unpacked under `.sandbox/tools` and run from there.
+"""Programs from Debian's archive, unpacked under `.sandbox/tools`.
 
-To install them would be hard to undo: maintainer scripts add groups, start daemons and create directories that a purge
-keeps. Unpacked packages disappear with their directory, do not change dpkg's database, and belong to one checkout. apt
-still chooses and verifies them.
+They run from there. To install them would be hard to undo: maintainer scripts add groups, start daemons and create
+directories that a purge keeps. Unpacked packages disappear with their directory, do not change dpkg's database, and
+belong to one checkout. apt still chooses and verifies them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/
 
 
 def environment() -> dict[str, str]:
-    """Return the environment in which unpacked programs find each other and their libraries."""
+    """Return the environment that unpacked programs need.
+
+    It lets them find each other and their libraries.
+    """
     # Packages from before the merge of /usr have files in `lib`.
     libraries = [_TREE / top / sysconfig.get_config_var("MULTIARCH") for top in ("usr/lib", "lib")]
     own = [str(_TREE / path) for path in ("usr/sbin", "usr/bin", "sbin", "bin")]
@@ -40,14 +43,14 @@ def environment() -> dict[str, str]:
 
 
 def find(command: str) -> str | None:
-    """Return the path of a command, on this machine or unpacked; None if there is none."""
+    """Return the path of an installed or unpacked command; None if there is none."""
     return shutil.which(command, path=environment()["PATH"])
 
 
 def provide(packages: Mapping[str, str]) -> dict[str, str]:
-    """Unpack the Debian package of each command that this machine lacks. Return the environment for the commands.
+    """Unpack the Debian package of each command that this machine lacks.
 
-    `packages` maps a command to its package.
+    Return the environment for the commands. `packages` maps a command to its package.
     """
     missing = [package for command, package in packages.items() if find(command) is None]
     if missing:
@@ -67,7 +70,7 @@ def unpack_one(package: str) -> Path:
 
 
 def apt_get() -> list[str]:
-    """Return the beginning of an apt-get command that uses lists and caches of the sandbox."""
+    """Return the start of an apt-get command with the sandbox's lists and caches."""
     (_LISTS / "partial").mkdir(parents=True, exist_ok=True)
     return [
         *("apt-get", "--yes", "--quiet"),

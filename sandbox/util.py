@@ -1,4 +1,4 @@
-"""Shared by all modules of the sandbox: paths, progress messages, waiting, running commands."""
+"""Helpers of the sandbox: paths, progress messages, waiting, running commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class SandboxError(Exception):
 
 
 class NoEngineError(SandboxError):
-    """Docker does not answer and cannot run on this machine, unlike a virtual machine. The first line says why."""
+    """Docker does not answer and cannot run on this machine.
+
+    A virtual machine can still run. The first line of the message says why Docker cannot.
+    """
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -74,7 +77,10 @@ def lock() -> Iterator[None]:
 
 
 def wait_until(topic: str, text: str, ready: Callable[[], bool], timeout: float) -> bool:
-    """Wait until `ready` returns true, for at most `timeout` seconds. Return whether it did."""
+    """Wait until `ready` returns true, and return whether it did.
+
+    The wait takes at most `timeout` seconds.
+    """
     start = last_message = time.monotonic()
     while not ready():
         now = time.monotonic()
@@ -95,7 +101,10 @@ def run_logged(
     timeout: float,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a long command with its output in a log. Raises SandboxError with the end of the log if it fails."""
+    """Run a long command with its output in a log.
+
+    `timeout` is in seconds. Raises SandboxError with the end of the log if the command fails.
+    """
     say(topic, text)
     log = STATE / "log" / f"{topic}-{Path(command[0]).name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +143,10 @@ def arguments_of(pid: int | str) -> list[str]:
 
 
 def capabilities_of_this_process(which: str) -> int:
-    """Return a capability set of /proc/self/status (`CapEff`, `CapBnd`) as a bit mask; all bits without Linux."""
+    """Return a capability set of this process as a bit mask.
+
+    `which` is its name in /proc/self/status (`CapEff`, `CapBnd`). Without Linux, all bits are set.
+    """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1], 16) for line in lines if line.startswith(f"{which}:")), ~0)
@@ -155,9 +167,9 @@ def shorten(text: str, width: int = 90) -> str:
 def events(
     call: Callable[..., Iterable[dict[str, Any]]], *, silence: float, **arguments: Any
 ) -> Iterator[dict[str, Any]]:
-    """Yield the events of a streaming call to Docker, and an empty one for each second without one.
+    """Yield the events of a streaming call to Docker.
 
-    Raises SandboxError if Docker sends nothing for `silence` seconds.
+    Yield an empty event for each second without one. Raises SandboxError if Docker sends nothing for `silence` seconds.
     """
     received: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
 

@@ -1,7 +1,7 @@
-"""Creates `.venv` with the packages of requirements.txt, checked by hash: `python3 -m sandbox.venv`.
+"""The virtual environment `.venv`, created by `python3 -m sandbox.venv`.
 
-Runs before anything is installed, so it imports only the standard library. On Debian without pip, the package of pip is
-unpacked instead of installed.
+It has the packages of requirements.txt, checked by hash. This runs before anything is installed, so it imports only the
+standard library. On Debian without pip, the package of pip is unpacked instead of installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hosts as virtual machines: with their own kernel, boot and disk, and with a power switch.
+"""Hosts as virtual machines, with their own kernel, boot, disk and power switch.
 
 They run under QEMU, with KVM if the processor has it. Otherwise they are emulated: a boot takes half a minute, and
 everything is several times slower. Their network is QEMU's: they reach the archives through this machine, and they are
@@ -108,7 +108,10 @@ def diagnose(host: Host) -> str:
 
 @contextmanager
 def engine(host: Host) -> Iterator[docker.DockerClient]:
-    """Return a client of the Docker in a machine of image `host`, for a machine that cannot run Docker itself."""
+    """Yield a client of the Docker in a virtual machine of image `host`.
+
+    It is for a machine that cannot run Docker itself.
+    """
     path = runtime_dir() / f"{host.name}-docker.sock"
     path.unlink(missing_ok=True)
     # A separate connection, which ends with the process.
@@ -125,7 +128,10 @@ def engine(host: Host) -> Iterator[docker.DockerClient]:
 
 
 def has_kvm() -> bool:
-    """Return whether KVM works. A machine that is a guest itself may have only the device."""
+    """Return whether KVM works.
+
+    A machine that is a guest itself may have only the device.
+    """
     flags = set(Path("/proc/cpuinfo").read_text().split())
     return bool(flags & {"vmx", "svm"}) and os.access("/dev/kvm", os.R_OK | os.W_OK)
 
@@ -158,7 +164,10 @@ def _value(path: Path) -> str:
 
 
 def tmpfiles(files: Iterable[File]) -> str:
-    """Return files as lines of tmpfiles.d, which every boot writes. The machine creates its own machine-id."""
+    """Return files as lines of tmpfiles.d, which every boot writes.
+
+    The machine-id is left out, because the machine creates its own.
+    """
     lines = [
         f"f+~ {file.path} {file.mode:04o} {file.uid} 0 - {base64.b64encode(file.text.encode()).decode()}"
         for file in files
@@ -178,7 +187,10 @@ def _pid(host: Host) -> int | None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Return whether a process has closed its files. An exiting process has no arguments but still holds its disk."""
+    """Return whether a process has closed its files.
+
+    An exiting process has no arguments but still holds its disk.
+    """
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
