@@ -1,4 +1,7 @@
-"""pyinfra's project configuration: read by every pyinfra command in this directory, before the inventory."""
+"""pyinfra's project configuration.
+
+Every pyinfra command in this directory reads it, before the inventory.
+"""
 
 from pyinfra import config
 

@@ -1,4 +1,4 @@
-"""Deploy Redis to the hosts of an inventory: pyinfra inventory/production.py deploy.py"""
+"""Deploy Redis to all hosts: pyinfra inventory/production.py deploy.py"""
 
 from tasks.access import access
 from tasks.backup import backup

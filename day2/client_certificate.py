@@ -1,8 +1,9 @@
-"""Issue a client's certificate: pyinfra inventory/production.py day2/client_certificate.py
+"""Issue a client's certificate into a directory on this machine.
+
+    pyinfra inventory/production.py day2/client_certificate.py
 
 --data redis_certificate_for=web --data redis_certificate_to=./web writes client.crt, client.key and ca.crt into that
-directory on this machine. The CA of redis_tls_source = "ca" issues it. Another run renews it in the last third of its
-lifetime.
+directory. The CA of redis_tls_source = "ca" issues it. Another run renews it in the last third of its lifetime.
 """
 
 from tasks.preflight import preflight_all

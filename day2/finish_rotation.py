@@ -1,4 +1,6 @@
-"""Drop the previous passwords, once every client has changed: pyinfra inventory/production.py day2/finish_rotation.py
+"""Drop the previous passwords, once every client has changed.
+
+    pyinfra inventory/production.py day2/finish_rotation.py
 
 --data redis_rotate_users=sessions,queues selects users.
 """

@@ -1,4 +1,6 @@
-"""Give users new passwords; the previous ones stay valid: pyinfra inventory/production.py day2/rotate.py
+"""Give users new passwords; the previous ones stay valid.
+
+    pyinfra inventory/production.py day2/rotate.py
 
 --data redis_rotate_users=sessions,queues selects users. --data redis_rotate_grace=900 drops the previous passwords
 after 900 s.

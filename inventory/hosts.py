@@ -1,7 +1,7 @@
-"""The disposable hosts that run on this machine. 'make deploy' starts one, 'make clean' removes all.
+"""The disposable hosts that run on this machine.
 
-They are grouped by kind: 'pyinfra inventory deploy.py --limit vms' deploys only to virtual machines. Put your own hosts
-into production.py next to this file.
+'make deploy' starts one, 'make clean' removes all. They are grouped by kind: 'pyinfra inventory deploy.py --limit vms'
+deploys only to virtual machines. Put your own hosts into production.py next to this file.
 """
 
 from sandbox import hosts

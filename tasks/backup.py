@@ -11,7 +11,10 @@ from redoubt.operations.packages import install_packages
 
 @deploy("Backup")
 def backup(instance: Instance) -> None:
-    """Have systemd take backups by redis_backup_schedule, or remove its units if that is empty."""
+    """Install the systemd units that take backups, or remove them.
+
+    They run by redis_backup_schedule. If it is empty, they are removed.
+    """
     settings = instance.settings
     if names := backup_units.packages(settings):
         install_packages(name="Install what copies backups off the host", names=names)

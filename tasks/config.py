@@ -1,4 +1,4 @@
-"""Config: redis.conf, the health check, and whether the image can defragment memory."""
+"""Config: redis.conf, the health check and active defragmentation."""
 
 from pyinfra.api import deploy
 
@@ -12,7 +12,10 @@ from redoubt.operations.image import probe_activedefrag
 
 @deploy("Config")
 def config(instance: Instance) -> None:
-    """Write redis.conf and the health check; find out whether the image can defragment memory."""
+    """Write redis.conf and the health check.
+
+    Also find out whether the image can defragment memory.
+    """
     settings = instance.settings
     files(name="Write redis.conf and the health check", entries=host_files.config_files(settings))
     if settings.redis_activedefrag == "no":

@@ -1,4 +1,7 @@
-"""Lock: one deploy or day-2 verb at a time changes an instance, and each leaves a record on its host."""
+"""Lock: one deploy or day-2 verb at a time changes an instance.
+
+Each leaves a record on its host.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -100,7 +103,10 @@ class _HeldLock:
             yield line if isinstance(self.host.connector, SSHConnector) else deploy_lock.pad_line(line)
 
     def send_record(self) -> None:
-        """Send the names of the operations that changed the host, if the host does not have them yet."""
+        """Send the names of the operations that changed the host.
+
+        Does nothing if the host already has them.
+        """
         self.record.changed = [
             _name(op_hash)
             for op_hash, operation in state.ops[self.host].items()
@@ -112,9 +118,10 @@ class _HeldLock:
             self._lines.put(line)
 
     def release(self, failed: str = "") -> gevent.Greenlet | None:
-        """End the record and release the lock. Returns the greenlet that is done when the host has both.
+        """End the record and release the lock.
 
-        ``failed`` is the name of the operation that failed, empty if none did.
+        Returns the greenlet that is done when the host has both. ``failed`` is the name of the operation that failed,
+        empty if none did.
         """
         if not self.record.ended:
             self.record.ended = deploy_lock.now()

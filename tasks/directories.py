@@ -1,4 +1,7 @@
-"""Directories: config, data, backups, logs and secrets below the root, with their owners by number."""
+"""Directories below the root: config, data, backups, logs and secrets.
+
+Their owners are set by number.
+"""
 
 from pyinfra.api import deploy
 

@@ -1,4 +1,7 @@
-"""Image: have it on the host and check its version, before anything is stopped or started."""
+"""Image: have it on the host and check its version.
+
+This comes before anything is stopped or started.
+"""
 
 from pyinfra.api import deploy
 

@@ -1,4 +1,7 @@
-"""Instance: stops, starts and removes it. Day-2 verbs, in day2/, which also work if a deploy is refused."""
+"""Instance: the day-2 verbs that stop, start and remove it.
+
+They are called from day2/ and also work if a deploy is refused.
+"""
 
 from gevent.lock import RLock
 from gevent.pool import Pool
@@ -21,7 +24,10 @@ _lock = RLock()
 
 @deploy("Stop")
 def stop() -> None:
-    """Stop the instance with its data on disk, and its backups. It stays stopped over a reboot."""
+    """Stop the instance with its data on disk, and its backups.
+
+    It stays stopped after a reboot.
+    """
     stop_instance(name="Stop Redis, its services and its backups", settings=_settings())
 
 
@@ -33,7 +39,10 @@ def start() -> None:
 
 @deploy("Remove")
 def remove() -> None:
-    """Remove the instance from its host. Its data and backups stay unless redis_remove_data confirms their removal."""
+    """Remove the instance from its host.
+
+    Its data and backups stay unless redis_remove_data confirms their removal.
+    """
     settings = _settings()
     confirmation = str(host.data.get("redis_remove_data") or "")
     remove_instance(name="Remove the instance", settings=settings, confirmation=confirmation)
@@ -46,7 +55,10 @@ def remove() -> None:
 
 
 def _settings() -> Settings:
-    """Return the settings of the current host. The first host locks all: none changes if one cannot be changed."""
+    """Return the settings of the current host.
+
+    The first host locks all hosts, so that none changes if one cannot be changed.
+    """
     with _lock:
         if not _checked:
             _check_all()

@@ -11,7 +11,10 @@ from redoubt.operations.packages import install_packages
 
 @deploy("Network")
 def network(instance: Instance) -> None:
-    """Load the instance's firewall now and at every boot, if the settings restrict who may connect."""
+    """Load the instance's firewall now and at every boot.
+
+    Does nothing unless the settings restrict who may connect.
+    """
     settings = instance.settings
     if firewall.is_filtered(settings):
         install_packages(name="Install nftables", names=["nftables"])

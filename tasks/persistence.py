@@ -1,4 +1,4 @@
-"""Persistence: no data is lost when the settings switch between AOF and RDB snapshots."""
+"""Persistence: a switch between AOF and RDB snapshots loses no data."""
 
 from pyinfra.api import deploy
 
@@ -9,9 +9,10 @@ from redoubt.operations.persistence import switch_persistence
 
 @deploy("Persistence")
 def persistence(instance: Instance) -> None:
-    """Have the running Redis write its data where the new configuration reads it, if that changes.
+    """Have Redis write its data where the new configuration reads it.
 
-    This runs before any file is replaced, because Redis still expects the old password and command names.
+    Does nothing if that does not change. This runs before any file is replaced, because Redis still expects the old
+    password and command names.
     """
     if target := persistence_switch(instance.settings, instance.facts):
         switch_persistence(

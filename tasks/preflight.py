@@ -1,4 +1,7 @@
-"""Preflight: read the settings of all hosts, inspect all hosts, and report all blockers before anything changes."""
+"""Preflight: inspect all hosts and report all blockers before any change.
+
+It reads the settings of all hosts first.
+"""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,7 +40,7 @@ _lock = RLock()
 
 
 def preflight_all(*, deploys: bool = True, locks: bool = True) -> Instance:
-    """Return the instance of the current host: valid settings, its secrets and its facts.
+    """Return the current host's instance: valid settings, secrets and facts.
 
     A day-2 verb does not ``deploy``: due certificates wait for the next deploy. One that changes no host does not
     ``lock`` any.
@@ -128,7 +131,10 @@ def _host_problems(name: str, plan: _HostPlan, facts: HostFacts | None) -> list[
 
 
 def _identity(plan: _HostPlan, name: str, *, deploys: bool) -> Identity | None:
-    """Return the certificate. Only a deploy issues a new one, because only a deploy writes it to the host."""
+    """Return the certificate.
+
+    Only a deploy issues a new one, because only a deploy writes it to the host.
+    """
     if deploys or not certificate_store.issues(plan.settings):
         return certificate_store.load_or_create(plan.settings, name, now())
     return None if plan.ca_problem else certificate_store.load(plan.settings, name)
@@ -157,7 +163,10 @@ def _check_settings(each: Host) -> _HostPlan:
 
 
 def _check_version(plan: _HostPlan) -> None:
-    """Check the version in the image, if its name or its archive shows it. Raises ArchiveError."""
+    """Check the version in the image, if its name or its archive shows it.
+
+    Raises ArchiveError.
+    """
     settings = plan.settings
     if plan.invalid & {"redis_engine", "redis_image", "redis_allow_vulnerable_version"}:
         return
@@ -178,7 +187,10 @@ def _check_version(plan: _HostPlan) -> None:
 
 
 def _inspect(each: Host, plan: _HostPlan) -> HostFacts | None:
-    """Inspect a host; finish an interrupted transaction first, unless this is a dry run."""
+    """Inspect a host.
+
+    Unless this is a dry run, an interrupted transaction is finished first.
+    """
     settings, state = plan.settings, host_state.of(each)
     stored = plan.stored_secrets
     acl = host_files.acl_file(settings, stored).content if stored and _has_passwords(settings, stored) else ""
@@ -200,7 +212,10 @@ def _inspect(each: Host, plan: _HostPlan) -> HostFacts | None:
 
 
 def _has_passwords(settings: Settings, stored: Secrets) -> bool:
-    """Say whether this machine has a password of every user, so that the ACL file can be compared."""
+    """Say whether this machine has a password of every user.
+
+    The ACL file can be compared only then.
+    """
     return {user.name for user in users(settings)} <= set(stored.passwords)
 
 

@@ -1,4 +1,4 @@
-"""redisctl: the program on the host that does the work there, and its recovery units."""
+"""redisctl: the program that does the work on the host, and its recovery units."""
 
 import shlex
 
@@ -16,9 +16,10 @@ from redoubt.settings.load import SettingsError, load
 
 @deploy("redisctl")
 def redisctl(instance: Instance) -> None:
-    """Install redisctl of this release, Python if the host has none, and the units that finish interruptions.
+    """Install redisctl of this release and the units that finish interruptions.
 
-    redisctl.json keeps the settings of the running Redis until the deploy has finished.
+    Also installs Python if the host has none. redisctl.json keeps the settings of the running Redis until the deploy
+    has finished.
     """
     settings = instance.settings
     if not instance.facts.has_python:
@@ -33,7 +34,10 @@ def redisctl(instance: Instance) -> None:
 
 @deploy("Record")
 def record(instance: Instance) -> None:
-    """Describe the deployed instance to redisctl and to the next deploy, now that Redis runs with these settings."""
+    """Describe the deployed instance to redisctl and to the next deploy.
+
+    Redis already runs with these settings.
+    """
     settings = instance.settings
     entries = [host_files.redisctl_config(settings), host_files.deployed_settings(settings)]
     files(name="Record the deployed settings", entries=entries)
@@ -41,10 +45,10 @@ def record(instance: Instance) -> None:
 
 @deploy("redisctl")
 def run_verb() -> None:
-    """Run a verb of redisctl on the host and print what it reports; a day-2 verb, in day2/.
+    """Run a verb of redisctl on the host and print what it reports.
 
-    ``redis_run`` in the host's data is its command line. It also works if a deploy is refused, because nothing else is
-    inspected.
+    This is a day-2 verb, in day2/. ``redis_run`` in the host's data is the verb's command line. It also works if a
+    deploy is refused, because nothing else is inspected.
     """
     try:
         settings = load(host.data.dict())

@@ -1,4 +1,4 @@
-"""Rollback: the configuration of a running Redis is saved before the deploy replaces it."""
+"""Rollback: a running Redis's configuration, saved before it is replaced."""
 
 from pyinfra.api import deploy
 

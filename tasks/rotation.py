@@ -1,6 +1,7 @@
-"""Rotation: users get new passwords, the previous ones keep working until every client has changed.
+"""Rotation: users get new passwords while the previous ones keep working.
 
-Day-2 verbs, in day2/. A deploy does not start or finish a rotation, but completes a step that was interrupted.
+The previous passwords work until every client has changed. These are day-2 verbs, in day2/. A deploy does not start or
+finish a rotation, but completes a step that was interrupted.
 """
 
 from pyinfra import host
@@ -17,9 +18,10 @@ from tasks.summary import print_at_end
 
 @deploy("Rotate")
 def rotate(instance: Instance) -> None:
-    """Give users a second password. With a grace period, wait for it and then drop the previous passwords.
+    """Give users a second password.
 
-    ``redis_rotate_users`` in the host's data names users (default: all), ``redis_rotate_grace`` is in seconds.
+    With a grace period, wait for it and then drop the previous passwords. ``redis_rotate_users`` in the host's data
+    names users (default: all), ``redis_rotate_grace`` is in seconds.
     """
     users, grace = _options(instance)
     rotated = rotation.start(instance, users)
@@ -33,7 +35,10 @@ def rotate(instance: Instance) -> None:
 
 @deploy("Undo the rotation")
 def undo_rotation(instance: Instance) -> None:
-    """Make the previous passwords of users the current ones again. The new ones work until the rotation is finished."""
+    """Make the previous passwords of users the current ones again.
+
+    The new ones work until the rotation is finished.
+    """
     users, _ = _options(instance)
     restored = rotation.undo(instance, users)
     _apply_secrets(instance, restored)
@@ -42,7 +47,10 @@ def undo_rotation(instance: Instance) -> None:
 
 @deploy("Finish the rotation")
 def finish_rotation(instance: Instance) -> None:
-    """Drop the previous passwords of users. Fails while a service of the project still has one."""
+    """Drop the previous passwords of users.
+
+    Fails while a service of the project still has one.
+    """
     users, _ = _options(instance)
     _finish(instance, users)
 

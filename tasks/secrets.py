@@ -1,4 +1,4 @@
-"""Secrets: passwords and command names, in files that only uid 999 and root can read."""
+"""Secrets: passwords and command names in files for uid 999 and root only."""
 
 from pyinfra.api import deploy
 

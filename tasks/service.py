@@ -10,10 +10,10 @@ from redoubt.operations.service import apply_live_changes, start_service
 
 @deploy("Service")
 def service(instance: Instance) -> None:
-    """Apply live changes, write the Compose project, and bring it up until Redis is healthy.
+    """Apply live changes, write the Compose project and start it.
 
-    Live changes come first: the running container is identified by the Compose file it was created from, and live
-    changes must not recreate it.
+    The start waits until Redis is healthy. Live changes come first: the running container is identified by the Compose
+    file it was created from, and live changes must not recreate it.
     """
     settings, acl, deployed = instance.settings, instance.acl, instance.facts.instance.deployed_settings
     apply_live_changes(name="Change the running Redis", settings=settings, acl=acl, deployed=deployed)

@@ -1,4 +1,7 @@
-"""Summary: at the end of a deploy, how applications reach Redis and where the passwords are."""
+"""Summary: how applications reach Redis and where the passwords are.
+
+It is printed at the end of a deploy.
+"""
 
 from pyinfra import host, logger, state
 from pyinfra.api import BaseStateCallback, Host, State
@@ -9,7 +12,10 @@ from redoubt.instance import Instance
 
 
 def summary(instance: Instance) -> None:
-    """Print the instance's URLs, without passwords, if the deploy of the host succeeds."""
+    """Print the instance's URLs, without passwords.
+
+    They are printed only if the deploy of the host succeeds.
+    """
     settings = instance.settings
     lines = [
         f"{settings.redis_name} is up. For applications:",

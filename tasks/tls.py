@@ -12,10 +12,10 @@ from redoubt.operations.tls import issue_client_certificate, reload_certificate
 
 @deploy("TLS")
 def tls(instance: Instance) -> None:
-    """Write the certificate and have the running Redis load it. Does nothing without TLS.
+    """Write the certificate and have the running Redis load it.
 
-    tls.conf, which the next start and the health check read, comes last: it must not name a certificate that Redis
-    refused. It comes before redis.conf, which includes it.
+    Does nothing without TLS. tls.conf, which the next start and the health check read, comes last: it must not name a
+    certificate that Redis refused. It comes before redis.conf, which includes it.
     """
     settings, identity = instance.settings, instance.identity
     if identity is None:
@@ -46,9 +46,10 @@ def previous_certificates(instance: Instance) -> None:
 
 @deploy("Client certificate")
 def client_certificate(instance: Instance) -> None:
-    """Issue a certificate for a client, into a directory on this machine; a day-2 verb, in day2/.
+    """Issue a client's certificate into a directory on this machine.
 
-    ``redis_certificate_for`` in the host's data is the client's name, ``redis_certificate_to`` the directory.
+    This is a day-2 verb, in day2/. ``redis_certificate_for`` in the host's data is the client's name,
+    ``redis_certificate_to`` the directory.
     """
     name, directory = host.data.get("redis_certificate_for"), host.data.get("redis_certificate_to")
     try:

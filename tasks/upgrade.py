@@ -1,4 +1,4 @@
-"""Upgrade: another version of the server starts only after a backup that it has read.
+"""Upgrade: another version starts only after a backup that it has read.
 
 If it does not become healthy, redisctl rolls back to the previous version (redisctl/deploy/upgrade.py).
 """
