@@ -1,7 +1,8 @@
-"""Settings of all hosts. To change a setting, uncomment its line. The brackets say what a change costs.
+"""Settings of all hosts. To change a setting, uncomment its line.
 
-A group's file (group_data/<group>.py) and a host's data in the inventory take precedence over this file.
-docs/settings.md shows the same settings as tables. 'make settings' writes both from redoubt/settings/sections/.
+The brackets say what a change costs. A group's file (group_data/<group>.py) and a host's data in the inventory take
+precedence over this file. docs/settings.md shows the same settings as tables. 'make settings' writes both from
+redoubt/settings/sections/.
 """
 
 from redoubt.ssh_transport import transport
