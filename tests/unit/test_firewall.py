@@ -43,7 +43,10 @@ def test_each_instance_has_its_own_table_and_unit() -> None:
 
 
 def test_firewall_is_removed_after_the_start() -> None:
-    """Until Redis starts with the new settings, its container may publish the port to all networks."""
+    """The deploy keeps the firewall until Redis has started with new settings.
+
+    Until then, its container may publish the port to all networks.
+    """
     module = ast.parse((Path(__file__).resolve().parents[2] / "deploy.py").read_text())
     calls = [
         ast.unparse(node.value.func)

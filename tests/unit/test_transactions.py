@@ -254,7 +254,7 @@ def test_removal_leaves_no_copy_of_the_secrets(instance: Instance, host: FakeDoc
 
 
 def test_start_that_replaces_nothing_keeps_the_override(instance: Instance, host: FakeDocker) -> None:
-    """An upgrade that is cancelled leaves the container, whose definition is in the override."""
+    """A cancelled upgrade leaves the container, which the override defines."""
     override = instance.root / paths.COMPOSE_OVERRIDE
     override.write_text("# redis\n")
     request = StartRequest("redis:8", "999:999", timeout=1, recreate=("redis",))
