@@ -22,6 +22,7 @@ UNCLEAR = re.compile(
 # Python, where a list has the name `words`: "for word in words", "assert option in words".
 CODE = re.compile(r"\b(?:for|assert) \w+ in words\b")
 MAX_TEST_NAME = 60
+MAX_DOCSTRING_LINE = 79
 
 
 # What is not part of the repository, as .gitignore says.
@@ -92,3 +93,39 @@ def test_test_names_are_short(path: Path) -> None:
     """The full sentence belongs in the docstring."""
     names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     assert not [name for name in names if name.startswith("test_") and len(name) > MAX_TEST_NAME]
+
+
+def long_first_lines(source: str) -> list[str]:
+    """Return the first lines of docstrings that are too long, with their numbers.
+
+    The length is that of the text, without quotes and indentation.
+    """
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            first_line = (ast.get_docstring(node) or "").partition("\n")[0]
+            if len(first_line) > MAX_DOCSTRING_LINE:
+                lines.append(f"{node.body[0].lineno}: {first_line}")
+    return lines
+
+
+@pytest.mark.parametrize("path", _files(".py"), ids=_relative)
+def test_docstrings_have_short_first_lines(path: Path) -> None:
+    """Arguments, units, errors and changes of the host follow after an empty line."""
+    lines = long_first_lines(path.read_text())
+    assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (f'"""{"a" * 79}"""', []),
+        (f'"""{"a" * 80}"""', [f"1: {'a' * 80}"]),
+        (f'"""{"a" * 79}\n\n{"a" * 80}\n"""', []),
+        (f'class A:\n    def f(self):\n        """{"a" * 80}"""', [f"3: {'a' * 80}"]),
+        (f'async def f():\n    """{"a" * 80}\n\n    More.\n    """', [f"2: {'a' * 80}"]),
+        (f'x = """{"a" * 80}"""', []),
+    ],
+)
+def test_long_first_lines_are_found(source: str, expected: list[str]) -> None:
+    assert long_first_lines(source) == expected
