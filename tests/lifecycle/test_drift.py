@@ -165,7 +165,7 @@ ROUNDS = {
                 reasons=("/srv/redis/compose.yml: content differs",),
             ),
         ),
-        changes=(SAVE, USERS, CHANGE, COMPOSE, START),
+        changes=(USERS, CHANGE, COMPOSE),
         restarts=False,
     ),
     "killed, and disabled units": Round(
