@@ -306,7 +306,8 @@ def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[
         start(instance, policy)
     except Failure as error:
         return [str(error)]
-    problem = _wait_until_loaded(instance)
+    # As it was before the start.
+    problem = _wait_until_loaded(instance, _earlier_restarts(instance.container))
     if problem:
         return [problem]
     try:
@@ -317,13 +318,24 @@ def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[
     return problems or _wait_until_healthy(instance)
 
 
-def _wait_until_loaded(instance: Instance) -> str:
+def _earlier_restarts(container: dict[str, Any]) -> int:
+    """Return how often Docker had restarted a Redis that runs.
+
+    0 for one that does not run: a start resets Docker's count.
+    """
+    state = container.get("State", {})
+    runs = state.get("Running") and not state.get("Restarting")
+    return int(container.get("RestartCount") or 0) if runs else 0
+
+
+def _wait_until_loaded(instance: Instance, restarts: int) -> str:
     deadline = time.monotonic() + LOADING_TIMEOUT
     while time.monotonic() < deadline:
         time.sleep(_POLL)
         instance.refresh_container()
         state = instance.container.get("State", {})
-        if state.get("Restarting") or not state.get("Running") or instance.container.get("RestartCount"):
+        has_crashed = int(instance.container.get("RestartCount") or 0) > restarts
+        if state.get("Restarting") or not state.get("Running") or has_crashed:
             return f"Redis does not stay up with it: tail {instance.log}"
         try:
             with instance.connect() as redis:

@@ -6,10 +6,12 @@ A real Docker cannot be made to do so at such a time.
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -28,6 +30,7 @@ from redisctl.migrate.source import SourceServer
 from redisctl.schema import BackupConfig, StartRequest
 
 DOWN = "Cannot connect to the Docker daemon"
+WAIT_UNTIL_LOADED = service._wait_until_loaded
 
 
 @dataclass
@@ -39,6 +42,7 @@ class FakeDocker:
     """
 
     running: bool = True
+    restarts: int = 0
     policy: str = "always"
     down: bool = False
     fails_after: tuple[str, ...] = ()
@@ -80,6 +84,7 @@ class FakeDocker:
             "Id": name,
             # Of no process.
             "State": {"Running": self.running, "Pid": 2**30 if self.running else 0, "ExitCode": 0},
+            "RestartCount": self.restarts,
             "HostConfig": {"RestartPolicy": {"Name": self.policy}},
             "Config": {"Labels": {docker.SERVICE_LABEL: name}},
         }
@@ -91,7 +96,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
     fake = FakeDocker()
     monkeypatch.setattr(process, "run", fake.run)
     monkeypatch.setattr(docker, "RESTART_TIMEOUT", 0)
-    monkeypatch.setattr(service, "_wait_until_loaded", lambda instance: instance.refresh_container() or "")
+    monkeypatch.setattr(service, "_wait_until_loaded", lambda instance, _: instance.refresh_container() or "")
     return fake
 
 
@@ -160,6 +165,19 @@ def test_examined_redis_gets_its_policy_back(instance: Instance, host: FakeDocke
     with swap.redis_stopped(instance, "the repair"):
         assert host.policy == "no"
     assert (stage(instance), host.policy) == (None, "always")
+
+
+@pytest.mark.parametrize(("earlier", "crashes"), [(3, 0), (3, 1), (0, 1)])
+def test_only_a_new_crash_is_a_failed_start(
+    instance: Instance, host: FakeDocker, monkeypatch: pytest.MonkeyPatch, earlier: int, crashes: int
+) -> None:
+    """A recovery may start a Redis that runs, and that Docker restarted before."""
+    host.restarts = earlier
+    monkeypatch.setattr(service, "_wait_until_loaded", WAIT_UNTIL_LOADED)
+    monkeypatch.setattr(Instance, "connect", lambda *_, **__: nullcontext(Mock()))
+    monkeypatch.setattr(time, "sleep", lambda _: setattr(host, "restarts", earlier + crashes))
+    problems = service.start_and_check(instance, lambda _: [], "always")
+    assert ["does not stay up" in problem for problem in problems] == [True] * crashes
 
 
 def test_swap_is_recovered_if_docker_restarts(instance: Instance, host: FakeDocker) -> None:
