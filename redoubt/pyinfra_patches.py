@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import click
 import gevent
@@ -219,8 +219,8 @@ def _refuse_passwords_without_terminal() -> None:
     pyinfra.connectors.util.getpass = pyinfra.connectors.ssh_util.getpass = ask
 
 
-class _Error(CliError):  # type: ignore[misc]
-    def show(self, file: Any = None) -> None:
+class _Error(click.ClickException):
+    def show(self, file: IO[Any] | None = None) -> None:
         logger.warning(f"--> {click.style('error', 'red', bold=True)}: {self}")
 
 

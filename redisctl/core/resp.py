@@ -57,7 +57,7 @@ class RespClient:
 
         Raises RespError and RespRefusal.
         """
-        data = [word.encode() for word in words]
+        data = list(map(str.encode, words))
         request = b"*%d\r\n" % len(data) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in data)
         self._remaining = MAX_ANSWER - len(self._buffer)
         self._deadline = time.monotonic() + self._timeout

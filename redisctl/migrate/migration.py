@@ -97,7 +97,7 @@ class MigrationStatus:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Blockers of the switch, writes to the source meanwhile, and the comparison."""
+    """Blockers of the switch, writes during the comparison, and its result."""
 
     problems: list[str]
     written: dict[str, int]

@@ -38,11 +38,13 @@ def test_restart_keeps_the_current_passwords(target: Target, settings: Settings)
     """
     lines = target.host.check_output(f"cat {quoted(settings.root)}/config/users.acl").splitlines()
     rules = {words[1]: words[2:] for words in map(str.split, lines) if words[:1] == ["user"]}
-    assert [name for name, words in rules.items() if any(word[0] in "><" for word in words)] == [], (
-        "a password is not hashed"
-    )
+    # ">" adds a password in plain text to a user, and "<" removes one.
+    plain = [name for name, user_rules in rules.items() if any(rule[0] in "><" for rule in user_rules)]
+    assert plain == [], "a password is not hashed"
     assert set(rules) == set(target.admin.acl_users())
-    different = [name for name, words in rules.items() if _logins(words) != _logins(_running_rules(target, name))]
+    different = [
+        name for name, user_rules in rules.items() if _logins(user_rules) != _logins(_running_rules(target, name))
+    ]
     assert different == []
 
 

@@ -19,12 +19,12 @@ from tests.lifecycle.conftest import assert_no_change, remove_instance
 OPERATOR: dict[str, Any] = {"ssh_user": "operator", "_sudo": True}
 
 # Runs as a user without rights, and repeatedly reads what such a user can: argument lists, and files where a deploy
-# writes. Standard input has the words to search for. At its end the program prints which files contained one of them,
+# writes. Standard input has the secrets to search for. At its end the program prints which files contained one of them,
 # and which files appeared in directories that everyone can write to.
 SPY = """
 import json, os, select, sys
 shared = ["/tmp", "/var/tmp", "/dev/shm"]
-words = [word.encode() for word in json.loads(sys.stdin.readline())]
+secrets = [text.encode() for text in json.loads(sys.stdin.readline())]
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -41,7 +41,7 @@ while not select.select([sys.stdin], [], [], 0.01)[0]:
                 text = file.read(1 << 16)
         except OSError:
             continue
-        if any(word in text for word in words):
+        if any(secret in text for secret in secrets):
             readable.add(path)
     rounds += 1
 print(json.dumps({"rounds": rounds, "readable": sorted(readable), "new": sorted(new)}))
@@ -49,7 +49,7 @@ print(json.dumps({"rounds": rounds, "readable": sorted(readable), "new": sorted(
 
 
 @contextmanager
-def spying(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
+def spying(host: Host, secrets: list[str]) -> Iterator[dict[str, Any]]:
     """Watch what another user of the host can read. The report is filled at the end."""
     report: dict[str, Any] = {}
     command = ssh.command(host.name, "-o", "ControlPath=none", "--", "exec python3 -c '" + SPY + "'")
@@ -58,7 +58,7 @@ def spying(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
     ) as spy:
         assert spy.stdin is not None
         assert spy.stdout is not None
-        spy.stdin.write(json.dumps(words) + "\n")
+        spy.stdin.write(json.dumps(secrets) + "\n")
         spy.stdin.flush()
         assert spy.stdout.readline() == "ready\n"
         try:

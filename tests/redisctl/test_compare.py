@@ -56,16 +56,16 @@ def _write_types(client: Redis) -> None:
 
 
 def compare_servers(
-    redis: LocalRedis, copy: LocalRedis, *, full: bool = True, meanwhile: Callable[[], None] = lambda: None
+    redis: LocalRedis, copy: LocalRedis, *, full: bool = True, while_waiting: Callable[[], None] = lambda: None
 ) -> Report:
     """Compare two servers.
 
-    ``meanwhile`` runs each time that the comparison waits for the copy.
+    ``while_waiting`` runs each time that the comparison waits for the copy.
     """
     pair = Pair(
         source=lambda db: redis.client(db=db, protocol=2),
         copy=lambda db: copy.client(db=db, protocol=2),
-        wait_until_synced=meanwhile,
+        wait_until_synced=while_waiting,
         absolute_expiry=True,
         patterns=PATTERNS,
     )
@@ -123,6 +123,6 @@ def test_changing_keys_are_not_reported_as_different(redis: LocalRedis, copy: Lo
         with redis.client() as client:
             client.append("app:session:5", "x")
 
-    report = compare_servers(redis, copy, meanwhile=write)
+    report = compare_servers(redis, copy, while_waiting=write)
     assert report.all_problems() == []
     assert report.still_changing == 1

@@ -96,7 +96,7 @@ def test_stopped_redis_is_critical(redis: LocalRedis) -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.8, (1, "warning")), (0.95, (2, "critical"))])
 def test_nearly_full_memory_is_reported(redis: LocalRedis, share: float, expected: tuple[int, str]) -> None:
-    # No eviction meanwhile: that would be a warning for as long as Redis runs.
+    # Without evictions, which would be a warning for as long as Redis runs.
     redis.execute_renamed("CONFIG", "SET", "maxmemory-policy", "noeviction")
     with redis.client() as client:
         used = int(client.info("memory")["used_memory"])

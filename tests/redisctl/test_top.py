@@ -96,7 +96,7 @@ def terminal_of(redis: LocalRedis, line: str) -> Iterator[Terminal]:
 
 @contextmanager
 def reading(redis: LocalRedis) -> Iterator[Callable[[], float]]:
-    """Run a client that reads at a steady pace meanwhile.
+    """Run a client that reads at a steady pace.
 
     Gives a function that returns the client's real rate so far, in reads a second.
     """

@@ -53,11 +53,11 @@ def test_ssh_connects_to_the_host_of_the_settings(repository: str, end: list[str
         Path(path).touch()
     # The settings accept what redisctl understands.
     settings = load({"redis_backup_restic_repository": repository, "redis_backup_repository_files": files})
-    words = shlex.split(offsite.sftp(settings.redis_backup_restic_repository, SECRETS, "/tmp/log"))
-    assert words[-2 - len(end) :] == [*end, "-s", "sftp"]
-    assert words[:7] == ["ssh", "-F", "none", "-E", "/tmp/log", "-i", f"{SECRETS}/ssh_key"]
+    arguments = shlex.split(offsite.sftp(settings.redis_backup_restic_repository, SECRETS, "/tmp/log"))
+    assert arguments[-2 - len(end) :] == [*end, "-s", "sftp"]
+    assert arguments[:7] == ["ssh", "-F", "none", "-E", "/tmp/log", "-i", f"{SECRETS}/ssh_key"]
     for option in ("StrictHostKeyChecking=yes", "BatchMode=yes", f"UserKnownHostsFile={SECRETS}/known_hosts"):
-        assert option in words
+        assert option in arguments
 
 
 def test_repository_without_a_host_is_refused() -> None:
