@@ -24,6 +24,7 @@ from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
 from sandbox import hosts
 from sandbox.hosts import Host
+from tests.deployed_redis import Instance
 from tests.forked_pyinfra import ForkedPyinfra
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,13 @@ class Deployer:
         """Run ``pyinfra <inventory> deploy.py`` for these hosts, or another ``job``."""
         completed = FORKED.run(self._arguments(targets, job, arguments, settings))
         return DeployResult(completed.returncode, completed.stdout, completed.stderr)
+
+    def instance(self, host: Host, **settings: Any) -> Instance:
+        """Deploy to one host, which must succeed, and return its instance."""
+        result = self.deploy(host, **settings)
+        assert result.returncode == 0, result.stderr
+        known = {**host.deploy_data(), **self.data.get(host.name, {}), **settings}
+        return Instance(host, self.secrets(host, **known))
 
     def start(
         self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y",), **settings: Any

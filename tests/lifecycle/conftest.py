@@ -37,6 +37,17 @@ def deployed(host: Host, deployer: Deployer) -> Host:
 
 
 @pytest.fixture
+def redis(deployed: Host, deployer: Deployer) -> Instance:
+    """Give the instance of the shared host, with a session.
+
+    Modules with other needs have a fixture of this name of their own.
+    """
+    instance = Instance(deployed, deployer.secrets(deployed))
+    assert instance.call("SET app:session:kept 1 EX 7200", user="sessions") == ["OK"]
+    return instance
+
+
+@pytest.fixture
 def undeployed_host(host: Host) -> Host:
     """Return the shared host as before its first deploy: Docker, but no instance."""
     remove_instance(host)
@@ -77,9 +88,7 @@ def empty_instance(host: Host, deployer: Deployer, *leftovers: str, **settings: 
     """
     clear = f"{DISCARD_DATA}; rm -rf /srv/redis/backups {' '.join(leftovers)}"
     host.run(clear)
-    result = deployer.deploy(host, **settings)
-    assert result.returncode == 0, result.stderr
-    yield Instance(host, deployer.secrets(host))
+    yield deployer.instance(host, **settings)
     host.run(clear)
 
 

@@ -42,9 +42,7 @@ WITH_WEB: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
     """The shared host with an application."""
-    result = deployer.deploy(host, **WITH_WEB)
-    assert result.returncode == 0, result.stderr
-    return Instance(host, deployer.secrets(host))
+    return deployer.instance(host, **WITH_WEB)
 
 
 def web(redis: Instance) -> dict[str, Any]:

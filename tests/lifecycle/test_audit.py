@@ -348,9 +348,7 @@ ROUNDS = {"live": LIVE_HARMS, "restart": RESTART_HARMS, "container": CONTAINER_H
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
     """Deploy the shared host. Every test leaves it deployed."""
-    result = deployer.deploy(host, **SETTINGS)
-    assert result.returncode == 0, result.stderr
-    return Instance(host, deployer.secrets(host))
+    return deployer.instance(host, **SETTINGS)
 
 
 @pytest.fixture(scope="module")

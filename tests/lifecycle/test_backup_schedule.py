@@ -74,9 +74,7 @@ def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Iterator[
     """
     traces = "/srv/redis/backups/* /srv/redis/backups/.attempt.json"
     host.run(f"rm -rf {traces}")
-    result = deployer.deploy(host, **settings)
-    assert result.returncode == 0, result.stderr
-    instance = Instance(host, deployer.secrets(host, **settings))
+    instance = deployer.instance(host, **settings)
     with instance.client("queues") as client:
         client.set("rq:of-the-backup", os.urandom(2_000_000))
     yield instance

@@ -18,9 +18,7 @@ from tests.deployer import Deployer
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
     """The shared host with the default user on; the last test turns it off again."""
-    result = deployer.deploy(host, redis_enable_default_user=True)
-    assert result.returncode == 0, result.stderr
-    return Instance(host, deployer.secrets(host))
+    return deployer.instance(host, redis_enable_default_user=True)
 
 
 @pytest.fixture

@@ -34,9 +34,7 @@ def bare(start_host: Callable[..., Host]) -> Host:
 @pytest.fixture
 def redis(bare: Host, deployer: Deployer) -> Instance:
     """Redis on that host. The deploy installs Docker if the test runs alone."""
-    result = deployer.deploy(bare)
-    assert result.returncode == 0, result.stderr
-    return Instance(bare, deployer.secrets(bare))
+    return deployer.instance(bare)
 
 
 def test_dockers_own_packages_are_in_the_plan(bare: Host, deployer: Deployer) -> None:

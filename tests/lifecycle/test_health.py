@@ -27,9 +27,7 @@ LIVE = "/srv/redis/data/live"
 @pytest.fixture(scope="module")
 def eager(host: Host, deployer: Deployer) -> Instance:
     """The shared host with eager health checks."""
-    result = deployer.deploy(host, **EAGER)
-    assert result.returncode == 0, result.stderr
-    return Instance(host, deployer.secrets(host))
+    return deployer.instance(host, **EAGER)
 
 
 @pytest.fixture

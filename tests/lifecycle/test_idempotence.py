@@ -227,9 +227,7 @@ VERBS: dict[str, Callable[[Instance, Deployer], None]] = {
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """An instance with some data."""
     remove_instance(host, image=False)
-    result = deployer.deploy(host)
-    assert result.returncode == 0, result.stderr
-    instance = Instance(host, deployer.secrets(host))
+    instance = deployer.instance(host)
     instance.call("SET rq:key value", user="queues")
     yield instance
     remove_instance(host, image=False)

@@ -21,14 +21,6 @@ COMPOSE = "Service | Write the Compose project"
 START = "Service | Start Redis and wait until it is healthy"
 
 
-@pytest.fixture
-def redis(deployed: Host, deployer: Deployer) -> Instance:
-    """The default instance, with a session."""
-    instance = Instance(deployed, deployer.secrets(deployed))
-    assert instance.call("SET app:session:files kept EX 7200", user="sessions") == ["OK"]
-    return instance
-
-
 def halt(deployer: Deployer, host: Host, operation: str, **settings: Any) -> BackgroundDeploy:
     """Start a deploy and halt it on the control machine when it begins an operation."""
     running = deployer.start(host, **settings)
@@ -51,7 +43,7 @@ def assert_previous_state(redis: Instance, deployer: Deployer, container: str, f
     wait_until(lambda: redis.health == "healthy", "the running container is healthy", 60)
     assert redis.inspect()["Id"] == container
     assert digests(redis.host) == files
-    assert redis.call("GET app:session:files", user="sessions") == ["kept"]
+    assert redis.call("GET app:session:kept", user="sessions") == ["1"]
     again = deployer.deploy(redis.host)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 
@@ -104,7 +96,7 @@ def test_power_cut_during_a_live_change_is_harmless(redis: Instance, deployer: D
     wait_until(lambda: redis.health == "healthy", "the container starts with the new files", 60)
     assert redis.inspect()["Id"] == container
     assert redis.config("maxmemory") == str(300 * 1024**2)
-    assert redis.call("GET app:session:files", user="sessions") == ["kept"]
+    assert redis.call("GET app:session:kept", user="sessions") == ["1"]
     finished = deployer.deploy(redis.host, redis_maxmemory="300mb")
     assert finished.returncode == 0, finished.stderr
     assert redis.inspect()["HostConfig"]["Memory"] < 1024**3

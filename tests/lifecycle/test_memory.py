@@ -41,9 +41,7 @@ print(pipe.stdout.read().decode().splitlines()[-1])
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """The shared host with an empty Redis of 64 MiB; empty again afterwards."""
     host.run(DISCARD_DATA)
-    result = deployer.deploy(host, **SMALL)
-    assert result.returncode == 0, result.stderr
-    yield Instance(host, deployer.secrets(host))
+    yield deployer.instance(host, **SMALL)
     host.run(DISCARD_DATA)
 
 

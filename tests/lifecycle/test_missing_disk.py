@@ -21,14 +21,6 @@ LATE = "[Service]\nType=oneshot\nExecStart=sleep 15\n"
 IS_MISSING = "is missing, and redis was deployed on this host: it would start empty"
 
 
-@pytest.fixture
-def redis(deployed: Host, deployer: Deployer) -> Instance:
-    """The default instance, with a session."""
-    instance = Instance(deployed, deployer.secrets(deployed))
-    assert instance.call("SET app:session:disk kept EX 7200", user="sessions") == ["OK"]
-    return instance
-
-
 @contextmanager
 def disk(host: Host, place: str) -> Iterator[str]:
     """Have systemd mount a disk with the files of this directory.
@@ -68,7 +60,7 @@ def test_docker_waits_for_a_late_data_disk(redis: Instance) -> None:
         host.run(f"cat >/etc/systemd/system/{name} && systemctl daemon-reload; sleep 2", input=text, check=True)
         cut_power(host)
         wait_until(lambda: redis.health == "healthy", "Redis has started by itself", 60)
-        assert redis.call("GET app:session:disk", user="sessions") == ["kept"]
+        assert redis.call("GET app:session:kept", user="sessions") == ["1"]
         assert host.run(f"systemctl is-active {name}").stdout == "active\n"
     host.run("rm /etc/systemd/system/late.service", check=True)
 
@@ -91,7 +83,7 @@ def test_missing_data_disk_stops_deploys_and_starts(redis: Instance, deployer: D
         host.run(f"systemctl start {name}", check=True)
         started = deployer.deploy(host)
         assert started.returncode == 0, started.stderr
-        assert redis.call("GET app:session:disk", user="sessions") == ["kept"]
+        assert redis.call("GET app:session:kept", user="sessions") == ["1"]
 
 
 def test_missing_disk_of_the_instance_stops_a_deploy(redis: Instance, deployer: Deployer) -> None:
@@ -103,7 +95,7 @@ def test_missing_disk_of_the_instance_stops_a_deploy(redis: Instance, deployer: 
     finally:
         host.run("rmdir /srv/redis && mv /srv/away /srv/redis && docker start redis", check=True)
     wait_until(lambda: redis.health == "healthy", "Redis is back", 60)
-    assert redis.call("GET app:session:disk", user="sessions") == ["kept"]
+    assert redis.call("GET app:session:kept", user="sessions") == ["1"]
 
 
 def test_lost_data_starts_empty_only_by_name(redis: Instance, deployer: Deployer) -> None:
@@ -114,7 +106,7 @@ def test_lost_data_starts_empty_only_by_name(redis: Instance, deployer: Deployer
     assert started.returncode == 0, started.stderr
     assert redis.keys == 0
     host.run("redisctl restore latest --yes", check=True)
-    assert redis.call("GET app:session:disk", user="sessions") == ["kept"]
+    assert redis.call("GET app:session:kept", user="sessions") == ["1"]
     again = deployer.deploy(host)
     assert (again.returncode, again.changed) == (0, []), again.stderr
 

@@ -28,9 +28,7 @@ def test_transactions_and_scripts_survive_a_crash(host: Host, deployer: Deployer
 
     Below 8.6 it drops transactions that this user may not run.
     """
-    result = deployer.deploy(host, redis_enable_default_user=default_user)
-    assert result.returncode == 0, result.stderr
-    redis = Instance(host, deployer.secrets(host))
+    redis = deployer.instance(host, redis_enable_default_user=default_user)
     # An earlier run may have left them.
     redis.call(*(f"DEL {key}" for key in KEYS + FOREIGN_KEYS))
     expected = list(KEYS)
@@ -93,9 +91,7 @@ def test_data_survives_every_switch_of_the_persistence(host: Host, deployer: Dep
     # Old files cannot contain this value.
     value = uuid4().hex
     for number, settings in enumerate(switches):
-        result = deployer.deploy(host, redis_allow_data_loss=["persistence"], **settings)
-        assert result.returncode == 0, result.stderr
-        redis = Instance(host, deployer.secrets(host))
+        redis = deployer.instance(host, redis_allow_data_loss=["persistence"], **settings)
         # The next start is what reads the files.
         host.run("docker restart redis", check=True)
         wait_until_healthy(redis)
@@ -141,9 +137,7 @@ RENAMED: dict[str, Any] = {
 
 
 def test_a_deploy_works_with_renamed_commands(host: Host, deployer: Deployer) -> None:
-    result = deployer.deploy(host, **RENAMED, **NO_AOF)
-    assert result.returncode == 0, result.stderr
-    redis = Instance(host, deployer.secrets(host, **RENAMED))
+    redis = deployer.instance(host, **RENAMED, **NO_AOF)
     assert redis.call("BGSAVE")[0].startswith("ERR unknown command")
     redis.call("SET rq:renamed kept", user="queues")
 

@@ -44,9 +44,7 @@ TIMER = "systemctl is-enabled redis-backup.timer; systemctl is-active redis-back
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     remove_instance(host, image=False)
-    result = deployer.deploy(host, **SETTINGS)
-    assert result.returncode == 0, result.stderr
-    yield Instance(host, deployer.secrets(host))
+    yield deployer.instance(host, **SETTINGS)
     remove_instance(host, image=False)
     host.run("rm -rf /srv/copies")
 

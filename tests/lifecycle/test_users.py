@@ -36,9 +36,7 @@ WITH_USERS: dict[str, Any] = {"redis_users": USERS}
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Instance:
     """Give the shared host with these users."""
-    result = deployer.deploy(host, **WITH_USERS)
-    assert result.returncode == 0, result.stderr
-    return Instance(host, deployer.secrets(host, **WITH_USERS))
+    return deployer.instance(host, **WITH_USERS)
 
 
 @pytest.fixture(scope="module")
