@@ -303,8 +303,5 @@ def cancel(instance: Instance) -> None:
     Neither the other Redis nor this instance changes.
     """
     with locked(instance, "import cancel"):
-        state = migration.read_state(instance)
-        if state and state.stage == migration.SWAPPING:
-            migration.recover(instance, state)
         existed = migration.cancel(instance)
     echo("the copy was removed; nothing else was changed" if existed else "there was no import")

@@ -94,19 +94,20 @@ def swap_data(
     *,
     discard_unsaved: bool = False,
     stopped: Journal | None = None,
+    previous: str = "",
 ) -> Swapped:
     """Make a staged directory the live data and start Redis with it.
 
     ``check`` returns what is wrong with the new data once Redis serves it. If it returns something, or Redis does not
     become healthy, the old data is put back and Failure says why. ``discard_unsaved`` accepts that Redis cannot write
-    its last changes when it stops. ``stopped`` is the journal of ``redis_stopped``, which this continues. Raises
-    Failure.
+    its last changes when it stops. ``stopped`` is the journal of ``redis_stopped``, which this continues. ``previous``
+    is an unused name for the previous data. Raises Failure.
     """
     if stopped is None:
         journal.ensure_none(instance)
     if upgrade_in_progress(instance):
         raise Failure("an upgrade has not finished: the previous version's data is still kept. Deploy again first")
-    previous = unused_name(instance)
+    previous = previous or unused_name(instance)
     began = time.monotonic()
     with interruptible(operation):
         directories = {"staged": str(staged.relative_to(instance.root)), "previous": f"{paths.PREVIOUS}/{previous}"}

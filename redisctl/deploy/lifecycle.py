@@ -49,7 +49,7 @@ def _stop(instance: Instance, record: Journal) -> Result:
     services = [str(name) for name in record.request.get("services", ())]
     with _transaction(instance, record):
         try:
-            return _stop_all(instance, services, discard_unsaved=bool(record.request.get("discard_unsaved")))
+            return _stop_all(instance, discard_unsaved=bool(record.request.get("discard_unsaved")))
         except UncleanStop as error:
             problem = _put_back(instance, services, record)
             raise Failure(
@@ -80,14 +80,15 @@ def _transaction(instance: Instance, record: Journal) -> Iterator[None]:
     journal.end(instance)
 
 
-def _stop_all(instance: Instance, services: list[str], *, discard_unsaved: bool) -> Result:
+def _stop_all(instance: Instance, *, discard_unsaved: bool) -> Result:
     for unit in (paths.unit(instance.name, paths.BACKUP_TIMER), paths.unit(instance.name, paths.BACKUP_SERVICE)):
         _disable(unit)
     # Without a policy it stays down when Docker or the host restarts; a start puts the policy back.
     service.hold_down(instance)
     if not docker.project_containers(instance.name, running_only=True):
         return Result()
-    _stop_services(services)
+    # Those of now: a recovery may come after a service was recreated.
+    _stop_services(_running_services(instance))
     stopped = service.stop(instance, discard_unsaved=discard_unsaved)
     remaining = docker.project_containers(instance.name, running_only=True)
     if remaining:

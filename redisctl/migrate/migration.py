@@ -4,7 +4,6 @@ The other Redis serves until the end. ``ROOT/import/`` exists while an import is
 address and password of the source, readable only by root, and ``data/`` of the copy.
 """
 
-import contextlib
 import functools
 import json
 import operator
@@ -12,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,7 @@ from redisctl.core.formatting import size
 from redisctl.core.instance import Instance
 from redisctl.core.keyspace import keyspace
 from redisctl.data import layout
-from redisctl.data.layout import previous_data_dirs
-from redisctl.data.swap import Swapped, staging_dir, swap_data
+from redisctl.data.swap import staging_dir, swap_data, unused_name
 from redisctl.migrate.compare import Pair, Report, compare
 from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, describe_writes, wait_for_offset, writes
 from redisctl.migrate.source import (
@@ -53,19 +51,16 @@ _LINK_TIMEOUT = 30
 # Share of the compared keys that the new data must have: clients may already have changed some.
 MIN_FOUND_RATIO = 0.9
 
-FOLLOWING, SWAPPING = "following", "swapping"
-
 
 @dataclass(frozen=True)
 class State:
-    """Contents of state.json. ``previous`` names the previous data before the switch."""
+    """Contents of state.json. ``replaced`` is the switch's name of the previous data."""
 
     source: SourceServer
     started: float
     overwrite: bool
     memory: int
-    stage: str = FOLLOWING
-    previous: list[str] = field(default_factory=list)
+    replaced: str = ""
 
 
 @dataclass(frozen=True)
@@ -421,10 +416,14 @@ def cut_over(
             )
         # Later writes are not in the snapshot.
         monitor.before = saved
-        _save_state(instance, replace(state, stage=SWAPPING, previous=_previous_data(instance)))
+        replaced = unused_name(instance)
+        # If the switch is interrupted, this name shows whether the data was replaced.
+        _save_state(instance, replace(state, replaced=replaced))
+        check = functools.partial(_check, instance, saved, report)
+        operation = f"import from {state.source.name}"
         with staging_dir(instance) as staged:
             layout.stage_rdb(instance, snapshot, staged)
-            swapped = _swap(instance, state, staged, saved, report, discard_unsaved=discard_unsaved)
+            swapped = swap_data(instance, staged, check, operation, discard_unsaved=discard_unsaved, previous=replaced)
         blocked = time.monotonic() - monitor.since
         late = _late_writes(monitor)
     except RedisError as error:
@@ -437,19 +436,6 @@ def cut_over(
         "late_writes": late,
         "warning": swapped.warning,
     }
-
-
-def _swap(
-    instance: Instance, state: State, staged: Path, saved: Progress, report: Report, *, discard_unsaved: bool
-) -> Swapped:
-    operation, check = f"import from {state.source.name}", functools.partial(_check, instance, saved, report)
-    try:
-        return swap_data(instance, staged, check, operation, discard_unsaved=discard_unsaved)
-    except Failure:
-        # The old data comes back. The previous data of a later restore must not look like that of this switch.
-        with contextlib.suppress(OSError):
-            _save_state(instance, replace(state, stage=FOLLOWING))
-        raise
 
 
 def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
@@ -483,16 +469,12 @@ def _check(instance: Instance, saved: Progress, report: Report, redis: Redis) ->
     return problems
 
 
-def _previous_data(instance: Instance) -> list[str]:
-    return [path.name for path in previous_data_dirs(instance)]
-
-
 def recover(instance: Instance, state: State) -> bool:
     """Clean up after an interrupted switch. Return whether the import is done.
 
     It is done if the data had been replaced. The caller has recovered the transaction before. Raises Failure.
     """
-    if state.stage == SWAPPING and set(_previous_data(instance)) - set(state.previous):
+    if state.replaced and (instance.previous / state.replaced).is_dir():
         cancel(instance)
         return True
     return False

@@ -398,9 +398,10 @@ def test_finish_succeeds_after_a_kill(importing: Instance, old: OldRedis) -> Non
     # A kill after the swap leaves this state. The next finish must not replace the data again.
     assert importing.call("SET app:session:here yes EX 600", user="sessions") == ["OK"]
     state = json.loads(host.run("cat /root/saved/state.json", check=True).stdout)
+    replaced = host.run("ls /srv/redis/data/previous", check=True).stdout.strip()
     host.run(
         "mv /root/saved /srv/redis/import && cat >/srv/redis/import/state.json",
-        input=json.dumps({**state, "stage": "swapping"}),
+        input=json.dumps({**state, "replaced": replaced}),
         check=True,
     )
     assert "had already finished" in import_json(importing, "finish --yes")["message"]

@@ -24,8 +24,6 @@ from redisctl.data import swap
 from redisctl.deploy import lifecycle
 from redisctl.deploy import service as deploy_service
 from redisctl.migrate import migration
-from redisctl.migrate.compare import Report
-from redisctl.migrate.replica import FOLLOWS, Progress
 from redisctl.migrate.source import SourceServer
 from redisctl.schema import BackupConfig, StartRequest
 
@@ -225,6 +223,16 @@ def test_stop_finishes_when_docker_is_back(instance: Instance, host: FakeDocker)
     assert (host.running, host.policy, stage(instance)) == (False, "no", None)
 
 
+def test_interrupted_stop_finishes_without_a_recreated_service(instance: Instance, host: FakeDocker) -> None:
+    """The container that the journal names is gone."""
+    request = {"running": True, "services": ["old"], "discard_unsaved": False}
+    record = journal.begin(instance, "stop", Kind.STOP, restart_policy="always", request=request)
+    host.running, host.services, host.refused = False, ("new",), ("docker", "stop", "old")
+    lifecycle.recover(instance, record)
+    assert ("docker", "stop", "new") in host.commands
+    assert (host.policy, stage(instance)) == ("no", None)
+
+
 def test_failed_stop_schedules_backups_again(instance: Instance, host: FakeDocker) -> None:
     """Even if a service of the application does not start again."""
     host.services, host.refused = ("web",), ("docker", "start", "web")
@@ -243,24 +251,14 @@ def test_failed_start_schedules_backups(instance: Instance, host: FakeDocker) ->
     assert ("systemctl", "enable", "--quiet", "--now", "redis-backup.timer") in host.commands
 
 
-def test_failed_switch_of_an_import_is_forgotten(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later restore's previous data does not look like that of the switch."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise Failure("the old data is back")
-
-    monkeypatch.setattr(migration, "swap_data", fail)
-    state = migration.State(SourceServer("old", 6379), time.time(), overwrite=False, memory=0)
+@pytest.mark.parametrize("replaced", [True, False])
+def test_import_is_done_if_its_switch_replaced_the_data(instance: Instance, host: FakeDocker, replaced: bool) -> None:
+    """The previous data of a later restore does not look like that of the switch."""
+    state = migration.State(SourceServer("old", 6379), time.time(), False, 0, replaced="20260102T030405Z")
     (instance.root / paths.IMPORT).mkdir()
-    switching = migration.State(state.source, state.started, overwrite=False, memory=0, stage=migration.SWAPPING)
-    saved = Progress(FOLLOWS, 100.0, 0, {}, 0, {})
-    with pytest.raises(Failure, match="the old data is back"):
-        migration._swap(instance, switching, instance.live, saved, Report(), discard_unsaved=False)
-    (instance.previous / "20260102T030405Z").mkdir(parents=True)
-    current = migration.read_state(instance)
-    assert current is not None
-    assert current.stage == migration.FOLLOWING
-    assert not migration.recover(instance, current)
+    (instance.previous / (state.replaced if replaced else "20260102T030406Z")).mkdir(parents=True)
+    assert migration.recover(instance, state) == replaced
+    assert (instance.root / paths.IMPORT).exists() != replaced
 
 
 def test_removal_leaves_no_copy_of_the_secrets(instance: Instance, host: FakeDocker) -> None:
