@@ -14,9 +14,11 @@ STAMP := .venv/.complete
 # `make clean` removes the compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The quick tests that need one deployed host at most, and the tests that start hosts of their own.
-QUICK := tests/unit tests/redisctl tests/host
-LIFECYCLE := $(SANDBOX) run --no-host -- pytest -n 3 --dist loadfile tests/lifecycle
+DEPLOY := pyinfra -y inventory deploy.py
+# The tests without a host, those of the deployed host, and those that start hosts of their own.
+QUICK := $(SANDBOX) run -- sh -ec '$(DEPLOY); pytest -n 2 --dist loadfile tests/unit tests/redisctl; pytest tests/host'
+# tests/lifecycle/conftest.py puts the longest modules first.
+LIFECYCLE := $(SANDBOX) run --no-host -- pytest -n 3 --dist loadfile --no-loadscope-reorder tests/lifecycle
 
 # A value from the command line as one word of the shell, with its $ and quotes.
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -39,12 +41,13 @@ deploy: $(STAMP) ## deploy Redis to a disposable host on this machine
 
 .PHONY: test
 test: $(STAMP) ## deploy and run the quick tests; ARGS='-k backup' runs selected tests instead
-	@$(SANDBOX) run -- sh -ec 'pyinfra -y inventory deploy.py; exec pytest "$$@"' pytest $(or $(ARGS),$(QUICK))
+	@$(if $(ARGS),$(SANDBOX) run -- sh -ec '$(DEPLOY); exec pytest "$$@"' pytest $(ARGS),$(QUICK))
 	$(if $(ARGS),,@$(LIFECYCLE) -m core)
 
 .PHONY: test-all
-test-all: test ## run all tests but the smoke run
-	@$(LIFECYCLE) tests/apps -m 'not core'
+test-all: $(STAMP) ## run all tests but the smoke run
+	@$(QUICK)
+	@$(LIFECYCLE) tests/apps
 
 .PHONY: drift
 drift: $(STAMP) ## compare the disposable hosts, or those of INVENTORY=file, with their settings

@@ -3,11 +3,12 @@
 from tasks.access import access
 from tasks.backup import backup
 from tasks.config import config
-from tasks.directories import directories
+from tasks.directories import directories, root
 from tasks.docker import docker
 from tasks.image import image
 from tasks.logs import logs
-from tasks.network import network, previous_firewall
+from tasks.network import network
+from tasks.owner import owner
 from tasks.persistence import persistence
 from tasks.preflight import preflight_all
 from tasks.redisctl import record, redisctl
@@ -23,8 +24,10 @@ instance = preflight_all()
 
 tuning(instance)
 docker(instance)
-directories(instance)
+root(instance)
 redisctl(instance)
+owner(instance)
+directories(instance)
 image(instance)
 upgrade(instance)
 persistence(instance)
@@ -37,7 +40,6 @@ previous_certificates(instance)
 logs(instance)
 network(instance)
 service(instance)
-previous_firewall(instance)
 backup(instance)
 record(instance)
 summary(instance)

@@ -10,7 +10,8 @@ exec 8>>"$LOCK"
 attempts=0
 until [ "$(sed -n 1p "$LOCK")" = "$RUN" ] && [ "$attempts" -gt 0 ]; do
     attempts=$((attempts + 1))
-    [ "$attempts" -le 3 ] && flock --timeout 2 8 || exit 1
+    # For longer than files/lock-state.sh needs to see that another process holds it.
+    [ "$attempts" -le 3 ] && flock --timeout 4 8 || exit 1
     printf '%s\n' "$RUN" "$$" "$HOLDER" >"$LOCK"
     flock --shared --timeout 2 8 || exit 1
 done

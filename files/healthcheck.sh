@@ -10,8 +10,8 @@ unhealthy() {
 }
 
 key="redoubt:health:$$"
-# With TLS it checks that the CA issued Redis's certificate and that it has not expired. It shows that certificate only
-# if Redis requires one, because the certificate may be for servers alone.
+# With TLS it checks that the CA issued Redis's certificate and that it has not expired. It shows the client certificate
+# that it has; without one Redis does not require one.
 tls=/etc/redis/tls.conf
 value() { sed -n "s/^$1 \"*\([^\"]*\)\"*$/\1/p" "$2"; }
 port=$(value tls-port /etc/redis/redis.conf)
@@ -19,8 +19,8 @@ set --
 # redis.conf decides: an interrupted deploy may have written tls.conf alone.
 if [ -n "$port" ]; then
     set -- --tls -p "$port" --cacert "$(value tls-ca-cert-file $tls)"
-    [ "$(value tls-auth-clients $tls)" != yes ] ||
-        set -- "$@" --cert "$(value tls-cert-file $tls)" --key "$(value tls-key-file $tls)"
+    [ -z "$(value tls-client-cert-file $tls)" ] ||
+        set -- "$@" --cert "$(value tls-client-cert-file $tls)" --key "$(value tls-client-key-file $tls)"
     seconds=$(($(value '# expires' $tls) - $(date +%s)))
     [ $seconds -gt 0 ] || unhealthy "the certificate has expired: a deploy renews it"
 fi

@@ -1,6 +1,10 @@
 # Reports who holds the lock of an instance.
 # The caller sets LOCK (the file) and RUN (the id of a deploy that is about to hold it; empty: only look).
-# Prints "ours", "free", "denied", or "held" and then the lines of the lock: run, process, holder.
+# Prints one of
+#   ours
+#   free, and then why a deploy could not lock it
+#   held, and then the lines of the lock: run, process, holder
+#   denied
 [ "$(id -u)" -eq 0 ] || {
     echo denied
     exit
@@ -30,3 +34,5 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 echo free
+# The error of the shell, such as a file system without room. There is none if another process has just locked it.
+[ -z "$RUN" ] || error=$( (exec 8>>"$LOCK" && flock --nonblock 8) 2>&1) || printf '%s\n' "$error"

@@ -72,9 +72,21 @@ def _unpack(program: str, directory: str, target: str) -> None:
         os.close(descriptor)
 
 
+def run(program: str) -> None:
+    """Run the program.
+
+    Reports Ctrl-C even while its modules are unpacked and imported.
+    """
+    try:
+        sys.path.insert(0, module_path(program))
+        from redisctl.cli.main import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("redisctl: cancelled\n")
+        sys.exit(3)
+
+
 if __name__ == "__main__":
     # Python puts the archive first in the path.
-    sys.path.insert(0, module_path(os.path.realpath(sys.path[0])))
-    from redisctl.cli.main import main
-
-    main()
+    run(os.path.realpath(sys.path[0]))

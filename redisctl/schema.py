@@ -19,6 +19,9 @@ from typing import Any, Literal, TypeVar, Union
 
 VERSION = 1
 
+# Begins the lines of standard output that report the progress of a deploy's step. The result follows them.
+PROGRESS = "progress: "
+
 T = TypeVar("T")
 
 
@@ -141,7 +144,9 @@ class Config:
 
     ``root`` is the directory of the instance, ``image`` the reference of its image. ``session_keys`` and ``queue_keys``
     are key patterns, ``settings`` is the digest of the settings. ``stop_grace`` and ``start_timeout`` are seconds: for
-    Redis to save and exit, and to become healthy. ``restart`` is the restart policy of the container.
+    Redis to save and exit, and to become healthy. ``restart`` is the restart policy of the container. Redis runs as
+    ``uid`` and ``gid``, and owns its data, logs, secrets and backups. ``log_max_size`` is the size in bytes at which
+    redis.log is rotated.
     """
 
     name: str
@@ -153,6 +158,9 @@ class Config:
     stop_grace: int = 120
     start_timeout: int = 120
     restart: str = "always"
+    uid: int = 999
+    gid: int = 999
+    log_max_size: int = 10 * 1024**2
     backup: BackupConfig = field(default_factory=BackupConfig)
 
 
@@ -204,12 +212,15 @@ class Container:
 class Network:
     """A network of the Compose project.
 
-    ``masquerade`` says whether containers on it reach the outside.
+    ``masquerade`` says whether Docker translates the addresses of containers that connect to the outside. ``bridge`` is
+    the interface on the host, empty if Docker chose its name. ``subnet`` is its IPv4 network.
     """
 
     internal: bool
     masquerade: bool
     members: frozenset[str]
+    bridge: str = ""
+    subnet: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,13 +243,15 @@ class StoredData:
 class OtherInstance:
     """Another instance of Redoubt on the host.
 
-    It has its project, data directory, memory limit and published ports.
+    It has its project, data directory, memory limit, published ports, and the IPv4 network of its edge bridge. One
+    whose containers are removed has no memory limit and no ports.
     """
 
     name: str
     data_dir: str
     memory: int
     ports: tuple[tuple[str, int], ...]
+    edge_subnet: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,16 +286,21 @@ class InstanceState:
     What the running Redis reports: ``config`` is the answer to CONFIG GET *, ``acl`` the lines of ACL LIST without
     password hashes, both empty where Redis does not answer. ``passwords`` are users whose passwords differ from the
     desired ACL file. ``running_version`` is empty where Redis does not answer. ``used_memory`` counts what Redis
-    compares with maxmemory, in bytes. ``refusal`` says why Redis does not serve admin with the secrets on the host,
+    compares with maxmemory, in bytes. ``used_databases`` is the number of the highest database with keys, plus one.
+    ``primary`` is the server that Redis copies, empty if it is a primary.
+    ``refusal`` says why Redis does not serve admin with the secrets on the host,
     which a restart with the right files solves. ``unanswered`` says why a Redis that runs did not answer otherwise.
 
     ``stale_mounts`` are directories below the root that were replaced since the container started. ``cgroup`` are the
     limits that the kernel enforces. ``backlogs`` are the queues of the host's listeners by address:port, ``somaxconn``
     is the kernel's ceiling for them. ``activedefrag`` is the text of config/activedefrag.conf.
     ``configured`` says whether redisctl.json exists, ``configured_appendonly`` is redis.conf's appendonly.
-    ``published`` are the instance's ports. ``data_dir`` is what its container has as /data. ``firewall`` says how the
-    loaded table differs from its file. ``config_saved`` says that a deploy keeps the previous configuration.
-    ``unmounted`` are mount points of the instance's directories without a disk. ``sizes`` are KiB by path.
+    ``published`` are the instance's ports. ``data_dir`` is what its container has as /data. ``network_filter`` says how
+    the host's nftables table differs from its file, ``client_limits`` how that in the container's network namespace
+    does, ``translated`` that Docker's rules for the instance's ports exist.
+    ``config_saved`` says that a deploy keeps the previous configuration.
+    ``unmounted`` are mount points of the instance's directories without a disk. ``owner`` is the uid:gid of the files
+    of Redis, empty before the first deploy. ``sizes`` are KiB by path.
     """
 
     containers: tuple[Container, ...] = ()
@@ -297,6 +315,8 @@ class InstanceState:
     running_engine: str = ""
     running_version: str = ""
     used_memory: int = 0
+    used_databases: int = 0
+    primary: str = ""
     refusal: str = ""
     unanswered: str = ""
     stale_mounts: tuple[str, ...] = ()
@@ -318,10 +338,13 @@ class InstanceState:
     certificate_source: str = ""
     repository_password: bool = False
     units: dict[str, UnitState] = field(default_factory=dict)
-    firewall: tuple[str, ...] = ()
+    network_filter: tuple[str, ...] = ()
+    client_limits: tuple[str, ...] = ()
+    translated: bool = True
     interrupted: InterruptedTransaction | None = None
     config_saved: bool = False
     unmounted: tuple[str, ...] = ()
+    owner: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -441,6 +464,17 @@ class PersistenceRequest:
     target: Literal["aof", "rdb"]
     save: str
     timeout: int
+
+
+@dataclass(frozen=True)
+class OwnerRequest:
+    """Request to give Redis and its files another user.
+
+    ``old`` and ``new`` are uid:gid.
+    """
+
+    old: str
+    new: str
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The program that runs on the control machine.
+"""The program that runs on the machine that deploys.
 
 It decides what a deploy changes, and inspects and changes hosts through pyinfra.
 

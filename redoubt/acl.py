@@ -1,14 +1,16 @@
 """The ACL users of an instance and their rules.
 
 The real clients (RQ, Flask-Session, redis-py, redis-cli) work with these rules without an entry in ACL LOG; tests/host
-checks that. A server refuses the whole file if it does not know a subcommand in it, so ``_SINCE`` has the version that
-brought such a rule.
+checks that. The ACL file names every command: a category would mean other commands on another version. A server refuses
+the whole file if it does not know a command in it.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from redoubt import command_table, key_patterns
+from redoubt.command_table import CommandTable, UnknownRule
 from redoubt.settings.model import Settings
 from redoubt.settings.sections.access import NamedUser
 
@@ -28,7 +30,11 @@ _STRINGS = (
 
 _ADMIN = (
     "+@all -@dangerous -@scripting "
-    "+info +role +config +acl +client +slowlog +latency +memory +lastsave +save +bgsave +bgrewriteaof +shutdown"
+    "+info +role +config +acl +client -client|import-source "
+    "+slowlog +latency +memory +lastsave +save +bgsave +bgrewriteaof +shutdown "
+    # Stops an endless script of an application, and frees the memory of scripts. These run no code.
+    "+script|kill +script|flush +script|exists +function|kill +function|list +function|stats +function|delete "
+    "+function|flush"
 )
 
 ROLES: Mapping[str, str] = {
@@ -55,18 +61,17 @@ ROLES: Mapping[str, str] = {
     # The container's health check: writes, reads and deletes its own key; role and state of persistence.
     "health": "-@all +hello +auth +ping +quit +info +role +set +get +del",
     # Operators and their tools: any key, configuration, users, saving, stopping.
-    # Without scripts, modules, DEBUG, MONITOR, replication, MIGRATE, RESTORE, KEYS and flushing.
+    # Without running scripts, modules, DEBUG, MONITOR, replication, MIGRATE, RESTORE, KEYS and flushing data.
     "admin": _ADMIN,
     # With the default user on, a transaction of the admin would be lost at a restart, see _DEFAULT_OFF.
     "admin without transactions": f"{_ADMIN} -multi",
 }
 
+# Commands that a message names one by one.
+_FEW = 6
+
 # Users of every instance that are not for applications.
 OPERATING = ("health", "admin")
-
-# The version since which a rule exists.
-_SINCE: Mapping[str, tuple[int, int]] = {"+client|setinfo": (7, 2)}
-
 
 # The default user is off and has no password, so a client without a login may do nothing. It keeps all rights because
 # Redis replays the AOF as this user: until 8.6 EXEC checks its rights, and a restart silently loses the writes of
@@ -91,16 +96,49 @@ class User:
     read: tuple[str, ...] = ()
     extra: str = ""
 
-    def rules(self, version: tuple[int, int]) -> str:
-        """Return the user's rules for a server of this version, without its password."""
-        known = [rule for rule in f"{ROLES[self.role]} {self.extra}".split() if version >= _SINCE.get(rule, (0, 0))]
-        commands: list[str] = []
-        for rule in known:
-            # As in Redis, a later rule replaces earlier ones for the same command and its subcommands.
-            commands = [earlier for earlier in commands if not f"{earlier[1:]}|".startswith(f"{rule[1:]}|")] + [rule]
+    def commands(self, table: CommandTable) -> set[str]:
+        """Return the commands that the user may call.
+
+        Ignores rules that the server does not know: ``problems`` reports them, and a deploy refuses them.
+        """
+        extra = [rule for rule in self._extra if table.has(rule[1:])]
+        return set(table.expand([*_role_rules(self.role, table), *extra]))
+
+    @property
+    def _extra(self) -> list[str]:
+        return [rule for rule in self.extra.split() if not _is_module_command(rule)]
+
+    def rules(self, table: CommandTable) -> str:
+        """Return the user's rules for a server with these commands, without its password."""
         keys = [*(f"~{pattern}" for pattern in self.keys), *(f"%R~{pattern}" for pattern in self.read)]
         channels = [f"&{pattern}" for pattern in self.channels]
-        return " ".join([*keys, "resetchannels", *channels, *commands])
+        modules = sorted(rule for rule in self.extra.split() if _is_module_command(rule) and rule[0] == "+")
+        return " ".join([*keys, "resetchannels", *channels, "-@all", *table.rules(self.commands(table)), *modules])
+
+
+def table_of(settings: Settings) -> CommandTable:
+    """Return the commands of the version in the settings."""
+    return command_table.table(settings.redis_engine, settings.image_numbers)
+
+
+def _role_rules(role: str, table: CommandTable) -> list[str]:
+    """Return a role's rules for these commands.
+
+    A category means reviewed commands: all others need their name in the role.
+    """
+    reviewed = command_table.reviewed("application") | command_table.reviewed("named")
+    rules: list[str] = []
+    for rule in ROLES[role].split():
+        if rule.startswith("+@"):
+            rules += [f"+{command}" for command in sorted(table.matching(rule[1:]) & reviewed)]
+        elif rule[1] == "@" or rule[1:] in table.categories:
+            rules.append(rule)
+    return rules
+
+
+def _is_module_command(rule: str) -> bool:
+    """Say whether a rule names a command of a module, such as +json.get."""
+    return "." in rule
 
 
 def users(settings: Settings) -> tuple[User, ...]:
@@ -157,12 +195,13 @@ def acl_file(settings: Settings, passwords: Mapping[str, Iterable[str]]) -> str:
     ``passwords`` are one or more for each user, of which the file has the SHA-256. It has no comments, which Redis
     accepts in ACL files only since 8.8.
     """
+    table = table_of(settings)
     lines = [
         " ".join(
             (
                 f"user {user.name} on",
                 *(f"#{password_hash(password)}" for password in passwords[user.name]),
-                user.rules(settings.server_version),
+                user.rules(table),
             )
         )
         for user in users(settings)
@@ -178,9 +217,10 @@ def differences(settings: Settings, running: Iterable[str]) -> list[str]:
     ``running`` are the lines of ACL LIST, with ``#`` instead of each password hash. Redis leaves out default rules and
     adds ``sanitize-payload``. Redis 7.0 rewrites command rules, so they are not compared there.
     """
-    desired = {user.name: {"on", "#", *user.rules(settings.server_version).split()} for user in users(settings)}
+    table = table_of(settings)
+    desired = {user.name: {"on", "#", *user.rules(table).split()} for user in users(settings)}
     desired.setdefault("default", {"off", "~*", "&*", "+@all"})
-    present = {name: rules for _, name, *rules in map(str.split, running)}
+    present = {name: rules for _, name, *rules in (line.split(" ") for line in running)}
     differences = []
     for name, rules in desired.items():
         if name not in present:
@@ -197,7 +237,7 @@ def _comparable(settings: Settings, rules: Iterable[str]) -> set[str]:
     Other words differ between versions of the server.
     """
     kinds = "~%&#(" if settings.server_version < _LITERAL_SINCE else "~%&#(+-"
-    return {rule for rule in rules if rule[0] in kinds or rule in ("on", "off", "nopass")}
+    return {rule for rule in rules if rule and (rule[0] in kinds or rule in ("on", "off", "nopass"))}
 
 
 def password_hash(password: str) -> str:
@@ -206,3 +246,88 @@ def password_hash(password: str) -> str:
     It is enough for generated passwords of 256 random bits.
     """
     return hashlib.sha256(password.encode()).hexdigest()
+
+
+# -- Users of the settings
+
+
+def problems(settings: Settings) -> list[str]:
+    """Return what is wrong with the rules and patterns of redis_users."""
+    table = table_of(settings)
+    found = []
+    for user in users(settings):
+        if user.name in settings.redis_users:
+            found += [f"{user.name}: {problem}" for problem in _command_problems(settings, user, table)]
+    return found + _pattern_problems(settings)
+
+
+def _command_problems(settings: Settings, user: User, table: CommandTable) -> list[str]:
+    """Return which rules are unknown, or allow what no application may have."""
+    modules = [rule for rule in user.extra.split() if _is_module_command(rule)]
+    if modules and "loadmodule" not in settings.redis_extra_config:
+        return [f"rules: {modules[0]!r} is a command of a module, but redis_extra_config has no loadmodule"]
+    extra = [rule for rule in user.extra.split() if rule not in modules]
+    try:
+        allowed = table.expand([*_role_rules(user.role, table), *extra])
+    except UnknownRule as error:
+        return [f"rules: {error}: correct it or remove it"]
+    refused: dict[str, list[str]] = {}
+    for command, rule in sorted(allowed.items(), key=lambda item: ("dangerous" not in table.categories[item[0]], item)):
+        if rule in extra and not table.subcommands(command) and command_table.objection(command, rule):
+            refused.setdefault(rule, []).append(command)
+    return [_refusal(rule, commands) for rule, commands in refused.items()]
+
+
+def _refusal(rule: str, commands: list[str]) -> str:
+    """Return why a rule is refused because of these commands, and what to do."""
+    more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
+    if rule == f"+{commands[0]}":
+        remedy = "remove it"
+    elif len(commands) > _FEW:
+        remedy = "name the commands that the application needs instead"
+    else:
+        remedy = f"take it back with '{' '.join(f'-{command}' for command in commands)}' after it"
+    reason = command_table.objection(commands[0], rule)
+    return f"rules: {rule!r} allows {commands[0].replace('|', ' ').upper()}{more}: {reason}; {remedy}"
+
+
+def _pattern_problems(settings: Settings) -> list[str]:
+    """Return which patterns match keys or channels of others.
+
+    A pattern may share the namespace of another user on purpose: then all of its keys are in there. Readers may read
+    the keys of others.
+    """
+    everyone = users(settings)
+    owners = [user for user in everyone if user.name not in ("admin", "default")]
+    found = []
+    for user in everyone:
+        if user.name not in settings.redis_users:
+            continue
+        for kind, patterns in (("keys", user.keys), ("channels", user.channels)):
+            owned = {owner.name: _owned(owner, kind) for owner in owners if owner is not user}
+            for pattern in patterns:
+                others = [name for name, theirs in owned.items() if _intrudes(pattern, theirs, name)]
+                if others:
+                    found.append(
+                        f"{user.name}: {kind}: {pattern!r} matches {kind} of the user {others[0]} "
+                        f"({', '.join(owned[others[0]])}): use a prefix of its own, such as '{user.name}:*'"
+                    )
+    return found
+
+
+def _owned(user: User, kind: str) -> tuple[str, ...]:
+    """Return the patterns of keys or channels that are a user's own.
+
+    On the channels of keyspace events Redis itself publishes, for everyone whose channels name them.
+    """
+    if kind == "keys":
+        return user.keys
+    return tuple(channel for channel in user.channels if not channel.startswith("__key"))
+
+
+def _intrudes(pattern: str, owned: Iterable[str], owner: str) -> bool:
+    """Say whether a pattern matches keys of an owner, and others as well."""
+    return any(
+        key_patterns.overlaps(pattern, keys) and (owner == "health" or not key_patterns.contains(keys, pattern))
+        for keys in owned
+    )

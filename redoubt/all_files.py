@@ -3,8 +3,7 @@
 The list lets one command inspect them all.
 """
 
-from redisctl import paths
-from redoubt import backup_units, compose, firewall, host_files, kernel_tuning, recovery_units
+from redoubt import backup_units, compose, host_files, kernel_tuning, network_filter, recovery_units
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile
 from redoubt.instance import Instance
 
@@ -21,6 +20,7 @@ def of(instance: Instance) -> list[DesiredDirectory | DesiredFile | AbsentPath]:
         certificates += host_files.certificate_config(settings, identity)
     return [
         *(kernel_tuning.files() if settings.redis_host_tuning else []),
+        *host_files.root(settings),
         *host_files.directories(settings),
         *host_files.redisctl_program(settings),
         *recovery_units.files(settings),
@@ -28,9 +28,9 @@ def of(instance: Instance) -> list[DesiredDirectory | DesiredFile | AbsentPath]:
         *host_files.secret_files(settings, instance.secrets),
         *certificates,
         *host_files.config_files(settings),
-        DesiredFile(f"{settings.root}/{paths.ACTIVEDEFRAG_FILE}", "activedefrag no\n"),
-        host_files.logrotate_file(settings),
-        *(firewall.files(settings) if firewall.is_filtered(settings) else []),
+        host_files.activedefrag_file(settings),
+        *host_files.log_rotation(settings),
+        *network_filter.files(settings),
         compose.compose_file(settings, selinux=instance.facts.selinux),
         *(backup_units.files(settings) if settings.redis_backup_schedule else []),
         host_files.redisctl_config(settings),

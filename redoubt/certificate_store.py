@@ -47,13 +47,16 @@ def check(settings: Settings, host_name: str, now: datetime) -> list[str]:
         return []
     try:
         if settings.redis_tls_source == "files":
-            errors = certificates.problems(
-                _from_files(settings),
-                settings.redis_tls_names,
-                now,
-                used_as_client=settings.redis_tls_auth_clients == "yes",
-            )
-            return [f"{settings.redis_tls_cert}: {error}" for error in errors or _openssl_errors(settings)]
+            identity = _from_files(settings)
+            errors = certificates.problems(identity, settings.redis_tls_names, now)
+            of_client = certificates.problems(identity.client, (), now, is_client=True) if identity.client else []
+            if not errors and not of_client:
+                errors = _openssl_errors(settings)
+                of_client = [] if errors or not identity.client else _openssl_errors(settings, with_client=True)
+            return [
+                *(f"{settings.redis_tls_cert}: {error}" for error in errors),
+                *(f"{settings.redis_tls_client_cert}: {error}" for error in of_client),
+            ]
         authority = _authority(settings)
         if authority and (expiry := Identity(authority.certificate, "", "").expires) <= now:
             return [
@@ -104,8 +107,10 @@ def load_or_create(settings: Settings, host_name: str, now: datetime) -> Identit
         stored = _read_identity(source)
         if stored and not certificates.why_due(stored, authority, names, now):
             return stored
-        issued = certificates.issue(authority, host_name, names, now, settings.redis_tls_days)
-        _write(source, {"certificate": issued.certificate, "key": issued.key, "ca": issued.ca})
+        issued = certificates.issue_for_instance(
+            authority, host_name, settings.redis_name, names, now=now, days=settings.redis_tls_days
+        )
+        write_identity(source, issued)
     return issued
 
 
@@ -188,11 +193,11 @@ def issue_client(settings: Settings, name: str, directory: str, now: datetime) -
             FileSource(Path(directory, file)).write(text)
 
 
-def _openssl_errors(settings: Settings) -> list[str]:
+def _openssl_errors(settings: Settings, *, with_client: bool = False) -> list[str]:
     """Return why OpenSSL refuses the files.
 
     Examples are a key that is too short and a CA that is no root. A server with the certificate and a client with the
-    CA make a connection in memory.
+    CA make a connection in memory. ``with_client`` makes the client show its certificate, and the server require it.
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False  # certificates.problems checks the names
@@ -200,6 +205,10 @@ def _openssl_errors(settings: Settings) -> list[str]:
     try:
         server.load_cert_chain(str(settings.redis_tls_cert), settings.redis_tls_key)
         client.load_verify_locations(settings.redis_tls_ca)
+        if with_client:
+            client.load_cert_chain(str(settings.redis_tls_client_cert), settings.redis_tls_client_key)
+            server.verify_mode = ssl.CERT_REQUIRED
+            server.load_verify_locations(settings.redis_tls_ca)
         peers = (client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True))
         for peer in peers * 2:
             with suppress(ssl.SSLWantReadError):
@@ -210,37 +219,71 @@ def _openssl_errors(settings: Settings) -> list[str]:
     return []
 
 
+def sources(settings: Settings, host_name: str) -> list[_Source]:
+    """Return the documents of the instance's certificate and of its CA.
+
+    There are none if the user's files are used.
+    """
+    return [_source(settings, host_name), secret_backends.backend_for(settings, *_CA)] if issues(settings) else []
+
+
 def _source(settings: Settings, host_name: str) -> _Source:
     return secret_backends.backend_for(settings, host_name, f"{settings.redis_name}.tls")
 
 
 def _from_files(settings: Settings) -> Identity:
-    paths = (settings.redis_tls_cert, settings.redis_tls_key, settings.redis_tls_ca)
+    ca = _text(settings.redis_tls_ca)
+    client = None
+    if settings.has_tls_client_certificate:
+        client = Identity(_text(settings.redis_tls_client_cert), _text(settings.redis_tls_client_key), ca)
+    return Identity(_text(settings.redis_tls_cert), _text(settings.redis_tls_key), ca, client=client)
+
+
+def _text(path: str | None) -> str:
     # A file that is no text, such as DER, is reported as no PEM later.
-    certificate, key, ca = (f"{Path(path or '').read_text(errors='replace').strip()}\n" for path in paths)
-    return Identity(certificate, key, ca)
+    return f"{Path(path or '').read_text(errors='replace').strip()}\n"
 
 
 def _authority(settings: Settings) -> Authority | None:
     source = secret_backends.backend_for(settings, *_CA)
     values = _read(source, "certificate", "key")
-    return Authority(*values) if values else None
+    return Authority(values["certificate"], values["key"]) if values else None
 
 
 def _read_identity(source: _Source) -> Identity | None:
-    values = _read(source, "certificate", "key", "ca")
-    return Identity(*values) if values else None
+    values = _read(source, "certificate", "key", "ca", "client_certificate", "client_key")
+    if values is None:
+        return None
+    client = Identity(values["client_certificate"], values["client_key"], values["ca"])
+    return Identity(values["certificate"], values["key"], values["ca"], client=client)
 
 
-def _read(source: _Source, *names: str) -> list[str] | None:
+def write_identity(source: _Source, identity: Identity) -> None:
+    """Store the certificate of an instance with that of its client."""
+    assert identity.client is not None, "the CA issues both"
+    _write(
+        source,
+        {
+            "certificate": identity.certificate,
+            "key": identity.key,
+            "ca": identity.ca,
+            "client_certificate": identity.client.certificate,
+            "client_key": identity.client.key,
+        },
+    )
+
+
+def _read(source: _Source, *names: str) -> dict[str, str] | None:
     text = source.read()
     if text is None:
         return None
     try:
         document = yaml.safe_load(text)
-        values = [str(document[name]) for name in names]
+        values = {name: str(document[name]) for name in names}
         # Reported here, where the location is known.
-        Identity(values[0], values[1], "").check()
+        for prefix in ("", "client_"):
+            if f"{prefix}key" in values:
+                Identity(values[f"{prefix}certificate"], values[f"{prefix}key"], "").check()
     except (yaml.YAMLError, KeyError, TypeError, CertificateError):
         # The parser's message would quote the text.
         raise SecretsError(

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -50,12 +50,14 @@ class Authority:
 class Identity:
     """A certificate, its key, and the CAs that clients and server trust.
 
-    The intermediate certificates are part of ``certificate``.
+    The intermediate certificates are part of ``certificate``. ``client`` is the certificate with which an instance
+    connects as a client: its health check does, to itself.
     """
 
     certificate: str
     key: str = field(repr=False)
     ca: str
+    client: "Identity | None" = field(default=None, kw_only=True)
 
     @property
     def digest(self) -> str:
@@ -63,7 +65,13 @@ class Identity:
 
         The names of its files contain it, so that Redis loads a new identity.
         """
-        return hashlib.sha256("\0".join((self.certificate, self.key, self.ca)).encode()).hexdigest()[:12]
+        texts = [text for pair in self.pairs for text in (pair.certificate, pair.key)]
+        return hashlib.sha256("\0".join((*texts, self.ca)).encode()).hexdigest()[:12]
+
+    @property
+    def pairs(self) -> list["Identity"]:
+        """The certificate, and the client's if there is one."""
+        return [self, self.client] if self.client else [self]
 
     @cached_property
     def chain(self) -> list[x509.Certificate]:
@@ -73,18 +81,19 @@ class Identity:
     def check(self) -> None:
         """Check that the key can be read and belongs to the certificate.
 
-        Raises CertificateError.
+        The same for the client's. Raises CertificateError.
         """
-        if _private_key(self.key).public_key() != self.chain[0].public_key():
-            raise CertificateError("the key belongs to another certificate")
+        for pair in self.pairs:
+            if _private_key(pair.key).public_key() != pair.chain[0].public_key():
+                raise CertificateError("the key belongs to another certificate")
 
     @property
     def expires(self) -> datetime:
-        """Return when the first certificate of the chain expires.
+        """Return when the first certificate of the chains expires.
 
-        Clients refuse the chain from then on.
+        Clients refuse the chain from then on, or Redis refuses its own client.
         """
-        return min(certificate.not_valid_after_utc for certificate in self.chain)
+        return min(certificate.not_valid_after_utc for pair in self.pairs for certificate in pair.chain)
 
     @property
     def common_name(self) -> str:
@@ -134,8 +143,8 @@ def new_authority(now: datetime) -> Authority:
 def issue(authority: Authority, common_name: str, sans: Iterable[str], now: datetime, days: int) -> Identity:
     """Issue a certificate with a new key.
 
-    A server's is for ``sans`` (names and addresses), a client's has none. A server's is valid for clients as well,
-    because the health check uses it. A certificate never outlives the CA.
+    A server's is for ``sans`` (names and addresses) and valid for servers alone. A client's has none and is valid for
+    clients alone. A certificate never outlives the CA.
     """
     (issuer,) = _certificates(authority.certificate, "certificate of the CA")
     signer = serialization.load_pem_private_key(authority.key.encode(), password=None)
@@ -148,7 +157,7 @@ def issue(authority: Authority, common_name: str, sans: Iterable[str], now: date
         .not_valid_after(min(now + timedelta(days=days), issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([_SERVER, _CLIENT] if alternatives else [_CLIENT]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([_SERVER if alternatives else _CLIENT]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
@@ -162,23 +171,31 @@ def issue(authority: Authority, common_name: str, sans: Iterable[str], now: date
     return Identity(_pem(builder.sign(signer, hashes.SHA256())), _key_pem(key), authority.certificate)
 
 
+def issue_for_instance(
+    authority: Authority, host_name: str, instance: str, names: Sequence[str], *, now: datetime, days: int
+) -> Identity:
+    """Issue the certificate of an instance and its client certificate."""
+    client = issue(authority, f"{instance} on {host_name}", (), now, days)
+    return replace(issue(authority, host_name, names, now, days), client=client)
+
+
 def why_due(identity: Identity, authority: Authority, names: Sequence[str], now: datetime) -> str:
     """Return why an issued certificate must be replaced; empty if it need not be."""
     if identity.ca != authority.certificate:
         return "another CA issued it"
     if missing := [name for name in names if name not in identity.names]:
         return f"it is not valid for {', '.join(missing)}"
-    leaf = identity.chain[0]
-    remaining = leaf.not_valid_after_utc - now
-    if remaining < RENEWAL * (leaf.not_valid_after_utc - leaf.not_valid_before_utc):
-        return f"it expires on {_minute(leaf.not_valid_after_utc)}"
+    for leaf in (pair.chain[0] for pair in identity.pairs):
+        remaining = leaf.not_valid_after_utc - now
+        if remaining < RENEWAL * (leaf.not_valid_after_utc - leaf.not_valid_before_utc):
+            return f"it expires on {_minute(leaf.not_valid_after_utc)}"
     return ""
 
 
-def problems(identity: Identity, names: Iterable[str], now: datetime, *, used_as_client: bool) -> list[str]:
+def problems(identity: Identity, names: Iterable[str], now: datetime, *, is_client: bool = False) -> list[str]:
     """Return every reason why a certificate from files cannot be used.
 
-    ``names`` are those that clients use. ``used_as_client`` says that the health check needs it as its own certificate.
+    ``names`` are those that clients use. ``is_client`` says that it is a client's, which needs no names.
     """
     try:
         leaf, *intermediates = identity.chain
@@ -196,19 +213,18 @@ def problems(identity: Identity, names: Iterable[str], now: datetime, *, used_as
             errors.append(f"{_subject(certificate)} expired on {_minute(certificate.not_valid_after_utc)}")
         elif certificate.not_valid_before_utc > now:
             errors.append(f"{_subject(certificate)} is not valid before {_minute(certificate.not_valid_before_utc)}")
-    if not identity.names:
+    if is_client:
+        pass
+    elif not identity.names:
         errors.append("the certificate has no names (SAN). Clients refuse it: they no longer read the common name")
     elif missing := [name for name in names if not _covers(identity.names, name)]:
         errors.append(f"the certificate is not valid for {', '.join(missing)} (redis_tls_names)")
     if not _leads_to(leaf, intermediates, trusted):
         errors.append("the CA issued neither the certificate nor an intermediate one in its file that leads to it")
-    if not _is_valid_for(_SERVER, leaf):
+    if is_client and not _is_valid_for(_CLIENT, leaf):
+        errors.append("the certificate is not valid for clients (extended key usage), and Redis refuses it")
+    if not is_client and not _is_valid_for(_SERVER, leaf):
         errors.append("the certificate is not valid for servers (extended key usage), and clients refuse it")
-    if used_as_client and not _is_valid_for(_CLIENT, leaf):
-        errors.append(
-            "the certificate is valid only for servers (extended key usage), but with redis_tls_auth_clients = 'yes' "
-            "the health check uses it as its client certificate"
-        )
     return errors
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
+from redisctl.core import docker
 from redoubt import kernel_tuning, redis_conf
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
 from redoubt.host_files import mounts, secret_paths, template
 from redoubt.settings.model import Settings
-from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -79,8 +79,7 @@ def _compose(settings: Settings, *, selinux: bool, definition: str) -> str:
         mounts=mounts(settings),
         config_dir=redis_conf.CONFIG_DIR,
         data_dir=redis_conf.DATA_DIR,
-        uid=REDIS_UID,
-        gid=REDIS_GID,
+        core_limit=docker.CORE_LIMIT,
         secrets={**secret_paths(settings), **({"ca.crt": settings.ca_file} if settings.redis_tls != "off" else {})},
         socket_dir=redis_conf.SOCKET_DIR,
         selinux=selinux,

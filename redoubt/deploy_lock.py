@@ -81,18 +81,22 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class LockState:
-    """The lock of a host. ``state`` is ours, free, held, or denied without root."""
+    """The lock of a host. ``state`` is ours, free, held, or denied without root.
+
+    ``error`` says why a free one cannot be locked, as the host's shell reports it.
+    """
 
     state: str
     pid: str = ""
     holder: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
 
 
 def parse(output: Iterable[str]) -> LockState:
     """Parse the output of files/lock-state.sh. Raises ValueError."""
     state, *lock = output
     if state != "held":
-        return LockState(state)
+        return LockState(state, error=" ".join(lock))
     _, pid, holder = lock if len(lock) == 3 else ("", "", "{}")
     return LockState(state, pid, json.loads(holder))
 
@@ -107,7 +111,11 @@ def problem(name: str, lock: LockState | None) -> str:
     if lock.state in ("ours", "denied"):
         return ""
     if lock.state == "free":
-        return f"{paths.lock_file(name)} cannot be locked although it is free: check that /run is writable and has room"
+        reason = lock.error or "another process held it until a moment ago, or the host is very busy"
+        return (
+            f"{paths.lock_file(name)} cannot be locked: {reason}. Run the same command again. If that does not "
+            f"help, run 'flock {paths.lock_file(name)} true' on the host: it needs flock, and room in /run"
+        )
     holder = lock.holder
     if holder and not holder.get("who"):
         return (

@@ -4,12 +4,13 @@ from redoubt.facts.host import HostFacts
 from redoubt.filesystem import DesiredFile
 from redoubt.settings.model import Settings
 
-# Debian and Ubuntu use different names for the command line and Compose v2.
+# Debian and Ubuntu use different names for the command line and Compose v2. Without apparmor, Docker silently starts
+# containers without its AppArmor profile.
 _DISTRIBUTION = {
-    "debian": ("docker.io", "docker-cli", "docker-compose", "iptables"),
-    "ubuntu": ("docker.io", "docker-compose-v2", "iptables"),
+    "debian": ("docker.io", "docker-cli", "docker-compose", "iptables", "apparmor"),
+    "ubuntu": ("docker.io", "docker-compose-v2", "iptables", "apparmor"),
 }
-_DOCKER = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-compose-plugin", "iptables")
+_DOCKER = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-compose-plugin", "iptables", "apparmor")
 
 DOCKER_KEY = "/etc/apt/keyrings/docker.asc"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from redoubt import plan_log
+from redoubt.terminal import escaped
 
 PROJECT = Path(__file__).resolve().parent.parent
 UP_TO_DATE, DIFFERS, UNKNOWN = "up to date", "differs", "unknown"
@@ -27,7 +28,7 @@ EXIT_CODES = {UP_TO_DATE: 0, DIFFERS: 1, UNKNOWN: 2}
 class HostReport:
     """The state of a host, and its differences.
 
-    ``operations`` are those of a deploy that would repair the differences.
+    ``operations`` are those of a deploy that would repair the differences. A person has to repair the others.
     """
 
     state: str
@@ -42,10 +43,13 @@ def reports(plan: Sequence[Mapping[str, Any]], notes: Iterable[Mapping[str, str]
     """
     ready: set[str] = set()
     differences: dict[str, list[str]] = {}
+    warnings: dict[str, list[str]] = {}
     for note in notes:
         reasons = differences.setdefault(note["host"], [])
         if note["event"] == "ready":
             ready.add(note["host"])
+        elif note["event"] == "warning":
+            warnings.setdefault(note["host"], []).append(note["reason"])
         elif note["event"] == "differs" and note["reason"] not in reasons:
             reasons.append(note["reason"])
     result = {}
@@ -53,8 +57,9 @@ def reports(plan: Sequence[Mapping[str, Any]], notes: Iterable[Mapping[str, str]
         operations = tuple(entry["name"] for entry in plan if host in entry["hosts_with_change"])
         if host not in ready:
             result[host] = HostReport(UNKNOWN)
-        elif operations:
-            result[host] = HostReport(DIFFERS, tuple(reasons), operations)
+        elif operations or host in warnings:
+            found = [*(reasons if operations else ()), *warnings.get(host, ())]
+            result[host] = HostReport(DIFFERS, tuple(found), operations)
         else:
             # An operation may note a reason, inspect the host further, and change nothing.
             result[host] = HostReport(UP_TO_DATE)
@@ -106,7 +111,7 @@ def main() -> None:
         print(json.dumps({"up_to_date": exit_code(result) == 0, "hosts": hosts}, indent=2))
     else:
         for host, report in result.items():
-            print(f"{host}: {report.state}", *report.differences, sep="\n  ")
+            print(f"{host}: {report.state}", *map(escaped, report.differences), sep="\n  ")
     sys.exit(exit_code(result))
 
 

@@ -1,7 +1,7 @@
 """Desired paths of a host, and the steps from its present state to them.
 
-Paths are directories and files. Owners are numbers, because the host may have any name or none for uid 999. Contents
-travel on standard input, so that they appear in no command line and in no temporary file that others can read.
+Paths are directories and files. Owners are numbers, because the host may have any name or none for the uid of Redis.
+Contents travel on standard input, so that they appear in no command line and in no temporary file that others can read.
 """
 
 import base64
@@ -13,31 +13,33 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from redoubt.settings.types import REDIS_GID, REDIS_UID
-
 
 @dataclass(frozen=True)
 class DesiredDirectory:
-    """A directory that should exist."""
+    """A directory that should exist.
+
+    By default only root may enter it.
+    """
 
     path: str
-    mode: int = 0o750
-    uid: int = REDIS_UID
-    gid: int = REDIS_GID
+    mode: int = 0o700
+    uid: int = 0
+    gid: int = 0
 
 
 @dataclass(frozen=True)
 class DesiredFile:
     """A regular file that should exist with this text.
 
-    The text must end with a line break. ``secret`` keeps its contents out of ``--diff``.
+    The text must end with a line break. By default only root may read the file. ``secret`` keeps its contents out of
+    ``--diff``.
     """
 
     path: str
     content: str = field(repr=False)
-    mode: int = 0o640
-    uid: int = REDIS_UID
-    gid: int = REDIS_GID
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
     secret: bool = False
 
     @property

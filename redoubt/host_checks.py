@@ -4,19 +4,18 @@ They are pure comparisons of the host's facts with the settings.
 """
 
 import ipaddress
-import re
 from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
-from typing import Literal
 
 from redisctl import paths
 from redisctl.core import mounts
 from redoubt import versions
+from redoubt.data_checks import check_data_loss, check_databases, check_format, check_missing_data, check_persistence
 from redoubt.docker import SUPPORTED, docker_source
 from redoubt.facts.host import Build, HostFacts, Listener, Version
 from redoubt.instance_conflicts import overlap
 from redoubt.settings.model import Settings
-from redoubt.settings.sections.instance import DEFAULT_IMAGES, DataLoss
+from redoubt.settings.sections.instance import DEFAULT_IMAGES
 from redoubt.settings.types import TITLES, Engine
 from redoubt.sizes import MIB, format_size
 from redoubt.versions import Verdict
@@ -32,15 +31,20 @@ INSTALLABLE = ("debian", "ubuntu")
 # Data, one AOF rewrite and one RDB snapshot, each up to the size of maxmemory.
 DISK_FACTOR = 3
 
-# The newest RDB format that both Redis and Valkey read: that of Redis 7.2.
-LAST_COMMON_FORMAT = 11
-
+# Directories of the system whose owner and mode a deploy would change. Directories in them may be a root.
 _SYSTEM_DIRECTORIES = frozenset(
-    {
-        *("/bin", "/boot", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/root", "/sbin", "/srv", "/usr", "/var"),
-        *("/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin", "/var/cache", "/var/lib", "/var/log", "/var/spool"),
-    }
+    map(
+        PurePosixPath,
+        (
+            *("/", "/home", "/lost+found", "/media", "/mnt", "/opt", "/root", "/srv", "/usr/local", "/var"),
+            *("/var/backups", "/var/cache", "/var/crash", "/var/games", "/var/lib", "/var/local", "/var/lock"),
+            *("/var/log", "/var/mail", "/var/metrics", "/var/opt", "/var/snap", "/var/spool", "/var/www"),
+        ),
+    )
 )
+# Directories of the system in which nothing may be a root. /usr/local has room for one next to the names of /usr.
+_SYSTEM_TREES = ("/bin", "/boot", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr")
+_USR_NAMES = frozenset({"bin", "etc", "games", "include", "lib", "libexec", "man", "sbin", "share", "src"})
 _VOLATILE_DIRECTORIES = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/run", "/var/tmp")
 
 
@@ -62,16 +66,31 @@ def problems(settings: Settings, facts: HostFacts, invalid: Collection[str] = ()
         (("redis_maxmemory", "redis_root", "redis_name"), _disk),
         (("redis_bind",), _addresses),
         (("redis_port", "redis_tls_port", "redis_tls", "redis_bind"), _ports),
+        (("redis_edge_subnet", "redis_name"), _edge_subnet),
         (("redis_name",), _name),
+        (("redis_uid",), _owner),
         (("redis_name", "redis_root"), _root),
+        (("redis_name", "redis_root"), check_root_owner),
         (("redis_name", "redis_root"), _disks),
-        (("redis_name", "redis_root", "redis_allow_data_loss"), _missing_data),
-        (("redis_appendonly",), _data),
-        (("redis_allow_data_loss", "redis_maxmemory", "redis_maxmemory_policy", "redis_appendonly"), _check_data_loss),
-        (("redis_engine", "redis_name", "redis_root"), _format),
+        (("redis_name", "redis_root", "redis_allow_data_loss"), check_missing_data),
+        (("redis_appendonly",), check_persistence),
+        (("redis_databases",), check_databases),
+        (("redis_allow_data_loss", "redis_maxmemory", "redis_maxmemory_policy", "redis_appendonly"), check_data_loss),
+        (("redis_engine", "redis_name", "redis_root"), check_format),
         (("redis_backup_schedule",), _schedule),
     )
     return [problem for reads, check in checks if not set(reads) & set(invalid) for problem in check(settings, facts)]
+
+
+def warnings(settings: Settings, facts: HostFacts) -> list[str]:
+    """Return what a person should repair on this host, because a deploy does not."""
+    if facts.instance.translated:
+        return []
+    return [
+        f"Docker's rules for the port of {settings.redis_name} are missing, as after 'nft flush ruleset': other hosts "
+        "may not reach it, other clients go through docker-proxy, and a restart of Redis would fail. systemctl restart "
+        "docker creates the rules, and stops and starts all containers"
+    ]
 
 
 def check_version(settings: Settings, build: Build) -> Verdict:
@@ -96,6 +115,19 @@ def other_engine(settings: Settings, engine: Engine) -> str:
         f"{settings.redis_engine!r}: set redis_engine = {engine!r}, or use another image such as "
         f"{DEFAULT_IMAGES[settings.redis_engine]}"
     )
+
+
+def _owner(settings: Settings, facts: HostFacts) -> list[str]:
+    """Return the blocker of a number that Redis cannot have.
+
+    An account of the host has it. A group may have the number of Redis's group, which has no rights.
+    """
+    if not facts.owner_account:
+        return []
+    return [
+        f"redis_uid = {settings.redis_uid} is the account {facts.owner_account} of the host, which could read and "
+        f"change the data and the secrets: set redis_uid and redis_gid to a free number, such as {facts.free_id}"
+    ]
 
 
 def _system(settings: Settings, facts: HostFacts) -> list[str]:
@@ -221,12 +253,28 @@ def _addresses(settings: Settings, facts: HostFacts) -> list[str]:
     return [f"redis_bind: {address} is not an address of this host, which has {own}" for address in foreign]
 
 
+def _edge_subnet(settings: Settings, facts: HostFacts) -> list[str]:
+    subnet = settings.edge_subnet
+    used = [
+        f"{route.network} on {route.device or 'no interface'}"
+        for route in facts.routes
+        # A VPN that takes all traffic has routes to both halves of the Internet instead of a default route.
+        if route.network.prefixlen > 1 and route.network.overlaps(subnet) and route.device != settings.edge_bridge
+    ]
+    if not used:
+        return []
+    return [
+        f"redis_edge_subnet = '{subnet}' overlaps routes of this host ({', '.join(dict.fromkeys(used))}): set it to an "
+        "IPv4 network that nothing uses, for example 198.18.7.16/28"
+    ]
+
+
 def _root(settings: Settings, facts: HostFacts) -> list[str]:
     root = PurePosixPath(settings.root)
-    if str(root) in _SYSTEM_DIRECTORIES:
+    if is_system_directory(settings, facts):
         return [
             f"redis_root = {settings.root!r} is a directory of the system, whose owner and mode a deploy would change: "
-            "use a directory in it"
+            f"use a directory such as /srv/{settings.redis_name}"
         ]
     if any(root.is_relative_to(directory) for directory in _VOLATILE_DIRECTORIES):
         return [f"redis_root = {settings.root!r} loses its files at a reboot: use a directory such as /srv/redis"]
@@ -237,6 +285,65 @@ def _root(settings: Settings, facts: HostFacts) -> list[str]:
     return [
         f"redis_root = {settings.root!r}, but {settings.redis_name} has its data in {old} and would start empty: "
         f"run 'docker compose down' in {old} and move the directory, or give the new instance another redis_name"
+    ]
+
+
+def is_system_directory(settings: Settings, facts: HostFacts) -> bool:
+    """Say whether the root is a directory of the system, or leads to one by a link."""
+    return any(_is_system_directory(PurePosixPath(path)) for path in (settings.root, facts.root_resolved) if path)
+
+
+def _is_system_directory(path: PurePosixPath) -> bool:
+    if path.is_relative_to("/usr/local"):
+        return path in _SYSTEM_DIRECTORIES or path.parts[3] in _USR_NAMES
+    return path in _SYSTEM_DIRECTORIES or any(map(path.is_relative_to, _SYSTEM_TREES))
+
+
+def check_root_owner(settings: Settings, facts: HostFacts) -> list[str]:
+    """Return blockers if files of others would be replaced or removed.
+
+    They are in a root that does not belong to the instance, or have names of the instance's files elsewhere.
+    """
+    root, name = settings.root, settings.redis_name
+    if facts.root_owner == name:
+        return []
+    if facts.root_owner:
+        return [f"redis_root = {root!r} belongs to the instance {facts.root_owner}: set another redis_root"]
+    runs_there = facts.instance.data_dir == f"{root}/{paths.LIVE}" and not facts.instance.foreign_container
+    if runs_there:
+        return []
+    blockers = [
+        f"{path} exists, and no deploy of {name} has written it: a deploy would overwrite it, and a removal would "
+        "delete it. Set another redis_name"
+        for path in facts.foreign_files
+    ]
+    if is_system_directory(settings, facts):
+        return blockers
+    if not facts.root_entries:
+        return [*blockers, *_check_access(settings, facts)]
+    return [
+        *blockers,
+        f"redis_root = {root!r} is not empty, and no deploy of {name} has created it: it contains "
+        f"{', '.join(facts.root_entries)}. A deploy would change the owners of these files, and a removal would delete "
+        f"some of them. Set another redis_root. If this is the data of {name}, as after a move from another host, run "
+        f"'echo {name} >{root}/{paths.MARKER}' on the host and deploy again",
+    ]
+
+
+def _check_access(settings: Settings, facts: HostFacts) -> list[str]:
+    """Return the blocker of an empty root that others than root use.
+
+    Something made it for them, such as a package.
+    """
+    if not facts.root_access:
+        return []
+    owner, mode = facts.root_access.split(" ")
+    if owner == "0:0" and int(mode, 8) & ~0o755 == 0:
+        return []
+    return [
+        f"redis_root = {settings.root!r} is empty, but it belongs to {owner} with mode {mode}, and no deploy of "
+        f"{settings.redis_name} has created it: set another redis_root. If nothing else uses it, run 'chown 0:0 "
+        f"{settings.root} && chmod 00755 {settings.root}' on the host and deploy again"
     ]
 
 
@@ -252,142 +359,6 @@ def _disks(settings: Settings, facts: HostFacts) -> list[str]:
             f"start empty without the disk: mount it on {settings.root}/{paths.DATA}, and have the data in live there"
         )
     return blockers
-
-
-def _missing_data(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if the instance was deployed here and its data is gone.
-
-    Redis would start empty.
-    """
-    state, live = facts.instance, f"{settings.root}/{paths.LIVE}"
-    was_deployed = state.deployed_settings or facts.has_unit(paths.unit(settings.redis_name, paths.RECOVER_PATH))
-    is_elsewhere = state.data_dir not in ("", live)
-    if not state.stored.missing or not was_deployed or is_elsewhere or state.unmounted:
-        return []
-    if state.config:
-        return [
-            f"{live} is missing, and {settings.redis_name} still runs: its data may be in memory alone, and a restart "
-            "would lose it. Put the directory back, or save the data with a client; then run 'docker stop "
-            f"{settings.redis_name}' on the host and deploy again"
-        ]
-    if "empty" in settings.redis_allow_data_loss:
-        return []
-    return [
-        f"{live} is missing, and {settings.redis_name} was deployed on this host: it would start empty. If "
-        f"{settings.root} or {settings.root}/{paths.DATA} is a disk of its own, mount it and deploy again. If the data "
-        "is lost or was moved away, deploy with --data redis_allow_data_loss=empty and restore a backup "
-        "('redisctl restore latest --yes')"
-    ]
-
-
-def persistence_switch(settings: Settings, facts: HostFacts) -> Literal["", "aof", "rdb"]:
-    """Return the form in which the running Redis must write its data.
-
-    Redis then starts with that data next time. Empty if Redis need not change anything or does not answer.
-
-    With the AOF on, Redis reads nothing but the AOF, even if it is old or empty. With the AOF off it reads the RDB
-    snapshot, which a stop writes only if there are save points.
-    """
-    present = facts.persistence
-    if present.appendonly is None:
-        return ""
-    if settings.redis_appendonly:
-        return "aof" if present.appendonly == "no" else ""
-    return "rdb" if present.appendonly == "yes" or present.save == "" else ""
-
-
-def _data(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if Redis would start without its data.
-
-    This is about a Redis that does not answer, because it cannot switch its persistence.
-    """
-    present = facts.persistence
-    if present.appendonly is not None:
-        return []
-    live = f"{settings.root}/{paths.LIVE}"
-    if settings.redis_appendonly and present.rdb and (not present.aof or present.configured == "no"):
-        return [
-            f"{settings.redis_name} does not answer, and with redis_appendonly = True it would start without the data "
-            f"in {live}/dump.rdb: deploy with redis_appendonly = False first, then with True"
-        ]
-    if not settings.redis_appendonly and present.aof and present.configured == "yes":
-        return [
-            f"{settings.redis_name} does not answer, and with redis_appendonly = False it would start without the data "
-            f"in {live}/appendonlydir: deploy with redis_appendonly = True first, then with False"
-        ]
-    return []
-
-
-def _check_data_loss(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker for each change that may lose data.
-
-    Changes that the settings allow are left out.
-    """
-    losses: list[tuple[DataLoss, str]] = []
-    present, policy = facts.persistence, settings.redis_maxmemory_policy
-    # A full Redis uses a little more than its limit. Only a lower limit evicts.
-    is_lowered = present.maxmemory == 0 or (present.maxmemory or 0) > settings.redis_maxmemory
-    if present.used_memory is not None and is_lowered and present.used_memory > settings.redis_maxmemory:
-        effect = "refuse every write" if policy == "noeviction" else f"evict keys by {policy} until they fit"
-        losses.append(
-            (
-                "eviction",
-                f"redis_maxmemory = {format_size(settings.redis_maxmemory)}, but {settings.redis_name} uses "
-                f"{present.used_memory / MIB:.1f} MiB: it would {effect}",
-            )
-        )
-    before = facts.instance.deployed_settings.get("redis_maxmemory_policy", policy)
-    if _evicts(policy) > _evicts(before):
-        which = "any key, also queues and jobs" if _evicts(policy) == 2 else "keys with a TTL"
-        losses.append(
-            (
-                "policy",
-                f"redis_maxmemory_policy = {policy!r} evicts {which}; {settings.redis_name} runs with {before!r}",
-            )
-        )
-    if facts.instance.deployed_settings.get("redis_appendonly") and not settings.redis_appendonly:
-        losses.append(
-            (
-                "persistence",
-                f"redis_appendonly = False: {settings.redis_name} would only write RDB snapshots (redis_save = "
-                f"{settings.redis_save!r}), and a crash loses all changes since the last one",
-            )
-        )
-    return [
-        f"{reason}. To allow it: --data redis_allow_data_loss={loss}"
-        for loss, reason in losses
-        if loss not in settings.redis_allow_data_loss
-    ]
-
-
-def _evicts(policy: str) -> int:
-    """Return what a policy may evict.
-
-    0 is nothing, 1 is keys with a TTL, 2 is every key.
-    """
-    return {"noeviction": 0, "volatile": 1, "allkeys": 2}[policy.partition("-")[0]]
-
-
-def _format(settings: Settings, facts: HostFacts) -> list[str]:
-    """Return a blocker if this engine cannot read the data that the other one wrote.
-
-    Valkey began as Redis 7.2, with format 11, and refuses formats 12 to 79. From 9.0 on it writes formats of its own,
-    which no Redis reads (src/rdb.h of both).
-    """
-    for rdb_format in sorted(facts.persistence.formats):
-        number = int(re.sub(r"\D", "", rdb_format) or 0)
-        if settings.redis_engine == "valkey" and rdb_format.startswith("REDIS") and number > LAST_COMMON_FORMAT:
-            writer = "Redis 7.4 or newer"
-        elif settings.redis_engine == "redis" and rdb_format.startswith("VALKEY"):
-            writer = "Valkey 9.0 or newer"
-        else:
-            continue
-        return [
-            f"redis_engine = {settings.redis_engine!r}, but {writer} wrote the data in {settings.root}/{paths.LIVE} "
-            f"({rdb_format}), and {TITLES[settings.redis_engine]} does not read it: deploy a second instance "
-            "(redis_name, redis_port) for the applications to fill, or move the data away"
-        ]
-    return []
 
 
 def _schedule(settings: Settings, facts: HostFacts) -> list[str]:

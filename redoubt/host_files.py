@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,7 +15,7 @@ from redoubt.certificates import Identity
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, DesiredProgram
 from redoubt.secret_store import Secrets
 from redoubt.settings.model import Settings
-from redoubt.settings.types import REDIS_UID, REPOSITORY_FILES
+from redoubt.settings.types import REPOSITORY_FILES, SERVER_SECRETS
 from redoubt.sizes import format_size
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -29,31 +29,52 @@ MOUNTS = (
     ("backups", "/backups", "ro"),
     ("logs", "/var/log/redis", "rw"),
     # The directory, because a file mount shows the old file after a change.
-    ("secrets/server", redis_conf.SECRETS_DIR, "ro"),
+    (paths.SERVER_SECRETS, redis_conf.SECRETS_DIR, "ro"),
 )
 
 # The file in which redisctl records the repository that it has copied to, next to its credentials.
 REPOSITORY_NOTE = "known"
 
 
+def root(settings: Settings) -> list[DesiredDirectory | DesiredFile]:
+    """Return the root directory and the marker that names its instance.
+
+    They come before everything else in the root, so an interrupted first deploy can be repeated.
+    """
+    return [
+        DesiredDirectory(settings.root, mode=0o755),
+        DesiredFile(f"{settings.root}/{paths.MARKER}", f"{settings.redis_name}\n"),
+    ]
+
+
 def directories(settings: Settings) -> list[DesiredDirectory]:
-    """Return the instance's directories.
+    """Return the instance's directories below the root.
 
     Root owns ROOT/data. Redis owns ROOT/data/live, which its container sees as /data: it cannot reach the files of a
     restore or an upgrade, which are on the same file system.
     """
     # Files in a setgid directory get its group.
-    socket = DesiredDirectory(f"{settings.root}/{paths.SOCKET}", mode=0o2750, gid=settings.redis_unix_socket_gid)
-    repository = DesiredDirectory(repository_directory(settings), mode=0o700, uid=0, gid=0)
-    modes = {paths.LIVE: 0o700}
+    socket = DesiredDirectory(
+        f"{settings.root}/{paths.SOCKET}", mode=0o2750, uid=settings.redis_uid, gid=settings.redis_unix_socket_gid
+    )
+    repository = DesiredDirectory(repository_directory(settings))
+    of_redis = (paths.SECRETS, *(name for name, _, _ in MOUNTS))
     return [
-        DesiredDirectory(settings.root, mode=0o755, uid=0, gid=0),
-        DesiredDirectory(f"{settings.root}/{paths.SECRETS}", mode=0o700),
-        DesiredDirectory(f"{settings.root}/{paths.DATA}", mode=0o700, uid=0, gid=0),
-        *(DesiredDirectory(f"{settings.root}/{name}", mode=modes.get(name, 0o750)) for name, _, _ in MOUNTS),
+        DesiredDirectory(f"{settings.root}/{paths.DATA}"),
+        *(DesiredDirectory(f"{settings.root}/{name}", **_owner(settings)) for name in of_redis),
         *([socket] if settings.redis_unix_socket else []),
         *([repository] if settings.redis_backup_restic_repository else []),
     ]
+
+
+class _Owner(TypedDict):
+    uid: int
+    gid: int
+
+
+def _owner(settings: Settings) -> _Owner:
+    """Return the owner of what Redis reads and writes."""
+    return {"uid": settings.redis_uid, "gid": settings.redis_gid}
 
 
 def mounts(settings: Settings) -> tuple[tuple[str, str, str], ...]:
@@ -66,15 +87,15 @@ def secret_files(settings: Settings, secrets: Secrets) -> list[DesiredFile | Abs
 
     Files of removed users are absent paths.
     """
-    paths = secret_paths(settings)
+    path, owner = secret_paths(settings), _owner(settings)
     contents = {user.name: f"{secrets.passwords[user.name]}\n" for user in acl.users(settings)}
     contents["commands.conf"] = redis_conf.command_names(settings, secrets.commands)
     contents["generation"] = f"{secrets.generation}\n"
-    files = [DesiredFile(paths[name], content, mode=0o400, secret=True) for name, content in contents.items()]
-    possible = {f"{settings.root}/secrets/{name}" for name in ("default", "commands.conf", *secrets.passwords)}
+    files = [DesiredFile(path[name], content, mode=0o400, secret=True, **owner) for name, content in contents.items()]
+    possible = {f"{settings.root}/{paths.SECRETS}/{name}" for name in ("default", "commands.conf", *secrets.passwords)}
     return [
         *files,
-        *(AbsentPath(path) for path in sorted(possible - set(paths.values()))),
+        *(AbsentPath(path) for path in sorted(possible - set(path.values()))),
         *repository_files(settings, secrets.repository),
     ]
 
@@ -105,7 +126,7 @@ def repository_directory(settings: Settings) -> str:
 
     These are its password and credentials.
     """
-    return f"{settings.root}/secrets/repository"
+    return f"{settings.root}/{paths.REPOSITORY_SECRETS}"
 
 
 def secret_paths(settings: Settings) -> dict[str, str]:
@@ -113,9 +134,11 @@ def secret_paths(settings: Settings) -> dict[str, str]:
 
     The container of Redis sees only those of the server.
     """
-    server = ("health", "commands.conf", "generation")
-    names = [*(user.name for user in acl.users(settings) if user.name not in server), *server]
-    return {name: f"{settings.root}/secrets/{'server/' if name in server else ''}{name}" for name in names}
+    users = [user.name for user in acl.users(settings) if user.name not in SERVER_SECRETS]
+    return {
+        **{name: f"{settings.root}/{paths.SECRETS}/{name}" for name in users},
+        **{name: f"{settings.root}/{paths.SERVER_SECRETS}/{name}" for name in SERVER_SECRETS},
+    }
 
 
 def acl_file(settings: Settings, secrets: Secrets) -> DesiredFile:
@@ -124,27 +147,34 @@ def acl_file(settings: Settings, secrets: Secrets) -> DesiredFile:
     It has only password hashes, but other users of the host must not read these either.
     """
     content = acl.acl_file(settings, secrets.valid())
-    return DesiredFile(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True)
+    return DesiredFile(f"{settings.root}/config/users.acl", content, mode=0o400, secret=True, **_owner(settings))
 
 
 def certificate_files(settings: Settings, identity: Identity) -> list[DesiredDirectory | DesiredFile]:
-    """Return the certificate with its key and CA.
+    """Return the certificate with its key and CA, and the client certificate.
 
     Their names contain the certificate's digest, so that a new certificate does not overwrite the running one before
     Redis has loaded it.
     """
     directives = redis_conf.certificate(settings, identity.digest)
     config = f"{settings.root}/config"
-    certificate, key, ca = (
-        f"{config}{directives[name].removeprefix(redis_conf.CONFIG_DIR)}"
-        for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
-    )
-    return [
-        DesiredDirectory(f"{config}/tls"),
-        DesiredFile(certificate, identity.certificate),
-        DesiredFile(key, identity.key, mode=0o400, secret=True),
-        DesiredFile(ca, identity.ca),
+    path = {
+        name: f"{config}{directives[name].removeprefix(redis_conf.CONFIG_DIR)}"
+        for name in ("tls-cert-file", "tls-key-file", "tls-client-cert-file", "tls-client-key-file", "tls-ca-cert-file")
+    }
+    owner = _owner(settings)
+    entries: list[DesiredDirectory | DesiredFile] = [
+        DesiredDirectory(f"{config}/tls", **owner),
+        DesiredFile(path["tls-cert-file"], identity.certificate, **owner),
+        DesiredFile(path["tls-key-file"], identity.key, mode=0o400, secret=True, **owner),
+        DesiredFile(path["tls-ca-cert-file"], identity.ca, **owner),
     ]
+    if identity.client:
+        entries += [
+            DesiredFile(path["tls-client-cert-file"], identity.client.certificate, **owner),
+            DesiredFile(path["tls-client-key-file"], identity.client.key, mode=0o400, secret=True, **owner),
+        ]
+    return entries
 
 
 def certificate_config(settings: Settings, identity: Identity) -> list[DesiredFile]:
@@ -155,7 +185,7 @@ def certificate_config(settings: Settings, identity: Identity) -> list[DesiredFi
     directives = redis_conf.certificate(settings, identity.digest)
     text = template("tls.conf.j2", s=settings, directives=directives, expires=int(identity.expires.timestamp()))
     return [
-        DesiredFile(f"{settings.root}/config/tls.conf", text),
+        DesiredFile(f"{settings.root}/config/tls.conf", text, **_owner(settings)),
         DesiredFile(settings.ca_file, identity.ca, mode=0o644, uid=0, gid=0),
     ]
 
@@ -172,11 +202,17 @@ def previous_certificates(settings: Settings, identity: Identity | None, present
 
 def config_files(settings: Settings) -> list[DesiredFile]:
     """Return redis.conf and the health check."""
+    owner = _owner(settings)
     check = (PROJECT / "files" / "healthcheck.sh").read_text()
     return [
-        DesiredFile(f"{settings.root}/config/redis.conf", _redis_conf(settings)),
-        DesiredFile(f"{settings.root}/config/healthcheck.sh", check, mode=0o550),
+        DesiredFile(f"{settings.root}/config/redis.conf", _redis_conf(settings), **owner),
+        DesiredFile(f"{settings.root}/config/healthcheck.sh", check, mode=0o500, **owner),
     ]
+
+
+def activedefrag_file(settings: Settings, text: str = "activedefrag no\n") -> DesiredFile:
+    """Return the file that turns active defragmentation off, or on with another text."""
+    return DesiredFile(f"{settings.root}/{paths.ACTIVEDEFRAG_FILE}", text, **_owner(settings))
 
 
 def _redis_conf(settings: Settings) -> str:
@@ -188,12 +224,16 @@ def _redis_conf(settings: Settings) -> str:
     )
 
 
+# The inspection of a host recognizes the command by this comment.
+_COMMAND = "#!/bin/sh\n# Runs redisctl, written by Redoubt. A deploy overwrites changes made here.\n"
+
+
 def redisctl_program(settings: Settings) -> list[DesiredFile]:
     """Return redisctl and the command that runs it."""
     program = f"{settings.root}/{paths.PROGRAM}"
     return [
         DesiredProgram(program, mode=0o755, uid=0, gid=0, program=redisctl_bundle.archive()),
-        DesiredFile(redisctl_path(settings), f'#!/bin/sh\nexec {program} "$@"\n', mode=0o755, uid=0, gid=0),
+        DesiredFile(redisctl_path(settings), f'{_COMMAND}exec {program} "$@"\n', mode=0o755, uid=0, gid=0),
     ]
 
 
@@ -208,6 +248,9 @@ def redisctl_config(settings: Settings) -> DesiredFile:
         stop_grace=settings.stop_grace_period,
         start_timeout=settings.start_timeout,
         restart=settings.redis_restart,
+        uid=settings.redis_uid,
+        gid=settings.redis_gid,
+        log_max_size=settings.redis_logfile_max_size,
         backup=schema.BackupConfig(
             scheduled=bool(settings.redis_backup_schedule),
             verify=settings.redis_backup_verify,
@@ -234,10 +277,26 @@ def redisctl_path(settings: Settings) -> str:
     return paths.command(settings.redis_name)
 
 
-def logrotate_file(settings: Settings) -> DesiredFile:
-    """Return the configuration that rotates Redis's log file."""
-    text = template("logrotate.j2", s=settings, uid=REDIS_UID)
-    return DesiredFile(f"/etc/logrotate.d/{settings.redis_name}", text, mode=0o644, uid=0, gid=0)
+def log_units(settings: Settings) -> tuple[str, str]:
+    """Return the names of the timer and the service that rotate Redis's log file."""
+    return paths.unit(settings.redis_name, paths.LOG_TIMER), paths.unit(settings.redis_name, paths.LOG_SERVICE)
+
+
+def log_rotation(settings: Settings) -> list[DesiredFile]:
+    """Return what rotates Redis's log file: a configuration and units.
+
+    The host's own timer runs logrotate only once a day.
+    """
+    config, (timer, service) = paths.logrotate_file(settings.redis_name), log_units(settings)
+    sources = {
+        config: "logrotate.j2",
+        f"{paths.SYSTEMD_UNITS}/{service}": "logs.service.j2",
+        f"{paths.SYSTEMD_UNITS}/{timer}": "logs.timer.j2",
+    }
+    return [
+        DesiredFile(path, template(source, s=settings, config=config), mode=0o644, uid=0, gid=0)
+        for path, source in sources.items()
+    ]
 
 
 def template(name: str, **values: Any) -> str:

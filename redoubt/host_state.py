@@ -74,7 +74,13 @@ class HostState:
     def inspect(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> HostFacts | None:
         """Inspect a host from scratch; None if it did not answer as expected."""
         self.forget()
-        facts: HostFacts | None = host.get_fact(HostProbe, root=settings.root, calendar=settings.redis_backup_schedule)
+        facts: HostFacts | None = host.get_fact(
+            HostProbe,
+            instance=settings.redis_name,
+            root=settings.root,
+            calendar=settings.redis_backup_schedule,
+            owner=settings.redis_uid,
+        )
         if facts is None or facts.uid != 0:
             return facts
         self.redisctl = facts.redisctl

@@ -1,14 +1,10 @@
 """The identity of an image and its server, found without running it.
 
-The image may also be in an archive of ``docker save``.
-
 Docker identifies an image by the digest of its configuration or of its manifest, depending on its image store. The
 configuration itself is the same in both: when the image was created, and the digests of its layers.
 """
 
-import json
 import re
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,45 +23,12 @@ _OFFICIAL: Mapping[str, Engine] = {"redis": "redis", "valkey/valkey": "valkey"}
 _VERSION_VARIABLES: Mapping[str, Engine] = {"REDIS_VERSION": "redis", "VALKEY_VERSION": "valkey"}
 
 
-class ArchiveError(ValueError):
-    """An archive cannot be used. The message names the file and the reason."""
-
-
 @dataclass(frozen=True)
 class Identity:
     """What identifies an image with every image store."""
 
     created: str
     layers: tuple[str, ...]
-
-
-def in_archive(path: str, reference: str) -> Identity:
-    """Return the identity of an image in an archive of ``docker save``.
-
-    Raises ArchiveError.
-    """
-    return of_config(config_in_archive(path, reference))
-
-
-def config_in_archive(path: str, reference: str) -> dict[str, Any]:
-    """Return the configuration of an image in an archive of ``docker save``.
-
-    Raises ArchiveError.
-    """
-    try:
-        with tarfile.open(path) as archive:
-            manifest = json.load(_member(archive, "manifest.json"))
-            for image in manifest:
-                if any(_same(reference, tag) for tag in image["RepoTags"] or ()):
-                    config: dict[str, Any] = json.load(_member(archive, image["Config"]))
-                    # Raises KeyError if it is not the configuration of an image.
-                    of_config(config)
-                    return config
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        reason = "it is no tar file" if isinstance(error, tarfile.ReadError) else error
-        raise ArchiveError(f"redis_image_archive = {path!r} is not an archive of docker save: {reason}") from error
-    tags = ", ".join(tag for image in manifest for tag in image["RepoTags"] or ()) or "none"
-    raise ArchiveError(f"{path} does not contain {reference}, but {tags}: set redis_image to an image in the archive")
 
 
 def of_config(config: dict[str, Any]) -> Identity:
@@ -131,22 +94,11 @@ def _engine(name: str) -> Engine | None:
 
 def _split(reference: str) -> tuple[str, str]:
     """Return name and tag, without the digest and the prefixes that Docker adds."""
-    path, slash, last = _short(reference.partition("@")[0]).rpartition("/")
+    path, slash, last = short_reference(reference.partition("@")[0]).rpartition("/")
     name, _, tag = last.partition(":")
     return f"{path}{slash}{name}", tag
 
 
-def _member(archive: tarfile.TarFile, name: str) -> Any:
-    file = archive.extractfile(name)
-    if file is None:
-        raise ValueError(f"{name} is not a file")
-    return file
-
-
-def _same(reference: str, tag: str) -> bool:
-    return _short(reference) == _short(tag)
-
-
-def _short(reference: str) -> str:
+def short_reference(reference: str) -> str:
     """Return a reference without the prefixes that Docker adds."""
     return reference.removeprefix("docker.io/").removeprefix("library/")

@@ -16,7 +16,7 @@ from redoubt.sizes import MIB, format_size
 # Settings by which instances can collide.
 _READS = frozenset(
     {"redis_name", "redis_root", "redis_port", "redis_tls_port", "redis_tls", "redis_bind", "redis_maxmemory"}
-    | {"redis_container_memory"}
+    | {"redis_container_memory", "redis_edge_subnet"}
 )
 
 
@@ -77,6 +77,11 @@ def _conflicts_in_inventory(entry: Entry, others: Iterable[tuple[str, Settings]]
             continue
         if _nested(settings.root, other.root):
             yield f"redis_root = {settings.root!r}: {owner} has {other.root!r}; give each its own directory"
+        if settings.edge_subnet.overlaps(other.edge_subnet):
+            yield (
+                f"redis_edge_subnet = '{settings.edge_subnet}': {owner} has '{other.edge_subnet}'; give each its own "
+                "network"
+            )
         published = {(address, port.published) for address in other.redis_bind for port in other.ports}
         for address, port in _shared_ports(settings, published):
             yield f"{address}:{port}: {owner} publishes it, too; set another redis_port or redis_bind"
@@ -87,6 +92,12 @@ def _conflicts_on_host(entry: Entry, present: Iterable[Neighbour]) -> Iterable[s
     for neighbour in present:
         if _nested(settings.root, neighbour.root):
             yield f"redis_root = {settings.root!r}: {neighbour.name} on this host has {neighbour.root!r}; set another"
+        subnet = neighbour.edge_subnet
+        if subnet and settings.edge_subnet.overlaps(ipaddress.IPv4Network(subnet)):
+            yield (
+                f"redis_edge_subnet = '{settings.edge_subnet}' overlaps {subnet} of {neighbour.name} on this host, "
+                "even if it does not run: set another"
+            )
         for address, port in _shared_ports(settings, neighbour.published):
             yield (
                 f"{address}:{port} belongs to {neighbour.name} on this host, even if it does not run: set another "
@@ -96,7 +107,8 @@ def _conflicts_on_host(entry: Entry, present: Iterable[Neighbour]) -> Iterable[s
 
 def _memory_overcommit(entry: Entry, on_machine: Mapping[str, Entry], present: Iterable[Neighbour]) -> Iterable[str]:
     limits = {other.settings.redis_name: other.settings.memory_limit for other in on_machine.values()}
-    limits |= {neighbour.name: neighbour.memory for neighbour in present}
+    # One without containers has no limit.
+    limits |= {neighbour.name: neighbour.memory for neighbour in present if neighbour.memory}
     # host_checks reports an instance that is too big by itself.
     if len(limits) < 2 or sum(limits.values()) <= entry.memory or entry.settings.memory_limit > entry.memory:
         return

@@ -10,8 +10,8 @@ from typing import Literal
 # The variable that names the file for the pyinfra command.
 FILE = "REDOUBT_PLAN_LOG"
 
-# A host of the run; a host that is ready for a deploy; a reason for a change on a host.
-Event = Literal["named", "ready", "differs"]
+# A host of the run; a host that is ready for a deploy; a reason for a change on a host; what only a person can repair.
+Event = Literal["named", "ready", "differs", "warning"]
 
 
 def note(host: str, event: Event, reason: str = "") -> None:

@@ -6,7 +6,9 @@ pyinfra 3.10
 - exits with code 0 if the inventory is misspelt, if --limit matches nothing and if it is interrupted,
 - shows a traceback for a mistake in an inventory, for an SSH key that it cannot read, and if it has to ask a question
   or for a password where there is no terminal,
-- begins its errors with a line of our code.
+- begins its errors with a line of our code,
+- prints what hosts answer with the control characters in it,
+- prints what a command prints only when it has ended, or all of it.
 
 ``config.py`` runs before pyinfra loads the inventory, so it can fix all of this.
 
@@ -22,7 +24,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
@@ -38,13 +40,15 @@ from gevent.hub import Hub
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, Host, State
 from pyinfra.api.exceptions import ConnectorDataTypeError, PyinfraError
-from pyinfra.api.output import echo
+from pyinfra.api.output import echo, set_echo
 from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import CliError, UnexpectedExternalError
 
-from redoubt import plan_log, ssh_transport
+from redisctl.schema import PROGRESS
+from redoubt import plan_log, redisctl_progress, ssh_transport
+from redoubt.terminal import escaped
 
 DEFAULT_INVENTORY = "hosts.py"
 
@@ -73,6 +77,8 @@ def install() -> None:
         command.dry = bool(context.params.get("dry"))
     # gevent prints a traceback for each error of a host's connection. pyinfra reports the error itself.
     Hub.NOT_ERROR = (*Hub.NOT_ERROR, PyinfraError)
+    _escape_output()
+    _print_progress()
     _map_directory_to_inventory()
     _refuse_empty_selections()
     _call_before_disconnect()
@@ -80,6 +86,38 @@ def install() -> None:
     _refuse_passwords_without_terminal()
     _report_errors_without_code()
     _report_end()
+
+
+def _escape_output() -> None:
+    print_text = click.echo
+
+    def print_escaped(message: Any = None, *args: Any, **kwargs: Any) -> None:
+        # Everything that pyinfra and redoubt print comes through here, also what commands on hosts print.
+        print_text(escaped(message) if isinstance(message, str) else message, *args, **kwargs)
+
+    click.echo = print_escaped
+    set_echo(print_escaped)
+
+
+def _print_progress() -> None:
+    """Print the progress of redisctl as it comes, and keep it out of the output."""
+    read_buffer = pyinfra.connectors.util.read_buffer
+
+    def lines(buffer: Iterable[str | bytes], print_line: Callable[[str], str]) -> Iterator[str | bytes]:
+        for line in buffer:
+            text = line if isinstance(line, str) else line.decode(errors="backslashreplace")
+            if text.startswith(PROGRESS):
+                echo(print_line(text.removeprefix(PROGRESS).rstrip("\n")), err=True)
+            else:
+                yield line
+
+    def read(
+        name: str, io: Iterable[Any], output_queue: Any, print_output: Any = False, print_func: Any = None
+    ) -> None:
+        is_printed = name == "stdout" and print_func and redisctl_progress.is_printed()
+        read_buffer(name, lines(io, print_func) if is_printed else io, output_queue, print_output, print_func)
+
+    pyinfra.connectors.util.read_buffer = read
 
 
 def _map_directory_to_inventory() -> None:

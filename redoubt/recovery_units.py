@@ -1,6 +1,6 @@
 """The systemd units that finish an interrupted restore, upgrade or start.
 
-They run at boot, or when the process of the operation dies.
+They run at boot, or when the process of the operation dies. One more looks at what Redis loaded, after each start.
 """
 
 from redisctl import paths
@@ -10,7 +10,7 @@ from redoubt.settings.model import Settings
 
 
 def files(settings: Settings) -> list[DesiredFile]:
-    """Return the three units."""
+    """Return the units."""
     name = settings.redis_name
     values = {
         "s": settings,
@@ -18,12 +18,13 @@ def files(settings: Settings) -> list[DesiredFile]:
         "journal": paths.JOURNAL,
         "data": paths.DATA,
         "files_unit": paths.unit(name, paths.RECOVER_FILES_SERVICE),
-        "firewall": paths.unit(name, paths.FIREWALL_SERVICE),
+        "network_filter": paths.unit(name, paths.NETWORK_SERVICE),
     }
     units = {
         "recover.path.j2": paths.unit(name, paths.RECOVER_PATH),
         "recover.service.j2": paths.unit(name, paths.RECOVER_SERVICE),
         "recover-files.service.j2": paths.unit(name, paths.RECOVER_FILES_SERVICE),
+        "loaded.service.j2": paths.unit(name, paths.LOADED_SERVICE),
     }
     return [
         DesiredFile(f"{paths.SYSTEMD_UNITS}/{unit}", template(source, **values), mode=0o644, uid=0, gid=0)

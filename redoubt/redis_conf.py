@@ -6,6 +6,7 @@ returns the same values in the notation of ``CONFIG GET``, so that a deploy also
 
 from redoubt.settings.model import Settings
 from redoubt.settings.sections.container import SHUTDOWN_TIMEOUT
+from redoubt.versions import has_fix
 
 # Paths inside the container.
 CONFIG_DIR = "/etc/redis"
@@ -19,8 +20,33 @@ SECRETS_DIR = "/run/secrets"
 # Lets root on the host reach Redis even with TLS only. The directory's group decides who else may use it.
 _SOCKET = {"unixsocket": SOCKET, "unixsocketperm": "770"}
 
+# Only suites with forward secrecy and authenticated encryption (AEAD), so no CBC. TLS 1.2, then TLS 1.3.
+TLS_CIPHERS = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+)
+TLS_CIPHERSUITES = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256")
+
 # Directives that Redis reads only at startup.
 _AT_START = frozenset({"unixsocket", "unixsocketperm", "tcp-backlog", "databases", "dir", "logfile", "aclfile"})
+
+# The names of the data files, which everything that reads, checks or keeps data relies on. With another name Redis
+# starts empty next to its data.
+DATA_FILES = frozenset({"dbfilename", "appendfilename", "appenddirname"})
+# Directives that give Redis another role. A replica replaces its data by that of the primary; a node of a cluster
+# refuses and moves keys.
+ROLES = frozenset({"replicaof", "slaveof", "cluster-enabled"})
+# Other names of managed directives.
+_ALIASES = frozenset(
+    {
+        *("hash-max-ziplist-entries", "hash-max-ziplist-value", "list-max-ziplist-size", "slave-lazy-flush"),
+        *("commandlog-execution-slower-than", "commandlog-slow-execution-max-len", "primaryuser"),
+    }
+)
 
 Sections = dict[str, dict[str, str]]
 
@@ -41,9 +67,10 @@ def directives(settings: Settings) -> Sections:
             "tcp-backlog": str(s.redis_tcp_backlog),
             "timeout": str(s.redis_timeout),
             "tcp-keepalive": str(s.redis_tcp_keepalive),
-            "maxclients": str(s.redis_maxclients),
+            "maxclients": str(s.connections),
             "databases": str(s.redis_databases),
         },
+        "Limits of clients": _client_limits(s),
         "Memory and eviction": {
             "maxmemory": str(s.redis_maxmemory),
             "maxmemory-policy": s.redis_maxmemory_policy,
@@ -114,6 +141,38 @@ def _at_sigterm(settings: Settings) -> dict[str, str]:
     return {"shutdown-on-sigterm": "nosave" if settings.redis_appendonly else "default"}
 
 
+def _client_limits(s: Settings) -> dict[str, str]:
+    """Return the directives that limit the memory of clients.
+
+    Each client has a limit for requests and for replies that it does not read. maxmemory-clients limits all together:
+    Redis disconnects the clients that use most.
+    """
+    reply, subscriber = s.max_reply, s.max_reply // 4
+    limits = {
+        "proto-max-bulk-len": str(s.max_value),
+        "client-query-buffer-limit": str(s.max_request),
+        "client-output-buffer-limit": (
+            f"normal {reply} 0 0 slave {s.client_memory} 0 0 pubsub {reply} {subscriber} 60"
+        ),
+        # Other clients get an error while a script runs for longer, and SCRIPT KILL works. Milliseconds.
+        "lua-time-limit": "5000",
+    }
+    if s.server_version >= (7, 0):
+        limits["maxmemory-clients"] = str(s.client_memory if client_eviction_is_safe(s) else 0)
+    return limits
+
+
+def client_eviction_is_safe(s: Settings) -> bool:
+    """Say whether Redis may disconnect clients that use too much memory.
+
+    A release with CVE-2026-130822 (Valkey) or redis#15562 could crash. A deploy refuses others than Debian's Valkey,
+    unless redis_allow_vulnerable_version allows them. 7.0 does not have the defect.
+    """
+    if s.redis_engine == "redis" and (not s.redis_allow_vulnerable_version or s.server_version == (7, 0)):
+        return True
+    return has_fix(s.redis_engine, "CVE-2026-130822" if s.redis_engine == "valkey" else "redis#15562", s.image_numbers)
+
+
 def _ports(settings: Settings) -> dict[str, str]:
     """Return the ports; 0 turns one off. A build without TLS does not know tls-port."""
     inside = {port.tls: str(port.inside) for port in settings.ports}
@@ -133,13 +192,19 @@ def certificate(settings: Settings, digest: str) -> dict[str, str]:
     """Return the TLS directives, which a running Redis can change.
 
     ``digest`` identifies the certificate. It is part of the file names, so CONFIG GET shows which one Redis has loaded.
+    The client's files are those of Redis's own connections and of the health check; empty if there are none.
     """
+    client = f"{TLS_DIR}/client-{digest}" if settings.has_tls_client_certificate else ""
     return {
         "tls-cert-file": f"{TLS_DIR}/server-{digest}.crt",
         "tls-key-file": f"{TLS_DIR}/server-{digest}.key",
+        "tls-client-cert-file": f"{client}.crt" if client else "",
+        "tls-client-key-file": f"{client}.key" if client else "",
         "tls-ca-cert-file": f"{TLS_DIR}/ca-{digest}.crt",
         "tls-auth-clients": settings.redis_tls_auth_clients,
         "tls-protocols": "TLSv1.2 TLSv1.3",
+        "tls-ciphers": ":".join(TLS_CIPHERS),
+        "tls-ciphersuites": ":".join(TLS_CIPHERSUITES),
     }
 
 
@@ -171,6 +236,9 @@ def managed_directives(settings: Settings) -> set[str]:
         "user",
         "masteruser",
         "daemonize",
+        "busy-reply-threshold",
+        "maxmemory-clients",
+        *_ALIASES,
     }
 
 
@@ -219,6 +287,9 @@ def _canonical(name: str, value: str) -> str:
     if name == "notify-keyspace-events":
         # CONFIG GET reorders the letters.
         return "".join(sorted(set(value)))
+    if name == "client-output-buffer-limit":
+        # Servers call the class "slave" or "replica".
+        return value.replace("replica", "slave")
     return value
 
 

@@ -42,11 +42,19 @@ def backend_for(settings: Settings, host_name: str, document: str = "") -> "File
 class FileSource:
     """A file of mode 0600 in directories of mode 0700, one per host and instance."""
 
+    # Git must not track it.
+    _is_plain = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def store(self) -> Path:
+        """The directory of all hosts, ``redis_secrets_dir``."""
+        return self.path.parent.parent
 
     def read(self) -> str | None:
         """Return the text, None if there is no file.
@@ -94,10 +102,14 @@ class FileSource:
     def locked(self) -> Iterator[None]:
         """Hold the lock of the file's directory.
 
-        This keeps two deploys from generating two sets of passwords. Creates the directories.
+        This keeps two deploys from generating two sets of passwords. Creates the directories. In a directory that the
+        user created, git may be meant to track other files.
         """
-        for directory in (self.path.parent.parent, self.path.parent):
+        is_new = not self.store.exists()
+        for directory in (self.store, self.path.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_new and self._is_plain:
+            (self.store / ".gitignore").write_text("# Secrets, which git must not track.\n*\n")
         fd = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -113,6 +125,8 @@ class SopsSource(FileSource):
 
     ``sops`` must be 3.10 or newer, and encrypts by its .sops.yaml. The file is decrypted only in memory.
     """
+
+    _is_plain = False
 
     def read(self) -> str | None:
         """Return the decrypted text, None if there is no file."""

@@ -57,8 +57,8 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
     paused = [service for service in state.hashes if service in by_service and by_service[service].status == "paused"]
     if state.hashes:
         reasons += [f"{service} is not in the settings" for service in sorted(set(by_service) - set(state.hashes))]
-    networks = _networks_with_egress(settings, state)
-    reasons += [f"the network {name} has a way out of the host" for name in networks]
+    networks = _differing_networks(settings, state)
+    reasons += [f"the network {name} {reason}" for name, reason in networks.items()]
     members = {member for name in networks for member in state.networks[name].members}
     foreign_containers = sorted(members - {container.name for container in state.containers})
     if state.config_saved and not reasons:
@@ -75,6 +75,23 @@ def drift(settings: Settings, state: InstanceState) -> Drift:
         networks=tuple(networks),
         foreign_containers=tuple(foreign_containers),
     )
+
+
+def blocker(settings: Settings, drift: Drift) -> str:
+    """Return why the project must not be restarted; empty if it may."""
+    if drift.data_lost:
+        return (
+            f"{settings.redis_name} runs on a directory that is not {settings.root}/{paths.LIVE} any more: its data "
+            "may be in memory alone, and a restart would lose it. Nothing was restarted. Put the directory back, or "
+            f"save the data with a client; then run 'docker stop {settings.redis_name}' on the host and deploy again"
+        )
+    if drift.foreign_containers:
+        return (
+            f"{' and '.join(drift.networks)} must be recreated, but containers of others are on it: "
+            f"{', '.join(drift.foreign_containers)}. Nothing was restarted. Stop them, or disconnect them with 'docker "
+            "network disconnect'; then deploy again and start them"
+        )
+    return ""
 
 
 def _service_drift(
@@ -99,6 +116,8 @@ def _service_drift(
         reasons.append(f"{service} is {container.status}")
     elif container.health not in (None, "healthy"):
         reasons.append(f"{service} is {container.health}")
+    if service == settings.redis_name and state.primary:
+        reasons.append(f"{service} is a replica of {state.primary}, and should be a primary")
     inner_reasons = _reasons_to_recreate(settings, state, container)
     if container.status in ("running", "paused") and inner_reasons:
         reasons += [f"{service} {reason}" for reason in inner_reasons]
@@ -196,17 +215,22 @@ def _limit_differences(settings: Settings, container: Container, state: Instance
     return ContainerLimits.of(settings).differences(container.limits, state.cgroup)
 
 
-def _networks_with_egress(settings: Settings, state: InstanceState) -> list[str]:
-    """Return networks with a way out of the host.
+def _differing_networks(settings: Settings, state: InstanceState) -> dict[str, str]:
+    """Return how networks of the project differ from the settings, by name.
 
     Compose does not change a network that exists.
     """
     backend, edge = f"{settings.redis_name}_backend", f"{settings.redis_name}_edge"
-    return [
-        name
-        for name, network in state.networks.items()
-        if (name == backend and not network.internal) or (name == edge and network.masquerade)
-    ]
+    bridges = {backend: settings.backend_bridge, edge: settings.edge_bridge}
+    reasons = {}
+    for name, network in state.networks.items():
+        if (name == backend and not network.internal) or (name == edge and network.masquerade):
+            reasons[name] = "has a way out of the host"
+        elif network.bridge != bridges.get(name, network.bridge):
+            reasons[name] = f"has the bridge {network.bridge or 'that Docker named'}, not {bridges[name]}"
+        elif name == edge and network.subnet != str(settings.edge_subnet):
+            reasons[name] = f"has the addresses {network.subnet}, not {settings.edge_subnet}"
+    return reasons
 
 
 def _reasons_to_recreate(settings: Settings, state: InstanceState, container: Container) -> list[str]:

@@ -113,6 +113,14 @@ FIXES: tuple[Fix, ...] = (
         "6.2.24 7.2.16 7.4.11 8.2.9 8.4.6 8.6.6 8.8.2 8.10.1",
         "https://github.com/docker-library/official-images/pull/22078",
     ),
+    # Use after free if a client is disconnected because of maxmemory-clients (client eviction).
+    Fix(
+        "redis",
+        "2026-08-17",
+        "redis#15562",
+        "7.2.16 7.4.11 8.2.9 8.4.6 8.6.6 8.8.2 8.10.1",
+        "https://github.com/redis/redis/pull/15667",
+    ),
     # A transaction checks rights again when it runs; crashes.
     Fix("redis", "2026-09-17", "redis#15673", "8.4.7 8.6.7 8.8.3 8.10.2", "https://github.com/redis/redis/pull/15801"),
     Fix("redis", "2026-09-17", "redis#15722", "8.2.10", "https://github.com/redis/redis/pull/15800"),
@@ -271,6 +279,17 @@ def lowest_safe(engine: Engine) -> dict[Numbers, Numbers]:
         for release in _releases(fix) if fix.engine == engine else ():
             lowest[release[:2]] = max(release, lowest.get(release[:2], release))
     return {branch: release for branch, release in sorted(lowest.items()) if branch not in ended}
+
+
+def has_fix(engine: Engine, name: str, release: Numbers) -> bool:
+    """Say whether a release of upstream has a fix, by its number.
+
+    False for a branch that the fix does not name.
+    """
+    fixed = [
+        numbers for fix in FIXES if fix.engine == engine and name in fix.names.split() for numbers in _releases(fix)
+    ]
+    return any(release[:2] == first[:2] and release >= first for first in fixed)
 
 
 def _judge_package(build: Build, package: Package) -> Verdict:

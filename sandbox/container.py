@@ -148,13 +148,13 @@ def is_running(host: Host) -> bool:
         return False
 
 
-def diagnose(host: Host) -> str:
+def diagnose(host: Host, *, lines: int = 25, priority: str = "notice") -> str:
     """Return the end of the journal and the failed units, read with docker exec."""
     container = _container(host)
     if container.status != "running":
         code = container.attrs["State"]["ExitCode"]
         return f"the container is {container.status} (exit code {code}):\n{_text(container.logs(tail=20))}"
-    commands = ("systemctl --failed --no-pager", "journalctl --no-pager -n 25 -p notice")
+    commands = ("systemctl --failed --no-pager", f"journalctl --no-pager -n {lines} -p {priority}")
     return "\n".join(_text(container.exec_run(command).output) for command in commands)
 
 

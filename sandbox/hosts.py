@@ -53,8 +53,11 @@ class Kind(Protocol):
     def is_running(self, host: Host) -> bool:
         """Return whether the host runs."""
 
-    def diagnose(self, host: Host) -> str:
-        """Return the end of the host's logs, without SSH."""
+    def diagnose(self, host: Host, *, lines: int = ..., priority: str = ...) -> str:
+        """Return the end of the host's logs, without SSH.
+
+        `priority` is the lowest one that a journal shows.
+        """
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,12 @@ class Host:
                 kind.remove(self)
             shutil.rmtree(_DIRECTORY / self.name, ignore_errors=True)
             _write_ssh_config()
+
+    def save_log(self, directory: Path) -> None:
+        """Append the end of the host's log to a file in a directory, without SSH."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / f"{self.name}.log").open("a") as file:
+            file.write(f"{self._is.diagnose(self, lines=2000, priority='info')}\n\n")
 
     def port_hint(self, error: str) -> str:
         """Return what to do if an error says that the host's port is in use.

@@ -101,9 +101,12 @@ def is_running(host: Host) -> bool:
     return _pid(host) is not None
 
 
-def diagnose(host: Host) -> str:
-    """Return the end of its serial console, over all of its boots."""
-    return tail(_console(host), lines=40)
+def diagnose(host: Host, *, lines: int = 40, priority: str = "") -> str:
+    """Return the end of its serial console, over all of its boots.
+
+    The console has no priorities.
+    """
+    return tail(_console(host), lines=lines)
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from pyinfra.api import deploy
 
-from redisctl import paths
 from redoubt import host_files
-from redoubt.filesystem import DesiredFile
 from redoubt.instance import Instance
 from redoubt.operations.files import files
 from redoubt.operations.image import probe_activedefrag
@@ -19,7 +17,7 @@ def config(instance: Instance) -> None:
     settings = instance.settings
     files(name="Write redis.conf and the health check", entries=host_files.config_files(settings))
     if settings.redis_activedefrag == "no":
-        path = f"{settings.root}/{paths.ACTIVEDEFRAG_FILE}"
-        files(name="Turn active defragmentation off", entries=[DesiredFile(path, "activedefrag no\n")])
+        entries = [host_files.activedefrag_file(settings)]
+        files(name="Turn active defragmentation off", entries=entries)
     else:
         probe_activedefrag(name="Find out whether the image can defragment memory", settings=settings)

@@ -10,7 +10,7 @@ from pyinfra.api import Host, deploy
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host
 
-from redoubt import host_state, removal, secret_store
+from redoubt import host_checks, host_state, removal, secret_store
 from redoubt.operations.common import instance_state
 from redoubt.operations.instance import remove_instance, start_instance, stop_instance
 from redoubt.settings.load import SettingsError, load
@@ -92,4 +92,4 @@ def _inspect(each: Host, settings: Settings) -> tuple[Host, str]:
         return each, "the host did not answer as expected; see the lines above"
     if facts.uid != 0:
         return each, f"this runs as uid {facts.uid} on the host and needs root: set _sudo = True or use --sudo"
-    return each, ""
+    return each, "\n    ".join(host_checks.check_root_owner(settings, facts))

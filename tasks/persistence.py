@@ -2,7 +2,7 @@
 
 from pyinfra.api import deploy
 
-from redoubt.host_checks import persistence_switch
+from redoubt.data_checks import persistence_switch
 from redoubt.instance import Instance
 from redoubt.operations.persistence import switch_persistence
 

@@ -19,10 +19,12 @@ from redoubt import (
     host_checks,
     host_files,
     host_state,
+    image_archive,
     image_config,
     instance_conflicts,
     plan_log,
     secret_store,
+    tracked_secrets,
 )
 from redoubt.acl import users
 from redoubt.certificates import Identity
@@ -67,7 +69,7 @@ class _HostPlan:
     settings: Settings
     invalid: frozenset[str] = frozenset()
     problems: list[str] = field(default_factory=list)
-    warning: str = ""
+    warnings: list[str] = field(default_factory=list)
     version_checked: bool = False
     stored_secrets: Secrets | None = None
     ca_problem: str = ""
@@ -90,6 +92,9 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
     facts = dict(Pool().imap_unordered(lambda each: (each.name, _inspect(each, plans[each.name])), hosts.values()))
     for name, host_facts in facts.items():
         plans[name].problems += _host_problems(name, plans[name], host_facts)
+        for warning in host_checks.warnings(plans[name].settings, host_facts) if host_facts else ():
+            plans[name].warnings.append(warning)
+            plan_log.note(name, "warning", warning)
     entries = {
         name: instance_conflicts.Entry(
             plans[name].settings, host_facts.machine, host_facts.memory, host_facts.neighbours, plans[name].invalid
@@ -107,8 +112,8 @@ def _check_all(*, deploys: bool, locks: bool) -> None:
     except (OSError, SecretsError) as error:
         raise PyinfraError(f"Nothing was changed on any host. The secrets cannot be stored: {error}") from error
     for name, plan in plans.items():
-        if plan.warning:
-            logger.warning(f"{hosts[name].print_prefix}{plan.warning}")
+        for warning in plan.warnings:
+            logger.warning(f"{hosts[name].print_prefix}{warning}")
     instances = {
         name: Instance(plans[name].settings, secrets[name], host_facts, plans[name].version_checked, identities[name])
         for name, host_facts in facts.items()
@@ -148,7 +153,7 @@ def _check_settings(each: Host) -> _HostPlan:
         plan = _HostPlan(error.valid_part, error.invalid, list(error.problems))
     try:
         _check_version(plan)
-    except image_config.ArchiveError as error:
+    except image_archive.ArchiveError as error:
         plan.problems.append(str(error))
     try:
         plan.stored_secrets = secret_store.check(plan.settings, each.name)
@@ -159,6 +164,8 @@ def _check_settings(each: Host) -> _HostPlan:
         problems = certificate_store.check(plan.settings, each.name, now())
         plan.problems += problems
         plan.ca_problem = "" if problems else certificate_store.ca_problem(plan.settings, each.name)
+    if not plan.problems:
+        plan.warnings += tracked_secrets.warnings(plan.settings, each.name)
     return plan
 
 
@@ -172,12 +179,14 @@ def _check_version(plan: _HostPlan) -> None:
         return
     build = image_config.build_named(settings.redis_image)
     if settings.redis_image_archive and not plan.problems:
-        config = image_config.config_in_archive(settings.redis_image_archive, settings.redis_image)
+        if settings.redis_image_archive_digest:
+            image_archive.check_digest(settings.redis_image_archive, settings.redis_image_archive_digest)
+        config = image_archive.config_in(settings.redis_image_archive, settings.redis_image)
         build = image_config.build_in(config.get("config") or {}) or build
     if build is not None:
         verdict = host_checks.check_version(settings, build)
         plan.problems += [verdict.problem] if verdict.problem else []
-        plan.warning = verdict.warning
+        plan.warnings += [verdict.warning] if verdict.warning else []
         # Docker ignores a tag next to a digest.
         plan.version_checked = "@" not in settings.redis_image
         return

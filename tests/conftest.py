@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from redoubt.redis_conf import client_eviction_is_safe
 from tests.host import audit, inventory
 from tests.host.controls import CONTROLS
 from tests.host.host_under_test import Target
@@ -38,7 +39,15 @@ UNPROVABLE: dict[str, tuple[str, Callable[[Target], bool]]] = {
         "access from outside (this machine reaches the host only through SSH)",
         lambda target: target.outside is None,
     ),
+    "client_eviction": (
+        "the memory of all clients together (this release would not be safe with maxmemory-clients)",
+        lambda target: not client_eviction_is_safe(target.settings),
+    ),
     "tls": ("encryption (redis_tls = 'off')", lambda target: target.settings.redis_tls == "off"),
+    "issued": (
+        "certificates of Redoubt's CA (redis_tls_source = 'files')",
+        lambda target: target.settings.redis_tls_source == "files",
+    ),
 }
 
 

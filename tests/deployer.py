@@ -9,11 +9,13 @@ import atexit
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,22 @@ import pytest
 from redoubt import secret_store
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
-from sandbox import hosts
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance
-from tests.forked_pyinfra import ForkedPyinfra
+from tests.forked_pyinfra import ForkedProcess, ForkedPyinfra
+from tests.host_pool import HostPool
 
 ROOT = Path(__file__).resolve().parents[1]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
+# The default of 03:00 may come during the tests, and a backup holds the lock. This time is at least six hours away.
+BACKUP_SCHEDULE = "03:00 UTC" if 9 <= datetime.now(UTC).hour < 21 else "03:00 Etc/GMT-12"
 FORKED = ForkedPyinfra()
 atexit.register(FORKED.close)
+
+
+def deploy_data(host: Host) -> dict[str, str | int | bool]:
+    """Return a host's data for the deploys of tests."""
+    return {**host.deploy_data(), "redis_backup_schedule": BACKUP_SCHEDULE}
 
 
 def pyinfra(
@@ -99,26 +108,36 @@ class DeployResult:
 
 
 class BackgroundDeploy:
-    """A pyinfra command that is running, and its output so far."""
+    """A pyinfra command that is running, and its output so far.
 
-    def __init__(self, arguments: tuple[str, ...]) -> None:
-        self.process = subprocess.Popen(
-            [str(PYINFRA), *arguments],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    A fork, or the command itself if ``is_forked`` is false.
+    """
+
+    def __init__(self, arguments: tuple[str, ...], *, is_forked: bool) -> None:
+        (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
+        self.process: ForkedProcess | subprocess.Popen[bytes]
+        if is_forked:
+            self.process = FORKED.start(arguments, its_stdout, its_stderr)
+        else:
+            self.process = subprocess.Popen(
+                [str(PYINFRA), *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=its_stdout, stderr=its_stderr
+            )
+        os.close(its_stdout)
+        os.close(its_stderr)
+        self._its_stdout, self._its_stderr = os.fdopen(stdout), os.fdopen(stderr)
         self._lines: list[str] = []
         self._has_ended = False
         self._new_line = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._stdout = ""
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_stdout, self._read_stderr)]
+        for reader in self._readers:
+            reader.start()
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+    def _read_stdout(self) -> None:
+        self._stdout = self._its_stdout.read()
+
+    def _read_stderr(self) -> None:
+        for line in self._its_stderr:
             with self._new_line:
                 self._lines.append(line)
                 self._new_line.notify_all()
@@ -139,13 +158,12 @@ class BackgroundDeploy:
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
 
-    def wait(self, seconds: float = 120) -> DeployResult:
-        """Wait until it ends and return its result."""
-        assert self.process.stdout is not None
-        stdout = self.process.stdout.read()
+    def wait(self, seconds: float = 600) -> DeployResult:
+        """Wait until it ends and return its result. Raises TimeoutExpired."""
         returncode = self.process.wait(seconds)
-        self._reader.join(seconds)
-        return DeployResult(returncode, stdout, self.stderr)
+        for reader in self._readers:
+            reader.join(seconds)
+        return DeployResult(returncode, self._stdout, self.stderr)
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,7 @@ class Deployer:
 
     directory: Path
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _started: list[tuple[BackgroundDeploy, tuple[Host, ...]]] = field(default_factory=list)
 
     @property
     def secrets_dir(self) -> Path:
@@ -168,7 +187,7 @@ class Deployer:
             (
                 host.name,
                 {
-                    **host.deploy_data(),
+                    **deploy_data(host),
                     "redis_secrets_dir": str(self.secrets_dir),
                     **self.data.get(host.name, {}),
                     **settings,
@@ -194,14 +213,32 @@ class Deployer:
         """Deploy to one host, which must succeed, and return its instance."""
         result = self.deploy(host, **settings)
         assert result.returncode == 0, result.stderr
-        known = {**host.deploy_data(), **self.data.get(host.name, {}), **settings}
+        known = {**deploy_data(host), **self.data.get(host.name, {}), **settings}
         return Instance(host, self.secrets(host, **known))
 
     def start(
-        self, *targets: Host, job: str = "deploy.py", arguments: tuple[str, ...] = ("-y",), **settings: Any
+        self,
+        *targets: Host,
+        job: str = "deploy.py",
+        arguments: tuple[str, ...] = ("-y",),
+        is_forked: bool = True,
+        **settings: Any,
     ) -> BackgroundDeploy:
         """Start a deploy in the background."""
-        return BackgroundDeploy(self._arguments(targets, job, arguments, settings))
+        running = BackgroundDeploy(self._arguments(targets, job, arguments, settings), is_forked=is_forked)
+        self._started.append((running, targets))
+        return running
+
+    def kill_running(self) -> list[Host]:
+        """Kill the deploys in the background that have not ended. Returns their hosts."""
+        targets: list[Host] = []
+        while self._started:
+            running, its_targets = self._started.pop()
+            if running.process.poll() is None:
+                running.signal(signal.SIGKILL)
+                running.wait()
+                targets += its_targets
+        return targets
 
     def _arguments(
         self, targets: tuple[Host, ...], job: str, arguments: tuple[str, ...], settings: dict[str, Any]
@@ -221,21 +258,20 @@ def deployer(tmp_path_factory: pytest.TempPathFactory) -> Deployer:
 
 
 @pytest.fixture(scope="session")
-def start_host() -> Iterator[Callable[..., Host]]:
-    """Yield a function that starts disposable hosts by name.
+def _pool() -> Iterator[HostPool]:
+    pool = HostPool()
+    yield pool
+    pool.close()
 
-    An example is ``start_host("lifecycle-2", image="bare")``. The hosts are removed at the end. Each worker of a
-    parallel run has its own hosts, such as ``lifecycle-2-gw1``.
+
+@pytest.fixture(scope="module")
+def start_host(_pool: HostPool, request: pytest.FixtureRequest) -> Callable[..., Host]:
+    """Return a function that starts disposable hosts by name.
+
+    An example is ``start_host("lifecycle-2", image="bare")``. Modules share the hosts, but never get one on which a
+    test has failed. The hosts are removed at the end. Each worker of a parallel run has its own hosts, such as
+    ``lifecycle-2-gw1``.
     """
-    started: dict[str, Host] = {}
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-
-    def start(name: str, **options: Any) -> Host:
-        assert name.startswith("lifecycle-"), name
-        if name not in started:
-            started[name] = hosts.up(f"{name}-{worker}" if worker else name, **options)
-        return started[name]
-
-    yield start
-    for host in started.values():
-        host.down()
+    # Here and not after the module: the report of a failed teardown comes after the last fixture.
+    _pool.renew(request.session.testsfailed)
+    return _pool.start

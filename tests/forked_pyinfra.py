@@ -1,74 +1,125 @@
 """Runs of the pyinfra command in forks of one process that has imported it.
 
 Imports take most of a small deploy's CPU. Each command is still a process of its own, with its own arguments,
-environment, output and exit code. Run as a program, this file is that process: it reads a request on each line of
-standard input and answers with the exit code. ``test_command_line.py`` runs the pyinfra command itself.
+environment, output and exit code. Run as a program, this file is the process that forks: it receives requests, each
+with the descriptors for the output and the result. ``test_command_line.py`` runs the pyinfra command itself.
 """
 
+import gc
 import json
 import os
 import select
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
+_MAX_REQUEST = 1024**2
+
+
+class ForkedProcess:
+    """A pyinfra command that runs, with what the tests use of subprocess.Popen."""
+
+    def __init__(self, result: int) -> None:
+        # A line with the process number at its start, and a line with the exit code at its end.
+        self._result = os.fdopen(result)
+        self.pid = int(self._line())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, negative after a signal. Raises TimeoutExpired."""
+        code = self._wait(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("pyinfra", timeout or 0)
+        return code
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, unless the command has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._result], [], [], timeout)[0]:
+            self.returncode = int(self._line())
+            self._result.close()
+        return self.returncode
+
+    def _line(self) -> str:
+        line = self._result.readline()
+        assert line, "the process that forks pyinfra has ended"
+        return line
 
 
 class ForkedPyinfra:
-    """The process that forks. Commands run one after another."""
+    """The process that forks. It starts with the first command."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
 
     def run(
         self, arguments: tuple[str, ...], *, env: Mapping[str, str] | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
-        """Run pyinfra with these arguments. Never raises for its exit code."""
-        process = self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with tempfile.TemporaryDirectory(prefix="redoubt-pyinfra-") as directory:
-            stdout, stderr = Path(directory, "stdout"), Path(directory, "stderr")
-            request = {
-                "arguments": arguments,
-                "env": {**os.environ, **(env or {})},
-                "stdout": str(stdout),
-                "stderr": str(stderr),
-            }
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], timeout)
-            if not ready:
-                process.kill()
-                raise subprocess.TimeoutExpired(arguments, timeout, stdout.read_bytes(), stderr.read_bytes())
-            answer = process.stdout.readline()
-            assert answer, f"the process that forks pyinfra has ended ({process.poll()})"
-            code = int(answer)
-            return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+        """Run pyinfra with these arguments. Never raises for its exit code.
+
+        Kills it after ``timeout`` seconds and raises TimeoutExpired with the output so far.
+        """
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            process = self.start(arguments, stdout.fileno(), stderr.fileno(), env=env)
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired as error:
+                raise subprocess.TimeoutExpired(arguments, timeout, _text(stdout), _text(stderr)) from error
+            finally:
+                # Also after Ctrl-C: a deploy without its test would keep the host locked.
+                process.send_signal(signal.SIGKILL)
+            return subprocess.CompletedProcess(arguments, code, _text(stdout), _text(stderr))
+
+    def start(
+        self, arguments: tuple[str, ...], stdout: int, stderr: int, *, env: Mapping[str, str] | None = None
+    ) -> ForkedProcess:
+        """Start pyinfra with these arguments, which writes to these descriptors."""
+        reading, writing = os.pipe()
+        request = json.dumps({"arguments": arguments, "env": {**os.environ, **(env or {})}}).encode()
+        assert len(request) < _MAX_REQUEST
+        socket.send_fds(self._serving(), [request], [stdout, stderr, writing])
+        os.close(writing)
+        return ForkedProcess(reading)
 
     def close(self) -> None:
         """End the process."""
-        if self._process:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+        if self._process and self._requests:
+            self._requests.close()
             self._process.wait(timeout=10)
-            self._process = None
+            self._process = self._requests = None
 
-    def _start(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        return self._process
+    def _serving(self) -> socket.socket:
+        if self._requests is None or self._process is None or self._process.poll() is not None:
+            self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._process = subprocess.Popen([sys.executable, __file__], cwd=ROOT, stdin=theirs.fileno())
+        return self._requests
+
+
+def _text(file: IO[bytes]) -> str:
+    """Return a file's content. Keeps the offset, which the command shares."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
 
 
 def _serve() -> None:
+    # Before pyinfra's import: gevent replaces them, and would start an event loop here, which a fork must not inherit.
+    requests, fork, waitpid, close = socket.socket(fileno=0), os.fork, os.waitpid, os.close
     sys.path.insert(0, str(ROOT))
-    from gevent import monkey
     from pyinfra_cli.main import main
 
     import tasks.instance
@@ -77,27 +128,41 @@ def _serve() -> None:
     import tasks.service
     import tasks.tls  # noqa: F401 - imported before the forks
 
-    # gevent's own would start an event loop here, which a fork must not inherit.
-    fork, waitpid = monkey.get_original("os", "fork"), monkey.get_original("os", "waitpid")
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = fork()
-        if pid == 0:
-            _become(request)
-            sys.exit(main())
-        _, status = waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+    # The forks share this memory, and their garbage collections do not look at it.
+    gc.freeze()
+    # The kernel reaps what waits for the commands.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 3)
+        if not message:
+            return
+        if fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            result = descriptors.pop()
+            pid = fork()
+            if pid == 0:
+                close(result)
+                _become(json.loads(message), *descriptors)
+                sys.exit(main())
+            for descriptor in descriptors:
+                close(descriptor)
+            os.write(result, b"%d\n" % pid)
+            _, status = waitpid(pid, 0)
+            # The test may not wait for the result.
+            with suppress(BrokenPipeError):
+                os.write(result, b"%d\n" % os.waitstatus_to_exitcode(status))
+            os._exit(0)
+        for descriptor in descriptors:
+            close(descriptor)
 
 
-def _become(request: dict[str, Any]) -> None:
+def _become(request: dict[str, Any], stdout: int, stderr: int) -> None:
     """Make this fork the pyinfra command of a request."""
     os.environ.clear()
     os.environ.update(request["env"])
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        target = os.open(str(request[name]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(target, descriptor)
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
+        os.dup2(descriptor, target)
+        os.set_inheritable(descriptor, False)
     sys.argv = ["pyinfra", *request["arguments"]]
 
 

@@ -7,7 +7,7 @@ redoubt/settings/sections/.
 
 from redoubt.ssh_transport import transport
 
-# Halves the time of a deploy: paramiko does not turn Nagle's algorithm off.
+# Saves about 40 ms for each SSH command on a fast link: paramiko does not turn Nagle's algorithm off.
 ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Instance
@@ -19,6 +19,15 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Directory on the host for configuration, data, backups, logs and secrets. Default: /srv/<redis_name>.
 # [creates a new instance next to the old one]
 # redis_root = "/srv/redis"
+
+# Number of the user that Redis runs as. It owns data, backups, logs and secrets on the host, so no account of
+# the host may have it. The images need no account with this number. A change restarts Redis twice and gives
+# the files to the new user. [restarts Redis]
+# redis_uid = 999
+
+# Number of the group that Redis runs as. A group of the host may have it, because the group has no rights.
+# [restarts Redis]
+# redis_gid = 999
 
 # Name of the web application. The keys of its sessions are <redis_app_name>:session:<id>. [applied live]
 # redis_app_name = "app"
@@ -39,6 +48,10 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # With redis_image_source = 'archive': path of the archive on the machine that deploys. [no restart]
 # redis_image_archive = "images/redis-8.10.2.tar"
+
+# Digest of the archive, from 'sha256sum FILE'. Another file is refused, on this machine and on the host. [no
+# restart]
+# redis_image_archive_digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 
 # Deploy a version that lacks security fixes (see docs/versions.md). Every deploy then warns and names them.
 # [no restart]
@@ -154,8 +167,23 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Clients
 
-# Maximum number of connections. [restarts Redis]
+# Maximum number of connections of clients over TCP. Redis accepts 32 more, a reserve for the health check,
+# redisctl, and admin on the socket. [restarts Redis]
 # redis_maxclients = 10000
+
+# Maximum number of connections from one address. All programs on the host that use 127.0.0.1 count as one.
+# Default: half of redis_maxclients. [applied live]
+# redis_maxclients_per_source = 5000
+
+# Memory for the requests and replies of all clients together, in addition to redis_maxmemory. Above it, Redis
+# disconnects the clients that use most. One reply may use half of it. Default: 1/8 of redis_maxmemory, at
+# least 16mb and 4 x redis_max_value (see docs/sizing.md). [applied live]
+# redis_client_memory = "128mb"
+
+# Maximum size of one value in a request. A transaction may have twice as much. Redis answers more with an
+# error and closes the connection. Default: 1/4 of redis_client_memory, which is also the maximum. [applied
+# live]
+# redis_max_value = "32mb"
 
 # Close a connection that was idle for this long (seconds, 0: never). Subscribers and blocked workers are
 # exempt. [applied live]
@@ -167,7 +195,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Connections that may wait to be accepted. [restarts Redis]
 # redis_tcp_backlog = 511
 
-# Number of databases. [restarts Redis]
+# Number of databases. A deploy refuses fewer than have keys. [restarts Redis]
 # redis_databases = 16
 
 # Keyspace events that Redis publishes. Ex: expired keys, on the channel __keyevent@<db>__:expired. [applied
@@ -211,20 +239,25 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Port that Docker publishes on the host. [restarts Redis]
 # redis_port = 6379
 
-# Addresses of the host on which Docker publishes the port. () publishes nothing: only containers on the
+# Addresses of the host on which Docker publishes the port. [] publishes nothing: only containers on the
 # network <redis_name>_backend reach Redis. A published port bypasses ufw. [restarts Redis]
 # redis_bind = ["127.0.0.1"]
 
-# Networks that may reach the published port from outside. The firewall drops all others before they reach
-# Docker. (): everyone who can reach an address of redis_bind, which may then not be 0.0.0.0 or ::. [applied
-# live]
+# Networks that may reach the published port from outside. The network filter drops all others before they
+# reach Docker. []: everyone who can reach an address of redis_bind, which may then be 0.0.0.0 or :: only if
+# TLS is required. Clients on the host are never restricted. [applied live]
 # redis_allow_from = []
 
-# Listen on <redis_root>/socket/redis.sock as well, for applications on the same host. [restarts Redis]
+# IPv4 network of the bridge <redis_name>_edge, which carries the published port. Nothing else on the host may
+# use its addresses. Default: 16 addresses of 198.18.0.0/15, which derive from redis_name. [restarts Redis]
+# redis_edge_subnet = "198.18.7.16/28"
+
+# Listen on <redis_root>/socket/redis.sock as well, for applications on the same host. Its connections may
+# also use the reserve of redis_maxclients. [restarts Redis]
 # redis_unix_socket = False
 
-# Number of the group on the host whose members may use the socket. [restarts Redis]
-# redis_unix_socket_gid = 999
+# Number of the group on the host whose members may use the socket. 0: root alone. [restarts Redis]
+# redis_unix_socket_gid = 0
 
 # -- TLS
 
@@ -235,8 +268,9 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # With redis_tls = 'both': the port for TLS. [restarts Redis]
 # redis_tls_port = 6380
 
-# ca: a CA of your own issues the certificates, and a deploy renews them. It is stored with the secrets.
-# files: you provide redis_tls_cert, redis_tls_key and redis_tls_ca. [applied live]
+# ca: a CA that the first deploy creates issues the certificates, and a deploy renews them. It is stored with
+# the secrets. files: you provide redis_tls_cert, redis_tls_key and redis_tls_ca, and a pair for clients if
+# Redis requires one. [applied live]
 # redis_tls_source = "ca"
 
 # With redis_tls_source = 'files': path of the certificate on the machine that deploys, with its intermediate
@@ -249,6 +283,14 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # With redis_tls_source = 'files': path of the CA certificates. Clients check the server with them, and Redis
 # checks its clients. [applied live]
 # redis_tls_ca = "tls/ca.crt"
+
+# With redis_tls_source = 'files': path of a certificate for clients, with its intermediate certificates
+# (PEM). Redis and its health check show it to servers that ask for one. redis_tls_auth_clients = 'yes' needs
+# it. [applied live]
+# redis_tls_client_cert = "tls/redis-1-client.crt"
+
+# With redis_tls_source = 'files': path of its key, without a passphrase. [applied live]
+# redis_tls_client_key = "tls/redis-1-client.key"
 
 # Names and IP addresses that clients use, in addition to the host's name in the inventory and redis_bind.
 # With redis_tls_source = 'files': names that the certificate must have. [applied live]
@@ -265,8 +307,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # -- Container limits
 
 # Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation
-# (measured, see docs/sizing.md). [applied live]
-# redis_container_memory = "1536M"
+# (measured, see docs/sizing.md), and redis_client_memory. [applied live]
+# redis_container_memory = "1664M"
 
 # Memory that the kernel tries to leave to Redis when the host runs short. [applied live]
 # redis_container_memory_reservation = "512M"
@@ -281,9 +323,9 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # Maximum number of processes and threads: Redis, its saving child and the health check. [applied live]
 # redis_container_pids = 128
 
-# Maximum number of open files. Default: redis_maxclients + 1024. Redis needs 32 more than clients; the rest
-# is for files and forks. [restarts Redis]
-# redis_container_nofile = 11024
+# Maximum number of open files. Default: redis_maxclients + 1056. Redis needs 64 more than redis_maxclients: a
+# reserve of 32 connections, and 32 files. The rest is for files and forks. [restarts Redis]
+# redis_container_nofile = 11056
 
 # Seconds that Redis has to save its data before Docker kills it. Default: 30, and 1 more for each 50 MiB of
 # redis_maxmemory (a slow cloud volume writes 50 MiB/s). [restarts Redis]
@@ -311,7 +353,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 # How much Redis logs. [applied live]
 # redis_loglevel = "notice"
 
-# Size at which redis.log is rotated. It is also rotated daily. [no restart]
+# Size above which redis.log is rotated, at most once an hour. It is also rotated daily. [no restart]
 # redis_logfile_max_size = "10M"
 
 # Number of rotated log files to keep. [no restart]
@@ -355,5 +397,7 @@ ssh_paramiko_connect_kwargs = {"transport_factory": transport}
 
 # -- Further directives
 
-# Directives of redis.conf that have no setting of their own. [restarts Redis]
+# Directives of redis.conf that have no setting of their own. Refused are directives that Redoubt manages,
+# names of data files (dbfilename, appendfilename, appenddirname), with which Redis would start empty, and
+# directives that change its role (replicaof, cluster-enabled). [restarts Redis]
 # redis_extra_config = {}

@@ -15,6 +15,7 @@ from typing import Any
 from redis import Redis
 
 from redisctl.apps.rq_queues import JOB, JOBS, QUEUE, QUEUES, REGISTRIES, RESULTS, errors, queue_names, when
+from redisctl.core.answers import reading_answers
 from redisctl.core.scan import PAUSE, ask, batches, keys_like, members
 
 # Registries that can be pruned, with the states of their jobs. A job with another state has been enqueued again under
@@ -68,6 +69,7 @@ def ended(registry: str, score: float, ended_at: str | None, created_at: str | N
     return score if registry in ("canceled", "deferred") else when(ended_at, created_at)
 
 
+@reading_answers()
 def prune(
     redis: Redis, before: float, registries: tuple[str, ...], queue: str = "", *, dry_run: bool
 ) -> dict[str, dict[str, int]]:

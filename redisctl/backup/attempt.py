@@ -3,11 +3,13 @@
 It is overwritten in place, which needs no space on a full disk.
 """
 
+import dataclasses
 import json
 import os
 import time
-from typing import Any
+from dataclasses import dataclass
 
+from redisctl import schema
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import printable
 from redisctl.core.instance import Instance
@@ -16,37 +18,57 @@ _FILE = ".attempt.json"
 _BLOCK = 4096
 # Bytes of an error. As JSON it is at most twice as long, so that it fits into the block.
 _MAX_ERROR = 1500
+# In the year 4147.
+_MAX_TIME = 2.0**36
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A backup attempt. Times are in seconds since the epoch.
+
+    ``ended`` is None while it runs, and after an interruption. ``error`` is empty and ``id`` is that of the backup if
+    it succeeded.
+    """
+
+    started: float
+    ended: float | None = None
+    error: str = ""
+    id: str = ""
 
 
 def record_start(instance: Instance) -> None:
     """Record that a backup has started. Raises Failure."""
-    _write(instance, {"started": time.time()})
+    _write(instance, Attempt(started=time.time()))
 
 
-def record_end(instance: Instance, error: str = "", **values: Any) -> None:
-    """Record how the attempt ended. Raises Failure."""
-    _write(instance, {**last_attempt_or_empty(instance), "ended": time.time(), "error": _shorten(error), **values})
+def record_end(instance: Instance, *, error: str = "", backup: str = "") -> None:
+    """Record how the attempt ended. Raises Failure.
 
-
-def last_attempt_or_empty(instance: Instance) -> dict[str, Any]:
-    """Return the last attempt; empty before the first one, or if it cannot be read."""
+    ``error`` is empty if it succeeded. Then ``backup`` is the id of the backup.
+    """
     try:
-        return read_last_attempt(instance)
+        last = read_last_attempt(instance)
     except (OSError, ValueError):
-        return {}
+        last = None
+    now = time.time()
+    _write(instance, Attempt(last.started if last else now, now, _shorten(error), backup))
 
 
-def read_last_attempt(instance: Instance) -> dict[str, Any]:
-    """Return when the last attempt started and how it ended.
+def read_last_attempt(instance: Instance) -> Attempt | None:
+    """Return the last attempt, or None before the first one.
 
-    Empty before the first attempt. Raises OSError, ValueError.
+    Raises OSError, ValueError.
     """
     path = instance.backups / _FILE
     try:
-        attempt: dict[str, Any] = json.loads(path.read_text())
+        text = instance.untrusted(path.parent).read_file(_FILE, limit=_BLOCK).decode()
     except FileNotFoundError:
-        return {}
-    if not isinstance(attempt, dict) or not isinstance(attempt.get("started"), (int, float)):
+        return None
+    try:
+        attempt = schema.load(Attempt, text)
+    except schema.SchemaError as error:
+        raise ValueError(f"{path} does not say how the last backup went: {error}") from None
+    if not 0 <= attempt.started < _MAX_TIME:
         raise ValueError(f"{path} does not say when the last backup started")
     return attempt
 
@@ -59,10 +81,10 @@ def _shorten(error: str) -> str:
     return printable(" ".join(error.split())).encode()[:_MAX_ERROR].decode(errors="ignore")
 
 
-def _write(instance: Instance, values: dict[str, Any]) -> None:
-    text = json.dumps(values, ensure_ascii=False).encode().ljust(_BLOCK - 1) + b"\n"
+def _write(instance: Instance, attempt: Attempt) -> None:
+    text = json.dumps(dataclasses.asdict(attempt), ensure_ascii=False).encode().ljust(_BLOCK - 1) + b"\n"
     try:
-        descriptor = os.open(instance.backups / _FILE, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(instance.backups / _FILE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         with open(descriptor, "wb") as file:
             file.write(text)
             file.flush()

@@ -6,27 +6,36 @@ verified. It is created under a hidden name, and renamed when it is complete.
 """
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from redisctl import schema
+from redisctl.core.contents import Contents, from_dict
 from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, checksum, fsync_directory, own, write_json
+from redisctl.core.untrusted_files import UntrustedDirectory
 
 FORMAT = 1
 METADATA, SAMPLES, VERIFIED = "backup.json", "samples.json", "verified.json"
-NAME = re.compile(r"\d{8}T\d{6}Z")
+# Bytes of one of these files: 100 samples with the longest keys that are usual.
+MAX_JSON = 64 * 1024**2
+NAME = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
+# Seconds since 1970 that a date can have.
+_MAX_TIME = 253_402_300_799
 
 
 @dataclass(frozen=True)
 class Metadata:
     """The contents of ``backup.json``.
 
-    ``taken_at`` is the time of the data, in seconds since 1970. ``databases`` are keys and keys with a TTL by database.
-    ``memory`` is what Redis used for them, in bytes. ``write_pause`` is how long writes waited, in seconds.
-    ``settings`` is the digest of the instance's settings. ``files`` are sizes and SHA-256 by name.
+    ``taken_at`` is the time of the data, in seconds since 1970. ``databases`` are keys and keys with a TTL by database,
+    among them expired keys that Redis had not deleted. ``memory`` is what Redis used for them, in bytes.
+    ``write_pause`` is how long writes waited, in seconds. ``settings`` is the digest of the instance's settings.
+    ``files`` are sizes and SHA-256 by name.
     """
 
     id: str
@@ -48,8 +57,8 @@ class Metadata:
         return sum(file["size"] for file in self.files.values())
 
     @property
-    def keys(self) -> int:
-        """Return the number of keys in all databases."""
+    def stored_keys(self) -> int:
+        """Return the number of keys in all databases, including expired ones."""
         return sum(database["keys"] for database in self.databases.values())
 
     @property
@@ -80,9 +89,36 @@ class BackupSet:
         return self.verified.get("verdict") == "ok"
 
     @property
+    def contents(self) -> Contents | None:
+        """Return what was alive when it was verified; None if that is unknown."""
+        return from_dict(self.verified)
+
+    def describe_contents(self) -> str:
+        """Return what it contains, for people.
+
+        Only a verification can count the live keys.
+        """
+        if self.contents:
+            return self.contents.describe()
+        has_ttls = any(database["expires"] for database in self.metadata.databases.values())
+        return f"{'up to ' if has_ttls else ''}{self.metadata.stored_keys} keys"
+
+    @property
     def is_bad(self) -> bool:
         """Say whether a verification found it bad."""
         return bool(self.verified) and not self.is_verified
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """The values of ``verified.json`` that redisctl uses."""
+
+    verdict: str
+    at: float = 0.0
+    took: float = 0.0
+    problems: tuple[str, ...] = ()
+    sessions: int | None = None
+    jobs: int | None = None
 
 
 def backup_id(at: float) -> str:
@@ -112,27 +148,61 @@ def _candidates(backups: Path) -> list[Path]:
 
 def _try_open(path: Path) -> "BackupSet | str":
     try:
-        return open_backup(path)
+        backup = open_backup(path)
     except Failure as error:
         return str(error)
+    if backup.id != path.name:
+        return f"{path} is backup {backup.id}, by its {METADATA}: rename it, or move it elsewhere"
+    return backup
 
 
 def open_backup(path: Path) -> BackupSet:
-    """Return the backup in a directory. Raises Failure if there is none."""
+    """Return the backup in a directory. Raises Failure if there is none.
+
+    It may come from elsewhere, and the directory may have another name.
+    """
     try:
-        values = json.loads((path / METADATA).read_text())
-        if values.get("format") != FORMAT:
-            raise Failure(f"{path}: this redisctl does not know backup format {values.get('format')}")
-        metadata = Metadata(**values)
+        metadata = _parse_metadata(read_json(path, METADATA))
     except FileNotFoundError:
         raise Failure(f"{path} is not a backup of redisctl: {METADATA} is missing") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Failure(f"{path}/{METADATA} cannot be read: {error}") from None
     try:
-        verified = json.loads((path / VERIFIED).read_text())
-    except (OSError, ValueError):
+        verified = _parse_verified(read_json(path, VERIFIED))
+    except (OSError, ValueError, RecursionError):
         verified = {}
     return BackupSet(path, metadata, verified)
+
+
+def _parse_metadata(values: Any) -> Metadata:
+    """Return metadata whose values have the expected types. Raises ValueError."""
+    if isinstance(values, dict) and values.get("format") != FORMAT:
+        raise ValueError(f"this redisctl does not know backup format {values.get('format')!r}")
+    metadata = schema.from_dict(Metadata, values if isinstance(values, dict) else {})
+    if not NAME.fullmatch(metadata.id):
+        raise ValueError(f"{metadata.id!r} is not the name of a backup")
+    if not 0 <= metadata.taken_at <= _MAX_TIME:
+        raise ValueError(f"{metadata.taken_at} is not a time")
+    for name, counts in metadata.databases.items():
+        if not re.fullmatch(r"db\d{1,9}", name, re.ASCII) or not {"keys", "expires"} <= set(counts):
+            raise ValueError(f"{name!r} is not a database with its keys")
+    for name, file in metadata.files.items():
+        if type(file.get("size")) is not int or not isinstance(file.get("sha256"), str):
+            raise ValueError(f"the size or the checksum of {name!r} is missing")
+    return metadata
+
+
+def _parse_verified(values: Any) -> dict[str, Any]:
+    """Return the result of a verification. Raises ValueError."""
+    typed = schema.from_dict(_Verified, values if isinstance(values, dict) else {})
+    if not 0 <= typed.at <= _MAX_TIME:
+        raise ValueError(f"{typed.at} is not a time")
+    return {**values, **{name: value for name, value in asdict(typed).items() if value is not None}}
+
+
+def read_json(path: Path, name: str) -> Any:
+    """Return the contents of a small file of a backup. Raises OSError, ValueError."""
+    return json.loads(UntrustedDirectory(path).read_file(name, limit=MAX_JSON))
 
 
 def find_backup(backups: Path, name: str) -> BackupSet:
@@ -160,14 +230,15 @@ def find_backup(backups: Path, name: str) -> BackupSet:
 def find_damage(backup: BackupSet) -> list[str]:
     """Say how the files differ from the metadata; empty if they do not."""
     problems = []
+    files = UntrustedDirectory(backup.path)
     for name, expected in backup.metadata.files.items():
-        path = backup.path / name
         try:
-            size = path.stat().st_size
-            if size != expected["size"]:
-                problems.append(f"{name} has {size} bytes, not {expected['size']}")
-            elif checksum(path) != expected["sha256"]:
-                problems.append(f"{name} was changed: its checksum differs")
+            with files.open_file(*name.split("/")) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected["size"]:
+                    problems.append(f"{name} has {size} bytes, not {expected['size']}")
+                elif checksum(file) != expected["sha256"]:
+                    problems.append(f"{name} was changed: its checksum differs")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
     expected_names = {METADATA, SAMPLES, VERIFIED, *backup.metadata.files}
@@ -175,16 +246,21 @@ def find_damage(backup: BackupSet) -> list[str]:
     return [*problems, *(f"{name} does not belong to it" for name in sorted(present - expected_names))]
 
 
-def finish(partial: Path, metadata: Metadata) -> BackupSet:
-    """Turn a directory with all files of a backup into a listed backup.
-
-    Writes the metadata, sets owner and modes, and renames the directory. Raises OSError.
-    """
-    write_json(partial / METADATA, asdict(metadata))
-    for path in (partial, *partial.rglob("*")):
-        own(path)
+def own_backup(directory: Path, owner: tuple[int, int]) -> None:
+    """Set owner (uid, gid) and modes of a backup's files. Raises OSError."""
+    for path in (directory, *directory.rglob("*")):
+        own(path, owner)
         if path.is_dir():
             fsync_directory(path)
+
+
+def finish(partial: Path, metadata: Metadata, owner: tuple[int, int]) -> BackupSet:
+    """Turn a directory with all files of a backup into a listed backup.
+
+    Writes the metadata, sets the owner (uid, gid) and modes, and renames the directory. Raises OSError.
+    """
+    write_json(partial / METADATA, asdict(metadata), owner)
+    own_backup(partial, owner)
     path = partial.with_name(metadata.id)
     partial.rename(path)
     fsync_directory(path.parent)

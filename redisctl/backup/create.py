@@ -5,8 +5,8 @@ the AOF contains everything acknowledged, and redisctl opens and measures the AO
 copies the open files afterwards, up to the measured length. An AOF rewrite cannot take them away.
 """
 
+import hashlib
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -20,13 +20,14 @@ from redis.exceptions import RedisError
 
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet, Metadata
-from redisctl.core import aof_manifest
+from redisctl.core import aof_manifest, mounts, progress
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, checksum, copy, open_inside, write_json
+from redisctl.core.files import RDB_FILE, copy, ensure_space, write_file, write_json
 from redisctl.core.fingerprint import fingerprints
-from redisctl.core.formatting import size
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
+from redisctl.core.scan import random_keys
+from redisctl.core.untrusted_files import remove_tree
 
 # Seconds that writes wait at most, even if this process is killed; and for all of them to be in the AOF.
 WRITE_PAUSE = 1.0
@@ -34,11 +35,11 @@ AOF_FLUSH_TIMEOUT = 0.3
 # Keys that are sampled, to be compared when the backup is verified.
 SAMPLE_SIZE = 100
 ATTEMPTS = 5
+# An RDB snapshot may take so many times what the one of the newest backup took of the memory.
+_RDB_MARGIN = 2
 # Seconds for a save or an AOF rewrite in progress, and for the save of the backup.
 SAVE_TIMEOUT = 3600
 _POLL = 0.1
-# Bytes to leave free on the disk.
-DISK_MARGIN = 64 * 1024**2
 
 
 @dataclass
@@ -63,6 +64,7 @@ def create_backup(instance: Instance) -> BackupSet:
     It creates a directory in ``backups`` and has Redis save its RDB snapshot. Raises Failure and leaves nothing
     incomplete.
     """
+    mounts.ensure_mounted(instance.root)
     partial = instance.backups / ".taken.partial"
     try:
         with instance.connect(decode_responses=False) as redis, ExitStack() as files:
@@ -72,13 +74,15 @@ def create_backup(instance: Instance) -> BackupSet:
             while (instance.backups / catalog.backup_id(state.at)).exists():
                 state.at += 1
             metadata = _copy_files(instance, redis, state, partial)
-        return catalog.finish(partial, metadata)
+        return catalog.finish(partial, metadata, instance.owner)
     except OSError as error:
         raise Failure(f"{error.filename or instance.backups}: {error.strerror}") from None
     except RedisError as error:
         raise Failure(f"Redis answers: {error_text(error)}") from None
+    except aof_manifest.ManifestError as error:
+        raise Failure(f"{instance.live / aof_manifest.DIRECTORY}: {error}: redisctl repair says what to do") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
 
 
 def _ensure_disk_space(instance: Instance, redis: Redis) -> None:
@@ -86,21 +90,28 @@ def _ensure_disk_space(instance: Instance, redis: Redis) -> None:
 
     A backup takes room for the RDB snapshot that Redis writes, and for the copies.
     """
-    # An RDB snapshot is smaller than the data in memory.
-    rdb = redis.info("memory")["used_memory"]
+    rdb = estimate_rdb(redis.info("memory")["used_memory"], catalog.list_backups(instance.backups))
     aof = redis.info("persistence").get("aof_current_size", 0)
     disks: dict[int, tuple[Path, int]] = {}
     for path, needed in ((instance.live, rdb), (instance.backups, rdb + aof)):
         disk = path.stat().st_dev
         disks[disk] = (path, disks.get(disk, (path, 0))[1] + needed)
     for path, needed in disks.values():
-        space = os.statvfs(path)
-        free = space.f_bavail * space.f_frsize
-        if free < needed + DISK_MARGIN:
-            raise Failure(
-                f"{path}: {size(free)} free, and a backup takes up to {size(needed + DISK_MARGIN)}: free some space, "
-                "or keep fewer backups"
-            )
+        ensure_space(path, needed, "a backup")
+
+
+def estimate_rdb(memory: int, backups: list[BackupSet]) -> int:
+    """Return the bytes that an RDB snapshot of data in memory should take.
+
+    It never takes more than the memory, and often a tenth. ``backups``, newest first, show how much it was. If it
+    takes more than that, Redis cannot save, and the copy finds too little room: nothing is damaged.
+    """
+    newest = backups[0].metadata if backups else None
+    # A nearly empty Redis uses memory for itself.
+    if newest is None or 2 * newest.memory < memory:
+        return memory
+    size: int = newest.files.get(RDB_FILE, {}).get("size", newest.memory)
+    return min(memory, _RDB_MARGIN * memory * size // newest.memory)
 
 
 def _freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenState:
@@ -127,6 +138,7 @@ def _wait_for_children(redis: Redis) -> None:
         busy = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
         if not any(info.get(name) for name in busy):
             return
+        progress.report("waiting for the end of a save or an AOF rewrite")
         if time.monotonic() > deadline:
             raise Failure(f"a save or an AOF rewrite has run for {SAVE_TIMEOUT / 3600:.0f} h: is the disk slow?")
         time.sleep(_POLL)
@@ -135,6 +147,7 @@ def _wait_for_children(redis: Redis) -> None:
 def _try_freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenState | None:
     saves = redis.info("persistence").get("rdb_saves", 0)
     config = _config(instance, redis, "append*")
+    keys = random_keys(redis, SAMPLE_SIZE)
     start = time.monotonic()
     with _pause_writes(redis):
         while redis.info("persistence").get("aof_buffer_length", 0):
@@ -148,14 +161,14 @@ def _try_freeze(instance: Instance, redis: Redis, files: ExitStack) -> FrozenSta
             if "progress" in str(error) or "child" in str(error):
                 return None
             raise
-        state = FrozenState(time.time(), 0.0, redis.info("all"), saves, _sample_keys(redis))
+        state = FrozenState(time.time(), 0.0, redis.info("all"), saves, _samples(redis, keys))
         if config.get("appendonly") == "yes":
             # Redis begins no rewrite while it saves.
             directory, manifest = config["appenddirname"], f"{config['appendfilename']}.manifest"
-            with open_inside(instance.live, directory, manifest) as file:
-                state.manifest = file.read(aof_manifest.MAX_MANIFEST).decode(errors="replace")
+            live = instance.live_files
+            state.manifest = aof_manifest.read_text(live, directory, manifest)
             for part in aof_manifest.parse(state.manifest):
-                file = files.enter_context(open_inside(instance.live, directory, part.name))
+                file = files.enter_context(live.open_file(directory, part.name))
                 state.aof[part.name] = (file, os.fstat(file.fileno()).st_size)
         state.write_pause = time.monotonic() - start
     # After WRITE_PAUSE Redis has resumed writes by itself.
@@ -176,15 +189,8 @@ def _config(instance: Instance, redis: Redis, pattern: str) -> dict[str, str]:
     return dict(zip(answer[::2], answer[1::2], strict=True))
 
 
-def _sample_keys(redis: Redis) -> list[dict[str, Any]]:
-    """Return the fingerprints of some keys of the first database."""
-    databases = keyspace(redis.info("keyspace"))
-    if "db0" not in databases:
-        return []
-    with redis.pipeline(transaction=False) as pipeline:
-        for _ in range(SAMPLE_SIZE):
-            pipeline.randomkey()
-        keys = sorted({key for key in pipeline.execute() if key})
+def _samples(redis: Redis, keys: list[bytes]) -> list[dict[str, Any]]:
+    """Return the fingerprints of those keys that still exist."""
     samples = zip(keys, fingerprints(redis, keys), strict=True)
     return [{"key": key.decode("latin-1"), **vars(value)} for key, value in samples if value.is_there]
 
@@ -193,17 +199,16 @@ def _copy_files(instance: Instance, redis: Redis, state: FrozenState, partial: P
     info = state.info
     files = {RDB_FILE: _copy_rdb(instance, redis, state, partial)}
     if state.aof:
+        ensure_space(partial, sum(length for _, length in state.aof.values()))
         (partial / aof_manifest.DIRECTORY).mkdir(mode=0o700)
         for name, (file, length) in state.aof.items():
             relative = f"{aof_manifest.DIRECTORY}/{name}"
             files[relative] = copy(file, length, partial / relative)
-        manifest = partial / aof_manifest.DIRECTORY / aof_manifest.MANIFEST
-        manifest.write_text(aof_manifest.to_text(aof_manifest.parse(state.manifest)))
-        files[f"{aof_manifest.DIRECTORY}/{aof_manifest.MANIFEST}"] = {
-            "size": manifest.stat().st_size,
-            "sha256": checksum(manifest),
-        }
-    write_json(partial / catalog.SAMPLES, state.samples)
+        manifest = aof_manifest.to_text(aof_manifest.parse(state.manifest))
+        relative = f"{aof_manifest.DIRECTORY}/{aof_manifest.MANIFEST}"
+        write_file(partial / relative, manifest, mode=0o400, uid=instance.uid, gid=instance.gid)
+        files[relative] = {"size": len(manifest.encode()), "sha256": hashlib.sha256(manifest.encode()).hexdigest()}
+    write_json(partial / catalog.SAMPLES, state.samples, instance.owner)
     is_valkey = "valkey_version" in info
     return Metadata(
         id=catalog.backup_id(state.at),
@@ -230,15 +235,15 @@ def _copy_rdb(instance: Instance, redis: Redis, state: FrozenState, partial: Pat
     """
     deadline = time.monotonic() + SAVE_TIMEOUT
     while (info := redis.info("persistence"))["rdb_bgsave_in_progress"]:
+        progress.report(f"Redis saves its data: {int(info.get('current_save_keys_processed', 0)):,} keys")
         if time.monotonic() > deadline:
             raise Failure(f"Redis has been saving for {SAVE_TIMEOUT / 3600:.0f} h: is the disk slow?")
         time.sleep(_POLL)
     if info["rdb_last_bgsave_status"] != "ok":
-        raise Failure(
-            f"Redis could not save: is the disk full, or {instance.live} not owned by 999? tail {instance.log}"
-        )
+        where = f"{instance.live} not owned by uid {instance.uid}"
+        raise Failure(f"Redis could not save: is the disk full, or {where}? redisctl log")
     name = _config(instance, redis, "dbfilename")["dbfilename"]
-    with open_inside(instance.live, name) as file:
+    with instance.live_files.open_file(name) as file:
         if redis.info("persistence").get("rdb_saves", 0) != state.saves + 1:
             raise Failure("Redis saved once more before the RDB snapshot was copied: try again")
         return copy(file, None, partial / RDB_FILE)

@@ -5,12 +5,11 @@ contents of the repository are left alone. Password and credentials are files th
 them, and restic gets their paths.
 """
 
+import contextlib
 import json
 import re
 import shlex
-import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,12 +21,18 @@ from redisctl import paths
 from redisctl.backup import catalog
 from redisctl.core import process
 from redisctl.core.errors import Failure
-from redisctl.core.files import fsync_directory, own
+from redisctl.core.files import ensure_space, fsync_directory
+from redisctl.core.formatting import size as format_size
 from redisctl.core.instance import Instance
+from redisctl.core.untrusted_files import remove_tree
 
 # Seconds for commands that move little data, and the bytes a second of a slow but usable line (10 Mbit/s).
 RESTIC_TIMEOUT, MIN_BYTES_PER_SECOND = 900, 1024**2
 _DAY = 86400
+# Bytes of the end of restic's output that have its last status.
+_MAX_STATUS = 64 * 1024
+# Characters of SSH's messages, which quote the other server.
+_MAX_SSH_LOG = 64 * 1024
 # restic's exit code if there is no repository (since 0.17), and the error of older versions.
 _NO_REPOSITORY = 10
 _IS_MISSING = re.compile(r"unable to open config file: .*(does not exist|doesn't exist|no such file|404)")
@@ -128,25 +133,33 @@ def fetch(instance: Instance, name: str, host: str = "") -> Path:
     target, partial = instance.backups / copy.id, instance.backups / f".{copy.id}.partial"
     if target.exists():
         raise Failure(f"{target} exists already: to replace it, remove it first")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial, ignore_errors=True)
     try:
         partial.mkdir(mode=0o700)
-        # Only newer versions of restic report the size in advance.
+        ensure_space(partial, _size(instance, copy), f"backup {copy.id}")
         _restic(instance, "restore", copy.restic_id, "--target", str(partial), "--no-lock", timeout=_DAY)
         backup = catalog.open_backup(partial / copy.id)
+        if backup.id != copy.id:
+            raise Failure(f"the copy of {copy.id} is bad: it contains backup {backup.id}")
         if damage := catalog.find_damage(backup):
             raise Failure(f"the copy of {copy.id} is bad: {'; '.join(damage)}")
-        for path in (backup.path, *backup.path.rglob("*")):
-            own(path)
-            if path.is_dir():
-                fsync_directory(path)
+        catalog.own_backup(backup.path, instance.owner)
         backup.path.rename(target)
         fsync_directory(instance.backups)
     except OSError as error:
         raise Failure(f"{error.filename or instance.backups}: {error.strerror}") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
     return target
+
+
+def _size(instance: Instance, copy: Copy) -> int:
+    """Return the bytes of a copy's files. Raises Failure."""
+    output = _restic(instance, "stats", "--mode", "restore-size", "--no-lock", copy.restic_id).output
+    try:
+        return int(json.loads(output)["total_size"])
+    except (ValueError, TypeError, KeyError):
+        raise Failure(f"{instance.backup.repository}: restic does not report the size of {copy.id}") from None
 
 
 def choose_copy(copies: list[Copy], name: str, host: str) -> Copy:
@@ -253,22 +266,21 @@ def _run(instance: Instance, *arguments: str, cwd: Path | None = None, timeout: 
     # restic may exit before it has printed what SSH reports.
     with tempfile.NamedTemporaryFile(mode="r", prefix="redisctl-", errors="backslashreplace") as ssh_log:
         try:
-            result = subprocess.run(
+            result = process.run(
                 command(repository, secrets, files, *arguments, log=ssh_log.name),
-                env=environment(secrets, files),
-                cwd=cwd or "/",
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="backslashreplace",
+                environment=environment(secrets, files),
+                cwd=cwd or Path("/"),
                 timeout=timeout,
-                check=False,
+                name=f"restic {arguments[0]}",
+                status=restic_progress,
             )
-        except FileNotFoundError:
+        except process.NotInstalled:
             raise Failure("there is no restic on this host: deploy again") from None
-        except subprocess.TimeoutExpired:
-            raise Failure(f"{repository}: restic {arguments[0]} did not finish within {timeout} s") from None
-        return CommandResult(result.returncode, result.stdout, error_summary(f"{ssh_log.read()}{result.stderr}"))
+        except Failure as error:
+            raise Failure(f"{repository}: {error}") from None
+        return CommandResult(
+            result.returncode, result.stdout, error_summary(f"{ssh_log.read(_MAX_SSH_LOG)}{result.stderr}")
+        )
 
 
 def command(repository: str, secrets: Path, files: Collection[str], *arguments: str, log: str) -> list[str]:
@@ -316,7 +328,21 @@ def environment(secrets: Path, files: Collection[str]) -> dict[str, str]:
     They contain the paths of secret files. Restic's clock is UTC, like the names of backups.
     """
     credentials = {variable: str(secrets / file) for file, variable in _VARIABLES.items() if file in files}
-    return {"PATH": process.ENVIRONMENT["PATH"], **process.proxies, "TZ": "UTC", **credentials}
+    # It reports its progress 60 times a second otherwise, which is more output than a long copy may have.
+    own = {"PATH": process.ENVIRONMENT["PATH"], "TZ": "UTC", "RESTIC_PROGRESS_FPS": "0.2"}
+    return {**own, **process.proxies, **credentials}
+
+
+def restic_progress(output: bytearray) -> str:
+    """Return how far restic has come; empty if it has not said so."""
+    for line in reversed(bytes(output[-_MAX_STATUS:]).splitlines()):
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+            status = json.loads(line)
+            if status.get("message_type") == "status":
+                done, total = status.get("bytes_done") or status.get("bytes_restored"), status.get("total_bytes")
+                copied = f", {format_size(done)} of {format_size(total)}" if done and total else ""
+                return f"restic: {status['percent_done']:.0%}{copied}"
+    return ""
 
 
 def error_summary(errors: str) -> str:

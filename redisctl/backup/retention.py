@@ -1,6 +1,5 @@
 """Decides which backups to keep, and removes the others."""
 
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -8,6 +7,7 @@ from datetime import datetime, timezone
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
 from redisctl.core.instance import Instance
+from redisctl.core.untrusted_files import remove_tree
 
 # Two times with the same text are in the same hour, day, week or month, in UTC.
 _PERIODS = {"hourly": "%Y-%m-%d %H", "daily": "%Y-%m-%d", "weekly": "%G-%V", "monthly": "%Y-%m"}
@@ -53,5 +53,5 @@ def prune(instance: Instance) -> list[str]:
         # It leaves the list at once, even if the removal is interrupted.
         partial = backup.path.with_name(f".{backup.id}.partial")
         backup.path.rename(partial)
-        shutil.rmtree(partial)
+        remove_tree(partial)
     return [backup.id for backup in pruned]

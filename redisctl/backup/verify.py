@@ -3,45 +3,59 @@
 It loads them in a scratch Redis and compares the contents with the metadata.
 """
 
-import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from redisctl import schema
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
 from redisctl.core import aof_manifest
+from redisctl.core.contents import Contents, key_prefixes
+from redisctl.core.counting import count_contents
 from redisctl.core.errors import Failure
 from redisctl.core.files import RDB_FILE, write_json
 from redisctl.core.fingerprint import Fingerprint, fingerprints
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
-from redisctl.core.scan import keys_like
-from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis
+from redisctl.core.scratch_redis import NotLoadable
+from redisctl.core.trial import Source, loaded_redis
 
 OK, FAILED = "ok", "failed"
+# The largest redis_databases.
+_MAX_DATABASES = 1024
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A key of ``samples.json``, one character for each byte, and its fingerprint."""
+
+    key: str
+    type: str
+    expires_at: int
+    length: int
+    digest: str
 
 
 def verify_backup(instance: Instance, backup: BackupSet) -> BackupSet:
     """Check a backup's files, load each of its parts, and record the verdict.
 
-    Raises Failure if the backup is bad. If it cannot be loaded for lack of memory or of an image, nothing is recorded
-    and Failure says why.
+    Raises Failure if the backup is bad. If it cannot be loaded for another reason, such as lack of memory, nothing is
+    recorded and Failure says why.
     """
     start = time.monotonic()
-    counts: dict[str, int] = {}
-    problems = _problems(instance, backup, counts)
+    problems, contents = _examine(instance, backup)
     result = {
         "verdict": FAILED if problems else OK,
         "at": time.time(),
         "took": round(time.monotonic() - start, 1),
         "problems": problems,
-        **counts,
+        **(contents.as_dict() if contents else {}),
     }
-    write_json(backup.path / catalog.VERIFIED, result)
+    write_json(backup.path / catalog.VERIFIED, result, instance.owner)
     if problems:
         raise Failure(f"backup {backup.id} is bad: {'; '.join(problems)}")
     return catalog.open_backup(backup.path)
@@ -52,17 +66,35 @@ def verify_with_image(instance: Instance, backup: BackupSet, image: str) -> None
 
     A backup that this image cannot read is still good. Raises Failure with what the image's server reports.
     """
-    problems = _problems(replace(instance, image_override=image), backup, {})
+    problems, _ = _examine(replace(instance, image_override=image), backup)
     if problems:
         raise Failure(f"{image} does not read backup {backup.id}: {'; '.join(problems)}")
 
 
-def _problems(instance: Instance, backup: BackupSet, counts: dict[str, int]) -> list[str]:
-    problems = catalog.find_damage(backup)
+def _examine(instance: Instance, backup: BackupSet) -> tuple[list[str], Contents | None]:
+    """Return what is wrong with a backup, and what it contains if it loads."""
+    problems, contents = catalog.find_damage(backup), None
     if not problems:
+        try:
+            # A copy of another host may have the owner of the Redis there.
+            catalog.own_backup(backup.path, instance.owner)
+        except OSError as error:
+            raise Failure(f"{error.filename or backup.path}: {error.strerror}") from None
         for name, path in loadable_parts(backup).items():
-            problems += [f"{name}: {problem}" for problem in _load(instance, backup, path, counts)]
-    return problems
+            try:
+                with loaded_redis(instance, scratch_source(backup, path)) as redis:
+                    problems += [f"{name}: {problem}" for problem in compare(redis, backup)]
+                    # Both parts have the same contents.
+                    contents = contents or count_contents(redis, key_prefixes(instance.session_keys))
+            except NotLoadable as error:
+                problems.append(f"{name}: {error}")
+            except RedisError as error:
+                # A server that is busy or was killed says nothing of the data.
+                raise Failure(
+                    f"backup {backup.id} was not verified, because the second Redis that loads it did not answer: "
+                    f"{error_text(error)}. Try again: redisctl backup verify {backup.id}"
+                ) from None
+    return problems, contents
 
 
 def loadable_parts(backup: BackupSet) -> dict[str, Path]:
@@ -77,27 +109,15 @@ def loadable_parts(backup: BackupSet) -> dict[str, Path]:
 def scratch_source(backup: BackupSet, path: Path) -> Source:
     """Return a part of a backup as a source for a scratch Redis."""
     highest = max((int(name.removeprefix("db")) for name in backup.metadata.databases), default=0)
-    return Source(path, backup.metadata.memory, max(16, highest + 1))
-
-
-def _load(instance: Instance, backup: BackupSet, path: Path, counts: dict[str, int]) -> list[str]:
-    """Load a part and return what is wrong with it.
-
-    Adds the numbers of sessions and jobs to ``counts`` unless it has them already.
-    """
-    try:
-        with loaded_redis(instance, scratch_source(backup, path)) as redis:
-            if not counts:
-                counts |= {"sessions": count_keys(redis, instance.session_keys), "jobs": count_keys(redis, "rq:job:*")}
-            return compare(redis, backup)
-    except NotLoadable as error:
-        return [str(error)]
-    except RedisError as error:
-        return [f"Redis answers: {error_text(error)}"]
+    # An AOF may use databases that had no keys left in the end.
+    return Source(path, backup.metadata.memory, max(_MAX_DATABASES, highest + 1))
 
 
 def compare(redis: Redis, backup: BackupSet) -> list[str]:
-    """Say how the loaded data differs from the metadata of its backup."""
+    """Say how the loaded data differs from the metadata of its backup.
+
+    Both count expired keys that are not deleted.
+    """
     loaded = {
         name: {"keys": database["keys"], "expires": database["expires"]}
         for name, database in keyspace(redis.info("keyspace")).items()
@@ -109,27 +129,34 @@ def compare(redis: Redis, backup: BackupSet) -> list[str]:
         if loaded.get(name) != expected.get(name)
     ]
     try:
-        samples = json.loads((backup.path / catalog.SAMPLES).read_text())
-        keys = [sample.pop("key").encode("latin-1") for sample in samples]
-        before = [Fingerprint(**sample) for sample in samples]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        samples = _read_samples(backup.path)
+    except (OSError, ValueError, RecursionError):
         return [*problems, f"{catalog.SAMPLES} cannot be read"]
-    after = fingerprints(redis, keys)
+    before = list(samples.values())
+    after = fingerprints(redis, list(samples))
     # An expired key is counted, but cannot be read.
     now = time.time() * 1000
     differing = sum(
-        old != new and (new.is_there or not 0 < old.expires_at <= now) for old, new in zip(before, after, strict=True)
+        not old.is_same(new) and (new.is_there or not 0 < old.expires_at <= now)
+        for old, new in zip(before, after, strict=True)
     )
     return [*problems, *([f"{differing} of {len(samples)} sampled keys differ"] if differing else [])]
 
 
+def _read_samples(path: Path) -> dict[bytes, Fingerprint]:
+    """Return the sampled keys of a backup.
+
+    Raises OSError, ValueError and RecursionError.
+    """
+    samples = catalog.read_json(path, catalog.SAMPLES)
+    if not isinstance(samples, list):
+        raise ValueError(f"{catalog.SAMPLES} is not a list")
+    typed = [schema.from_dict(_Sample, sample if isinstance(sample, dict) else {}) for sample in samples]
+    return {
+        sample.key.encode("latin-1"): Fingerprint(sample.type, sample.expires_at, sample.length, sample.digest)
+        for sample in typed
+    }
+
+
 def _describe(database: dict[str, int] | None) -> str:
     return f"{database['keys']} keys, {database['expires']} with a TTL" if database else "no keys"
-
-
-def count_keys(redis: Redis, pattern: str) -> int:
-    """Count the keys of a pattern.
-
-    The count is exact, because nothing writes: SCAN reports no key twice then.
-    """
-    return sum(len(keys) for keys in keys_like(redis, pattern))

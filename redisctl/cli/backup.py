@@ -75,7 +75,7 @@ def _create(instance: Instance, *, verify: bool | None, as_json: bool) -> None:
         return
     metadata = created.metadata
     pause = took(metadata.write_pause)
-    echo(f"backup {created.id}: {metadata.keys} keys, {size(metadata.size)}, writes waited for {pause}")
+    echo(f"backup {created.id}: {created.describe_contents()}, {size(metadata.size)}, writes waited for {pause}")
     if created.is_verified:
         echo(f"verified: loaded and compared in {took(created.verified['took'])}")
     for name in finished.pruned:
@@ -143,7 +143,7 @@ def _list(instance: Instance, as_json: bool) -> None:
     if as_json:
         print_json({"instance": instance.name, "backups": [_as_dict(backup) for backup in backups]})
         return
-    print_table(("backup", ">age", ">keys", ">size", "version", "verified"), map(_row, backups))
+    print_table(("backup", ">age", ">size", "version", "verified", "contents"), map(_row, backups))
     if not backups:
         echo("no backups yet: redisctl backup creates one")
     for problem in catalog.list_unreadable(instance.backups):
@@ -175,14 +175,14 @@ def verify(instance: Instance, name: str, image: str, as_json: bool) -> None:
         print_json({"instance": instance.name, **_as_dict(backup)})
         return
     reader = f", and {image} reads it" if image else ""
-    echo(f"backup {backup.id} is good{reader}: {backup.metadata.keys} keys, compared in {took(seconds)}")
+    echo(f"backup {backup.id} is good{reader}: {backup.describe_contents()}, compared in {took(seconds)}")
 
 
 def _row(backup: BackupSet) -> tuple[str, ...]:
     metadata = backup.metadata
     age = ago(time.time() - metadata.taken_at)
     version = f"{metadata.engine} {metadata.version}"
-    return backup.id, age, str(metadata.keys), size(metadata.size), version, _verdict(backup)
+    return backup.id, age, size(metadata.size), version, _verdict(backup), backup.describe_contents()
 
 
 @backup.command()
@@ -218,10 +218,15 @@ def _verdict(backup: BackupSet) -> str:
 
 
 def _as_dict(backup: BackupSet) -> dict[str, Any]:
-    values = {name: value for name, value in vars(backup.metadata).items() if name != "files"}
+    values = {name: value for name, value in vars(backup.metadata).items() if name not in ("files", "databases")}
+    contents = backup.contents
     return {
         **values,
-        "keys": backup.metadata.keys,
+        # Unknown until a verification counts what is alive.
+        "keys": contents.keys if contents else None,
+        "databases": contents.databases if contents else None,
+        "functions": contents.functions if contents else None,
+        "stored": backup.metadata.databases,
         "size": backup.metadata.size,
         "path": str(backup.path),
         "verified": backup.verified,

@@ -9,15 +9,17 @@ import json
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any
 
 import click
 
-from redisctl.core.formatting import ago, parse_duration, printable_lines
-from redisctl.core.instance import Instance, load_instance
+from redisctl.cli import progress
+from redisctl.core.errors import Failure
+from redisctl.core.formatting import ago, parse_duration, printable, printable_lines, utc
+from redisctl.core.instance import Instance, load_instance, with_present_owner
 
 # Rows of a longer list that people see.
 MAX_ROWS = 20
@@ -67,12 +69,16 @@ def exclusive(instance: Instance, verb: str) -> Iterator[None]:
     from redisctl.core import journal
     from redisctl.core.lock import locked
 
-    with locked(instance, verb):
+    as_json = click.get_current_context().meta.get(PRINTS_JSON, False)
+    with locked(instance, verb), progress.shown(as_json=as_json):
         if journal.read(instance):
             # Only then: it imports most of the program.
             from redisctl.deploy import recovery
 
-            echo(f"redisctl: {recovery.recover(instance)}", err=True)
+            message = recovery.recover(instance)
+            if with_present_owner(instance) != instance:
+                raise Failure(f"{message}. Run the command again: Redis runs as another user now")
+            echo(f"redisctl: {message}", err=True)
         yield
 
 
@@ -110,6 +116,7 @@ def echo(text: str = "", *, err: bool = False, colour: str | None = None) -> Non
 
     A colour shows on terminals only.
     """
+    progress.hide()
     click.echo(click.style(printable_lines(text), fg=colour), err=err)
 
 
@@ -123,12 +130,21 @@ def print_json_line(value: Any) -> None:
     click.echo(json.dumps(value))
 
 
-def print_columns(rows: Iterable[Sequence[str]], colours: Iterable[str | None] | None = None) -> None:
+# A cell of a table. A text is one line, whatever it contains; several lines are a tuple.
+Cell = str | tuple[str, ...]
+
+
+def _cell(cell: Cell) -> str:
+    return printable(cell) if isinstance(cell, str) else "\n".join(map(printable, cell))
+
+
+def print_columns(rows: Iterable[Sequence[Cell]], colours: Iterable[str | None] | None = None) -> None:
     """Print aligned columns without rich, for verbs that must be quick.
 
     On a terminal the last column wraps. ``colours`` are those of the first column.
     """
-    cells = [tuple(map(printable_lines, row)) for row in rows]
+    progress.hide()
+    cells = [tuple(map(_cell, row)) for row in rows]
     if not cells:
         return
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
@@ -140,7 +156,7 @@ def print_columns(rows: Iterable[Sequence[str]], colours: Iterable[str | None] |
         click.echo("".join([click.style(first, fg=colour), *others]) + f"\n{' ' * indent}".join(lines))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Print a table; nothing without rows.
 
     A column whose name begins with > is aligned to the right. Without a terminal, lines stay whole.
@@ -150,21 +166,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    progress.hide()
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
     for row in rows:
         # As text, because rich would read [words] in brackets as markup.
-        table.add_row(*(Text(printable_lines(cell)) for cell in row))
+        table.add_row(*(Text(_cell(cell)) for cell in row))
     if table.row_count:
         Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def time_ago(at: int) -> str:
     """Return a time in UTC, with how long ago it was."""
-    then = datetime.fromtimestamp(at, timezone.utc)
-    since = datetime.now(timezone.utc) - then
-    return f"{then:%Y-%m-%d %H:%M:%S} ({ago(max(0, since.total_seconds()))} ago)"
+    return f"{utc(at)} ({ago(max(0, time.time() - at))} ago)"
 
 
 def print_omitted(count: int, what: str) -> None:

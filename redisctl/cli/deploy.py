@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from redisctl import schema
+from redisctl.cli import progress
 from redisctl.cli.common import (
     PRINTS_JSON,
     as_json,
@@ -26,7 +27,7 @@ from redisctl.cli.common import (
 from redisctl.core import lock
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import printable_lines
-from redisctl.core.instance import Instance
+from redisctl.core.instance import Instance, with_present_owner
 from redisctl.schema import Result
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ _MAX_REQUEST = 4 * 1024**2
 # The steps of a deploy: what each reads on standard input, and the function below redisctl.deploy that does it. Its
 # docstring says what it changes. A module is imported when its step is called.
 STEPS: dict[str, tuple[type, str]] = {
+    "change-owner": (schema.OwnerRequest, "owner:change"),
     "start-service": (schema.StartRequest, "service:start"),
     "replace-files": (schema.ReplaceRequest, "configuration:begin_replacing"),
     "live-config": (schema.LiveConfigRequest, "live_config:apply"),
@@ -65,7 +67,7 @@ def deploy(instance: Instance, step: str, run: str) -> None:
     request: Any = read_request(kind)
     module, _, name = place.partition(":")
     function = getattr(importlib.import_module(f"redisctl.deploy.{module}"), name)
-    with lock.hold(instance.name, step, run=run):
+    with lock.hold(instance.name, step, run=run), progress.sent_to_deploy():
         result: Result = function(instance, request)
     print_json_line(_as_dict(instance, result))
 
@@ -85,6 +87,7 @@ def state() -> None:
 
     request = read_request(schema.StateRequest)
     instance = Instance(name=request.name, root=Path(request.root), session_keys="", image=request.image)
+    instance = with_present_owner(instance)
     echo(schema.dump(collect(instance, request)))
 
 
@@ -113,6 +116,21 @@ def start(instance: Instance, as_json: bool, run: str) -> None:
     from redisctl.deploy import lifecycle as module
 
     result = _locked(instance, "start", run, lambda: module.start(instance))
+    _print(instance, result, "running and healthy", as_json=as_json)
+
+
+@click.command()
+@as_json
+@discard_unsaved_option
+@with_instance
+def restart(instance: Instance, as_json: bool, discard_unsaved: bool) -> None:
+    """Restart Redis, and wait until it is healthy.
+
+    Redis saves its data first. It keeps running if it could not start again.
+    """
+    from redisctl.deploy import lifecycle as module
+
+    result = _locked(instance, "restart", "", lambda: module.restart(instance, discard_unsaved=discard_unsaved))
     _print(instance, result, "running and healthy", as_json=as_json)
 
 
@@ -154,6 +172,7 @@ def recover(instance: Instance, as_json: bool, run: str, wait: int, files_only: 
     from redisctl.deploy import recovery
 
     with lock.hold(instance.name, "recover", run=run, wait=wait):
+        instance = with_present_owner(instance)
         if files_only:
             recovery.recover_files(instance)
             return
@@ -164,8 +183,24 @@ def recover(instance: Instance, as_json: bool, run: str, wait: int, files_only: 
         echo(message or "nothing was interrupted")
 
 
+@click.command(hidden=True)
+@with_instance
+def undo_changes(instance: Instance) -> None:
+    """Wait until Redis has loaded its data, and undo what that changed.
+
+    systemd runs this after each start of Redis by Docker. It takes no lock, and does nothing while someone holds it.
+    """
+    from redisctl.core.server_changes import undo_once_loaded
+
+    for message in undo_once_loaded(instance):
+        # The level of a warning (sd-daemon(3)).
+        echo(f"<4>{message}")
+
+
 def _locked(instance: Instance, verb: str, run: str, action: Callable[[], Result]) -> Result:
-    with lock.hold(instance.name, verb, run=run):
+    as_json = click.get_current_context().meta.get(PRINTS_JSON, False)
+    steps = progress.sent_to_deploy() if run else progress.shown(as_json=as_json)
+    with lock.hold(instance.name, verb, run=run), steps:
         return action()
 
 

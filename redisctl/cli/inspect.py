@@ -1,5 +1,6 @@
 """Verbs that show what Redis does now, why it is slow, and what uses its memory."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from redisctl.cli.common import (
     time_ago,
     with_instance,
 )
+from redisctl.core.answers import reading_answers
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import size, took
 from redisctl.core.instance import Instance
@@ -22,6 +24,8 @@ from redisctl.core.keyspace import keyspace
 
 # redis-py, which monitor.memory imports, takes longer to import than --help takes.
 if TYPE_CHECKING:
+    from redis import Redis
+
     from redisctl.monitor.memory import Usage
 
 
@@ -91,8 +95,7 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
                 echo(f"{count} entries removed")
             return
         entries = slow_commands(redis, last, original_names(instance))
-        _, limit = instance.execute_renamed(redis, "CONFIG", "GET", "slowlog-log-slower-than")
-    threshold = int(limit) / 1e6
+        threshold = _setting(instance, redis, "slowlog-log-slower-than") / 1e6
     if arguments:
         echo("redisctl: arguments are keys and values of clients: do not paste them into tickets", err=True)
     if as_json:
@@ -116,6 +119,13 @@ def slowlog(instance: Instance, *, last: int, arguments: bool, reset: bool, yes:
     echo(f"{len(entries)} of {count} entries; {limit_text}")
 
 
+@reading_answers()
+def _setting(instance: Instance, redis: "Redis", name: str) -> int:
+    """Return a number of Redis's configuration."""
+    _, value = instance.execute_renamed(redis, "CONFIG", "GET", name)
+    return int(value)
+
+
 @click.command()
 @click.option("--seconds", type=click.IntRange(1, 30), default=5, show_default=True, help="How long to send PINGs.")
 @as_json
@@ -137,8 +147,8 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
     from redisctl.monitor.latency import measure
 
     with instance.connect() as redis:
-        _, monitored = instance.execute_renamed(redis, "CONFIG", "GET", "latency-monitor-threshold")
-        report = measure(redis, seconds, int(monitored) / 1000)
+        threshold = _setting(instance, redis, "latency-monitor-threshold") / 1000
+        report = measure(redis, seconds, threshold)
     if as_json:
         print_json({"instance": instance.name, **report.as_dict()})
         return
@@ -170,7 +180,8 @@ def latency(instance: Instance, seconds: int, as_json: bool) -> None:
     else:
         echo("the latency monitor is off: set redis_latency_monitor_threshold")
     doctor = "admin may not run LATENCY DOCTOR" if report.doctor is None else report.doctor
-    echo(f"\nLATENCY DOCTOR reports:\n{doctor}")
+    # Indented, so that it cannot pass for a message of redisctl.
+    echo(f"\nLATENCY DOCTOR reports:\n{textwrap.indent(doctor, '  ')}")
 
 
 @click.command()

@@ -4,7 +4,8 @@ Every verb prints for people, or with --json for programs. Passwords are never a
 """
 
 import importlib
-import signal
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from typing import Any
 import click
 
 from redisctl.cli.common import PRINTS_JSON, echo, print_json_line
-from redisctl.core import process
+from redisctl.core import interrupts, process
 from redisctl.core.errors import Failure
-from redisctl.core.formatting import printable_lines
+from redisctl.core.formatting import printable, printable_lines
 from redisctl.core.instance import error_text
+from redisctl.core.resp import RespError
 
 # The exit code if the question could not be answered; the others are in monitor/health.py.
 UNKNOWN_EXIT_CODE = 3
@@ -31,6 +33,7 @@ VERBS = {
     "slowlog": "inspect:slowlog",
     "latency": "inspect:latency",
     "memory": "inspect:memory",
+    "log": "log:log",
     "history": "history:history",
     "sessions": "sessions:sessions",
     "queues": "queues:queues",
@@ -40,10 +43,12 @@ VERBS = {
     "import": "migrate:import_",
     "stop": "deploy:stop",
     "start": "deploy:start",
+    "restart": "deploy:restart",
     "recover": "deploy:recover",
     "remove": "deploy:remove",
     "deploy": "deploy:deploy",
     "state": "deploy:state",
+    "undo-changes": "deploy:undo_changes",
 }
 
 
@@ -93,6 +98,7 @@ def cli() -> None:
     Data is lost                   redisctl restore
     Data files are damaged         redisctl repair
     Migrate from another Redis     redisctl import
+    What does it log?              redisctl log
     What was deployed?             redisctl history
 
     Exit codes: 0 ok, 1 warning, 2 critical, 3 the verb could not answer or failed.
@@ -107,9 +113,14 @@ def run_cli(command: Callable[[], Any]) -> int:
     try:
         command()
     except click.UsageError as error:
+        interrupts.ignore()
         # With the usage of the verb.
-        error.show()
+        message = io.StringIO()
+        error.show(message)
+        echo(message.getvalue().rstrip(), err=True)
     except (Exception, KeyboardInterrupt) as error:
+        # It must not interrupt the message.
+        interrupts.ignore()
         echo(f"redisctl: {describe_error(error)}", err=True)
     else:
         return 0
@@ -122,16 +133,24 @@ def describe_error(error: BaseException) -> str:
         return error.format_message()
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return "cancelled"
-    if isinstance(error, (Failure, OSError)):
+    if isinstance(error, (Failure, OSError, RespError)):
         return printable_lines(error_text(error))
     if _is_redis_error(error):
         return printable_lines(f"Redis reports: {error_text(error)}")
     place = traceback.extract_tb(error.__traceback__)[-1]
-    kind = printable_lines(f"{type(error).__name__}: {error}")
+    kind = printable(f"{type(error).__name__}: {error}")
+    if Path(place.filename).is_relative_to(_redis_package()):
+        return f"an answer of Redis cannot be read ({kind})"
     return (
         f"unexpected error in {Path(place.filename).name}, line {place.lineno}: {kind}. Check what Redis answers; if "
         "that is right, report this as a bug of redisctl"
     )
+
+
+def _redis_package() -> Path:
+    """Return the directory of redis-py, which parses what Redis answers."""
+    module = sys.modules.get("redis")
+    return Path(module.__file__ or "").parent if module else Path("/nowhere")
 
 
 def _is_redis_error(error: BaseException) -> bool:
@@ -145,7 +164,12 @@ def _is_redis_error(error: BaseException) -> bool:
 
 def main() -> None:
     """Run the program."""
-    process.pin_environment()
     # systemd ends a verb with SIGTERM: clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run_cli(lambda: cli(standalone_mode=False)))
+    interrupts.listen()
+    process.pin_environment()
+    # What others may read gets its mode explicitly.
+    os.umask(0o077)
+    try:
+        sys.exit(run_cli(lambda: cli(standalone_mode=False)))
+    finally:
+        interrupts.ignore()

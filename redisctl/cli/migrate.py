@@ -1,5 +1,6 @@
 """The verbs of an import: start, status, finish, cancel."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,19 +90,20 @@ def start(
     if bool(cert) != bool(key) or (cert and not tls):
         raise click.UsageError("--cert and --key need each other, and --tls")
     host, port = parse(address)
+    report = functools.partial(echo, err=True)
     # Absolute paths, because the copy outlives this process and its working directory.
     files = {
         name: str(Path(path).resolve()) if path else "" for name, path in (("ca", ca), ("cert", cert), ("key", key))
     }
     source = SourceServer(host, port, user, _password(password_file), tls, **files)
     with exclusive(instance, "import start"):
-        state = migration.start(instance, source, overwrite=overwrite)
+        state = migration.start(instance, source, report, overwrite=overwrite)
     try:
-        progress = migration.wait_for_sync(instance, state, lambda message: echo(message, err=True))
+        progress = migration.wait_for_sync(instance, state, report)
     except KeyboardInterrupt:
         raise Failure("the copy continues: redisctl import status shows it, redisctl import cancel ends it") from None
-    summary = f"{progress.keys} keys, {size(progress.memory)}"
-    echo(f"the copy follows {source.name}: {summary}. Next: redisctl import finish")
+    contents = migration.count_copy(instance, state).describe()
+    echo(f"the copy follows {source.name}: {contents}, {size(progress.memory)}. Next: redisctl import finish")
 
 
 def _password(file: str | None) -> str:
@@ -167,6 +169,7 @@ def _as_dict(current: MigrationStatus) -> dict[str, Any]:
 @click.option(
     "--allow-writes", is_flag=True, help="Switch over in spite of writes, for a rehearsal: later ones are lost."
 )
+@click.option("--with-functions", is_flag=True, help="Import the functions of the other Redis, too: they are code.")
 @click.option("--names", is_flag=True, help="Show the names of keys that differ. The name of a session is its cookie.")
 @discard_unsaved_option
 @as_json
@@ -178,6 +181,7 @@ def finish(
     yes: bool,
     overwrite: bool,
     allow_writes: bool,
+    with_functions: bool,
     names: bool,
     discard_unsaved: bool,
     as_json: bool,
@@ -199,9 +203,15 @@ def finish(
         if migration.recover(instance, state):
             report: dict[str, Any] = {"done": True, "message": f"the import from {source} had already finished"}
         else:
-            monitor, result = migration.rehearse(instance, state, full=full, overwrite=overwrite)
+            monitor, result = migration.rehearse(
+                instance, state, full=full, overwrite=overwrite, with_functions=with_functions
+            )
             report = {**_compared(result, names), "done": False}
             report["message"] = _describe(result, source, report["names"])
+            if not yes:
+                contents = migration.count_copy(instance, state)
+                report |= contents.as_dict()
+                report["message"] += f"\n  the copy has {contents.describe()}"
             blockers = [*result.problems, *_writers(result, source, allow_writes) * yes]
             if blockers:
                 if not as_json:
@@ -213,6 +223,8 @@ def finish(
                     state,
                     monitor,
                     result.report,
+                    overwrite=overwrite,
+                    with_functions=with_functions,
                     allow_writes=allow_writes,
                     discard_unsaved=discard_unsaved,
                 )
@@ -284,7 +296,7 @@ def _describe_outcome(instance: Instance, outcome: dict[str, Any], source: str) 
         warning.append(f"WARNING: the previous data may lack its newest writes: {outcome['warning']}")
     return "\n".join(
         [
-            f"the data of {source} is here: {outcome['keys']} keys. Redis was down for {took(outcome['downtime'])}; "
+            f"the data of {source} is here: {outcome['contents']}. Redis was down for {took(outcome['downtime'])}; "
             f"writers had to wait for {took(outcome['writers_blocked'])}",
             *warning,
             NEXT_STEP,

@@ -21,9 +21,28 @@ HASH_LABEL = "com.docker.compose.config-hash"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 DEFINITION_LABEL = "redoubt.definition"
 
+# Bytes of a core dump, which would hold all data. The kernel writes no file below one page (4096). 1 also stops a pipe
+# to a program, which 0 does not: core(5) and do_coredump() in the kernel's fs/coredump.c.
+CORE_LIMIT = 1
+# Options of a container that is removed soon.
+CONFINEMENT = (
+    *("--read-only", "--cap-drop", "ALL", "--ulimit", f"core={CORE_LIMIT}:{CORE_LIMIT}"),
+    *("--security-opt", "no-new-privileges", "--security-opt", "label=disable"),
+)
+
+# Characters of a container's output that are returned: more than Redis prints before its log is open.
+MAX_PRINTED = 256 * 1024
 # Seconds to wait for Docker to come back after it stopped in the middle of a command.
 RESTART_TIMEOUT = 120
 _PID_FILE = Path("/run/docker.pid")
+
+
+def private_program(image: str, *words: str) -> tuple[str, ...]:
+    """Return the end of a ``docker run``: an image and a program of it.
+
+    Only the container's user can read the files that the program creates.
+    """
+    return ("--entrypoint", "/bin/sh", image, "-c", 'umask 077; exec "$@"', "sh", *words)
 
 
 def inspect(*names: str) -> list[dict[str, Any]]:
@@ -46,6 +65,18 @@ def container(name: str) -> dict[str, Any]:
     Raises Failure.
     """
     return next(iter(inspect(name)), {})
+
+
+def output(name: str, lines: int) -> list[str]:
+    """Return the last lines that a container has printed. Raises Failure.
+
+    Its process can have printed anything: escape it before a terminal gets it.
+    """
+    result = process.run(["docker", "logs", "--tail", str(lines), name])
+    printed = result.stdout + result.stderr
+    if result.returncode != 0:
+        raise Failure(f"Docker does not say what {name} printed: {printed.strip()}")
+    return printed[-MAX_PRINTED:].splitlines()[-lines:]
 
 
 def image(reference: str) -> dict[str, Any] | None:
@@ -123,13 +154,6 @@ class RestartGuard:
         wait_until_answers()
         self._daemon = _daemon_id()
         return work()
-
-    def run(self, command: Sequence[str]) -> tuple[bool, str]:
-        """Run a command. Returns whether it succeeded, and its output."""
-        try:
-            return True, self.call(lambda: run(command))
-        except Failure as error:
-            return False, str(error)
 
     def _has_restarted(self) -> bool:
         # In this order: systemd holds Docker's socket, so the answer may be that of the next daemon.

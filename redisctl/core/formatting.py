@@ -1,6 +1,7 @@
 """Sizes and times: parsed, and as people read them."""
 
 import re
+from datetime import datetime, timezone
 
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -15,6 +16,14 @@ def parse_duration(text: str) -> int:
     if not match:
         raise ValueError(f"{text!r} is not a time: write 90s, 10min, 2h or 7d")
     return int(match[1]) * _SECONDS[match[2]]
+
+
+def utc(at: float) -> str:
+    """Return a time in UTC. Redis may have answered any number of seconds."""
+    try:
+        return f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        return "an impossible time"
 
 
 def size(count: float) -> str:

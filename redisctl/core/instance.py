@@ -4,24 +4,30 @@
 reaches Redis by its own socket, through the container's root directory in /proc, whatever protocol its ports use.
 """
 
+import math
 import os
 import re
+import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redisctl import paths, schema
-from redisctl.core import docker
+from redisctl.core import docker, redis_socket
 from redisctl.core.errors import Failure
-from redisctl.core.resp import RespClient
+from redisctl.core.formatting import printable
+from redisctl.core.resp import RespClient, RespError
+from redisctl.core.untrusted_files import UntrustedDirectory
 
 # redis-py takes longer to import than a health check takes to run.
 if TYPE_CHECKING:
     from redis import Redis
 
-SOCKET = "run/redis/redis.sock"
+LOG_FILE = "redis.log"
+# Bytes of the end of redis.log that are read: more than Redis logs in one start or stop.
+LOG_LIMIT = 256 * 1024
 # Seconds. A Redis that hangs must not hang its health check.
 TIMEOUT = 5
 
@@ -63,9 +69,40 @@ class Instance(schema.Config):
         return self.root / paths.PREVIOUS
 
     @property
-    def log(self) -> Path:
-        """The log file of Redis."""
-        return self.root / paths.LOGS / "redis.log"
+    def owner(self) -> tuple[int, int]:
+        """The uid and gid of Redis, on the host and in its containers."""
+        return self.uid, self.gid
+
+    def untrusted(self, directory: Path) -> UntrustedDirectory:
+        """Return a directory in which Redis can write, for safe use of its files."""
+        return UntrustedDirectory(directory, self.owner)
+
+    @property
+    def live_files(self) -> UntrustedDirectory:
+        """The files of Redis's data."""
+        return self.untrusted(self.live)
+
+    @property
+    def log_files(self) -> UntrustedDirectory:
+        """The files of Redis's log."""
+        return self.untrusted(self.root / paths.LOGS)
+
+    def read_log(self, start: int = 0, limit: int = LOG_LIMIT) -> str:
+        """Return redis.log from an offset on, at most its last ``limit`` bytes.
+
+        Returns an empty string if it cannot be read.
+        """
+        try:
+            return self.log_files.read_end(LOG_FILE, start, limit)
+        except OSError:
+            return ""
+
+    def log_size(self) -> int:
+        """Return the size of redis.log in bytes; 0 if it cannot be read."""
+        try:
+            return self.log_files.file_size(LOG_FILE)
+        except OSError:
+            return 0
 
     @property
     def image_id(self) -> str:
@@ -90,49 +127,50 @@ class Instance(schema.Config):
         values = re.findall(rf"^{name} (\S+)", text, re.MULTILINE)
         return values[-1].strip('"') if values else default
 
-    def socket_path(self) -> str:
-        """Return the path of Redis's socket, through its container's root directory.
+    def connect_socket(self, timeout: float | None) -> socket.socket:
+        """Connect to Redis's socket, without a login.
 
-        Raises Failure if it is down.
+        ``timeout`` is in seconds. Raises OSError, and Failure if Redis is down or something else listens.
         """
+        return redis_socket.connect(self._pid(), self.owner[0], timeout)
+
+    def _pid(self) -> int:
+        """Return the container's first process. Raises Failure if Redis is down."""
         state = self.container.get("State", {})
         pid = state.get("Pid", 0)
         if not pid:
             status = state.get("Status", "gone")
             remedy = "redisctl health explains why" if status == "restarting" else "redisctl start starts it"
             raise Failure(f"the container {self.name} is {status}: {remedy}")
-        path = f"/proc/{pid}/root/{SOCKET}"
-        # Redis could lead root to a socket of another service.
-        if os.path.islink(path):
-            raise Failure(f"/{SOCKET} in the container {self.name} is a symbolic link, which Redis does not create")
-        return path
+        return int(pid)
 
     def connect(self, user: str = "admin", **options: Any) -> "Redis":
         """Return a client that is logged in as a user of the instance and never retries.
 
         ``options`` are redis-py's; times are seconds. Raises Failure if Redis does not run.
         """
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
+        from redisctl.core.client import client
 
         defaults = {"decode_responses": True, "encoding_errors": "backslashreplace", "socket_timeout": TIMEOUT}
-        return Redis(
-            unix_socket_path=self.socket_path(),
+        self._pid()
+        return client(
+            connect=self.connect_socket,
             username=user,
             password=self.secret(user),
-            retry=Retry(NoBackoff(), 0),
             client_name="redisctl",
-            protocol=2,
             **{**defaults, **options},
         )
 
-    def connect_quickly(self, timeout: float = TIMEOUT) -> RespClient:
+    def connect_quickly(self, timeout: float = TIMEOUT, deadline: float = math.inf) -> RespClient:
         """Return a small client that is logged in as admin.
 
-        ``timeout`` is in seconds, for each command. Raises Failure if Redis does not run, and RespError.
+        ``timeout`` is in seconds, for each command, and ``deadline`` a time of ``time.monotonic``, for all. Raises
+        Failure if Redis does not run, and RespError.
         """
-        client = RespClient(self.socket_path(), timeout)
+        try:
+            client = RespClient(self.connect_socket(timeout), timeout, deadline)
+        except OSError as error:
+            raise RespError(f"Redis does not accept connections: {error.strerror or error}") from None
         try:
             client.execute("AUTH", "admin", self.secret("admin"))
             client.execute("CLIENT", "SETNAME", "redisctl")
@@ -201,11 +239,29 @@ def load_instance() -> Instance:
         raise Failure(f"{path} is not a valid redisctl.json: run the deploy again") from None
 
 
+def with_present_owner(instance: Instance) -> Instance:
+    """Return the instance with the user that Redis has now.
+
+    A deploy may have changed it while the verb waited for the lock.
+    """
+    uid, gid = deployed_owner(instance.root) or instance.owner
+    return replace(instance, uid=uid, gid=gid)
+
+
+def deployed_owner(root: Path) -> tuple[int, int] | None:
+    """Return the uid and gid of Redis by redisctl.json; None if it does not say."""
+    try:
+        config = schema.load(schema.Config, (root / paths.PROGRAM_CONFIG).read_text())
+    except (OSError, ValueError):
+        return None
+    return config.uid, config.gid
+
+
 def error_text(error: BaseException) -> str:
     """Return an error without details that help no operator.
 
     Leaves out the path of the socket and the number of the error.
     """
     if isinstance(error, OSError) and error.strerror:
-        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        return ": ".join(printable(str(part)) for part in (error.filename, error.strerror) if part)
     return re.sub(r"/proc/\d+/root", "", str(error)) or type(error).__name__

@@ -38,6 +38,8 @@ class Stage(str, Enum):
     STASHING = "stashing the old data"
     # The new data becomes the live data.
     INSTALLING = "installing the new data"
+    # The files of Redis get another owner.
+    GIVING_FILES = "giving the files to another user"
     # Redis starts with the new data or the new configuration, and is checked.
     STARTING = "starting"
     # The old data and configuration are being put back.
@@ -55,6 +57,7 @@ class Kind(str, Enum):
     SERVICE = "service"
     STOP = "stop"
     START = "start"
+    OWNER = "owner"
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def ensure_none(instance: Instance) -> None:
 def _write(instance: Instance, journal: Journal) -> Journal:
     path: Path = instance.root / paths.JOURNAL
     try:
-        write_json(path, json.loads(schema.dump(journal)), uid=os.geteuid(), gid=os.getegid())
+        write_json(path, json.loads(schema.dump(journal)), (os.geteuid(), os.getegid()))
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}") from None
     return journal

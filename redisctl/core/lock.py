@@ -9,7 +9,6 @@ of them has exited, however the deploy ended.
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from redisctl.core import process
 from redisctl.core.errors import Failure
 from redisctl.core.formatting import ago
 from redisctl.core.instance import Instance
+from redisctl.core.untrusted_files import remove_tree
 
 _POLL = 0.2
 # Seconds for which others hold the lock at most: to see whether it is held, or to change from exclusive to shared.
@@ -74,10 +74,10 @@ def clean_up(instance: Instance) -> None:
     if containers:
         process.run(["docker", "rm", "--force", *containers], timeout=120)
     for partial in instance.backups.glob(".*.partial"):
-        shutil.rmtree(partial)
+        remove_tree(partial)
     # An interrupted transaction still needs its staged data.
     if not (instance.root / paths.JOURNAL).exists():
-        shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
+        remove_tree(instance.root / paths.STAGING, ignore_errors=True)
 
 
 @contextmanager

@@ -1,13 +1,18 @@
-"""Disks of an instance that are not mounted.
+"""Disks of an instance that are not mounted, and disks inside its directories.
 
-What is written to their mount points lands on another disk.
+What is written to the mount point of a disk that is not mounted lands on another disk.
 """
 
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from redisctl import paths
 from redisctl.core import process
 from redisctl.core.errors import Failure
+
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def unmounted(root: Path) -> tuple[str, ...]:
@@ -25,6 +30,16 @@ def unmounted(root: Path) -> tuple[str, ...]:
         for path, block in zip(directories, blocks, strict=False)
         if "FragmentPath=/" in block and "ActiveState=active" not in block.splitlines()
     )
+
+
+def inside(directories: Iterable[Path]) -> list[Path]:
+    """Return the mount points inside these directories.
+
+    Leaves out the directories themselves.
+    """
+    escaped = [line.split()[4] for line in _MOUNTS.read_bytes().splitlines()]
+    points = [Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), path))) for path in escaped]
+    return sorted({point for point in points for directory in directories if directory in point.parents})
 
 
 def ensure_mounted(root: Path) -> None:

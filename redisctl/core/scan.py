@@ -11,9 +11,56 @@ from typing import Any
 
 from redis import Redis
 
+from redisctl.core import progress
+from redisctl.core.answers import reading_answers
+from redisctl.core.client import UnreadableAnswer
+from redisctl.core.errors import Failure
+
 # Keys per step of SCAN, commands that are sent at once, and the pause in seconds after a step.
 STEP = 1000
 PAUSE = 0.001
+# Seconds for a whole scan. Redis decides when it ends. 100 million keys take about half an hour, and a comparison of
+# them some hours.
+SCAN_TIMEOUT = 86400
+# Bytes of the name of a key in a sample, and names that are read at once. Applications may write longer ones.
+MAX_NAME, _NAMES = 64 * 1024, 10
+
+
+def scan(
+    redis: Redis, pattern: str | None = None, *, count: int = STEP, database: int | None = None
+) -> Iterator[list[Any]]:
+    """Yield the keys of a database as SCAN returns them, ``count`` a step or more.
+
+    ``database`` is another one than that of the client. Raises RedisError, and Failure if Redis never ends the scan.
+    """
+    deadline = time.monotonic() + SCAN_TIMEOUT
+    cursor = seen = 0
+    own = redis.connection_pool.connection_kwargs.get("db") or 0
+    while True:
+        try:
+            if database is None or database == own:
+                cursor, keys = redis.scan(cursor, match=pattern, count=count)
+            else:
+                match = () if pattern is None else ("MATCH", pattern)
+                step = ("SCAN", cursor, *match, "COUNT", count)
+                _, (cursor, keys), _ = ask(redis, [("SELECT", database), step, ("SELECT", own)])
+        except UnreadableAnswer:
+            # Many long names. One alone is never too long: the client reads it as an empty one.
+            if count == 1:
+                raise
+            count = max(1, count // 10)
+            continue
+        seen += len(keys)
+        progress.report(f"reading keys: {seen:,}")
+        yield keys
+        if not cursor:
+            return
+        _ensure_in_time(deadline)
+
+
+def _ensure_in_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise Failure(f"reading all keys did not end within {SCAN_TIMEOUT / 3600:.0f} h: redisctl health checks Redis")
 
 
 def keys_like(redis: Redis, pattern: str) -> Iterator[list[str]]:
@@ -21,14 +68,24 @@ def keys_like(redis: Redis, pattern: str) -> Iterator[list[str]]:
 
     A key that exists all the time comes at least once.
     """
-    cursor = 0
-    while True:
-        cursor, keys = redis.scan(cursor, match=pattern, count=STEP)
-        if keys:
-            yield from batches(keys, STEP)
-        if not cursor:
-            return
+    for keys in scan(redis, pattern):
+        yield from batches(keys, STEP)
         time.sleep(PAUSE)
+
+
+@reading_answers()
+def random_keys(redis: Redis, number: int) -> list[bytes]:
+    """Return some keys of the first database, sorted, at most ``number``.
+
+    Leaves out names above MAX_NAME bytes. The client must not decode. Raises RedisError.
+    """
+    keys: set[bytes] = set()
+    for commands in batches([("RANDOMKEY",)] * number, _NAMES):
+        try:
+            keys.update(key for key in ask(redis, commands) if key and len(key) <= MAX_NAME)
+        except UnreadableAnswer:
+            continue
+    return sorted(keys)
 
 
 def members(redis: Redis, key: str, size: int) -> Iterator[list[tuple[str, float]]]:
@@ -36,12 +93,14 @@ def members(redis: Redis, key: str, size: int) -> Iterator[list[tuple[str, float
 
     The caller may remove them.
     """
+    deadline = time.monotonic() + SCAN_TIMEOUT
     cursor = 0
     while True:
         cursor, entries = redis.zscan(key, cursor, count=size)
         yield from batches(entries, size)
         if not cursor:
             return
+        _ensure_in_time(deadline)
         time.sleep(PAUSE)
 
 

@@ -1,39 +1,40 @@
-"""A scratch Redis: a second server of the instance's image that loads data.
+"""A scratch Redis: a second server of the instance's image, to load data.
 
-It has no network and limited memory. It keeps expired keys, like a replica that waits for its primary. So loaded data
-can be counted and compared with what it was, however old it is.
+It has no network and limited memory. Its modules and encodings are those of the instance, so that it needs as much
+memory. It validates what it loads, because a damaged value can crash a server when a client reads it.
 """
 
-import os
+import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redisctl import paths
-from redisctl.core import aof_manifest, docker, process
-from redisctl.core.aof_manifest import read_manifest
+from redisctl.core import docker, process, progress, redis_socket
+from redisctl.core.client import client as bounded_client
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID
+from redisctl.core.files import RDB_FILE
 from redisctl.core.formatting import size
 from redisctl.core.instance import Instance
 from redisctl.core.lock import LABEL
+from redisctl.core.untrusted_files import UntrustedDirectory, remove_tree
 
 # Memory of a scratch Redis: the data's, times a factor for fragmentation and buffers, plus its own in bytes. A million
 # sessions and jobs took as much memory as before, see docs/backups.md.
 MEMORY_FACTOR, BASE_MEMORY = 1.2, 128 * 1024**2
 # Seconds that loading may take: 1 TB at 100 MB/s takes three hours.
 LOAD_TIMEOUT = 4 * 3600
+# Seconds that a save of the loaded data may take.
+SAVE_TIMEOUT = 4 * 3600
 # Seconds for a Docker command.
 _DOCKER_TIMEOUT = 120
 _POLL = 0.05
@@ -50,114 +51,93 @@ _OPTIONS = {
     "auto-aof-rewrite-percentage": "0",
     # A truncated AOF must be an error here.
     "aof-load-truncated": "no",
+    # Validates every value completely.
+    "sanitize-dump-payload": "yes",
     "loglevel": "notice",
 }
-# The primary does not exist.
-KEEP_EXPIRED = {"replicaof": "127.0.0.1 1", "replica-serve-stale-data": "yes"}
-
-_HARDENING = (
-    *("--user", f"{REDIS_UID}:{REDIS_GID}", "--read-only", "--cap-drop", "ALL"),
-    *("--security-opt", "no-new-privileges", "--security-opt", "label=disable", "--init"),
+# Directives of redis.conf that decide whether data loads, and how much memory it takes.
+_LOADING = re.compile(
+    r"^(?:loadmodule|maxmemory-policy|lfu-[a-z-]+|(?:hash|list|set|zset|stream|hll)-[a-z-]+) .*$", re.MULTILINE
 )
+# Bytes of the host's memory that a scratch Redis leaves free at least.
+_RESERVE = 256 * 1024**2
 
 
-class NotLoadable(Failure):
+class Ended(Failure):
+    """A scratch Redis has ended by itself, or something removed it."""
+
+
+class NotLoadable(Ended):
     """Redis does not load the data; the message is what Redis logs."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Data to load: an RDB snapshot, or the directory of an AOF.
-
-    ``memory`` is what the data needs, in bytes. ``databases`` is the least number of databases.
-    """
-
-    path: Path
-    memory: int
-    databases: int = 16
-
-    @property
-    def is_aof(self) -> bool:
-        """Say whether it is an AOF."""
-        return self.path.is_dir()
-
-
-@contextmanager
-def loaded_redis(instance: Instance, source: Source) -> Iterator[Redis]:
-    """Give a client of a Redis that has loaded the source.
-
-    The client does not decode answers, and the source is only read. Raises NotLoadable with what Redis logs if it does
-    not load the data, and Failure if there is not enough memory.
-    """
-    ensure_memory(source.memory)
-    with scratch_directory(instance) as directory:
-        options: dict[str, str] = {"databases": str(source.databases), **KEEP_EXPIRED}
-        if source.is_aof:
-            stage_aof(source.path, directory)
-            options |= {"appendonly": "yes"}
-        else:
-            (directory / RDB_FILE).symlink_to(f"/source/{source.path.name}")
-        mounted = source.path if source.is_aof else source.path.parent
-        with running_redis(instance, directory, options, source.memory, mounts={str(mounted): "/source"}) as redis:
-            yield redis
+class OutOfMemory(Ended):
+    """The data needs more memory than its scratch Redis may use."""
 
 
 @contextmanager
 def scratch_directory(instance: Instance) -> Iterator[Path]:
     """Create a directory for the data of a scratch Redis, and remove it at the end."""
-    directory = instance.backups / f".scratch-{secrets.token_hex(4)}.partial"
-    directory.mkdir(mode=0o700)
-    os.chown(directory, REDIS_UID, REDIS_GID)
+    name = f".scratch-{secrets.token_hex(4)}.partial"
+    instance.untrusted(instance.backups).make_directory(name)
     try:
-        yield directory
+        yield instance.backups / name
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(instance.backups / name, ignore_errors=True)
 
 
-def stage_aof(aof: Path, directory: Path) -> None:
-    """Stage an AOF for a Redis that may not write to it.
-
-    That Redis writes to an additional increment of its own.
-    """
-    parts = read_manifest(aof)
-    own_part = aof_manifest.Part("scratch.incr.aof", max(part.seq for part in parts) + 1, aof_manifest.INCREMENT)
-    staged = directory / aof_manifest.DIRECTORY
-    staged.mkdir(mode=0o700)
-    for part in parts:
-        (staged / part.name).symlink_to(f"/source/{part.name}")
-    (staged / own_part.name).touch(mode=0o600)
-    (staged / aof_manifest.MANIFEST).write_text(aof_manifest.to_text([*parts, own_part]))
-    for path in (staged, staged / own_part.name, staged / aof_manifest.MANIFEST):
-        os.chown(path, REDIS_UID, REDIS_GID)
+def scratch_name(instance: Instance) -> str:
+    """Return a new name for a container."""
+    return f"{instance.name}-scratch-{secrets.token_hex(4)}"
 
 
 @contextmanager
 def running_redis(
     instance: Instance,
+    container: str,
     directory: Path,
     options: Mapping[str, str],
-    memory: int,
+    memory: int | None,
     *,
     mounts: Mapping[str, str] | None = None,
-    network: str = "none",
+    more: str = "",
 ) -> Iterator[Redis]:
     """Start a scratch Redis on ``directory`` and give a client once it has loaded it.
 
-    The client does not decode answers. ``mounts`` are further directories, read-only. Raises Failure if Redis does not
-    start.
+    The client does not decode answers. ``memory`` is what the data should need; None if it is unknown. A Redis that
+    needs more starts again with more, up to what the host has free. ``mounts`` are further directories, read-only,
+    ``more`` further lines of configuration. Raises Failure if Redis does not start, and OutOfMemory.
     """
-    container = f"{instance.name}-scratch-{secrets.token_hex(4)}"
-    # An AOF contains renamed commands under their new names.
-    renames = instance.root / paths.SERVER_SECRETS / "commands.conf"
-    text = renames.read_text() if renames.exists() else ""
-    try:
-        start(instance, container, directory, options, memory, label=LABEL, mounts=mounts, network=network, more=text)
-        with connected(container, memory) as redis:
+    maxmemory = int(instance.config_value("maxmemory", "0"))
+    limits = memory_limits(memory, maxmemory, free_memory())
+    for limit in limits:
+        with ExitStack() as stack:
+            stack.callback(_remove, instance, container, directory)
+            start(instance, container, directory, options, limit, label=LABEL, mounts=mounts, more=more)
+            try:
+                redis = stack.enter_context(connected(container, instance.owner, limit))
+            except OutOfMemory:
+                continue
             yield redis
-    finally:
-        # It fails if the container was never created.
-        process.run(["docker", "rm", "--force", container], timeout=_DOCKER_TIMEOUT)
-        (directory / CONF).unlink(missing_ok=True)
+            return
+    raise OutOfMemory(describe_shortage(limits[-1], memory, free_memory()))
+
+
+def _remove(instance: Instance, container: str, directory: Path) -> None:
+    # It fails if the container was never created.
+    process.run(["docker", "rm", "--force", container], timeout=_DOCKER_TIMEOUT)
+    instance.untrusted(directory).remove_file(CONF)
+
+
+def loading_directives(instance: Instance) -> list[str]:
+    """Return the lines of redis.conf that decide how data loads.
+
+    Another image may not know them.
+    """
+    if instance.image_override:
+        return []
+    text = (instance.root / paths.CONFIG / "redis.conf").read_text()
+    return [match[0] for match in _LOADING.finditer(text)]
 
 
 def start(
@@ -165,7 +145,7 @@ def start(
     container: str,
     directory: Path,
     options: Mapping[str, str],
-    memory: int,
+    limit: int,
     *,
     label: str,
     mounts: Mapping[str, str] | None = None,
@@ -174,64 +154,70 @@ def start(
 ) -> None:
     """Start a scratch Redis under a name and a label, and do not wait for it.
 
-    ``options`` and ``more``, further lines of configuration, are in a file that only Redis and root can read. Raises
-    Failure if Docker refuses it.
+    ``limit`` is the container's memory in bytes. ``options`` and ``more``, further lines of configuration, are in a
+    file that only Redis and root can read. Raises Failure if Docker refuses it.
     """
-    conf = directory / CONF
-    conf.unlink(missing_ok=True)
-    lines = [f"{name} {value}" for name, value in {**_OPTIONS, **options}.items()]
-    with open(conf, "w", opener=_open_private) as file:
-        file.write("\n".join([*lines, more, ""]))
-    os.chown(conf, REDIS_UID, REDIS_GID)
+    lines = [*loading_directives(instance), *(f"{name} {value}" for name, value in {**_OPTIONS, **options}.items())]
+    instance.untrusted(directory).write_file(CONF, mode=0o400, text="\n".join([*lines, more, ""]))
     volumes = {str(directory): "/data:rw", **{path: f"{target}:ro" for path, target in (mounts or {}).items()}}
     command = [
         *("docker", "run", "--detach", "--name", container, "--label", f"{label}={instance.name}"),
-        *("--network", network, *_HARDENING),
+        *("--network", network, *_confinement(instance)),
         # The instance comes first.
-        *("--memory", str(memory_needed(memory)), "--cpu-shares", "128", "--pids-limit", "64"),
+        *("--memory", str(limit), "--oom-score-adj", "1000", "--cpu-shares", "128", "--pids-limit", "64"),
         *("--log-driver", "json-file", "--log-opt", "max-size=4m"),
-        *("--tmpfs", f"/run/redis:uid={REDIS_UID},gid={REDIS_GID},mode=0700,size=64k"),
+        *("--tmpfs", f"/run/redis:uid={instance.uid},gid={instance.gid},mode=0700,size=64k"),
         *(word for path, target in volumes.items() for word in ("--volume", f"{path}:{target}")),
-        *("--entrypoint", "redis-server", instance.image_id, f"/data/{CONF}"),
+        *docker.private_program(instance.image_id, "redis-server", f"/data/{CONF}"),
     ]
     process.check(command, timeout=_DOCKER_TIMEOUT)
 
 
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o400)
+def _confinement(instance: Instance) -> tuple[str, ...]:
+    return ("--user", f"{instance.uid}:{instance.gid}", "--init", *docker.CONFINEMENT)
 
 
 def run_checker(instance: Instance, directory: Path, program: str, *arguments: str) -> tuple[int, str]:
     """Run a program of the image on the files in ``directory``, which Redis owns.
 
-    Returns exit code and output.
+    Only redis-check-aof can write there. Returns exit code and output.
     """
-    container = f"{instance.name}-scratch-{secrets.token_hex(4)}"
+    container = scratch_name(instance)
+    mode = "rw" if program == "redis-check-aof" else "ro"
     command = [
-        *("docker", "run", "--rm", "--interactive", "--name", container, "--label", f"{LABEL}={instance.name}"),
-        *("--network", "none", *_HARDENING),
-        *("--volume", f"{directory}:/data:rw", "--workdir", "/data", "--cpu-shares", "128"),
-        *("--entrypoint", program, instance.image_id, *arguments),
+        *("docker", "run", "--rm", "--interactive", "--name", container),
+        *("--label", f"{LABEL}={instance.name}", "--network", "none", *_confinement(instance)),
+        *("--memory", str(memory_limits(None, 0, free_memory())[-1]), "--oom-score-adj", "1000", "--pids-limit", "64"),
+        *("--volume", f"{directory}:/data:{mode}", "--workdir", "/data", "--cpu-shares", "128"),
+        *docker.private_program(instance.image_id, program, *arguments),
     ]
-    # redis-check-aof asks before it cuts.
-    result = process.run(command, stdin="y\n", timeout=LOAD_TIMEOUT)
+    try:
+        # redis-check-aof asks before it cuts.
+        name = _describe_check(directory, program, arguments[-1])
+        result = process.run(command, stdin="y\n", timeout=LOAD_TIMEOUT, name=name)
+    except BaseException:
+        # Only Docker's client was killed, and the checker could run for hours.
+        process.run(["docker", "rm", "--force", container], timeout=_DOCKER_TIMEOUT)
+        raise
     return result.returncode, result.stdout + result.stderr
 
 
+def _describe_check(directory: Path, program: str, file: str) -> str:
+    with suppress(OSError):
+        return f"{program} of {size(UntrustedDirectory(directory).file_size(*file.split('/')))}"
+    return program
+
+
 @contextmanager
-def connected(container: str, memory: int) -> Iterator[Redis]:
+def connected(container: str, owner: tuple[int, int], limit: int) -> Iterator[Redis]:
     """Give a client of a scratch Redis once it has loaded everything.
 
     Raises Failure if Redis exits.
     """
     deadline = monotonic() + LOAD_TIMEOUT
     while True:
-        with client(container, memory) as redis:
-            try:
-                redis.ping()
-            except (BusyLoadingError, RedisConnectionError):
-                pass
-            else:
+        with client(container, owner, limit) as redis:
+            if _has_loaded(redis):
                 yield redis
                 return
         if monotonic() > deadline:
@@ -239,55 +225,106 @@ def connected(container: str, memory: int) -> Iterator[Redis]:
         sleep(_POLL)
 
 
-def client(container: str, memory: int, **options: Any) -> Redis:
+def _has_loaded(redis: Redis) -> bool:
+    try:
+        try:
+            redis.ping()
+        except BusyLoadingError:
+            percent = float(redis.info("persistence").get("loading_loaded_perc", 0))
+            progress.report(f"loading the data in a second Redis: {percent:.0f} %")
+            return False
+    except (RedisConnectionError, RedisTimeoutError):
+        # It may be busy, or exit at any time. The next inspection of its container says why.
+        return False
+    return True
+
+
+def client(container: str, owner: tuple[int, int], limit: int, **options: Any) -> Redis:
     """Return a client of a scratch Redis that runs, even if it is still loading.
 
-    Raises Failure.
+    ``limit`` is the memory of its container. Raises Ended if it does not run, and Failure if Docker does not say so.
     """
     inspected = docker.container(container)
     if not inspected:
-        raise Failure(f"the container {container} is gone: something removed it")
+        raise Ended(f"the container {container} is gone: something removed it")
     state = inspected["State"]
     if not state.get("Running"):
         if state.get("OOMKilled"):
-            raise Failure(f"loading the data took more than {size(memory_needed(memory))} of memory")
+            raise OutOfMemory(f"loading the data takes more than {size(limit)} of memory, which was the limit")
         raise NotLoadable(f"the data does not load: {_last_messages(container, state)}")
-    return Redis(
-        unix_socket_path=f"/proc/{state['Pid']}/root/run/redis/redis.sock",
+    return bounded_client(
+        connect=partial(redis_socket.connect, int(state["Pid"]), owner[0]),
         # It has the lowest share of the CPU.
         socket_timeout=60,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
         **options,
     )
 
 
 def _last_messages(container: str, state: Mapping[str, object]) -> str:
+    code = int(str(state.get("ExitCode") or 0))
+    if code < 0 or code > 128:
+        return f"Redis crashes when it loads the data (exit code {code})"
     # Warnings of Redis, without process and time.
     messages = [line.partition(" # ")[2] for line in log(container) if " # " in line and "WARNING" not in line]
-    return " / ".join(messages[-3:]) or f"Redis exited with {state.get('ExitCode')}"
+    return " / ".join(messages[-3:]) or f"Redis exited with {code}"
 
 
-def log(container: str, lines: int = 12) -> list[str]:
-    """Return the last lines that a scratch Redis logged."""
-    result = process.run(["docker", "logs", "--tail", str(lines), container])
+def log(container: str, lines: int | None = 12) -> list[str]:
+    """Return the last lines that a scratch Redis logged.
+
+    With None these are all that Docker keeps, some MiB.
+    """
+    tail = "all" if lines is None else str(lines)
+    result = process.run(["docker", "logs", "--tail", tail, container])
     return (result.stdout + result.stderr).splitlines()
 
 
-def ensure_memory(memory: int) -> None:
-    """Raise Failure if the host has not enough free memory to load the data."""
-    free = free_memory()
-    if free < memory_needed(memory):
-        raise Failure(
-            f"loading the data takes {size(memory_needed(memory))} of memory for a while, and the host has "
-            f"{size(free)} left: verify it on another host, or give this one more memory"
-        )
+def write_rdb(redis: Redis, directory: Path, bgsave: str = "BGSAVE") -> Path:
+    """Have a scratch Redis write an RDB snapshot of its data; return the file.
+
+    ``bgsave`` is the command. Redis may have put anything there: open it without following links. Raises Failure.
+    """
+    redis.execute_command(bgsave)
+    deadline = monotonic() + SAVE_TIMEOUT
+    while (info := redis.info("persistence"))["rdb_bgsave_in_progress"]:
+        progress.report(f"a second Redis writes the data: {info.get('current_save_keys_processed', 0)} keys")
+        if monotonic() > deadline:
+            raise Failure(f"the copy did not finish saving within {SAVE_TIMEOUT / 3600:.0f} h: is the disk very slow?")
+        sleep(_POLL)
+    if info["rdb_last_bgsave_status"] != "ok":
+        raise Failure(f"the copy could not save: is the disk of {directory} full?")
+    return directory / RDB_FILE
 
 
 def free_memory() -> int:
     """Return the bytes of memory that the host can give without swapping."""
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+
+
+def memory_limits(memory: int | None, maxmemory: int, free: int) -> list[int]:
+    """Return the limits that a scratch Redis gets, one after the other, in bytes.
+
+    ``memory`` is what the data should need; None if it is unknown. ``maxmemory`` is that of the instance, 0 without
+    one. Both may be wrong, so the last limit is what the host has ``free``.
+    """
+    largest = max(BASE_MEMORY, free - _RESERVE)
+    guesses = [memory_needed(guess) for guess in (memory, maxmemory or None) if guess is not None]
+    limits: list[int] = []
+    for limit in (*guesses, largest):
+        if not limits or min(limit, largest) > limits[-1]:
+            limits.append(min(limit, largest))
+    return limits
+
+
+def describe_shortage(limit: int, memory: int | None, free: int) -> str:
+    """Say what the data needs that did not load within a limit. Sizes are in bytes."""
+    needed = memory_needed(memory) if memory is not None else 0
+    recorded = f", and should take about {size(needed)}" if needed > limit else ""
+    return (
+        f"loading the data takes more than {size(limit)} of memory{recorded}. The host has {size(free)} free: stop "
+        "something else, give the host more memory, or load the data on another host"
+    )
 
 
 def memory_needed(memory: int) -> int:

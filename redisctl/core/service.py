@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from redisctl.core import docker, process
+from redisctl.core import docker, network_filter, process, progress, publishing, server_changes
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, read_end
+from redisctl.core.files import RDB_FILE
 from redisctl.core.instance import Instance, error_text
 
 # Seconds until a Redis that has loaded its data must pass its health check, and until it must have loaded.
@@ -47,8 +46,6 @@ _LOST_WRITES = (
     "Error writing to the AOF file",
     "Short write while writing to the AOF file",
 )
-# The most that Redis logs in one stop, with room to spare.
-_LOG_TAIL = 256 * 1024
 
 Check = Callable[[Redis], list[str]]
 
@@ -127,7 +124,7 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Stopped:
     unwritten = _cannot_write(instance)
     if unwritten and not discard_unsaved:
         raise UncleanStop(f"Redis was not stopped: {unwritten}", running=True)
-    log_size = _size(instance.log)
+    log_size = instance.log_size()
     saves = _saves_at_stop(instance)
     started = time.time()
     # Not by 'docker kill': if Redis refuses to exit, Docker would never restart it after a crash.
@@ -170,6 +167,14 @@ def _cannot_write(instance: Instance) -> str:
     return ""
 
 
+def must_stop_checked(instance: Instance) -> bool:
+    """Say whether a stop must be checked, because Redis has data that is on no disk.
+
+    Docker alone would kill a Redis that cannot save it.
+    """
+    return bool(_saves_at_stop(instance) or _cannot_write(instance))
+
+
 def _saves_at_stop(instance: Instance) -> bool:
     """Say whether the running Redis writes dump.rdb when it stops, and needs it."""
     try:
@@ -190,10 +195,11 @@ def _wait_for_exit(instance: Instance, log_size: int, *, discard_unsaved: bool) 
     while True:
         instance.refresh_container()
         state = instance.container.get("State", {})
-        messages = read_end(instance.log, log_size, _LOG_TAIL)
+        messages = instance.read_log(log_size)
         if not state.get("Running"):
             return _lost_at_exit(state, messages)
         waited = time.monotonic() - started
+        progress.report(f"Redis saves its data and stops: {waited:.0f} s")
         problem = ""
         if _CANNOT_EXIT in messages:
             problem = f"it cannot save its data ({_lost(messages)}): the disk may be full"
@@ -241,14 +247,14 @@ def _lost(messages: str) -> str:
 
 
 def _unsaved(instance: Instance, started: float) -> str:
-    rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
+    rdb = instance.config_value("dbfilename", RDB_FILE)
     try:
         # File systems keep coarser times than the clock has.
-        if rdb.lstat().st_mtime >= started - 2:
+        if instance.live_files.status(rdb).st_mtime >= started - 2:
             return ""
     except OSError:
         pass
-    return f"it did not write {rdb}: what changed since its last save may be missing"
+    return f"it did not write {instance.live}/{rdb}: what changed since its last save may be missing"
 
 
 def _missing_when_down(instance: Instance, state: dict[str, Any]) -> str:
@@ -264,15 +270,8 @@ def _missing_when_down(instance: Instance, state: dict[str, Any]) -> str:
     why = "crashed and was restarted again and again" if looping else f"had exited with {state.get('ExitCode')}"
     return (
         f"Redis was not running: it {why}. Its files are kept as they were; writes that it had not saved are not in "
-        f"them (tail {instance.log})"
+        "them (redisctl log)"
     )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
 
 
 # -- Start
@@ -292,22 +291,23 @@ def start(instance: Instance, policy: str = "") -> None:
         return docker.run(["docker", "start", instance.name])
 
     try:
-        docker.RestartGuard().call(bring_up)
+        docker.RestartGuard().call(lambda: publishing.repairing(instance, bring_up))
     except Failure as error:
         raise Failure(f"Redis does not start: {error}") from None
+    network_filter.watch(instance)
 
 
 def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[str]:
     """Start Redis, wait until it is healthy, and return what is wrong with it.
 
-    Redis has loaded its data before ``check`` examines it.
+    Redis has loaded its data before ``check`` examines it, and what that changed in the server is undone.
     """
     try:
         start(instance, policy)
+        # The container is as it was before the start.
+        problem, _ = settle(instance, instance.container)
     except Failure as error:
         return [str(error)]
-    # As it was before the start.
-    problem = _wait_until_loaded(instance, _earlier_restarts(instance.container))
     if problem:
         return [problem]
     try:
@@ -316,6 +316,18 @@ def start_and_check(instance: Instance, check: Check, policy: str = "") -> list[
     except RedisError as error:
         return [f"Redis answers: {error_text(error)}"]
     return problems or _wait_until_healthy(instance)
+
+
+def settle(instance: Instance, before: dict[str, Any], timeout: float | None = None) -> tuple[str, list[str]]:
+    """Wait until Redis has loaded its data, and undo what that changed.
+
+    Every start by redisctl that waits for Redis comes here. ``before`` is the container before the start. ``timeout``
+    is in seconds, for loading. Returns why Redis does not serve, and what was undone. Raises Failure, also if the data
+    locks admin out.
+    """
+    if problem := _wait_until_loaded(instance, _earlier_restarts(before), timeout or LOADING_TIMEOUT):
+        return problem, []
+    return "", server_changes.undo_after_start(instance)
 
 
 def _earlier_restarts(container: dict[str, Any]) -> int:
@@ -328,24 +340,33 @@ def _earlier_restarts(container: dict[str, Any]) -> int:
     return int(container.get("RestartCount") or 0) if runs else 0
 
 
-def _wait_until_loaded(instance: Instance, restarts: int) -> str:
-    deadline = time.monotonic() + LOADING_TIMEOUT
+def _wait_until_loaded(instance: Instance, restarts: int, timeout: float) -> str:
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         time.sleep(_POLL)
         instance.refresh_container()
         state = instance.container.get("State", {})
         has_crashed = int(instance.container.get("RestartCount") or 0) > restarts
         if state.get("Restarting") or not state.get("Running") or has_crashed:
-            return f"Redis does not stay up with it: tail {instance.log}"
+            return "Redis does not stay up with it: redisctl log"
+        progress.report("Redis loads its data")
         try:
             with instance.connect() as redis:
-                redis.ping()
+                try:
+                    redis.ping()
+                except NoPermissionError:
+                    # The data took this right from admin, and may create users after that.
+                    redis.execute_command("ACL", "LOAD")
+                    continue
+            return ""
+        except (AuthenticationError, NoPermissionError):
+            # Its data changed its users.
             return ""
         except (BusyLoadingError, RedisConnectionError):
             continue
         except RedisError as error:
             return f"Redis answers: {error_text(error)}"
-    return f"Redis did not load it within {LOADING_TIMEOUT // 3600} h"
+    return f"Redis did not load its data within {timeout:.0f} s"
 
 
 def _wait_until_healthy(instance: Instance) -> list[str]:

@@ -13,7 +13,7 @@ from redisctl.core.formatting import words
 
 REPAIR = "redisctl repair shows what is wrong and what a repair would lose"
 RESTORE = "redisctl restore latest shows what the newest backup would bring back"
-_OWNER = f"{REPAIR}; if data/live itself does not belong to uid 999, deploy again"
+_OWNER = f"{REPAIR}; if data/live itself does not belong to Redis, deploy again"
 
 # A pattern of the log, its meaning, and what to do. The first match counts: specific patterns come before general ones.
 _ERRORS: tuple[tuple[str, str, str], ...] = (
@@ -39,6 +39,16 @@ _ERRORS: tuple[tuple[str, str, str], ...] = (
         r"Unknown command '(?P<command>[^']*)' reading the append only file",
         "the AOF has the command {command}, which is disabled or renamed in this Redis",
         "nothing is damaged: deploy with the command's previous name or version; redisctl repair checks it",
+    ),
+    (
+        r"configured to handle more than (?P<databases>\d+) databases",
+        "the data uses more than {databases} databases",
+        "nothing is damaged: set redis_databases to a larger number and deploy",
+    ),
+    (
+        r"no matching module(?: type)? '(?P<module>[^']*)'",
+        "the data contains values of the module {module}, which is not loaded",
+        "nothing is damaged: deploy with the module (redis_extra_config: loadmodule, and an image that has it)",
     ),
     (
         r"Can't handle RDB format version (?P<version>\d+)",
@@ -72,9 +82,9 @@ _ERRORS: tuple[tuple[str, str, str], ...] = (
     (
         r"FATAL CONFIG FILE ERROR",
         "Redis refuses its configuration",
-        "docker logs gives the line; deploy again, which writes redis.conf again",
+        "redisctl log --container gives the line; deploy again, which writes redis.conf again",
     ),
-    (r"REDIS BUG REPORT|crashed by signal", "Redis crashed", f"the report is in logs/redis.log; {RESTORE}"),
+    (r"REDIS BUG REPORT|crashed by signal", "Redis crashed", f"redisctl log --last 1000 shows the report; {RESTORE}"),
 )
 
 _START = " is starting oO0OoO0OoO0Oo"
@@ -114,6 +124,15 @@ def explain(lines: Iterable[str]) -> StartupError | None:
             in_file = f" in {values['file']}" if "file" in values else ""
             return StartupError(meaning.format(**{**values, "in_file": in_file}), remedy)
     return None
+
+
+def explained(message: str) -> str:
+    """Return what a message of Redis means and what to do.
+
+    Returns the message itself if that is not known.
+    """
+    error = explain([message])
+    return f"{error.meaning}: {error.remedy}" if error else message
 
 
 def truncations(lines: Iterable[str]) -> list[float]:

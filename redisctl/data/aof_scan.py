@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from redisctl.core.contents import key_prefixes
 from redisctl.core.formatting import words
 
-# Bytes to scan: some ten seconds of one core. Anything beyond is reported as a number of bytes. They are read, and not
-# mapped: if Redis truncates a mapped file, the kernel kills the process that reads it.
-SCAN_LIMIT = 128 * 1024**2
+# Bytes to scan, and arguments to parse, of all files: some ten seconds of one core. Anything beyond is reported as a
+# number of bytes. They are read, and not mapped: if Redis truncates a mapped file, the kernel kills the process that
+# reads it. After damage commands may be nested in others, so that a byte is parsed many times.
+SCAN_LIMIT, PARSE_LIMIT = 128 * 1024**2, 5_000_000
 # Bytes that are read at once from the end of a file, and more than a timestamp takes.
 _BLOCK, _OVERLAP = 1024**2, 64
 # More or longer arguments are treated as damage.
@@ -27,11 +29,19 @@ _NO_KEY = {b"SELECT", b"MULTI", b"EXEC", b"FLUSHALL", b"FLUSHDB", b"PUBLISH", b"
 
 
 @dataclass
+class Budget:
+    """The bytes and arguments that may still be read."""
+
+    size: int = field(default_factory=lambda: SCAN_LIMIT)
+    arguments: int = field(default_factory=lambda: PARSE_LIMIT)
+
+
+@dataclass
 class Losses:
     """Commands by name and keys by kind.
 
     ``first`` and ``last`` are when they were written, if that is known. ``size`` is in bytes. Of these, ``unclear``
-    belong to no command and ``unseen`` were not scanned.
+    belong to no command and ``unseen`` were not scanned, because ``budget`` was spent.
     """
 
     size: int = 0
@@ -41,6 +51,7 @@ class Losses:
     keys: dict[str, set[bytes]] = field(default_factory=dict)
     first: float | None = None
     last: float | None = None
+    budget: Budget = field(default_factory=Budget)
 
     def as_dict(self, *, names: bool) -> dict[str, Any]:
         """Return it for JSON: the number of keys, and with ``names`` the keys themselves."""
@@ -64,18 +75,39 @@ def count(losses: Losses, file: BinaryIO, start: int, session_keys: str) -> None
     if size <= start:
         return
     file.seek(start)
-    data = file.read(min(size - start, SCAN_LIMIT))
+    data = file.read(min(size - start, losses.budget.size))
+    losses.budget.size -= len(data)
     losses.unseen += size - start - len(data)
     position = 0
-    for command_start, command_end, arguments in commands(data, 0, len(data)):
+    for command_start, command_end, arguments in commands(data, losses.budget):
         losses.unclear += command_start - position
         position = command_end
         _add(losses, arguments, session_keys)
-    losses.unclear += len(data) - position
-    times = [int(match[1]) for match in _TIMESTAMP.finditer(data)]
-    for at in times[:1] + times[-1:]:
-        losses.first = float(at) if losses.first is None else losses.first
-        losses.last = float(at)
+    if losses.budget.arguments > 0:
+        losses.unclear += len(data) - position
+    else:
+        losses.unseen += len(data) - position
+    for match in _TIMESTAMP.finditer(data):
+        losses.last = float(match[1])
+        losses.first = losses.last if losses.first is None else losses.first
+
+
+def is_torn(file: BinaryIO, start: int) -> bool:
+    """Say whether an AOF file ends inside its last command or transaction.
+
+    That begins at byte ``start``. Otherwise something is damaged, and complete commands follow.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size - start > SCAN_LIMIT:
+        return False
+    file.seek(start)
+    data, position, budget = file.read(size - start), 0, Budget()
+    for command_start, command_end, arguments in commands(data, budget):
+        in_transaction = position or arguments[0].upper() == b"MULTI"
+        if command_start != position or not in_transaction or arguments[0].upper() == b"EXEC":
+            return False
+        position = command_end
+    return budget.arguments > 0
 
 
 def last_timestamp(file: BinaryIO, end: int) -> float | None:
@@ -111,21 +143,20 @@ def kind(key: bytes, session_keys: str) -> str:
 
     ``session_keys`` is a pattern that ends in a star.
     """
-    if key.startswith(session_keys.rstrip("*").replace("\\", "").encode()):
-        return "sessions"
-    if key.startswith(b"rq:job:"):
-        return "jobs"
+    for name, prefix in key_prefixes(session_keys).items():
+        if key.startswith(prefix):
+            return name
     return "queues" if key.startswith(b"rq:") else "other"
 
 
-def commands(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, list[bytes]]]:
-    """Yield the complete commands between two offsets.
+def commands(data: bytes, budget: Budget) -> Iterator[tuple[int, int, list[bytes]]]:
+    """Yield the complete commands until the budget is spent.
 
     Yields where each begins and ends, and its arguments.
     """
-    position = start
-    while position < end:
-        command = _command(data, position, end)
+    position, end = 0, len(data)
+    while position < end and budget.arguments > 0:
+        command = _command(data, position, budget)
         if command:
             yield position, *command
             position = command[0]
@@ -139,21 +170,25 @@ def commands(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, list
         position = line + 1 if line >= 0 else end
 
 
-def _command(data: bytes, position: int, end: int) -> tuple[int, list[bytes]] | None:
+def _command(data: bytes, position: int, budget: Budget) -> tuple[int, list[bytes]] | None:
+    budget.arguments -= 1
+    end = len(data)
     header = _number(data, position, end, b"*", _MAX_ARGUMENTS)
     if not header or not header[1]:
         return None
     position, argument_count = header
-    arguments = []
+    # Copied when the command is complete: a byte that is parsed again is not copied again.
+    places = []
     for _ in range(argument_count):
+        budget.arguments -= 1
         length = _number(data, position, end, b"$", _MAX_LENGTH)
-        if not length:
+        if not length or budget.arguments <= 0:
             return None
         position = length[0] + length[1] + 2
         if position > end or data[position - 2 : position] != b"\r\n":
             return None
-        arguments.append(bytes(data[length[0] : position - 2]))
-    return position, arguments
+        places.append((length[0], position - 2))
+    return position, [data[start:stop] for start, stop in places]
 
 
 def _number(data: bytes, position: int, end: int, mark: bytes, maximum: int) -> tuple[int, int] | None:

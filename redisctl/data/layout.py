@@ -1,15 +1,20 @@
 """Lays data files out as the instance's configuration reads them."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from redisctl import paths
 from redisctl.core import aof_manifest
-from redisctl.core.aof_manifest import MAX_MANIFEST, read_manifest
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID, copy, list_inside, make_owned_directory, open_inside
+from redisctl.core.files import RDB_FILE
+from redisctl.core.formatting import printable
 from redisctl.core.instance import Instance
+from redisctl.core.untrusted_files import UntrustedDirectory
+
+# Forms of data.
+AOF, RDB = "aof", "rdb"
 
 
 def aof_enabled(instance: Instance) -> bool:
@@ -26,18 +31,12 @@ def stage_rdb(instance: Instance, rdb: Path, directory: Path) -> None:
     With the AOF on, Redis ignores a dump.rdb without an AOF and starts empty. Raises Failure.
     """
     if not aof_enabled(instance):
-        _copy_in(instance, rdb, directory / instance.config_value("dbfilename", RDB_FILE))
+        _copy_in(instance, rdb, directory, instance.config_value("dbfilename", RDB_FILE))
         return
     base, manifest = aof_manifest.from_rdb()
-    aof = _aof_dir(instance, directory)
-    make_owned_directory(aof)
-    _copy_in(instance, rdb, aof / base.name)
-    _write_file(aof / _manifest_name(instance), manifest)
-
-
-def stage_aof(instance: Instance, aof: Path, directory: Path) -> None:
-    """Stage an AOF, for an instance that uses the AOF. Raises Failure."""
-    stage_aof_parts(instance, aof, read_manifest(aof), directory)
+    aof = _make_aof_dir(instance, directory)
+    _copy_in(instance, rdb, directory, aof, base.name)
+    _write_file(instance, directory, aof, _manifest_name(instance), text=manifest)
 
 
 def stage_aof_parts(instance: Instance, aof: Path, parts: list[aof_manifest.Part], directory: Path) -> None:
@@ -45,51 +44,51 @@ def stage_aof_parts(instance: Instance, aof: Path, parts: list[aof_manifest.Part
 
     Raises Failure.
     """
-    target = _aof_dir(instance, directory)
-    make_owned_directory(target)
+    target = _make_aof_dir(instance, directory)
     for part in parts:
-        _copy_in(instance, aof / part.name, target / part.name)
+        _copy_in(instance, aof / part.name, directory, target, part.name)
     write_manifest(instance, directory, parts)
 
 
 def write_manifest(instance: Instance, directory: Path, parts: list[aof_manifest.Part]) -> None:
-    """Write the manifest of a staged AOF: it names these parts."""
-    _write_file(_aof_dir(instance, directory) / _manifest_name(instance), aof_manifest.to_text(parts))
+    """Write the manifest of a staged AOF: it names these parts. Raises Failure."""
+    _write_file(instance, directory, _aof_name(instance), _manifest_name(instance), text=aof_manifest.to_text(parts))
 
 
 def current_aof(instance: Instance) -> tuple[Path, Path]:
     """Return the directory of the instance's own AOF, and its manifest."""
-    aof = _aof_dir(instance, instance.live)
+    aof = instance.live / _aof_name(instance)
     return aof, aof / _manifest_name(instance)
 
 
 def list_aof(instance: Instance) -> list[str]:
-    """Return the names of the files of the instance's own AOF.
-
-    Follows no link of Redis. Raises OSError.
-    """
-    return list_inside(instance.live, current_aof(instance)[0].name)
+    """Return the names of the files of the instance's own AOF. Raises OSError."""
+    return instance.live_files.list_names(_aof_name(instance))
 
 
 def read_own_manifest(instance: Instance) -> str | None:
     """Return the manifest of the instance's own AOF, None without one.
 
-    Follows no link of Redis. Raises OSError.
+    Raises OSError.
     """
     try:
-        with open_data(instance, current_aof(instance)[1]) as file:
-            return file.read(MAX_MANIFEST).decode(errors="replace")
+        return aof_manifest.read_text(instance.live_files, _aof_name(instance), _manifest_name(instance))
     except FileNotFoundError:
         return None
 
 
-def staged_data(instance: Instance, directory: Path) -> Path:
-    """Return the path of staged data for a test load.
+def staged_aof(instance: Instance, directory: Path) -> Path:
+    """Return the directory of a staged AOF."""
+    return directory / _aof_name(instance)
 
-    It is the directory of the AOF, or the RDB snapshot.
+
+def staged_rdb(instance: Instance, directory: Path) -> Path:
+    """Return the path of a staged RDB snapshot.
+
+    It is the base of an AOF, or a file of its own.
     """
     if aof_enabled(instance):
-        return _aof_dir(instance, directory)
+        return directory / _aof_name(instance) / aof_manifest.from_rdb()[0].name
     return directory / instance.config_value("dbfilename", RDB_FILE)
 
 
@@ -109,35 +108,76 @@ def previous_data_dirs(instance: Instance) -> list[Path]:
         return []
 
 
-def _aof_dir(instance: Instance, directory: Path) -> Path:
-    return directory / instance.config_value("appenddirname", aof_manifest.DIRECTORY)
+def form(instance: Instance) -> str:
+    """Return the form of the data that Redis reads when it starts: aof or rdb.
+
+    Other data may lie next to it: an old AOF, or the RDB snapshot of a backup.
+    """
+    return AOF if aof_enabled(instance) else RDB
+
+
+def previous_source(instance: Instance, directory: Path) -> tuple[str, Path]:
+    """Return the form of previous data, and its file or directory.
+
+    The name of the directory says what Redis read when it was the live data. Raises Failure if that is not there.
+    """
+    suffix = directory.name.rpartition("-")[2]
+    kind = suffix if suffix in (AOF, RDB) else form(instance)
+    present = _names(directory)
+    # Before Redis has started with it, an AOF may be one file.
+    aof = (_aof_name(instance), instance.config_value("appendfilename", aof_manifest.FILE))
+    names = aof if kind == AOF else (instance.config_value("dbfilename", RDB_FILE),)
+    name = next((name for name in names if name in present), "")
+    if not name:
+        raise Failure(
+            f"{printable(str(directory))} has no {names[0]}: Redis had saved nothing there, and would start empty"
+        )
+    return kind, directory / name
+
+
+def _names(directory: Path) -> list[str]:
+    with _failures(directory):
+        return UntrustedDirectory(directory).list_names()
+
+
+def _aof_name(instance: Instance) -> str:
+    return instance.config_value("appenddirname", aof_manifest.DIRECTORY)
 
 
 def _manifest_name(instance: Instance) -> str:
-    return f"{instance.config_value('appendfilename', 'appendonly.aof')}.manifest"
+    return f"{instance.config_value('appendfilename', aof_manifest.FILE)}.manifest"
 
 
-def _write_file(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o600)
-    os.chown(path, REDIS_UID, REDIS_GID)
+def _make_aof_dir(instance: Instance, directory: Path) -> str:
+    name = _aof_name(instance)
+    with _failures(directory):
+        instance.untrusted(directory).make_directory(name)
+    return name
+
+
+def _write_file(instance: Instance, directory: Path, *names: str, text: str) -> None:
+    with _failures(directory):
+        instance.untrusted(directory).write_file(*names, text=text)
 
 
 def open_data(instance: Instance, path: Path) -> BinaryIO:
-    """Open a data file.
+    """Open a data file of the instance or a file from elsewhere.
 
-    Redis is not trusted: a link in its directory is not followed. Raises OSError.
+    Follows no link of Redis and waits for no FIFO. Raises OSError.
     """
     if path.is_relative_to(instance.live):
-        return open_inside(instance.live, *path.relative_to(instance.live).parts)
-    return path.open("rb")
+        return instance.live_files.open_file(*path.relative_to(instance.live).parts)
+    return UntrustedDirectory(path.parent).open_file(path.name)
 
 
-def _copy_in(instance: Instance, source: Path, target: Path) -> None:
+def _copy_in(instance: Instance, source: Path, directory: Path, *names: str) -> None:
+    with _failures(directory), open_data(instance, source) as file:
+        instance.untrusted(directory).copy_file(file, *names)
+
+
+@contextmanager
+def _failures(directory: Path) -> Iterator[None]:
     try:
-        with open_data(instance, source) as file:
-            copy(file, None, target)
+        yield
     except OSError as error:
-        raise Failure(f"{error.filename or target}: {error.strerror}") from None
-    target.chmod(0o600)
-    os.chown(target, REDIS_UID, REDIS_GID)
+        raise Failure(f"{printable(str(error.filename or directory))}: {error.strerror}") from None

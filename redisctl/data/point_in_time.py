@@ -1,15 +1,15 @@
 """Points in time in an AOF: parsing, finding, and truncating an AOF to one."""
 
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from redisctl.core import aof_manifest
-from redisctl.core.aof_manifest import read_manifest
+from redisctl.core import aof_manifest, data_file
+from redisctl.core.aof_manifest import manifest_of, read_manifest
 from redisctl.core.errors import Failure
 from redisctl.core.instance import Instance
 from redisctl.core.scratch_redis import run_checker
+from redisctl.core.untrusted_files import UntrustedDirectory
 
 
 def parse_time(text: str) -> float:
@@ -31,8 +31,11 @@ def parse_time(text: str) -> float:
 
 
 def format_time(at: float | None) -> str:
-    """Format a time in this host's zone."""
-    return datetime.fromtimestamp(at or 0).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    """Format a time in this host's zone. A foreign file may name any time."""
+    try:
+        return datetime.fromtimestamp(at or 0).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (ValueError, OverflowError, OSError):
+        return "an impossible time"
 
 
 def aof_start_time(aof: Path) -> float:
@@ -54,10 +57,7 @@ def rdb_time(path: Path) -> float | None:
 
     Returns None if the header has none.
     """
-    with path.open("rb") as file:
-        # An auxiliary field of every RDB snapshot, a number of four bytes.
-        match = re.search(rb"\xfa\x05ctime\xc2(.{4})", file.read(512), re.DOTALL)
-    return float(int.from_bytes(match[1], "little")) if match else None
+    return data_file.read_head(path).created
 
 
 def truncate_aof(instance: Instance, aof: Path, to: float) -> None:
@@ -73,7 +73,7 @@ def truncate_aof(instance: Instance, aof: Path, to: float) -> None:
         )
     if not any(b"#TS:" in head for head in _heads(aof)):
         raise Failure("this AOF contains no times, because redis_aof_timestamps was off: restore a backup without --to")
-    parts = read_manifest(aof)
+    parts, staged = read_manifest(aof), instance.untrusted(aof.parent)
     # Each part by itself: the checker of Valkey 9 reports its own base as damaged.
     while parts[-1].type != aof_manifest.BASE:
         command = ("redis-check-aof", "--truncate-to-timestamp", str(int(to)), f"{aof.name}/{parts[-1].name}")
@@ -83,13 +83,14 @@ def truncate_aof(instance: Instance, aof: Path, to: float) -> None:
         if "nothing before timestamp" not in output:
             raise Failure(f"redis-check-aof reports: {' / '.join(output.strip().splitlines()[-3:])}")
         # The whole part was written later.
-        (aof / parts.pop().name).unlink()
-        (aof / aof_manifest.MANIFEST).write_text(aof_manifest.to_text(parts))
+        # The checker of the image has run in this directory.
+        staged.remove_file(aof.name, parts.pop().name)
+        staged.write_file(aof.name, manifest_of(aof).name, text=aof_manifest.to_text(parts))
         if not parts:
             raise Failure(f"this AOF has nothing from before {format_time(to)}: restore an earlier backup")
 
 
 def _heads(aof: Path) -> Iterator[bytes]:
     for part in read_manifest(aof):
-        with (aof / part.name).open("rb") as file:
+        with UntrustedDirectory(aof).open_file(part.name) as file:
             yield file.read(4096)

@@ -7,11 +7,9 @@ does it. An RDB snapshot cannot be repaired, only replaced.
 
 import contextlib
 import os
-import re
-import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from redis.exceptions import BusyLoadingError, RedisError
@@ -19,63 +17,25 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redisctl.backup import catalog
 from redisctl.backup.catalog import BackupSet
-from redisctl.backup.verify import count_keys
-from redisctl.core import aof_manifest
+from redisctl.core import aof_manifest, data_file
+from redisctl.core.aof_manifest import BASE, INCREMENT, Part
+from redisctl.core.data_file import Kind
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_UID, copy, own
+from redisctl.core.files import RDB_FILE
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.journal import Journal
-from redisctl.core.scratch_redis import NotLoadable, Source, loaded_redis, run_checker
-from redisctl.core.startup_errors import explain
+from redisctl.core.scratch_redis import NotLoadable
+from redisctl.core.startup_errors import explained
+from redisctl.core.trial import RenamedCommand, Source, loaded_redis
+from redisctl.core.untrusted_files import UntrustedDirectory, remove_tree
 from redisctl.data import aof_scan, layout, restore
 from redisctl.data.aof_scan import Losses
+from redisctl.data.file_check import Finding, RdbCheck, check_part, check_rdb
 from redisctl.data.point_in_time import rdb_time
 from redisctl.data.restore import Prepared
 from redisctl.data.swap import Swapped, staging_dir
 
 AOF, RDB = "aof", "rdb"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem of a file.
-
-    The first ``sound`` of its ``size`` bytes are intact.
-    """
-
-    name: str
-    problem: str
-    size: int = 0
-    sound: int = 0
-
-
-@dataclass(frozen=True)
-class RdbCheck:
-    """The report of redis-check-rdb on an RDB snapshot.
-
-    ``at`` is the time of its data, None if it is unknown.
-    """
-
-    path: Path
-    problem: str = ""
-    keys: int = 0
-    at: float | None = None
-
-
-@dataclass(frozen=True)
-class LoadedData:
-    """The content of a Redis that has loaded the repaired copy.
-
-    ``prepared`` is for putting it in place.
-    """
-
-    prepared: Prepared
-    sessions: int
-    jobs: int
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the counts for JSON."""
-        return {"keys": self.prepared.keys, "sessions": self.sessions, "jobs": self.jobs}
 
 
 @dataclass
@@ -85,7 +45,8 @@ class Report:
     ``source`` is what a repair uses: the AOF, the RDB snapshot next to it, or empty if it can do nothing.
     ``last_write`` is when the last command in the repaired AOF was written. If the AOF has no timestamps, that is
     between ``base_time`` and ``mtime``. ``cut`` says that the AOF is cut, ``load_error`` why Redis does not load
-    undamaged files, ``explicit`` that a person chose the source.
+    undamaged files, ``explicit`` that a person chose the source. ``reads_aof`` says that Redis reads the AOF and not
+    the RDB snapshot, ``remedy`` what to do where repair does nothing.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -98,9 +59,11 @@ class Report:
     mtime: float | None = None
     snapshot: RdbCheck | None = None
     backup: BackupSet | None = None
-    loaded_data: LoadedData | None = None
+    loaded_data: Prepared | None = None
     load_error: str = ""
     explicit: bool = False
+    reads_aof: bool = True
+    remedy: str = ""
 
     @property
     def is_intact(self) -> bool:
@@ -154,22 +117,19 @@ def examine(instance: Instance, choice: str) -> Iterator[Report]:
     backups = catalog.list_backups(instance.backups)
     report = Report(backup=next((backup for backup in backups if backup.is_verified), None))
     report.explicit = bool(choice)
-    if instance.live.stat().st_uid != REDIS_UID:
-        raise Failure(f"{instance.live} does not belong to uid {REDIS_UID}: deploy again, which corrects the owner")
+    report.reads_aof = layout.aof_enabled(instance)
+    if instance.live.stat().st_uid != instance.uid:
+        raise Failure(f"{instance.live} does not belong to uid {instance.uid}: deploy again, which corrects the owner")
     report.findings += _foreign_files(instance)
     rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
     with staging_dir(instance) as directory:
-        if os.path.lexists(rdb):
+        if rdb.name in instance.live_files.list_names():
             report.snapshot = _check_copy(instance, rdb, directory)
-        if layout.aof_enabled(instance):
+        if report.reads_aof:
             _check_aof(instance, directory, report)
-        elif report.snapshot is None:
-            report.notes.append(f"there is no {rdb.name}: Redis starts empty")
-        elif report.snapshot.problem:
-            report.findings.append(Finding(rdb.name, report.snapshot.problem, rdb.lstat().st_size))
         else:
-            report.source = RDB
-        report.source = _choose_source(report, choice, with_aof=layout.aof_enabled(instance))
+            _check_rdb(instance, rdb, report)
+        report.source = _choose_source(report, choice)
         if report.source == RDB:
             _empty(directory)
             restore.ensure_disk_space(instance, rdb)
@@ -179,16 +139,50 @@ def examine(instance: Instance, choice: str) -> Iterator[Report]:
         yield report
 
 
+def _check_rdb(instance: Instance, rdb: Path, report: Report) -> None:
+    """Check the RDB snapshot of a Redis that has no AOF."""
+    snapshot = report.snapshot
+    if snapshot is None:
+        report.notes.append(f"there is no {rdb.name}: Redis starts empty")
+        return
+    with layout.open_data(instance, rdb) as file:
+        size, head = os.fstat(file.fileno()).st_size, data_file.parse_head(file.read(data_file.HEAD))
+        file.seek(snapshot.end)
+        has_aof = not snapshot.problem and data_file.is_aof(file.read(16))
+    if head.kind is Kind.AOF:
+        report.findings.append(Finding(rdb.name, "it is an AOF and no RDB snapshot", size))
+    elif has_aof:
+        problem = f"at byte {snapshot.end} the RDB snapshot ends, and {size - snapshot.end} bytes of an AOF follow"
+        report.findings.append(
+            Finding(rdb.name, f"{problem}, which Redis ignores with the AOF off", size, snapshot.end)
+        )
+    elif not snapshot.is_readable:
+        report.load_error = f"{rdb.name}: {snapshot.problem}"
+    elif snapshot.problem:
+        report.findings.append(Finding(rdb.name, snapshot.problem, size))
+    else:
+        report.source = RDB
+        if size > snapshot.end:
+            left = f"{size - snapshot.end} bytes follow, which Redis ignores"
+            report.notes.append(f"{rdb.name}: at byte {snapshot.end} the RDB snapshot ends, and {left}")
+    if has_aof or head.kind is Kind.AOF:
+        # An AOF may need names of commands that this instance has disabled, as that of another Redis.
+        report.remedy = (
+            f"nothing was changed: redisctl restore {rdb} loads all of it, and --yes keeps the current files"
+        )
+
+
 def _foreign_files(instance: Instance) -> list[Finding]:
     """Find files that Redis may not read or write. A copy belongs to Redis."""
     aof, _ = layout.current_aof(instance)
     rdb = instance.live / instance.config_value("dbfilename", RDB_FILE)
     findings = []
-    for path in (rdb, aof, *(aof / name for name in layout.list_aof(instance))):
+    names = [(rdb.name,), (aof.name,), *((aof.name, name) for name in layout.list_aof(instance))]
+    for path in names:
         with contextlib.suppress(FileNotFoundError):
-            owner = path.lstat().st_uid
-            if owner != REDIS_UID:
-                findings.append(Finding(path.name, f"belongs to uid {owner}, and Redis runs as {REDIS_UID}"))
+            owner = instance.live_files.status(*path).st_uid
+            if owner != instance.uid:
+                findings.append(Finding(path[-1], f"belongs to uid {owner}, and Redis runs as {instance.uid}"))
     return findings
 
 
@@ -199,42 +193,62 @@ def _check_aof(instance: Instance, directory: Path, report: Report) -> None:
     parts = _parts(instance, names, report)
     if not parts:
         return
-    restore.ensure_disk_space(instance, aof)
+    if single := _single_file(instance, parts):
+        aof, names = instance.live, [single]
+    restore.ensure_disk_space(instance, aof / single)
     present = [part for part in parts if part.name in names]
     layout.stage_aof_parts(instance, aof, present, directory)
-    staged = layout.staged_data(instance, directory)
-    usable: list[aof_manifest.Part] = []
+    staged = layout.staged_aof(instance, directory)
+    usable: list[Part] = []
     for part in parts:
         finding = _check_part(instance, staged, part)
+        if finding and not finding.is_damage:
+            report.load_error = f"{finding.name}: {finding.problem}"
+            return
         if finding:
             report.findings.append(finding)
+        if finding and finding.loses_data:
             report.cut = True
             break
         usable.append(part)
-    report.mtime = max(((aof / part.name).lstat().st_mtime for part in present), default=None)
+    times = (_modified(instance, aof / part.name) for part in present)
+    report.mtime = max(times, default=None)
     if report.cut:
-        damaged, finding = parts[len(usable)], report.findings[-1]
-        if damaged.type == aof_manifest.BASE and finding.sound == 0:
-            # Without the base, the increments mean nothing.
-            usable = []
-        elif finding.sound:
-            usable.append(damaged)
-            with layout.open_data(instance, aof / damaged.name) as file:
-                report.last_write = aof_scan.last_timestamp(file, finding.sound)
-        for part in present:
-            if part.type == aof_manifest.INCREMENT and (part == damaged or part not in usable):
-                start = finding.sound if part == damaged else 0
-                with layout.open_data(instance, aof / part.name) as file:
-                    aof_scan.count(report.lost, file, start, instance.session_keys)
-            if part not in usable:
-                (staged / part.name).unlink()
+        usable = _drop_rest(instance, aof, directory, (parts, usable, present), report)
     if usable:
         layout.write_manifest(instance, directory, usable)
         report.base_time = rdb_time(staged / usable[0].name)
         report.source = AOF
 
 
-def _parts(instance: Instance, names: list[str], report: Report) -> list[aof_manifest.Part]:
+def _drop_rest(
+    instance: Instance, aof: Path, directory: Path, lists: tuple[list[Part], list[Part], list[Part]], report: Report
+) -> list[Part]:
+    """Remove what follows the damage from a staged AOF, and count it.
+
+    ``lists`` are all parts, those before the damaged one, and those that exist. Returns the parts that remain.
+    """
+    (parts, usable, present), staged = lists, layout.staged_aof(instance, directory)
+    damaged, finding = parts[len(usable)], report.findings[-1]
+    if damaged.type == BASE and finding.sound == 0:
+        # Without the base, the increments mean nothing.
+        usable = []
+    elif finding.sound:
+        usable.append(damaged)
+        with layout.open_data(instance, aof / damaged.name) as file:
+            report.last_write = aof_scan.last_timestamp(file, finding.sound)
+    for part in present:
+        # An AOF in one file is a base, and its commands follow a snapshot.
+        if (part == damaged and finding.sound) or (part.type == INCREMENT and part not in usable):
+            start = finding.sound if part == damaged else 0
+            with layout.open_data(instance, aof / part.name) as file:
+                aof_scan.count(report.lost, file, start, instance.session_keys)
+        if part not in usable:
+            instance.untrusted(directory).remove_file(staged.name, part.name)
+    return usable
+
+
+def _parts(instance: Instance, names: list[str], report: Report) -> list[Part]:
     """Return the parts of the AOF.
 
     Finds them by the names of the files if the manifest does not name them.
@@ -246,6 +260,10 @@ def _parts(instance: Instance, names: list[str], report: Report) -> list[aof_man
     if orphans:
         report.findings.append(Finding(manifest.name, problem, len(text or "")))
         return orphans
+    single = instance.config_value("appendfilename", aof_manifest.FILE)
+    if text is None and not problem and single in instance.live_files.list_names():
+        report.notes.append(f"{single} is an AOF in one file: Redis moves it into its directory when it starts")
+        return [Part(single, 1, BASE)]
     if text is None and not problem:
         report.notes.append("there is no AOF: Redis starts empty, whatever other files there are")
         if report.snapshot and report.snapshot.keys:
@@ -264,64 +282,54 @@ def _parts(instance: Instance, names: list[str], report: Report) -> list[aof_man
         return []
 
 
-def _check_part(instance: Instance, staged: Path, part: aof_manifest.Part) -> Finding | None:
+def _single_file(instance: Instance, parts: list[Part]) -> str:
+    """Return the name of an AOF in one file, which lies in data/live itself.
+
+    Empty for an AOF in its own directory.
+    """
+    is_single = len(parts) == 1 and parts[0].name == instance.config_value("appendfilename", aof_manifest.FILE)
+    return parts[0].name if is_single and layout.read_own_manifest(instance) is None else ""
+
+
+def _modified(instance: Instance, path: Path) -> float:
+    return instance.live_files.status(*path.relative_to(instance.live).parts).st_mtime
+
+
+def _check_part(instance: Instance, staged: Path, part: Part) -> Finding | None:
     """Check a part of the staged AOF, and return what is wrong with it.
 
-    redis-check-aof cuts it at the damage.
+    The part is cut at the damage.
     """
-    path = staged / part.name
-    if not path.exists():
+    try:
+        size = instance.untrusted(staged).file_size(part.name)
+    except FileNotFoundError:
         return Finding(part.name, "it is missing")
-    before = path.stat().st_size
-    if not before and part.type == aof_manifest.INCREMENT:
+    if not size and part.type == INCREMENT:
         return None
-    if part.name.endswith(".rdb"):
-        problem = check_rdb(instance, path).problem
-        return Finding(part.name, problem, before) if problem else None
-    code, output = run_checker(instance, staged, "redis-check-aof", "--fix", part.name)
-    sound = path.stat().st_size
-    if code == 0 and sound == before:
-        return None
-    match = re.search(r"^0x\s*([0-9a-f]+): (.*)$", output, re.MULTILINE)
-    problem = f"at byte {int(match[1], 16)}: {match[2]}" if match else f"at byte {sound}: no command begins there"
-    if code != 0:
-        # It does not cut a file that begins with damage.
-        sound = 0
-    return Finding(part.name, problem, before, sound)
-
-
-def check_rdb(instance: Instance, path: Path) -> RdbCheck:
-    """Have redis-check-rdb check a copy of an RDB snapshot."""
-    code, output = run_checker(instance, path.parent, "redis-check-rdb", path.name)
-    match = re.search(r"^\[info\] (\d+) keys read", output, re.MULTILINE)
-    keys, at = int(match[1]) if match else 0, rdb_time(path)
-    if code == 0:
-        return RdbCheck(path, "", keys, at)
-    error = re.search(r"DETECTED ---\s*\[offset (\d+)\] (.*)", output)
-    problem = f"at byte {error[1]}: {error[2]}" if error else " / ".join(output.strip().splitlines()[-2:])
-    return RdbCheck(path, problem, keys, at)
+    return check_part(instance, staged / part.name)
 
 
 def _check_copy(instance: Instance, rdb: Path, directory: Path) -> RdbCheck:
     restore.ensure_disk_space(instance, rdb)
+    files = instance.untrusted(directory)
     with layout.open_data(instance, rdb) as file:
-        copy(file, None, directory / rdb.name)
-    own(directory / rdb.name)
+        files.copy_file(file, rdb.name)
+        # An RDB snapshot without a time in it is as old as its file.
+        written = os.fstat(file.fileno()).st_mtime
     result = check_rdb(instance, directory / rdb.name)
-    (directory / rdb.name).unlink()
-    # An RDB snapshot without a time in it is as old as its file.
-    return RdbCheck(rdb, result.problem, result.keys, result.at or rdb.lstat().st_mtime)
+    files.remove_file(rdb.name)
+    return replace(result, path=rdb, at=result.at or written)
 
 
 def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in UntrustedDirectory(directory).list_names():
+        remove_tree(directory / name)
 
 
 # -- What loses less
 
 
-def _choose_source(report: Report, choice: str, *, with_aof: bool) -> str:
+def _choose_source(report: Report, choice: str) -> str:
     is_rdb_usable = report.snapshot is not None and not report.snapshot.problem
     if choice == RDB and not is_rdb_usable:
         raise Failure("there is no intact RDB snapshot next to the AOF: redisctl restore latest")
@@ -329,7 +337,7 @@ def _choose_source(report: Report, choice: str, *, with_aof: bool) -> str:
         raise Failure("there is no AOF that can be repaired: redisctl restore latest")
     if choice:
         return choice
-    return best_source(report) if with_aof else report.source
+    return best_source(report) if report.reads_aof else report.source
 
 
 def best_source(report: Report) -> str:
@@ -355,17 +363,22 @@ def _load(instance: Instance, directory: Path, report: Report) -> None:
 
     If that Redis refuses the data, the report gets the reason.
     """
-    source = restore.unknown_source(instance, directory)
-    known_memory = report.backup.metadata.memory if report.backup else 0
     databases = int(instance.config_value("databases", "16"))
+    path = first = layout.staged_rdb(instance, directory)
+    if report.source == AOF:
+        path = layout.staged_aof(instance, directory)
+        first = path / aof_manifest.read_manifest(path)[0].name
     try:
-        with loaded_redis(instance, Source(source.path, max(source.memory, known_memory), databases)) as redis:
-            prepared = restore.inspect_loaded(redis, directory)
-            sessions, jobs = count_keys(redis, instance.session_keys), count_keys(redis, "rq:job:*")
-            report.loaded_data = LoadedData(prepared, sessions, jobs)
+        with loaded_redis(instance, Source(path, data_file.read_head(first).memory, databases)) as redis:
+            report.loaded_data = restore.inspect_loaded(instance, redis, directory)
     except NotLoadable as error:
-        explanation = explain([str(error)])
-        report.load_error = f"{explanation.meaning}: {explanation.remedy}" if explanation else str(error)
+        report.load_error = explained(str(error))
+        if isinstance(error, RenamedCommand):
+            aof, _ = layout.current_aof(instance)
+            report.remedy = (
+                f"nothing was changed: redisctl restore {aof} loads the AOF by the usual names of commands, and --yes "
+                "keeps the current files"
+            )
         report.source = ""
 
 
@@ -373,4 +386,4 @@ def put_in_place(instance: Instance, report: Report, stopped: Journal) -> Swappe
     """Start Redis with the repaired copy. Raises Failure."""
     if report.loaded_data is None:
         raise Failure("nothing was repaired")
-    return restore.put_in_place(instance, report.loaded_data.prepared, "the repair", stopped=stopped)
+    return restore.put_in_place(instance, report.loaded_data, "the repair", stopped=stopped)

@@ -18,11 +18,9 @@ def describe_findings(report: Report) -> Iterator[tuple[str, str]]:
     for note in report.notes:
         yield "note", note
     snapshot = report.snapshot
-    if snapshot and snapshot.problem and snapshot.path.name not in {finding.name for finding in report.findings}:
-        yield (
-            "note",
-            f"{snapshot.path.name} is damaged, too. Nothing is lost by that: with the AOF on, Redis does not read it",
-        )
+    if snapshot and snapshot.problem and report.reads_aof:
+        name = snapshot.path.name
+        yield "note", f"{name}: {snapshot.problem}. Nothing is lost by that: with the AOF on, Redis does not read it"
 
 
 def describe_losses(report: Report) -> Iterator[tuple[str, str]]:
@@ -49,16 +47,18 @@ def describe_remaining(report: Report, now: float) -> Iterator[tuple[str, str]]:
     if report.loaded_data:
         data = report.loaded_data
         source = "the RDB snapshot" if report.source == RDB else "the AOF, cut" if report.cut else "the AOF"
-        counts = f"{data.prepared.keys} keys; now alive: {data.sessions} sessions, {data.jobs} jobs"
+        kinds = ", ".join(f"{number} {kind}" for kind, number in data.contents.kinds.items())
+        counts = f"{data.contents.describe()}; among them {kinds}"
         yield "test load", f"{source}{_end_time(report)}: {counts}"
     snapshot = report.snapshot
-    if snapshot and not snapshot.problem and snapshot.at and report.source != RDB:
+    # Without the AOF it is what Redis does not load.
+    if snapshot and not snapshot.problem and snapshot.at and report.source != RDB and report.reads_aof:
         age = ago(now - snapshot.at)
         yield "rdb snapshot", f"{snapshot.path.name}: {snapshot.keys} keys of {age} ago: --source rdb takes it"
     if report.backup:
-        backup = report.backup.metadata
-        age = ago(now - backup.taken_at)
-        yield "backup", f"{backup.id}: {backup.keys} keys of {age} ago, verified: redisctl restore latest"
+        backup = report.backup
+        age = ago(now - backup.metadata.taken_at)
+        yield "backup", f"{backup.id} of {age} ago, verified: {backup.describe_contents()}: redisctl restore latest"
     else:
         yield "backup", "none that is verified"
 
@@ -79,15 +79,17 @@ def next_step(report: Report) -> str:
     """Say what to do next if nothing was done."""
     if report.is_intact:
         return "nothing is damaged: redisctl start starts Redis"
-    if report.source == AOF:
-        return "nothing was changed: --yes starts Redis with the repaired AOF, and keeps the current files"
-    if report.source == RDB:
-        return "nothing was changed: --yes starts Redis with the RDB snapshot, and keeps the current files"
+    if report.source:
+        source = "the repaired AOF" if report.source == AOF else "the RDB snapshot"
+        return f"nothing was changed: --yes starts Redis with {source}, and keeps the current files"
+    if report.remedy:
+        return report.remedy
     if report.findings and report.backup:
         return "this cannot be repaired, and no newer RDB snapshot is intact: redisctl restore latest"
     if report.findings:
         return "this cannot be repaired, and there is no verified backup: copy data/ to another place before you go on"
-    return "nothing is damaged, so there is nothing to cut; redisctl restore latest brings the newest backup back"
+    restore = "; redisctl restore latest brings the newest backup back" if report.backup else ""
+    return f"nothing is damaged, so there is nothing to cut: see above what to do{restore}"
 
 
 def as_dict(report: Report, *, names: bool) -> dict[str, Any]:
@@ -101,9 +103,13 @@ def as_dict(report: Report, *, names: bool) -> dict[str, Any]:
         "lost": report.lost.as_dict(names=names),
         "source": report.source,
         "last_write": report.last_write,
-        "loaded": report.loaded_data.as_dict() if report.loaded_data else None,
+        "loaded": report.loaded_data.contents.as_dict() if report.loaded_data else None,
         "snapshot": {"keys": snapshot.keys, "taken_at": snapshot.at, "problem": snapshot.problem} if snapshot else None,
-        "backup": {"id": backup.id, "keys": backup.metadata.keys, "taken_at": backup.metadata.taken_at}
+        "backup": {
+            "id": backup.id,
+            "keys": backup.contents.keys if backup.contents else None,
+            "taken_at": backup.metadata.taken_at,
+        }
         if backup
         else None,
     }

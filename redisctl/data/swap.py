@@ -6,22 +6,23 @@ data; Redis starts and is checked. If anything goes wrong or the host goes down,
 """
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redisctl import paths
 from redisctl.backup.catalog import backup_id
-from redisctl.core import docker, journal, service
+from redisctl.core import docker, journal, service, transaction
 from redisctl.core.errors import Failure
-from redisctl.core.files import fsync_directory, make_owned_directory
+from redisctl.core.files import fsync_directory
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
 from redisctl.core.service import Check, UncleanStop
-from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
+from redisctl.core.untrusted_files import remove_tree
+from redisctl.data.layout import form, previous_data_dirs, upgrade_in_progress
 
 # Before these stages, and after the last of them, the live data is the old data.
 _DATA_MOVES = (Stage.STASHING, Stage.INSTALLING, Stage.STARTING, Stage.ROLLING_BACK)
@@ -48,14 +49,14 @@ def staging_dir(instance: Instance) -> Iterator[Path]:
     """
     path = instance.root / paths.STAGING / "new"
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-    make_owned_directory(path)
+    remove_tree(path, ignore_errors=True)
+    instance.untrusted(path.parent).make_directory(path.name)
     try:
         yield path
     finally:
         # A swap that was interrupted needs it until it is recovered.
         if journal.read(instance) is None:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool =
     state = instance.container.get("State", {})
     was_running = bool(state.get("Running") or state.get("Restarting"))
     policy = service.restart_policy(instance)
-    with interruptible(operation):
+    with interruptible(instance, operation):
         record, _ = _stop(instance, operation, discard_unsaved=discard_unsaved)
         try:
             yield record
@@ -83,7 +84,7 @@ def redis_stopped(instance: Instance, operation: str, *, discard_unsaved: bool =
                 else:
                     service.set_restart_policy(instance, policy)
                 journal.end(instance)
-                shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
+                remove_tree(instance.root / paths.STAGING, ignore_errors=True)
 
 
 def swap_data(
@@ -109,7 +110,7 @@ def swap_data(
         raise Failure("an upgrade has not finished: the previous version's data is still kept. Deploy again first")
     previous = previous or unused_name(instance)
     began = time.monotonic()
-    with interruptible(operation):
+    with interruptible(instance, operation, previous):
         directories = {"staged": str(staged.relative_to(instance.root)), "previous": f"{paths.PREVIOUS}/{previous}"}
         if stopped is None:
             record, warning = _stop(instance, operation, discard_unsaved=discard_unsaved, **directories)
@@ -117,27 +118,33 @@ def swap_data(
             record, warning = journal.advance(instance, stopped, Stage.STOPPED, **directories), ""
         problems = _install(instance, record, check)
         if problems:
-            _roll_back(instance, record)
-            raise Failure(
-                f"{operation}: {'; '.join(problems)}. The old data is back and Redis serves it; nothing else changed"
-            )
+            reason = f"{operation}: {'; '.join(problems)}"
+            transaction.roll_back(reason, lambda: _roll_back(instance, record))
+            raise Failure(f"{reason}. The old data is back and Redis serves it; nothing else changed")
         journal.end(instance)
     return Swapped(time.monotonic() - began, previous, warning)
 
 
 @contextmanager
-def interruptible(operation: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a message.
+def interruptible(instance: Instance, operation: str, previous: str = "") -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a message that says what follows.
 
-    systemd or ``redisctl recover`` finishes the interrupted transaction.
+    systemd or ``redisctl recover`` finishes the interrupted transaction. ``previous`` is the name that the previous
+    data gets.
     """
     try:
         yield
     except KeyboardInterrupt:
-        raise Failure(f"{operation} was interrupted. {_RECOVERY}") from None
+        if journal.read(instance) is not None:
+            outcome = f"was interrupted. {_RECOVERY}"
+        elif previous and (instance.previous / previous).exists():
+            outcome = "had finished when it was interrupted: Redis serves the new data"
+        else:
+            outcome = "was interrupted. Nothing has changed"
+        raise Failure(f"{operation} {outcome}") from None
 
 
-def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **directories: str) -> tuple[Journal, str]:
+def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **directories: Any) -> tuple[Journal, str]:
     """Begin a transaction and stop Redis.
 
     Returns the journal, and what the old data may lack. If Redis cannot save, the transaction ends, Redis runs with the
@@ -146,17 +153,19 @@ def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **direct
     policy = service.restart_policy(instance)
     # A person stopped the instance. It will run with the new data, as after 'redisctl start'.
     running_policy = instance.restart if policy == "no" else policy
-    record = journal.begin(instance, operation, Kind.DATA, restart_policy=running_policy, **directories)
+    record = transaction.begin(instance, operation, Kind.DATA, restart_policy=running_policy, **directories)
     try:
         service.hold_down(instance)
         record = journal.advance(instance, record, Stage.STOPPING)
         stopped = service.stop(instance, discard_unsaved=discard_unsaved)
+        return journal.advance(instance, record, Stage.STOPPED), stopped.warning
     except UncleanStop as error:
         if error.running:
             outcome = "Nothing has changed"
             service.set_restart_policy(instance, policy)
         else:
             problems = service.start_and_check(instance, lambda _: [], running_policy)
+            _leave_to_recovery(record, problems)
             running = f"Redis does not start again: {'; '.join(problems)}" if problems else "Redis runs again as before"
             outcome = f"Nothing was replaced, and {running}"
         journal.end(instance)
@@ -171,7 +180,15 @@ def _stop(instance: Instance, operation: str, *, discard_unsaved: bool, **direct
         service.set_restart_policy(instance, policy)
         journal.end(instance)
         raise
-    return journal.advance(instance, record, Stage.STOPPED), stopped.warning
+
+
+def _leave_to_recovery(record: Journal, problems: list[str]) -> None:
+    """Raise Failure if Redis did not start because Docker is down.
+
+    The journal stays: Docker itself would not start Redis when it is back.
+    """
+    if problems and not docker.answers():
+        raise Failure(f"{record.operation}: {'; '.join(problems)}. {transaction.RETRIES}")
 
 
 def _install(instance: Instance, record: Journal, check: Check) -> list[str]:
@@ -222,11 +239,9 @@ def start_old(instance: Instance, record: Journal) -> None:
     Raises Failure if Redis is not healthy.
     """
     problems = service.start_and_check(instance, lambda _: [], record.restart_policy)
-    if problems and not docker.answers():
-        # The journal stays: Docker itself would not start Redis when it is back.
-        raise Failure(f"{record.operation}: {'; '.join(problems)}. systemd tries again every minute")
+    _leave_to_recovery(record, problems)
     journal.end(instance)
-    shutil.rmtree(instance.root / paths.STAGING, ignore_errors=True)
+    remove_tree(instance.root / paths.STAGING, ignore_errors=True)
     if problems:
         raise Failure(f"{record.operation}: the old data is back, but {'; '.join(problems)}")
 
@@ -262,36 +277,24 @@ def recover(instance: Instance, record: Journal) -> str:
 # -- Previous data
 
 
-def undo_swap(instance: Instance, *, discard_unsaved: bool = False) -> tuple[str, Swapped]:
-    """Exchange the newest previous data and the live data.
-
-    The newest previous data becomes the live data, and the live data becomes previous data. Returns the name of the
-    data that is live now, and how the swap went. Raises Failure if there is no previous data.
-    """
-    previous = previous_data_dirs(instance)
-    if not previous:
-        raise Failure("there is no previous data: nothing was replaced, or --discard-previous removed it")
-    name = previous[0].name
-    operation = f"the undo of what was replaced at {name}"
-    # Staged like new data, so that an interruption puts it where it was.
-    return name, swap_data(instance, previous[0], lambda _: [], operation, discard_unsaved=discard_unsaved)
-
-
 def discard_previous(instance: Instance) -> list[str]:
-    """Remove all previous data. Returns the names. Raises OSError if something stays."""
+    """Remove all previous data. Returns the names. Raises Failure if something stays."""
     names = []
     for path in previous_data_dirs(instance):
-        shutil.rmtree(path)
+        remove_tree(path)
         names.append(path.name)
     return names
 
 
 def unused_name(instance: Instance) -> str:
-    """Return the current time as a name; a later one if the clock was set back."""
-    moment = time.time()
-    while (instance.root / paths.PREVIOUS / backup_id(moment)).exists():
+    """Return a name for the live data that is replaced.
+
+    It has the time, a later one if the clock was set back, and the form in which Redis reads the data.
+    """
+    moment, names = time.time(), [path.name for path in previous_data_dirs(instance)]
+    while any(name.startswith(backup_id(moment)) for name in names):
         moment += 1
-    return backup_id(moment)
+    return f"{backup_id(moment)}-{form(instance)}"
 
 
 def _fsync(instance: Instance, other: Path) -> None:

@@ -14,11 +14,15 @@ from redisctl.core.errors import Failure
 from redisctl.core.files import copy_owner, fsync_directory, sync
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
+from redisctl.core.untrusted_files import remove_tree
 from redisctl.schema import ReplaceRequest, Result
 
 _IMAGE = "image"
-_FIREWALL = "network.nft"
-_PARTS = (paths.COMPOSE_FILE, "ca.crt", paths.CONFIG, paths.SECRETS, _FIREWALL)
+_PARTS = (
+    *(paths.COMPOSE_FILE, "ca.crt", paths.CONFIG, paths.SECRETS),
+    # These fit together. Their units are the same for all settings.
+    *(paths.NETWORK_FILTER, paths.CLIENT_LIMITS, paths.NETWORK_WATCH_SCRIPT),
+)
 
 
 # -- Before the first file, and until Redis starts
@@ -72,7 +76,7 @@ def saved_image(instance: Instance) -> tuple[str, str]:
 
 
 def restore(instance: Instance) -> None:
-    """Put the saved files back, with the firewall.
+    """Put the saved files back, with the network filter.
 
     May be interrupted and repeated. Raises Failure.
     """
@@ -86,7 +90,7 @@ def restore(instance: Instance) -> None:
         raise Failure(f"the previous configuration cannot be put back: {error.filename}: {error.strerror}") from None
     sync(instance.root)
     # At boot it does not run yet, and loads the file itself.
-    process.run(["systemctl", "--no-block", "try-reload-or-restart", paths.unit(instance.name, paths.FIREWALL_SERVICE)])
+    process.run(["systemctl", "--no-block", "try-reload-or-restart", paths.unit(instance.name, paths.NETWORK_SERVICE)])
 
 
 def discard(instance: Instance) -> None:
@@ -96,12 +100,12 @@ def discard(instance: Instance) -> None:
     """
     saved = instance.root / paths.ROLLBACK_CONFIG
     partial = _partial(instance)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial, ignore_errors=True)
     if saved.is_dir():
         saved.rename(partial)
         # Before the journal ends, which may be on another disk.
         fsync_directory(instance.root)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial, ignore_errors=True)
 
 
 def _save(instance: Instance) -> None:
@@ -119,7 +123,7 @@ def _save(instance: Instance) -> None:
         partial.rename(instance.root / paths.ROLLBACK_CONFIG)
         fsync_directory(instance.root)
     except (OSError, KeyError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
         raise Failure(
             f"the configuration of the running {instance.name} cannot be saved, and nothing was changed: {error}"
         ) from None

@@ -4,6 +4,7 @@ The instance is Redis, the services of its project, its backups and its files.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from redisctl import paths
-from redisctl.core import docker, journal, process, service
+from redisctl.core import docker, journal, mounts, process, publishing, service, transaction
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_end
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind
+from redisctl.core.server_changes import LockedOut
 from redisctl.core.service import UncleanStop
+from redisctl.core.untrusted_files import remove_tree
 from redisctl.deploy.service import check_data_directory
 from redisctl.schema import Result
 
@@ -25,8 +27,9 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
     """Stop the instance and its backups in order; they stay stopped over a reboot.
 
     Raises Failure, also if Redis cannot save its data; then everything runs as before. systemd finishes an interrupted
-    stop.
+    stop. Warns if Docker could not publish the ports of a start.
     """
+    warning = publishing.restart_warning(instance)
     record = journal.try_begin(
         instance,
         f"stop of {instance.name}",
@@ -38,7 +41,8 @@ def stop(instance: Instance, *, discard_unsaved: bool = False) -> Result:
             "discard_unsaved": discard_unsaved,
         },
     )
-    return _stop(instance, record)
+    result = _stop(instance, record)
+    return dataclasses.replace(result, messages=(*result.messages, warning)) if warning else result
 
 
 def _stop(instance: Instance, record: Journal) -> Result:
@@ -130,25 +134,75 @@ def start(instance: Instance) -> Result:
     Enables its backups again. systemd finishes an interrupted start. Raises Failure.
     """
     journal.ensure_none(instance)
+    _ensure_deployed(instance)
+    return _start(instance, journal.try_begin(instance, f"start of {instance.name}", Kind.START))
+
+
+def _ensure_deployed(instance: Instance) -> None:
+    """Raise Failure if there is nothing to start, or if its data is not there."""
     if not (instance.root / paths.COMPOSE_FILE).exists():
         raise Failure(f"there is no {instance.name} in {instance.root}: deploy it")
     check_data_directory(instance)
-    return _start(instance, journal.try_begin(instance, f"start of {instance.name}", Kind.START))
+
+
+def restart(instance: Instance, *, discard_unsaved: bool = False) -> Result:
+    """Stop a running Redis and start it again; its services keep running.
+
+    systemd finishes an interrupted restart. Raises Failure. Redis keeps running if it could not start again, or if it
+    cannot save its data.
+    """
+    if not docker.container(instance.name).get("State", {}).get("Running"):
+        raise Failure(f"{instance.name} does not run, and nothing was started: redisctl start")
+    _ensure_deployed(instance)
+    record = transaction.begin(
+        instance,
+        f"restart of {instance.name}",
+        Kind.START,
+        restart_policy=service.restart_policy(instance),
+        request={"running": True},
+    )
+    with _transaction(instance, record):
+        try:
+            service.hold_down(instance)
+            stopped = service.stop(instance, discard_unsaved=discard_unsaved)
+        except Failure as error:
+            problem = _put_back(instance, [], record)
+            raise Failure(
+                f"{error}. {problem or 'Redis runs as before'}. If the disk is full, free some space and try again; "
+                "'redisctl restart --discard-unsaved' gives up what cannot be saved"
+            ) from None
+        result = _start_all(instance)
+    return dataclasses.replace(result, messages=(*filter(None, [stopped.warning]), *result.messages))
 
 
 def _start(instance: Instance, record: Journal) -> Result:
     """Start everything. May be repeated."""
     with _transaction(instance, record):
-        service.set_restart_policy(instance, instance.restart)
-        wait = ("--wait", "--wait-timeout", str(instance.start_timeout))
-        command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)
-        done, output = docker.RestartGuard().run(command)
-        # Also if a service fails: Redis may run, and needs its backups.
-        _schedule_backups(instance)
-        if not done:
-            log = read_end(instance.log, 0, 64 * 1024).splitlines()[-20:]
-            raise Failure("\n".join([output, *log]))
-    return Result(changed=True)
+        return _start_all(instance)
+
+
+def _start_all(instance: Instance) -> Result:
+    service.set_restart_policy(instance, instance.restart)
+    wait = ("--wait", "--wait-timeout", str(instance.start_timeout))
+    command = docker.compose(instance.root, instance.name, "up", "--detach", "--no-recreate", *wait)
+    problem, locked_out, messages = "", "", list[str]()
+    try:
+        # Compose fails if its data makes Redis a replica, which is unhealthy.
+        service.start(instance)
+        try:
+            _, messages = service.settle(instance, instance.container)
+        except LockedOut as error:
+            locked_out = str(error)
+        docker.RestartGuard().call(lambda: publishing.repairing(instance, lambda: docker.run(command)))
+    except Failure as error:
+        problem = str(error)
+    # Also if a service fails: Redis may run, and needs its backups.
+    _schedule_backups(instance)
+    problem = problem or locked_out
+    if problem:
+        log = instance.read_log().splitlines()[-20:]
+        raise Failure("\n".join([problem, *log]))
+    return Result(changed=True, messages=tuple(messages))
 
 
 def recover(instance: Instance, record: Journal) -> str:
@@ -168,12 +222,16 @@ def remove(instance: Instance, *, data: bool) -> Result:
 
     The next run finishes an interrupted removal. Other instances, Docker, images and kernel settings stay. Fails after
     another interrupted transaction, because only its recovery knows where the data is. Fails during an import, because
-    its copy would stay. Fails if Redis cannot save data that stays. Raises Failure.
+    its copy would stay. Fails if another disk is mounted in a directory that is removed, and if Redis cannot save data
+    that stays. Raises Failure.
     """
     try:
         journal.ensure_none(instance)
         if (instance.root / paths.IMPORT).exists():
             raise Failure("an import is running: run 'redisctl import finish --yes' or 'redisctl import cancel' first")
+        removable = paths.removable(instance.name, instance.root, data=data)
+        if nested := mounts.inside(removable):
+            raise Failure(f"{nested[0]} is a mount point, and its files would be deleted as well: unmount it first")
         if not data:
             stop(instance)
     except Failure as error:
@@ -189,9 +247,12 @@ def remove(instance: Instance, *, data: bool) -> Result:
     networks = process.check(command).split()
     if networks:
         process.check(["docker", "network", "rm", *networks])
+    if shutil.which("nft"):
+        # It fails if there is no table. The containers that it protected are gone.
+        process.run(["nft", "delete", "table", "inet", paths.filter_table(instance.name)])
     # The program goes last: while it exists, a removal can be run again.
-    for path in paths.removable(instance.name, instance.root, data=data):
-        _delete(path)
+    for path in removable:
+        _remove(path)
     process.run(["systemctl", "daemon-reload"])
     for unit in paths.units(instance.name):
         process.run(["systemctl", "reset-failed", unit])
@@ -203,11 +264,14 @@ def remove(instance: Instance, *, data: bool) -> Result:
     return Result(changed=True)
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    """Remove a file or directory; of a disk of its own, remove what is on it."""
+    if not os.path.ismount(path):
+        remove_tree(path)
+        return
+    for entry in path.iterdir():
+        if entry.name != "lost+found":
+            remove_tree(entry)
 
 
 def _disable(unit: str) -> None:

@@ -8,8 +8,7 @@ import re
 from collections.abc import Sequence
 
 from redisctl import paths
-from redisctl.core import process
-from redisctl.core.docker import image as inspect_image
+from redisctl.core import docker, process
 from redisctl.core.errors import Failure
 from redisctl.core.files import write_file
 from redisctl.core.instance import Instance
@@ -18,13 +17,11 @@ from redisctl.schema import AclRequest, ActivedefragRequest, Result
 # Seconds for a trial container to start and end.
 _TIMEOUT = 60
 
-_HARDENING = (
-    *("--rm", "--network", "none", "--read-only", "--cap-drop", "ALL"),
-    *("--security-opt", "no-new-privileges", "--security-opt", "label=disable"),
-)
+_OPTIONS = ("--rm", "--network", "none", *docker.CONFINEMENT)
 
 # Starts a server, waits until it answers on its socket (30 s) and leaves. Its output says why it does not start.
 _TRIAL = """
+umask 077
 redis-server "$@" --port 0 --unixsocket /tmp/trial --dir /tmp --save "" &
 for _ in $(seq 300); do
     kill -0 $! 2>/dev/null || break
@@ -73,8 +70,9 @@ def probe_activedefrag(instance: Instance, request: ActivedefragRequest) -> Resu
     behind ``activedefrag yes`` only if its build supports defragmentation. Debian's builds do not, although their
     version line names jemalloc. Raises Failure.
     """
-    command = ["docker", "run", *_HARDENING, "--user", request.owner, "--entrypoint", "redis-server", request.image]
-    result = process.run([*command, "--activedefrag", "yes", "--redoubt-probe", "yes"], timeout=_TIMEOUT)
+    probe = ("redis-server", "--activedefrag", "yes", "--redoubt-probe", "yes")
+    command = ["docker", "run", *_OPTIONS, "--user", request.owner, *docker.private_program(request.image, *probe)]
+    result = process.run(command, timeout=_TIMEOUT)
     output = result.stdout + result.stderr
     if "redoubt-probe" in output:
         value = "yes"
@@ -86,12 +84,12 @@ def probe_activedefrag(instance: Instance, request: ActivedefragRequest) -> Resu
         raise Failure(
             f"redis_activedefrag = 'yes', but the build in {request.image} cannot defragment memory: use auto or no"
         )
-    image = inspect_image(request.image)
+    image = docker.image(request.image)
     if image is None:
         raise Failure(f"there is no image {request.image} on this host")
     uid, gid = map(int, request.owner.split(":"))
     text = activedefrag_file(image["Id"], value)
-    write_file(instance.root / paths.ACTIVEDEFRAG_FILE, text, mode=0o640, uid=uid, gid=gid)
+    write_file(instance.root / paths.ACTIVEDEFRAG_FILE, text, mode=0o600, uid=uid, gid=gid)
     return Result(changed=True)
 
 
@@ -125,7 +123,7 @@ def _start(
     image: str, owner: str, mounts: Sequence[str], arguments: Sequence[str], *, acl: str | None = None
 ) -> str | None:
     """Return None if the server started, else what it printed."""
-    script = f"cat >/tmp/users.acl\n{_TRIAL}" if acl is not None else _TRIAL
-    command = ["docker", "run", "--interactive", *_HARDENING, "--user", owner, *mounts, "--entrypoint", "/bin/sh"]
+    script = f"umask 077\ncat >/tmp/users.acl\n{_TRIAL}" if acl is not None else _TRIAL
+    command = ["docker", "run", "--interactive", *_OPTIONS, "--user", owner, *mounts, "--entrypoint", "/bin/sh"]
     result = process.run([*command, image, "-c", script, "trial", *arguments], timeout=_TIMEOUT, stdin=acl or "")
     return None if result.returncode == 0 else mask_secrets(result.stdout + result.stderr)

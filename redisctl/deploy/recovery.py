@@ -11,7 +11,7 @@ from redisctl.core import journal
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Kind
 from redisctl.data import swap
-from redisctl.deploy import lifecycle, service
+from redisctl.deploy import lifecycle, owner, service
 
 
 def recover(instance: Instance) -> str:
@@ -26,6 +26,8 @@ def recover(instance: Instance) -> str:
         return swap.recover(instance, record)
     if record.kind in (Kind.STOP, Kind.START):
         return lifecycle.recover(instance, record)
+    if record.kind is Kind.OWNER:
+        return owner.recover(instance, record)
     return service.recover(instance, record, at_boot=record.started < boot_time())
 
 

@@ -6,24 +6,35 @@ goes down in the middle finishes the start at boot. An upgrade whose new version
 
 import contextlib
 import dataclasses
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from redis.exceptions import RedisError
 
 from redisctl import paths, schema
-from redisctl.core import docker, journal, mounts, process, service
+from redisctl.core import (
+    docker,
+    journal,
+    mounts,
+    network_filter,
+    process,
+    publishing,
+    service,
+    transaction,
+)
 from redisctl.core.docker import RestartGuard
 from redisctl.core.errors import Failure
-from redisctl.core.files import read_end, sync
+from redisctl.core.files import sync
 from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
+from redisctl.core.server_changes import LockedOut
 from redisctl.data.layout import upgrade_in_progress
 from redisctl.deploy import configuration, preview, upgrade
 from redisctl.schema import Result, StartRequest
 
-_PORT_LEAKED = "port is already allocated"
 # Lines of logs that explain a failed start.
 _LOG_LINES = 20
 
@@ -44,11 +55,18 @@ def start(instance: Instance, request: StartRequest) -> Result:
         configuration.discard(instance)
     try:
         check_data_directory(instance)
-        _check_project(instance)
+        addresses = _check_project(instance)
         preview.check_config(instance, request.image, request.owner)
         # A recovery continues with these files, so they must have reached the disk.
         sync(instance.root)
-        record = _open_journal(instance, request, replacing)
+        record = transaction.begin(
+            instance,
+            f"start of {instance.name}",
+            Kind.SERVICE,
+            replacing=replacing,
+            addresses=addresses,
+            request=dataclasses.asdict(request),
+        )
     except Failure:
         # If this fails as well, the recovery repeats it: the journal is still open.
         with contextlib.suppress(Failure):
@@ -56,17 +74,6 @@ def start(instance: Instance, request: StartRequest) -> Result:
                 configuration.put_back(instance)
         raise
     return Result(changed=True, messages=tuple(_run(instance, request, record, at_boot=False).splitlines()))
-
-
-def _open_journal(instance: Instance, request: StartRequest, replacing: Journal | None) -> Journal:
-    """Begin the transaction, or continue that of the deploy that has replaced files.
-
-    Raises Failure.
-    """
-    operation, values = f"start of {instance.name}", dataclasses.asdict(request)
-    if replacing is None:
-        return journal.begin(instance, operation, Kind.SERVICE, request=values)
-    return journal.advance(instance, replacing, Stage.PREPARED, operation=operation, request=values, run="")
 
 
 def recover(instance: Instance, record: Journal, *, at_boot: bool) -> str:
@@ -112,15 +119,19 @@ def check_data_directory(instance: Instance) -> None:
         )
 
 
-def _check_project(instance: Instance) -> None:
-    """Raise Failure if Compose does not accept the project."""
-    try:
-        docker.run(docker.compose(instance.root, instance.name, "config", "--quiet"))
-    except Failure as error:
+def _check_project(instance: Instance) -> set[str]:
+    """Return the addresses on which the project publishes Redis's ports.
+
+    Raises Failure if Compose does not accept the project.
+    """
+    result = process.run(docker.compose(instance.root, instance.name, "config", "--format", "json"), timeout=None)
+    if result.returncode != 0:
         raise Failure(
-            f"Compose does not accept {instance.root}/compose.yml, and nothing was restarted: {error}\nCorrect the "
-            "service in redis_app_services, then deploy again"
-        ) from None
+            f"Compose does not accept {instance.root}/compose.yml, and nothing was restarted: {result.stderr.strip()}\n"
+            "Correct the service in redis_app_services, then deploy again"
+        )
+    ports = json.loads(result.stdout)["services"][instance.name].get("ports") or ()
+    return {port["host_ip"] for port in ports}
 
 
 def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot: bool) -> str:
@@ -128,9 +139,10 @@ def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot:
 
     Returns Compose's output. Raises Failure, after a rollback RolledBack.
     """
-    compose, guard = _Compose(instance, request, at_boot=at_boot), RestartGuard()
+    compose, guard, warning = _Compose(instance, request, at_boot=at_boot), RestartGuard(), ""
     try:
         record = guard.call(lambda: upgrade.save_data(instance, record, request))
+        warning = guard.call(lambda: _stop_replaced(instance, compose))
     except Failure as error:
         _cancel_upgrade(instance, request, record, compose, error)
     record = journal.advance(instance, record, Stage.STARTING)
@@ -140,12 +152,29 @@ def _run(instance: Instance, request: StartRequest, record: Journal, *, at_boot:
         reasons = _diagnose(instance, compose, str(error))
     else:
         upgrade.complete(instance, record)
-        return output
+        return "\n".join(filter(None, (warning, output)))
     # A service next to a healthy new version is no reason to give up what was written since.
     if upgrade_in_progress(instance) and not _is_healthy(instance):
-        raise RolledBack(f"{reasons}\n{_roll_back(instance, record, compose)}")
+        raise RolledBack(f"{reasons}\n{_roll_back(instance, record, compose, reasons)}")
     upgrade.complete(instance, record)
     raise Failure(reasons)
+
+
+def _stop_replaced(instance: Instance, compose: "_Compose") -> str:
+    """Stop a Redis whose container is replaced and that has to save.
+
+    Returns what it may have lost. Raises Failure if it cannot save and runs on.
+    """
+    if not compose.replaces() or not service.must_stop_checked(instance):
+        return ""
+    service.hold_down(instance)
+    try:
+        service.stop(instance)
+    except service.UncleanStop as error:
+        if error.running:
+            raise
+        return str(error)
+    return ""
 
 
 def _cancel_upgrade(
@@ -161,18 +190,21 @@ def _cancel_upgrade(
         configuration.restore(instance)
         upgrade.complete(instance, record)
         raise RolledBack(f"{error}. The running Redis was left alone. Solve that, then deploy again") from None
-    raise RolledBack(f"{error}. {_roll_back(instance, record, compose)}") from None
+    raise RolledBack(f"{error}. {_roll_back(instance, record, compose, error)}") from None
 
 
-def _roll_back(instance: Instance, record: Journal, compose: "_Compose") -> str:
-    journal.advance(instance, record, Stage.ROLLING_BACK)
-    return RestartGuard().call(lambda: upgrade.roll_back(instance, compose))
+def _roll_back(instance: Instance, record: Journal, compose: "_Compose", reason: object) -> str:
+    def undo() -> str:
+        journal.advance(instance, record, Stage.ROLLING_BACK)
+        return RestartGuard().call(lambda: upgrade.roll_back(instance, compose))
+
+    return transaction.roll_back(reason, undo)
 
 
 def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") -> str:
     """Bring the project up, and return Compose's output.
 
-    May be repeated. Raises Failure.
+    It ends with what the data had changed in the server. May be repeated. Raises Failure.
     """
     if not (upgrade_in_progress(instance) and upgrade.is_old_version(instance)):
         # Docker must not start the old version of an upgrade any more: its data is kept for a rollback.
@@ -180,14 +212,10 @@ def _bring_up(instance: Instance, request: StartRequest, compose: "_Compose") ->
     if request.paused:
         with contextlib.suppress(Failure):
             compose.run("unpause", *request.paused)
-    if request.recovery_seconds:
-        _help_recover(instance, request.recovery_seconds)
     if request.recreate_networks:
         # Compose does not change a network that exists.
         compose.run("down", "--remove-orphans")
-    if request.recreate:
-        compose.up("--force-recreate", "--no-deps", *request.recreate)
-    return compose.up()
+    return compose.up(request.recreate)
 
 
 class _Compose:
@@ -212,6 +240,15 @@ class _Compose:
                 return True
         return False
 
+    def replaces(self) -> bool:
+        """Say whether ``up`` replaces the container of Redis."""
+        instance, request = self._instance, self._request
+        container = docker.container(instance.name)
+        if not container or request.recreate_networks or instance.name in request.recreate:
+            return bool(container)
+        hashes = compose_hashes(instance, override=self._override)
+        return bool(hashes.get(instance.name) != container["Config"]["Labels"].get(docker.HASH_LABEL))
+
     def forget_override(self) -> None:
         """The container is created from compose.yml alone."""
         self._override = False
@@ -222,46 +259,61 @@ class _Compose:
         command = docker.compose(instance.root, instance.name, *arguments, override=self._override)
         return docker.run(command)
 
-    def up(self, *arguments: str) -> str:
-        """Create and start containers and wait until they are healthy."""
+    def up_again(self) -> str:
+        """Replace all containers, see ``up``. Data that locks admin out is no failure."""
+        try:
+            return self.up(tuple(compose_hashes(self._instance, override=self._override)))
+        except LockedOut as error:
+            return str(error)
+
+    def up(self, recreate: Sequence[str] = ()) -> str:
+        """Create and start containers, and wait until all are healthy.
+
+        Replaces those of the services to ``recreate``. Returns Compose's output, and what the data had changed in the
+        server. Raises Failure, and LockedOut in the end.
+        """
+        instance, request = self._instance, self._request
         # An interrupted Compose leaves them under names that the next one needs.
-        created = docker.project_containers(self._instance.name, status="created")
+        created = docker.project_containers(instance.name, status="created")
         if created:
             process.run(["docker", "rm", *created])
         if not self._override:
             # A container that is created must not get what an older one was created with.
-            (self._instance.root / paths.COMPOSE_OVERRIDE).unlink(missing_ok=True)
-        wait = ("--wait", "--wait-timeout", str(self._request.timeout))
-        command = ("up", "--detach", "--remove-orphans", *wait, *arguments)
+            (instance.root / paths.COMPOSE_OVERRIDE).unlink(missing_ok=True)
+        # Redis first, and without waiting: if its data makes it a replica, it is not healthy before that is undone.
+        before = {} if instance.name in recreate else docker.container(instance.name)
+        self._up("--no-deps", *(("--force-recreate",) if instance.name in recreate else ()), instance.name)
+        network_filter.watch(instance)
+        messages, locked_out = list[str](), None
         try:
-            return self.run(*command)
-        except Failure as error:
-            if _PORT_LEAKED not in str(error):
-                raise
-            problem = self._release_leaked_port()
-            if problem:
-                raise Failure(f"{error}\n{problem}") from None
-        return self.run(*command)
+            messages = self._settle(before)
+        except LockedOut as error:
+            locked_out = error
+        others = [service for service in recreate if service != instance.name]
+        if others:
+            self._up("--force-recreate", "--no-deps", *others)
+        output = self._up("--remove-orphans", "--wait", "--wait-timeout", str(request.timeout))
+        network_filter.watch(instance)
+        if locked_out:
+            raise locked_out
+        return "\n".join([output, *messages])
 
-    def _release_leaked_port(self) -> str:
-        """Restart Docker where that disturbs no other container.
+    def _up(self, *arguments: str) -> str:
+        command = ("up", "--detach", *arguments)
+        return publishing.repairing(self._instance, lambda: self.run(*command), at_boot=self._at_boot)
 
-        Returns why not, empty when it restarted. If Docker is killed while it starts a container, it may keep the port
-        allocated after it comes back (moby#20486). Recreating the networks does not release it.
+    def _settle(self, before: dict[str, Any]) -> list[str]:
+        """Undo what the data changed, and give Redis time to become healthy.
+
+        If Redis does not serve, Compose says so. Raises Failure.
         """
-        own = set(docker.project_containers(self._instance.name))
-        running = process.check(["docker", "ps", "--quiet", "--no-trunc"]).split()
-        others = docker.inspect(*(name for name in running if name not in own))
-        # At boot Docker has just started the containers that it starts again.
-        restarts = ("always", "unless-stopped") if self._at_boot else ()
-        if any(other["HostConfig"]["RestartPolicy"]["Name"] not in restarts for other in others):
-            return (
-                "if no other container uses that port, Docker holds it for a container that is gone: 'systemctl "
-                "restart docker' on the host, which stops and starts all containers, then deploy again"
-            )
-        process.check(["systemctl", "restart", "docker"], timeout=docker.RESTART_TIMEOUT)
-        docker.wait_until_answers()
-        return ""
+        instance, request = self._instance, self._request
+        _, messages = service.settle(instance, before, request.timeout)
+        # Compose fails at once if the last health check failed.
+        _wait_while_unhealthy(instance, service.HEALTHY_TIMEOUT if messages else 0)
+        if request.recovery_seconds:
+            _help_recover(instance, request.recovery_seconds)
+        return messages
 
 
 def override_is_for(path: Path, container_id: str) -> bool:
@@ -298,13 +350,18 @@ def _help_recover(instance: Instance, seconds: int) -> None:
                 instance.execute_renamed(redis, "BGREWRITEAOF")
     except (RedisError, Failure):
         pass
+    _wait_while_unhealthy(instance, seconds)
+
+
+def _wait_while_unhealthy(instance: Instance, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and _health(instance) == "unhealthy":
         time.sleep(1)
 
 
 def _health(instance: Instance) -> str:
-    return str(docker.container(instance.name).get("State", {}).get("Health", {}).get("Status", ""))
+    state = docker.container(instance.name).get("State", {})
+    return str(state.get("Health", {}).get("Status", "")) if state.get("Running") else ""
 
 
 def _is_healthy(instance: Instance) -> bool:
@@ -319,7 +376,7 @@ def _diagnose(instance: Instance, compose: _Compose, output: str) -> str:
     inspected = docker.container(instance.name)
     health = inspected.get("State", {}).get("Health") or {}
     checks = [str(entry.get("Output", "")).strip() for entry in health.get("Log") or []]
-    log = read_end(instance.log, 0, 64 * 1024).splitlines()[-_LOG_LINES:]
+    log = instance.read_log().splitlines()[-_LOG_LINES:]
     parts = [output]
     with contextlib.suppress(Failure):
         parts.append(compose.run("ps", "--all"))

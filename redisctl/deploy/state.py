@@ -4,38 +4,39 @@ Collects everything that a deploy, a drift check, a stop, a start and a removal 
 an instance that was never deployed, and on a host without Docker.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from redisctl import paths
-from redisctl.core import docker, journal, lock, mounts, process
+from redisctl.core import docker, journal, lock, mounts, network_filter, process
+from redisctl.core.answers import ImplausibleAnswer, parse_info
+from redisctl.core.aof_manifest import DIRECTORY as AOF_DIRECTORY
+from redisctl.core.aof_manifest import MAX_PARTS
 from redisctl.core.errors import Failure
-from redisctl.core.files import disk_usage, read_small
+from redisctl.core.files import RDB_FILE, read_small
 from redisctl.core.formatting import words
-from redisctl.core.instance import Instance, UnusableSecret
-from redisctl.core.resp import RespError, RespRefusal, parse_info
+from redisctl.core.instance import Instance, UnusableSecret, deployed_owner
+from redisctl.core.keyspace import keyspace
+from redisctl.core.resp import RespError, RespRefusal
+from redisctl.core.server_changes import primary_of
+from redisctl.core.untrusted_files import disk_usage
+from redisctl.deploy import containers
 from redisctl.deploy.service import compose_hashes, override_is_for
-from redisctl.deploy.users import parse_users
 from redisctl.schema import (
-    Container,
     InstanceState,
     InterruptedTransaction,
-    Network,
-    OtherInstance,
     StateRequest,
     StoredData,
     UnitState,
 )
 
-# The limits in docker inspect that docker update can change without a trace in Compose's hash.
-_LIMITS = ("Memory", "MemoryReservation", "NanoCpus", "CpuShares", "PidsLimit")
 # What the container reads when it starts, below the root.
 _READ_AT_START = ("config/redis.conf", "config/users.acl", "config/activedefrag.conf", "ca.crt")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -58,13 +59,13 @@ def collect(instance: Instance, request: StateRequest) -> InstanceState:
     with ThreadPoolExecutor(max_workers=4) as pool:
         # These wait for other programs, not for each other.
         units = pool.submit(_units, instance.name)
-        firewall = pool.submit(_firewall, instance)
+        network_filter_differences = pool.submit(_network_filter, instance)
         backlogs = pool.submit(_backlogs)
         unmounted = pool.submit(mounts.unmounted, root)
         containers = pool.submit(_docker, instance, request, pool)
         values = {
             "units": units.result(),
-            "firewall": firewall.result(),
+            "network_filter": network_filter_differences.result(),
             "backlogs": backlogs.result(),
             "unmounted": unmounted.result(),
             **containers.result(),
@@ -83,6 +84,7 @@ def collect(instance: Instance, request: StateRequest) -> InstanceState:
         repository_password=(root / paths.REPOSITORY_SECRETS / "password").exists(),
         interrupted=_interrupted(instance, request.run),
         config_saved=(root / paths.ROLLBACK_CONFIG).is_dir(),
+        owner=_owner(instance, has_containers=bool(values.get("containers"))),
         sizes=_sizes(instance) if request.sizes else {},
         **values,
     )
@@ -96,115 +98,35 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
         return {}
     project = pool.submit(docker.project_containers, instance.name)
     image = pool.submit(docker.image, request.image) if request.image else None
-    networks = pool.submit(_networks, instance.name)
-    others = pool.submit(_other_instances, instance.name)
+    networks = pool.submit(containers.networks, instance.name)
+    others = pool.submit(containers.other_instances, instance.name)
     own = docker.container(instance.name)
     has_override = override_is_for(instance.root / paths.COMPOSE_OVERRIDE, str(own.get("Id", "")))
     has_compose = (instance.root / paths.COMPOSE_FILE).exists()
     hashes = pool.submit(compose_hashes, instance, override=has_override) if has_compose else None
+    client_limits = pool.submit(_client_limits, instance, own)
+    translated = pool.submit(network_filter.docker_publishes, own)
     inspected = docker.inspect(*project.result())
     return {
-        "containers": tuple(_container(item) for item in inspected if _is_service(item)),
+        "containers": tuple(containers.parse_container(item) for item in inspected if containers.is_service(item)),
         "published": tuple(
             port
             for item in inspected
             if item["Config"]["Labels"].get(docker.SERVICE_LABEL) == instance.name
-            for port in _ports(item)
+            for port in containers.published(item)
         ),
         "image": image.result() if image else None,
         "networks": networks.result(),
         "other_instances": others.result(),
         "hashes": hashes.result() if hashes else {},
         "has_override": has_override,
-        "foreign_container": _foreign(instance.name, own),
-        "data_dir": _data_dir(own),
+        "foreign_container": containers.foreign(instance.name, own),
+        "data_dir": containers.data_directory(own),
+        "client_limits": client_limits.result(),
+        "translated": translated.result(),
         **_redis(instance, request, own),
         **_of_process(instance, request, own),
     }
-
-
-def _is_service(inspected: dict[str, Any]) -> bool:
-    """Say whether Compose made it as a service.
-
-    A container made by hand or with ``docker compose run`` is none.
-    """
-    labels = inspected["Config"]["Labels"]
-    return docker.HASH_LABEL in labels and labels.get(docker.ONE_OFF_LABEL) != "True"
-
-
-def _container(inspected: dict[str, Any]) -> Container:
-    labels, state, limits = inspected["Config"]["Labels"], inspected["State"], inspected["HostConfig"]
-    return Container(
-        name=inspected["Name"].removeprefix("/"),
-        service=labels.get(docker.SERVICE_LABEL, ""),
-        config_hash=labels[docker.HASH_LABEL],
-        image_id=inspected["Image"],
-        status=state["Status"],
-        health=(state.get("Health") or {}).get("Status"),
-        started=_seconds(state["StartedAt"]),
-        networks=frozenset(inspected["NetworkSettings"]["Networks"]),
-        limits={
-            **{name: limits.get(name) for name in _LIMITS},
-            "RestartPolicy": (limits.get("RestartPolicy") or {}).get("Name"),
-        },
-        definition=labels.get(docker.DEFINITION_LABEL, ""),
-        created_with=labels.get("redoubt.live", ""),
-        stop_grace=inspected["Config"].get("StopTimeout"),
-    )
-
-
-def _seconds(timestamp: str) -> float:
-    """Docker's RFC 3339 time with nanoseconds, to the microsecond."""
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}+00:00").timestamp()
-
-
-def _networks(name: str) -> dict[str, Network]:
-    result = process.run(["docker", "network", "inspect", f"{name}_backend", f"{name}_edge"])
-    return {network["Name"]: _network(network) for network in json.loads(result.stdout or "[]")}
-
-
-def _network(inspected: dict[str, Any]) -> Network:
-    # Docker masquerades by default.
-    option = (inspected["Options"] or {}).get("com.docker.network.bridge.enable_ip_masquerade", "true")
-    return Network(
-        internal=inspected["Internal"],
-        masquerade=not inspected["Internal"] and option != "false",
-        members=frozenset(member["Name"] for member in (inspected["Containers"] or {}).values()),
-    )
-
-
-def _other_instances(name: str) -> tuple[OtherInstance, ...]:
-    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={docker.DEFINITION_LABEL}"]
-    ids = process.check([*command, "--filter", f"label={docker.ONE_OFF_LABEL}=False"]).split()
-    others = []
-    for container in docker.inspect(*ids):
-        project = container["Config"]["Labels"].get(docker.PROJECT_LABEL, "")
-        if project != name:
-            memory = container["HostConfig"]["Memory"]
-            others.append(OtherInstance(project, _data_dir(container), memory, _ports(container)))
-    return tuple(others)
-
-
-def _ports(inspected: dict[str, Any]) -> tuple[tuple[str, int], ...]:
-    bindings = inspected["HostConfig"]["PortBindings"] or {}
-    return tuple(
-        (binding["HostIp"] or "0.0.0.0", int(binding["HostPort"]))
-        for listed in bindings.values()
-        for binding in listed or ()
-        if binding["HostPort"]
-    )
-
-
-def _data_dir(inspected: dict[str, Any]) -> str:
-    return next((mount["Source"] for mount in inspected.get("Mounts", []) if mount["Destination"] == "/data"), "")
-
-
-def _foreign(name: str, own: dict[str, Any]) -> str:
-    if not own:
-        return ""
-    project = (own["Config"]["Labels"] or {}).get(docker.PROJECT_LABEL, "")
-    return "" if project == name else f"{project} {own['Image']}".strip()
 
 
 # -- The running Redis
@@ -220,19 +142,21 @@ def _redis(instance: Instance, request: StateRequest, own: dict[str, Any]) -> di
     try:
         with instance.connect_quickly(_TIMEOUT) as redis:
             config = instance.execute_renamed(redis, "CONFIG", "GET", "*")
-            acl = redis.execute("ACL", "LIST")
-            info = parse_info(redis.execute("INFO", "server")) | parse_info(redis.execute("INFO", "memory"))
-        return _answers(request, config, acl, info)
+            acl, role = redis.execute("ACL", "LIST"), redis.execute("ROLE", raw=True)
+            info: dict[str, Any] = {}
+            for section in ("server", "memory", "keyspace"):
+                info |= parse_info(redis.execute("INFO", section))
+        return _answers(request, config, acl, info, primary_of(role))
     except UnusableSecret as error:
         # Nothing can be changed live. A deploy restores the files, and Redis reads them when it restarts.
         return {"refusal": f"cannot be asked: {_printable(error)}"}
     except RespRefusal as error:
         return _refusal(_printable(error)[:_MAX_ERROR])
-    except (RespError, Failure, OSError) as error:
-        return {"unanswered": _printable(error)}
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (ImplausibleAnswer, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         # A compromised Redis may answer anything.
         return {"unanswered": "its answers cannot be read"}
+    except (RespError, Failure, OSError) as error:
+        return {"unanswered": _printable(error)}
 
 
 def _refusal(error: str) -> dict[str, Any]:
@@ -247,7 +171,7 @@ def _refusal(error: str) -> dict[str, Any]:
     return {"unanswered": f"it answers: {error}"}
 
 
-def _answers(request: StateRequest, config: Any, acl: Any, info: dict[str, Any]) -> dict[str, Any]:
+def _answers(request: StateRequest, config: Any, acl: Any, info: dict[str, Any], primary: str) -> dict[str, Any]:
     """Return the answers of Redis as text that is safe to print.
 
     Raises an exception if they are malformed.
@@ -258,12 +182,21 @@ def _answers(request: StateRequest, config: Any, acl: Any, info: dict[str, Any])
     is_valkey = "valkey_version" in info
     return {
         "config": {_printable(name): _printable(value) for name, value in pairs.items()},
-        "acl": tuple(_printable(_HASH.sub("#", line)) for line in acl),
+        "acl": tuple(_printable(_HASH.sub("#", line)) for line in acl if _names_user(line)),
         "passwords": tuple(map(_printable, _differing_passwords(request.acl, acl))),
         "running_engine": "valkey" if is_valkey else "redis",
         "running_version": _printable(info["valkey_version" if is_valkey else "redis_version"]),
+        "primary": primary,
         "used_memory": int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0)),
+        "used_databases": max((int(name.removeprefix("db")) + 1 for name in keyspace(info)), default=0),
     }
+
+
+def _names_user(line: str) -> bool:
+    """Return True for a line of ACL LIST. Raises ValueError for another one."""
+    if not line.startswith("user "):
+        raise ValueError(line)
+    return True
 
 
 def _printable(value: Any) -> str:
@@ -277,14 +210,14 @@ def _differing_passwords(desired: str, acl: list[str]) -> tuple[str, ...]:
     """
     if not desired:
         return ()
-    running = {user: _hashes_of(rules) for user, rules in parse_users("\n".join(acl)).items()}
-    expected = {user: _hashes_of(rules) for user, rules in parse_users(desired).items()}
+    running, expected = _hashes_by_user(acl), _hashes_by_user(desired.split("\n"))
     users = set(running) | set(expected)
     return tuple(sorted(user for user in users if running.get(user, set()) != expected.get(user, set())))
 
 
-def _hashes_of(rules: list[str]) -> set[str]:
-    return {rule for rule in rules if _HASH.fullmatch(rule)}
+def _hashes_by_user(acl: list[str]) -> dict[str, set[str]]:
+    users = (line.split(" ") for line in acl if line)
+    return {name: {rule for rule in rules if _HASH.fullmatch(rule)} for _, name, *rules in users}
 
 
 def _of_process(instance: Instance, request: StateRequest, own: dict[str, Any]) -> dict[str, Any]:
@@ -349,18 +282,39 @@ def _modification_times(root: Path) -> dict[str, float]:
 
 def _stored(instance: Instance) -> StoredData:
     live = instance.live
-    rdb, aof = live / "dump.rdb", live / "appendonlydir"
-    bases = sorted(aof.glob("*.base.rdb")) if aof.is_dir() and not aof.is_symlink() else []
-    # The first letters of an RDB file name its format: REDIS0012, VALKEY080.
-    heads = [re.sub(r"[^0-9A-Za-z]", "", read_small(path, 9)) for path in (rdb, *bases)]
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = instance.live_files.list_names(AOF_DIRECTORY)
+    snapshots = [(RDB_FILE,), *((AOF_DIRECTORY, name) for name in sorted(names) if name.endswith(".base.rdb"))]
+    heads = [head for head in (_head(instance, *path) for path in snapshots[:MAX_PARTS]) if head is not None]
     return StoredData(
         missing=not live.is_dir(),
         is_mount_point=os.path.ismount(live),
-        rdb=rdb.is_file(),
-        aof=aof.is_dir() and any(aof.glob("*.manifest")),
+        rdb=_head(instance, RDB_FILE) is not None,
+        aof=any(name.endswith(".manifest") for name in names),
         formats=tuple(sorted({head for head in heads if head})),
-        size=disk_usage(instance.root / paths.DATA),
+        size=_disk_usage(instance.root / paths.DATA),
     )
+
+
+def _head(instance: Instance, *names: str) -> str | None:
+    """Return the letters that name the format of an RDB snapshot; None without one.
+
+    They are REDIS0012 or VALKEY080, for example.
+    """
+    try:
+        with instance.live_files.open_file(*names) as file:
+            return re.sub(r"[^0-9A-Za-z]", "", file.read(9).decode(errors="replace"))
+    except OSError:
+        return None
+
+
+def _disk_usage(path: Path) -> int:
+    """Return the bytes on disk; 0 if Redis has made them too many to count."""
+    try:
+        return disk_usage(path)
+    except Failure:
+        return 0
 
 
 def _deployed_settings(root: Path) -> dict[str, Any]:
@@ -375,6 +329,22 @@ def _deployed_settings(root: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+def _owner(instance: Instance, *, has_containers: bool) -> str:
+    """Return the uid:gid of the files of Redis; empty if there are none.
+
+    redisctl.json names it. Without a container, the data may be that of an instance that was removed.
+    """
+    deployed = deployed_owner(instance.root)
+    owner = f"{deployed[0]}:{deployed[1]}" if deployed else ""
+    try:
+        status = instance.live.lstat()
+    except OSError:
+        return owner
+    # Root creates the directory on a new disk.
+    is_kept = not has_containers and stat.S_ISDIR(status.st_mode) and status.st_uid != 0
+    return f"{status.st_uid}:{status.st_gid}" if is_kept else owner
+
+
 def _certificates(root: Path) -> tuple[str, ...]:
     files = [root / "ca.crt", root / "config/tls.conf", root / "config/tls"]
     if files[-1].is_dir():
@@ -384,7 +354,7 @@ def _certificates(root: Path) -> tuple[str, ...]:
 
 def _sizes(instance: Instance) -> dict[str, int]:
     own = paths.removable(instance.name, instance.root, data=True)
-    return {str(path): (disk_usage(path) + 1023) // 1024 for path in own if os.path.lexists(path)}
+    return {str(path): (_disk_usage(path) + 1023) // 1024 for path in own if os.path.lexists(path)}
 
 
 def _interrupted(instance: Instance, run: str) -> InterruptedTransaction | None:
@@ -406,7 +376,7 @@ def _is_under_way(instance: Instance, run: str) -> bool:
     return holder is not None and not (run and holder.run == run)
 
 
-# -- systemd, firewall, listeners
+# -- systemd, network filter, listeners
 
 
 def _units(name: str) -> dict[str, UnitState]:
@@ -426,25 +396,16 @@ def _units(name: str) -> dict[str, UnitState]:
     return states
 
 
-def _firewall(instance: Instance) -> tuple[str, ...]:
-    """Return how the loaded nftables table differs from its file.
+def _network_filter(instance: Instance) -> tuple[str, ...]:
+    """Return how the loaded nftables table differs from its file, if there is one."""
+    return network_filter.differences(instance) if (instance.root / paths.NETWORK_FILTER).exists() else ()
 
-    A private network namespace loads the file and lists it.
-    """
-    rules = instance.root / "network.nft"
-    if shutil.which("nft") is None or not rules.exists():
+
+def _client_limits(instance: Instance, own: dict[str, Any]) -> tuple[str, ...]:
+    """Return how the table in the container differs from its file, if there is one."""
+    if not (instance.root / paths.CLIENT_LIMITS).exists():
         return ()
-    name = _table_name(_text(rules))
-    expected = process.run(
-        ["unshare", "--net", "sh", "-c", 'nft -f "$1" && nft --stateless list table inet "$2"', "-", str(rules), name]
-    )
-    loaded = process.run(["nft", "--stateless", "list", "table", "inet", name])
-    return () if expected.stdout == loaded.stdout and loaded.returncode == 0 else (f"other rules than {rules}",)
-
-
-def _table_name(rules: str) -> str:
-    match = re.search(r"^table inet (\S+)", rules, re.MULTILINE)
-    return match[1] if match else ""
+    return network_filter.client_limit_differences(instance, own.get("State", {}).get("Pid", 0))
 
 
 def _backlogs() -> dict[str, int]:

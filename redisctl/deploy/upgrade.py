@@ -5,8 +5,8 @@ like that of every deploy (configuration.py). Once Redis is stopped, its data is
 new version is healthy.
 """
 
+import contextlib
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Protocol
@@ -16,12 +16,14 @@ from redis.exceptions import RedisError
 from redisctl import paths
 from redisctl.backup.run import back_up
 from redisctl.backup.verify import verify_with_image
-from redisctl.core import docker, journal, process, service
+from redisctl.core import docker, journal, process, progress, service, transaction
+from redisctl.core.aof_manifest import DIRECTORY as AOF_DIRECTORY
 from redisctl.core.errors import Failure
-from redisctl.core.files import copy_owner, fsync_directory, sync
+from redisctl.core.files import DISK_MARGIN, RDB_FILE, fsync_directory, sync
 from redisctl.core.formatting import size
-from redisctl.core.instance import Instance
+from redisctl.core.instance import Instance, error_text
 from redisctl.core.journal import Journal, Stage
+from redisctl.core.untrusted_files import UntrustedDirectory, remove_tree
 from redisctl.data.layout import upgrade_in_progress
 from redisctl.data.swap import unused_name
 from redisctl.deploy import configuration
@@ -34,8 +36,8 @@ _REWRITE_TIMEOUT = 450
 class Compose(Protocol):
     """The Compose commands that a rollback needs."""
 
-    def up(self, *arguments: str) -> str:
-        """Create and start containers and wait until they are healthy.
+    def up_again(self) -> str:
+        """Replace all containers and wait until they are healthy.
 
         Returns the output. Raises Failure.
         """
@@ -60,7 +62,8 @@ def check(instance: Instance, request: UpgradeRequest) -> Result:
         raise Failure(
             f"{error}. The running Redis was left alone, and nothing was changed for the new version"
         ) from None
-    return Result(changed=True, messages=(f"backup {backup.id} was taken before the upgrade",))
+    contents = backup.describe_contents()
+    return Result(changed=True, messages=(f"backup {backup.id} was taken before the upgrade: {contents}",))
 
 
 # -- The old version's data
@@ -85,9 +88,9 @@ def save_data(instance: Instance, record: Journal, request: StartRequest) -> Jou
     record = journal.advance(instance, record, Stage.STOPPED)
     try:
         _link_data(instance)
-    except OSError as error:
-        shutil.rmtree(_partial(instance), ignore_errors=True)
-        reason = error.strerror or error
+    except (OSError, Failure) as error:
+        remove_tree(_partial(instance), ignore_errors=True)
+        reason = error_text(error)
         raise Failure(f"the data cannot be kept for a rollback: {reason}") from None
     return record
 
@@ -117,6 +120,7 @@ def _rewrite_aof(instance: Instance) -> None:
                 persistence = redis.info("persistence")
                 if not persistence["aof_rewrite_in_progress"] and not persistence["aof_rewrite_scheduled"]:
                     return
+                progress.report(f"Redis rewrites its AOF: {persistence.get('current_save_keys_processed', 0)} keys")
                 time.sleep(0.5)
     except (RedisError, Failure):
         # The AOF is as it was; the copy takes longer.
@@ -124,7 +128,7 @@ def _rewrite_aof(instance: Instance) -> None:
 
 
 def _ensure_room(instance: Instance) -> None:
-    needed, free = _aof_size(instance, ".incr.aof"), _free(instance)
+    needed, free = _aof_size(instance, ".incr.aof") + DISK_MARGIN, _free(instance)
     if free < needed:
         raise Failure(
             f"the copy of the AOF that a rollback needs takes {size(needed)}, and {instance.root}/{paths.DATA} has "
@@ -133,12 +137,12 @@ def _ensure_room(instance: Instance) -> None:
 
 
 def _aof_size(instance: Instance, suffix: str) -> int:
-    directory = instance.live / instance.config_value("appenddirname", "appendonlydir")
-    total = 1024**2
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.name.endswith(suffix):
-            total += path.lstat().st_size
-    return total
+    name, live = instance.config_value("appenddirname", AOF_DIRECTORY), instance.live_files
+    try:
+        files = [file for file in live.list_names(name) if file.endswith(suffix)]
+        return 1024**2 + sum(live.status(name, file).st_size for file in files)
+    except OSError as error:
+        raise Failure(f"the AOF cannot be read: {error.filename or name}: {error.strerror}") from None
 
 
 def _free(instance: Instance) -> int:
@@ -151,23 +155,32 @@ def _partial(instance: Instance) -> Path:
 
 
 def _link_data(instance: Instance) -> None:
+    """Keep the files that Redis reads. What else lies next to them is not data.
+
+    Raises OSError if one is not a regular file, and Failure if it does not fit on the disk.
+    """
     partial = _partial(instance)
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(instance.live, partial, symlinks=True, copy_function=_link_or_copy)
-    for path in (partial, *partial.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            copy_owner(instance.live / path.relative_to(partial), path)
+    remove_tree(partial, ignore_errors=True)
+    instance.untrusted(partial.parent).make_directory(partial.name)
+    kept, rdb = instance.untrusted(partial), instance.config_value("dbfilename", RDB_FILE)
+    with contextlib.suppress(FileNotFoundError):
+        _link_or_copy(instance, kept, rdb)
+    aof = instance.config_value("appenddirname", AOF_DIRECTORY)
+    if names := instance.live_files.list_names(aof):
+        kept.make_directory(aof)
+        for name in names:
+            _link_or_copy(instance, kept, aof, name)
     sync(partial)
     partial.rename(instance.root / paths.ROLLBACK_DATA)
     fsync_directory(partial.parent)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    if source.endswith(".incr.aof"):
-        shutil.copyfile(source, target, follow_symlinks=False)
-        copy_owner(Path(source), Path(target))
-    else:
-        os.link(source, target, follow_symlinks=False)
+def _link_or_copy(instance: Instance, kept: UntrustedDirectory, *names: str) -> None:
+    with instance.live_files.open_file(*names) as file:
+        if names[-1].endswith(".incr.aof"):
+            kept.copy_file(file, *names)
+        else:
+            kept.link_file(file, *names)
 
 
 # -- Rollback
@@ -189,12 +202,9 @@ def roll_back(instance: Instance, compose: Compose) -> str:
     process.check(["docker", "tag", image_id, reference])
     compose.forget_override()
     try:
-        compose.up("--force-recreate")
+        compose.up_again()
     except Failure as error:
-        raise Failure(
-            f"{error}\nThe previous version is not back yet. systemd tries again every minute; to try now, run "
-            "'redisctl recover'"
-        ) from None
+        raise Failure(f"{error}\nThe previous version is not back yet. {transaction.RETRIES}") from None
     complete(instance, record)
     written = instance.root / record.previous
     leftover = f"; what the new one wrote is in {written}" if record.previous and written.is_dir() else ""
@@ -251,4 +261,4 @@ def _discard_saved(instance: Instance) -> None:
     """Remove what was kept for a rollback."""
     configuration.discard(instance)
     for path in (instance.root / paths.ROLLBACK_DATA, _partial(instance)):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path, ignore_errors=True)

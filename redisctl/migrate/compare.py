@@ -10,15 +10,18 @@ from fnmatch import fnmatchcase
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from redisctl.core import progress
 from redisctl.core.fingerprint import Fingerprint, fingerprints
 from redisctl.core.formatting import words
 from redisctl.core.keyspace import keyspace
-from redisctl.core.scan import PAUSE, ask, batches
+from redisctl.core.scan import PAUSE, ask, batches, scan
 
 # Keys in a sample; keys that are compared at once; and how often keys that differ are compared again.
 SAMPLE_SIZE = 1000
 BATCH = 100
 ROUNDS = 6
+# Names of differing keys that are kept.
+MAX_NAMES = 10
 # Milliseconds by which an expiry that was computed from a TTL may differ, and by which it may be later. Redis below 7
 # sends a replica TTLs instead of times, so keys that arrive late expire late.
 TTL_TOLERANCE_MS, MAX_TTL_DRIFT_MS = 1000, 600_000
@@ -107,12 +110,8 @@ def _keys(redis: Redis, sample: int | None) -> Iterator[list[bytes]]:
         keys = {key for batch in batches(commands, BATCH) for key in ask(redis, batch) if key}
         yield from batches(sorted(keys), BATCH)
         return
-    cursor = 0
-    while True:
-        cursor, batch = redis.scan(cursor, count=BATCH)
+    for batch in scan(redis, count=BATCH):
         yield from batches(batch, BATCH)
-        if not cursor:
-            return
 
 
 def _counts(source: Redis, copy: Redis, wait_until_synced: Callable[[], None]) -> list[str]:
@@ -151,6 +150,7 @@ def _compare(pair: Pair, report: Report, database: _Database, keys: list[bytes])
     A key is compared until it is the same or did not change on the source during the comparison, at most ROUNDS times.
     """
     report.compared += len(keys)
+    progress.report(f"comparing keys: {report.compared:,}")
     remaining = keys
     for _ in range(ROUNDS):
         remaining = _compare_once(pair, report, database, remaining)
@@ -187,7 +187,8 @@ def _compare_once(pair: Pair, report: Report, database: _Database, keys: list[by
         what = difference(original, copied, time.time(), absolute_expiry=absolute)
         kind = f"{what} ({original.type} in db{database.number})"
         report.differing[kind] = report.differing.get(kind, 0) + 1
-        report.names.append(words(key))
+        if len(report.names) < MAX_NAMES:
+            report.names.append(words(key))
     return changing
 
 
@@ -228,7 +229,7 @@ def difference(
         return "type"
     if not _has_same_expiry(original, copied, absolute_expiry=absolute_expiry, late=late):
         return "expiry"
-    return "" if (original.length, original.digest) == (copied.length, copied.digest) else "value"
+    return "" if original.has_same_value(copied) else "value"
 
 
 def _has_same_expiry(original: Fingerprint, copied: Fingerprint, *, absolute_expiry: bool, late: int) -> bool:

@@ -6,9 +6,6 @@ address and password of the source, readable only by root, and ``data/`` of the 
 
 import functools
 import json
-import operator
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,20 +16,21 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from redisctl import paths
-from redisctl.backup import create
 from redisctl.core import journal, scratch_redis
+from redisctl.core.contents import Contents
+from redisctl.core.counting import count_contents, list_functions
 from redisctl.core.errors import Failure
 from redisctl.core.files import write_json
-from redisctl.core.fingerprint import fingerprints
-from redisctl.core.formatting import size
-from redisctl.core.instance import Instance
+from redisctl.core.fingerprint import Fingerprint, fingerprints
+from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
+from redisctl.core.untrusted_files import remove_tree
 from redisctl.data import layout
 from redisctl.data.swap import staging_dir, swap_data, unused_name
+from redisctl.migrate.blockers import blockers, describe_shortage, function_blocker, switch_blockers, target_facts
 from redisctl.migrate.compare import Pair, Report, compare
-from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, describe_writes, wait_for_offset, writes
+from redisctl.migrate.replica import DOWN, FOLLOWS, Progress, Replica, describe_writes, wait_for_offset
 from redisctl.migrate.source import (
-    PREFIX,
     SourceFacts,
     SourceServer,
     check_rights,
@@ -42,6 +40,7 @@ from redisctl.migrate.source import (
     parse_facts,
     refusal,
 )
+from redisctl.migrate.write_monitor import WriteMonitor, wait_until_synced
 
 # Seconds without writes before the switch.
 QUIET = 3
@@ -54,28 +53,17 @@ MIN_FOUND_RATIO = 0.9
 
 @dataclass(frozen=True)
 class State:
-    """Contents of state.json. ``replaced`` is the switch's name of the previous data."""
+    """Contents of state.json. ``replaced`` is the switch's name of the previous data.
+
+    ``memory`` is what the data took in the source, and ``limit`` what the copy may use, in bytes.
+    """
 
     source: SourceServer
     started: float
     overwrite: bool
     memory: int
     replaced: str = ""
-
-
-@dataclass(frozen=True)
-class TargetFacts:
-    """What an import needs to know of this instance and its host. Sizes are in bytes."""
-
-    run_id: str
-    keys: int
-    memory: int
-    maxmemory: int
-    databases: int
-    free_memory: int
-    free_import: int
-    free_data: int
-    one_disk: bool
+    limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ def read_state(instance: Instance) -> State | None:
 
 
 def _save_state(instance: Instance, state: State) -> None:
-    write_json(_directory(instance) / "state.json", asdict(state), uid=0, gid=0)
+    write_json(_directory(instance) / "state.json", asdict(state), (0, 0))
 
 
 def current_migration(instance: Instance) -> State:
@@ -133,7 +121,7 @@ def current_migration(instance: Instance) -> State:
 
 def replica_of(instance: Instance, state: State) -> Replica:
     """Return the copy of an import."""
-    return Replica(instance, _directory(instance) / "data", state.memory)
+    return Replica(instance, _directory(instance) / "data", state.memory, state.limit)
 
 
 def cancel(instance: Instance) -> bool:
@@ -142,18 +130,19 @@ def cancel(instance: Instance) -> bool:
     The instance does not change.
     """
     existed = _directory(instance).exists()
-    Replica(instance, _directory(instance) / "data", 0).end()
-    shutil.rmtree(_directory(instance), ignore_errors=True)
+    Replica(instance, _directory(instance) / "data", 0, 0).end()
+    remove_tree(_directory(instance), ignore_errors=True)
     return existed
 
 
 # -- Start
 
 
-def start(instance: Instance, source: SourceServer, *, overwrite: bool) -> State:
+def start(instance: Instance, source: SourceServer, report: Callable[[str], None], *, overwrite: bool) -> State:
     """Start a copy that replicates from the source, under the instance's lock.
 
-    ``overwrite`` allows replacing data of this instance. Raises Failure with all blockers, before it creates anything.
+    ``overwrite`` allows replacing data of this instance. ``report`` gets a warning. Raises Failure with all blockers,
+    before it creates anything.
     """
     journal.ensure_none(instance)
     current = read_state(instance)
@@ -163,11 +152,16 @@ def start(instance: Instance, source: SourceServer, *, overwrite: bool) -> State
         )
     cancel(instance)
     facts = fetch_facts(source)
-    problems = blockers(_target_facts(instance), facts, source, overwrite=overwrite)
+    own = target_facts(instance, overwrite=overwrite)
+    problems = blockers(own, facts, source, overwrite=overwrite)
     if problems:
         raise Failure("; ".join(problems))
     check_rights(source)
-    state = State(source, time.time(), overwrite, max(facts.memory, facts.memory_peak))
+    if shortage := describe_shortage(own, facts):
+        report(f"warning: {shortage}")
+    # The source may grow, and a copy cannot start again with more.
+    limit = scratch_redis.memory_limits(None, 0, own.free_memory)[-1]
+    state = State(source, time.time(), overwrite, facts.memory, limit=limit)
     _directory(instance).mkdir(mode=0o700)
     try:
         _save_state(instance, state)
@@ -178,70 +172,13 @@ def start(instance: Instance, source: SourceServer, *, overwrite: bool) -> State
     return state
 
 
-def _target_facts(instance: Instance) -> TargetFacts:
-    with instance.connect(decode_responses=False) as redis:
-        info: dict[str, Any] = redis.info("all")
-        keys = count_keys(redis, info)
-    disk, data_disk = (os.statvfs(path) for path in (instance.root, instance.data))
-    return TargetFacts(
-        run_id=str(info.get("run_id", "")),
-        keys=keys,
-        memory=int(info["used_memory"]),
-        maxmemory=int(instance.config_value("maxmemory", "0")),
-        databases=int(instance.config_value("databases", "16")),
-        free_memory=scratch_redis.free_memory(),
-        free_import=disk.f_bavail * disk.f_frsize,
-        free_data=data_disk.f_bavail * data_disk.f_frsize,
-        one_disk=instance.root.stat().st_dev == instance.data.stat().st_dev,
-    )
-
-
-def count_keys(redis: Redis, info: dict[str, Any]) -> int:
-    """Count the keys in all databases, without temporary ones of the health check."""
-    count = sum(database["keys"] for database in keyspace(info).values())
-    # The health check has at most two.
-    if 0 < count <= 4 and set(keyspace(info)) == {"db0"}:
-        return sum(not key.startswith(PREFIX.encode()) for key in redis.scan_iter(count=1000))
-    return count
-
-
-def blockers(own: TargetFacts, other: SourceFacts, source: SourceServer, *, overwrite: bool) -> list[str]:
-    """Return the blockers of an import, each with a remedy."""
-    problems = []
-    if other.run_id and other.run_id == own.run_id:
-        return [f"{source.name} is this instance itself"]
-    if other.is_cluster:
-        problems.append(
-            f"{source.name} is part of a cluster and has only some of its keys: import does not support that"
-        )
-    highest = max((int(name[2:]) for name in other.databases), default=0)
-    if highest >= own.databases:
-        problems.append(
-            f"{source.name} has keys in db{highest}, but this instance has {own.databases} databases: set "
-            f"redis_databases = {highest + 1} and deploy"
-        )
-    if own.maxmemory and other.memory > own.maxmemory:
-        problems.append(
-            f"its data takes {size(other.memory)} of memory, but redis_maxmemory is {size(own.maxmemory)}, so Redis "
-            "would evict keys: raise it and deploy"
-        )
-    # The copy, and the growth of this instance to the same size.
-    needed = scratch_redis.memory_needed(max(other.memory, other.memory_peak)) + max(0, other.memory - own.memory)
-    if needed > own.free_memory:
-        problems.append(
-            f"the copy and this instance need {size(needed)} more memory, but the host has {size(own.free_memory)}: "
-            "add memory for the time of the import, or bring the data as a file (redisctl restore FILE)"
-        )
-    space = (other.memory + create.DISK_MARGIN) * (2 if own.one_disk else 1)
-    free = min(own.free_import, own.free_data)
-    if free < space:
-        problems.append(f"the disk has {size(free)} free, but the import needs up to {size(space)}: free some space")
-    if own.keys and not overwrite:
-        problems.append(
-            f"this instance has {own.keys} keys already, which the import would replace: --overwrite allows that; "
-            "redisctl restore --undo brings them back"
-        )
-    return problems
+def count_copy(instance: Instance, state: State) -> Contents:
+    """Count what the copy contains. Raises Failure."""
+    with replica_of(instance, state).client() as copy:
+        try:
+            return count_contents(copy)
+        except RedisError as error:
+            raise Failure(f"the copy answers: {error_text(error)}") from None
 
 
 def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None]) -> Progress:
@@ -251,9 +188,12 @@ def wait_for_sync(instance: Instance, state: State, report: Callable[[str], None
     while True:
         try:
             progress = replica.read()
-        except Failure:
+        except scratch_redis.Ended:
             cancel(instance)
             raise
+        except Failure as error:
+            # A copy of hours is no less worth because Docker does not answer now.
+            raise Failure(f"{error}. The copy was left alone: see redisctl import status") from None
         if progress.stage == FOLLOWS:
             return progress
         if progress.errors and is_final(progress.errors):
@@ -285,14 +225,14 @@ def status(instance: Instance) -> MigrationStatus:
     state = current_migration(instance)
     try:
         progress = replica_of(instance, state).read()
-    except Failure as error:
+    except scratch_redis.Ended as error:
         remedy = "run redisctl import cancel, and start again"
         return MigrationStatus(state, None, None, None, f"the copy has ended: {error}", remedy)
     facts, lag, refused = None, None, ""
     try:
         with state.source.connect() as redis:
             info = redis.info("all")
-        facts, lag = parse_facts(info), max(0, int(info["master_repl_offset"]) - progress.offset)
+        facts, lag = parse_facts(info), max(0, int(info.get("master_repl_offset", 0)) - progress.offset)
     except RedisError as error:
         refused = str(refusal(state.source, error))
     problem = " / ".join(message for message in (progress.errors, refused) if message)
@@ -308,39 +248,9 @@ def status(instance: Instance) -> MigrationStatus:
 # -- Switch
 
 
-class WriteMonitor:
-    """Counts what clients write to the source, from its creation on."""
-
-    def __init__(self, source: SourceServer, replica: Replica) -> None:
-        self.source, self.replica = source, replica
-        self.since = time.monotonic()
-        self.removed = self._removed()
-        # So that the copy has received every removal that was counted.
-        wait_until_synced(source, replica)
-        self.before = replica.read()
-
-    def _removed(self) -> int:
-        with self.source.connect() as redis:
-            stats = redis.info("stats")
-        return int(stats["expired_keys"]) + int(stats["evicted_keys"])
-
-    def writes(self) -> dict[str, int]:
-        """Return write commands by name, without removals of expired and evicted keys."""
-        wait_until_synced(self.source, self.replica)
-        after = self.replica.read()
-        return writes(self.before, after, self._removed() - self.removed)
-
-
-def wait_until_synced(source: SourceServer, replica: Replica) -> None:
-    """Wait until the copy has everything that the source has now.
-
-    Raises Failure if that takes too long.
-    """
-    with source.connect() as primary, replica.client() as copy:
-        wait_for_offset(primary, copy)
-
-
-def rehearse(instance: Instance, state: State, *, full: bool, overwrite: bool) -> tuple[WriteMonitor, ComparisonResult]:
+def rehearse(
+    instance: Instance, state: State, *, full: bool, overwrite: bool, with_functions: bool = False
+) -> tuple[WriteMonitor, ComparisonResult]:
     """Compare the copy with the source, and find the blockers of the switch.
 
     Changes nothing. Raises Failure if they cannot be compared.
@@ -358,9 +268,24 @@ def rehearse(instance: Instance, state: State, *, full: bool, overwrite: bool) -
             clients = int(redis.info("clients")["connected_clients"]) - 1
     except RedisError as error:
         raise refusal(state.source, error) from None
-    return monitor, ComparisonResult(
-        _blockers(instance, replica.read(), state, report, overwrite=overwrite), written, clients, report
-    )
+    problems = _blockers(instance, state, replica, overwrite=overwrite, with_functions=with_functions)
+    return monitor, ComparisonResult([*report.all_problems(), *problems], written, clients, report)
+
+
+def _blockers(
+    instance: Instance, state: State, replica: Replica, *, overwrite: bool, with_functions: bool
+) -> list[str]:
+    """Return what keeps the copy, as it is now, from replacing this instance's data.
+
+    Raises Failure if the copy does not answer.
+    """
+    with replica.client() as copy:
+        try:
+            libraries = list_functions(copy)
+        except RedisError as error:
+            raise Failure(f"the copy answers: {error_text(error)}") from None
+    is_allowed = overwrite or state.overwrite
+    return switch_blockers(instance, replica.read(), libraries, overwrite=is_allowed, with_functions=with_functions)
 
 
 def _compare(instance: Instance, state: State, replica: Replica, *, full: bool) -> Report:
@@ -375,35 +300,24 @@ def _compare(instance: Instance, state: State, replica: Replica, *, full: bool) 
         return compare(pair, full=full)
 
 
-def _blockers(instance: Instance, copy: Progress, state: State, report: Report, *, overwrite: bool) -> list[str]:
-    """Return what keeps the copy from replacing this instance's data."""
-    own = _target_facts(instance)
-    problems = report.all_problems()
-    if own.maxmemory and copy.memory > own.maxmemory:
-        problems.append(
-            f"the copy takes {size(copy.memory)}, but redis_maxmemory is {size(own.maxmemory)}: raise it and deploy"
-        )
-    highest = max((int(name[2:]) for name in copy.databases), default=0)
-    if highest >= own.databases:
-        problems.append(f"there are keys in db{highest}: set redis_databases = {highest + 1} and deploy")
-    if own.keys and not (overwrite or state.overwrite):
-        problems.append(f"this instance has {own.keys} keys now, which would be replaced: --overwrite allows that")
-    return problems
-
-
 def cut_over(
     instance: Instance,
     state: State,
     monitor: WriteMonitor,
     report: Report,
     *,
+    overwrite: bool,
+    with_functions: bool,
     allow_writes: bool,
     discard_unsaved: bool = False,
 ) -> dict[str, Any]:
     """Replace the instance's data by the copy's, and end the import.
 
-    Returns keys, seconds, late writes and a warning. ``allow_writes`` accepts writes to the source, ``discard_unsaved``
-    that this instance cannot save its own. Raises Failure; the copy then still follows.
+    Returns its contents, seconds, late writes and a warning. ``allow_writes`` accepts writes to the source,
+    ``discard_unsaved`` that this instance cannot save its own. Raises Failure; the copy then still follows.
+
+    The source may have sent everything again since the comparison, without a command that counts as a write. So this
+    checks the copy again, and at last the data that the instance has loaded.
     """
     replica = replica_of(instance, state)
     try:
@@ -414,12 +328,15 @@ def cut_over(
             raise Failure(
                 f"{state.source.name} got writes while the copy saved ({describe_writes(written)}): stop the writers"
             )
+        problems = _blockers(instance, state, replica, overwrite=overwrite, with_functions=with_functions)
+        if problems:
+            raise Failure(f"not finished, the data has changed since the comparison: {'; '.join(problems)}")
         # Later writes are not in the snapshot.
         monitor.before = saved
         replaced = unused_name(instance)
         # If the switch is interrupted, this name shows whether the data was replaced.
         _save_state(instance, replace(state, replaced=replaced))
-        check = functools.partial(_check, instance, saved, report)
+        check = functools.partial(_check, instance, saved, report, with_functions)
         operation = f"import from {state.source.name}"
         with staging_dir(instance) as staged:
             layout.stage_rdb(instance, snapshot, staged)
@@ -428,14 +345,27 @@ def cut_over(
         late = _late_writes(monitor)
     except RedisError as error:
         raise refusal(state.source, error) from None
+    contents = _count_imported(instance, state)
     cancel(instance)
     return {
-        "keys": saved.keys,
+        **contents,
         "downtime": round(swapped.downtime, 2),
         "writers_blocked": round(blocked, 2),
         "late_writes": late,
         "warning": swapped.warning,
     }
+
+
+def _count_imported(instance: Instance, state: State) -> dict[str, Any]:
+    """Count what was imported. Never fails, because the data has been replaced.
+
+    This counts in the copy, where no client waits for it.
+    """
+    try:
+        contents = count_copy(instance, state)
+    except (Failure, KeyboardInterrupt):
+        return {"keys": None, "contents": "an unknown number of keys"}
+    return {**contents.as_dict(), "contents": contents.describe()}
 
 
 def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
@@ -446,10 +376,11 @@ def _late_writes(monitor: WriteMonitor) -> dict[str, int]:
         return {}
 
 
-def _check(instance: Instance, saved: Progress, report: Report, redis: Redis) -> list[str]:
+def _check(instance: Instance, saved: Progress, report: Report, with_functions: bool, redis: Redis) -> list[str]:
     """Return what is wrong with the new data. Clients may have changed some of it."""
     databases = keyspace(redis.info("keyspace"))
-    problems = []
+    libraries = list_functions(redis)
+    problems = [function_blocker(libraries)] if libraries and not with_functions else []
     for name, database in saved.databases.items():
         # Keys with a TTL may have expired.
         expected = database["keys"] - database["expires"]
@@ -462,7 +393,7 @@ def _check(instance: Instance, saved: Progress, report: Report, redis: Redis) ->
     for number, samples in report.samples.items():
         lasting = {key: value for key, value in samples.items() if not 0 < value.expires_at <= now + QUIET * 1000}
         with instance.connect(decode_responses=False, db=number) as database:
-            same += sum(map(operator.eq, lasting.values(), fingerprints(database, list(lasting))))
+            same += sum(map(Fingerprint.is_same, lasting.values(), fingerprints(database, list(lasting))))
         compared += len(lasting)
     if same < MIN_FOUND_RATIO * compared:
         problems.append(f"of {compared} sample keys, only {same} are the same as in the copy")

@@ -5,7 +5,6 @@ command that started it; other verbs that remove leftover containers do not remo
 """
 
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,12 @@ from redis.exceptions import RedisError
 
 from redisctl.core import process, scratch_redis
 from redisctl.core.errors import Failure
-from redisctl.core.files import RDB_FILE, REDIS_GID, REDIS_UID
+from redisctl.core.files import copy, own
+from redisctl.core.formatting import size
 from redisctl.core.instance import Instance, error_text
 from redisctl.core.keyspace import keyspace
+from redisctl.core.scratch_redis import OutOfMemory
+from redisctl.core.untrusted_files import UntrustedDirectory, remove_tree
 from redisctl.migrate.source import SourceServer, is_final, replication_errors
 
 LABEL = "redoubt.import"
@@ -36,7 +38,7 @@ COPYING, LOADING, FOLLOWS, DOWN = "copying", "loading", "follows", "down"
 _READS = (
     "ping info select multi exec replconf publish spublish auth hello client config time type pexpiretime pttl ttl "
     "strlen llen hlen scard zcard xlen get lrange hgetall smembers zrange xrange scan randomkey dbsize bgsave save "
-    "lastsave role command"
+    "lastsave role command memory"
 )
 _NO_WRITES = frozenset(_READS.split())
 _REMOVALS = frozenset({"del", "unlink"})
@@ -67,11 +69,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Replica:
-    """The copy of an import, in its directory. ``memory`` is its limit in bytes."""
+    """The copy of an import, in its directory.
+
+    ``memory`` is what its data took in the source, and ``limit`` what it may use, in bytes.
+    """
 
     instance: Instance
     directory: Path
     memory: int
+    limit: int
 
     @property
     def container(self) -> str:
@@ -80,8 +86,8 @@ class Replica:
 
     def begin(self, source: SourceServer) -> None:
         """Start the copy. Raises Failure."""
+        # It is root's until everything is in it: from the start on Redis can write there.
         self.directory.mkdir(mode=0o700)
-        os.chown(self.directory, REDIS_UID, REDIS_GID)
         options = {
             "databases": str(DATABASES),
             "replicaof": f"{source.host} {source.port}",
@@ -98,8 +104,9 @@ class Replica:
                 options["masteruser"] = quoted(source.user)
         if source.tls:
             options |= self._tls(source)
+        os.chown(self.directory, *self.instance.owner)
         scratch_redis.start(
-            self.instance, self.container, self.directory, options, self.memory, label=LABEL, network="host"
+            self.instance, self.container, self.directory, options, self.limit, label=LABEL, network="host"
         )
 
     def _tls(self, source: SourceServer) -> dict[str, str]:
@@ -109,20 +116,30 @@ class Replica:
             inside = self.directory / f"{name}.pem"
             if file != inside:
                 _copy(file, inside)
-            inside.chmod(0o400)
-            os.chown(inside, REDIS_UID, REDIS_GID)
+            own(inside, self.instance.owner)
             options[f"tls-{name}-file"] = f"/data/{inside.name}"
         return options
 
     def client(self, db: int = 0) -> Redis:
         """Return a client of the copy that does not decode.
 
-        Raises Failure if the copy has ended.
+        Raises Ended if the copy does not run.
         """
-        return scratch_redis.client(self.container, self.memory, db=db)
+        try:
+            return scratch_redis.client(self.container, self.instance.owner, self.limit, db=db)
+        except OutOfMemory:
+            raise OutOfMemory(
+                f"it was killed for lack of memory. It may use up to {size(self.limit)}, its data should take about "
+                f"{size(scratch_redis.memory_needed(self.memory))}, and the host has "
+                f"{size(scratch_redis.free_memory())} free now: stop something else or give the host more memory, and "
+                "start the import again, or bring the data as a file (redisctl restore FILE)"
+            ) from None
 
     def read(self) -> Progress:
-        """Return its progress. Raises Failure if the copy has ended."""
+        """Return its progress.
+
+        Raises Ended if the copy does not run, and Failure if Docker does not answer.
+        """
         errors = replication_errors(scratch_redis.log(self.container, 60))
         try:
             with self.client() as redis:
@@ -135,22 +152,12 @@ class Replica:
     def save(self) -> Path:
         """Write an RDB snapshot of its data; return the file. Raises Failure."""
         with self.client() as redis:
-            redis.bgsave()
-            deadline = time.monotonic() + SAVE_TIMEOUT
-            while (info := redis.info("persistence"))["rdb_bgsave_in_progress"]:
-                if time.monotonic() > deadline:
-                    raise Failure(
-                        f"the copy did not finish saving within {SAVE_TIMEOUT / 3600:.0f} h: is the disk very slow?"
-                    )
-                time.sleep(_POLL)
-        if info["rdb_last_bgsave_status"] != "ok":
-            raise Failure(f"the copy could not save: is the disk of {self.directory} full?")
-        return self.directory / RDB_FILE
+            return scratch_redis.write_rdb(redis, self.directory)
 
     def end(self) -> None:
         """Remove the copy and its data, if it exists."""
         process.run(["docker", "rm", "--force", self.container], timeout=120)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_tree(self.directory, ignore_errors=True)
 
 
 def _own_certificate(directory: Path) -> tuple[Path, Path]:
@@ -173,7 +180,8 @@ def _own_certificate(directory: Path) -> tuple[Path, Path]:
 
 def _copy(file: Path, target: Path) -> None:
     try:
-        shutil.copyfile(file, target)
+        with UntrustedDirectory(file.resolve().parent).open_file(file.resolve().name) as source:
+            copy(source, None, target)
     except OSError as error:
         raise Failure(f"{file}: {error.strerror}") from None
 
@@ -198,7 +206,8 @@ def progress(info: dict[str, Any], errors: str) -> Progress:
     for name, values in info.items():
         # Subcommands, such as those of XGROUP, are summed up.
         command = name.removeprefix("cmdstat_").partition("|")[0]
-        if command != name.partition("|")[0] and command not in _NO_WRITES:
+        is_command = command != name.partition("|")[0]
+        if is_command and command not in _NO_WRITES and name != "cmdstat_function|list":
             written[command] = written.get(command, 0) + int(values["calls"])
     return Progress(
         stage=LOADING if loading else COPYING if copying else FOLLOWS if follows else DOWN,

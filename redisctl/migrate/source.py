@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
@@ -13,8 +12,8 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import TimeoutError as TooSlow
-from redis.retry import Retry
 
+from redisctl.core.client import client
 from redisctl.core.errors import Failure
 from redisctl.core.instance import error_text
 from redisctl.core.keyspace import keyspace
@@ -56,7 +55,7 @@ class SourceServer:
             tls = {"ssl": True, "ssl_ca_certs": self.ca, "ssl_check_hostname": True}
             if self.cert:
                 tls |= {"ssl_certfile": self.cert, "ssl_keyfile": self.key}
-        return Redis(
+        return client(
             host=self.host,
             port=self.port,
             db=db,
@@ -64,8 +63,6 @@ class SourceServer:
             password=self.password or None,
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=ANSWER_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
             **tls,
         )
 
@@ -80,7 +77,6 @@ class SourceFacts:
     version: str
     run_id: str
     memory: int
-    memory_peak: int
     is_cluster: bool
     databases: dict[str, dict[str, int]]
 
@@ -101,7 +97,8 @@ def parse(text: str) -> tuple[str, int]:
     if not match:
         # Without the text, which may be a URL with a password.
         raise Failure(
-            "--from must be HOST:PORT and nothing else; redisctl asks for the password or reads --password-file"
+            "--from must be HOST:PORT and nothing else; redisctl asks for the password or reads --password-file. For a "
+            "file: redisctl restore FILE"
         )
     port = int(match[2] or match[4])
     if not 0 < port < 65536:
@@ -140,7 +137,6 @@ def parse_facts(info: dict[str, Any]) -> SourceFacts:
         version=str(info.get("redis_version", "0")),
         run_id=str(info.get("run_id", "")),
         memory=int(info.get("used_memory", 0)),
-        memory_peak=int(info.get("used_memory_peak", 0)),
         is_cluster=bool(info.get("cluster_enabled")),
         databases={
             name: {"keys": database["keys"], "expires": database["expires"]}

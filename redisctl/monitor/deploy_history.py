@@ -12,7 +12,6 @@ from typing import Any
 
 from redisctl import paths
 from redisctl.core import lock
-from redisctl.core.formatting import printable
 
 # How a deploy ended. Interrupted means that it was killed or lost its connection.
 CHANGED, UNCHANGED, FAILED, INTERRUPTED, RUNNING = "changed", "no change", "failed", "interrupted", "running"
@@ -41,10 +40,9 @@ class Deploy:
         return {**vars(self), "changed": list(self.changed), "ended": self.ended or None, "failed": self.failed or None}
 
     @property
-    def what(self) -> str:
+    def what(self) -> tuple[str, ...]:
         """The operations that changed something, and the one that failed."""
-        failed = [f"failed: {self.failed}"] if self.failed else []
-        return "\n".join(map(printable, [*self.changed, *failed]))
+        return (*self.changed, *([f"failed: {self.failed}"] if self.failed else []))
 
 
 def deploys(lines: Iterable[str], running: str) -> tuple[list[Deploy], int]:

@@ -5,22 +5,21 @@ others.
 """
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from redisctl.backup import catalog
 from redisctl.backup.attempt import read_last_attempt
 from redisctl.core import aof_manifest, journal, process
 from redisctl.core.errors import Failure
-from redisctl.core.files import disk_usage, read_end
-from redisctl.core.instance import TIMEOUT, Instance, error_text
+from redisctl.core.instance import LOG_FILE, TIMEOUT, Instance, error_text
 from redisctl.core.lock import holder
 from redisctl.core.startup_errors import last_start_lines, truncations
+from redisctl.core.untrusted_files import disk_usage
 from redisctl.data import layout
 from redisctl.data.layout import previous_data_dirs, upgrade_in_progress
+from redisctl.monitor import redis_files
 from redisctl.monitor.status import DiskStatus, Status
 
 # Bytes of the end of redis.log that are read.
@@ -43,11 +42,12 @@ def add_disk_status(instance: Instance, status: Status) -> Status:
         ("previous data", _previous_data),
         ("aof files", _aof_files),
         ("redis log", _startup_log),
+        ("files of redis", redis_files.read),
     )
     for name, load in parts:
         try:
             values |= load(instance)
-        except (OSError, ValueError, Failure) as error:
+        except (ArithmeticError, AttributeError, Failure, LookupError, OSError, TypeError, ValueError) as error:
             unknown[name] = error_text(error)
     if status.unreachable_reason:
         values["start_log"] = (*_container_log(instance), *values.get("start_log", ()))
@@ -109,20 +109,12 @@ def _aof_files(instance: Instance) -> dict[str, Any]:
     return {"aof_problem": aof_manifest.find_problem(text, names), "aof_ignored": ignored}
 
 
-def _is_file(path: Path) -> bool:
-    """Say whether there is a file. Raises ValueError if something else has its name."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is not a regular file")
-    return True
-
-
 def _startup_log(instance: Instance) -> dict[str, Any]:
     """Return what redis.log reports of the last start and of truncations of the AOF."""
-    lines = read_end(instance.log, 0, _LOG_TAIL).splitlines() if _is_file(instance.log) else []
+    try:
+        lines = instance.log_files.read_end(LOG_FILE, 0, _LOG_TAIL).splitlines()
+    except FileNotFoundError:
+        lines = []
     return {"start_log": tuple(last_start_lines(lines)), "truncations": tuple(truncations(lines))}
 
 

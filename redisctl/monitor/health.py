@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
+from redisctl.core.answers import ImplausibleAnswer, reading_answers
 from redisctl.core.formatting import ago, size
+from redisctl.core.server_changes import LOCKED_OUT_ADVICE
 from redisctl.core.startup_errors import explain
 from redisctl.monitor.status import DiskStatus, Status
 
@@ -24,12 +26,17 @@ CLIENTS = (0.75, 0.90)
 # memory the ratio means nothing.
 FRAGMENTATION = (1.5, 3.0)
 FRAGMENTATION_FROM = 100 * 1024**2
+# Memory of loaded scripts and functions, as a share of maxmemory. Every Redis uses some.
+SCRIPTS = (0.05, 0.25)
+SCRIPTS_FROM = 8 * 1024**2
 # Seconds. Without the AOF, a restart brings back the last RDB snapshot.
 RDB_AGE = (86400, 3 * 86400)
 # Days. A deploy renews a certificate in the last third of its life.
 CERTIFICATE = (30, 7)
 # Free space for the next rewrite or snapshot, as a multiple of the data.
 FREE_SPACE_FACTOR = (2.0, 1.0)
+# Names of unexpected files that the report shows.
+MAX_NAMED = 5
 # Seconds during which a truncation of the AOF is a warning.
 TRUNCATION_WARNING_SECONDS = 86400
 # Seconds of a PING on the host itself: Redis executes one command at a time, so a slow PING waited for another command.
@@ -61,17 +68,30 @@ def overall(checks: list[Check]) -> str:
 
 
 def run_checks(status: Status) -> list[Check]:
-    """Run every check; if Redis does not answer, only those of container and disk."""
+    """Run every check; if Redis does not answer, only those of the host."""
     checks = [_container(status)]
     if status.unreachable_reason:
-        remedy = "logs/redis.log and docker logs show why; docs/operations.md explains the health check"
-        checks.append(Check("ping", CRITICAL, status.unreachable_reason, remedy))
+        checks.append(Check("ping", CRITICAL, status.unreachable_reason, _ping_remedy(status.unreachable_reason)))
     else:
         for check in _REDIS_CHECKS:
-            checks += check(status)
+            checks += _judge(check, status)
     for check in _HOST_CHECKS:
         checks += check(status)
     return checks
+
+
+def _judge(check: Callable[[Status], Iterator[Check]], status: Status) -> list[Check]:
+    """Run a check of what Redis answers.
+
+    What it cannot read is a verdict: a Redis that was taken over must not hide what the host reports.
+    """
+    try:
+        with reading_answers():
+            return list(check(status))
+    except ImplausibleAnswer as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        remedy = "find out whether someone took over Redis: it answers as no Redis does"
+        return [Check(name, CRITICAL, str(error), remedy)]
 
 
 def _container(status: Status) -> Check:
@@ -86,7 +106,7 @@ def _container(status: Status) -> Check:
         return Check("container", CRITICAL, observed, "docker inspect shows the output of the health check")
     if status.killed_for_memory or status.restarts:
         return Check(
-            "container", WARNING, observed, "Redis exited by itself: see logs/redis.log, and dmesg for out of memory"
+            "container", WARNING, observed, "Redis exited by itself: redisctl log shows why, or dmesg for out of memory"
         )
     return Check("container", OK, observed)
 
@@ -97,6 +117,15 @@ def _start_remedy(status: Status) -> str:
     # During an interrupted restore, a start would load whatever data is in place at that moment.
     is_interrupted = status.disk.interrupted and not status.disk.lock_holder
     return "redisctl recover finishes the interrupted change" if is_interrupted else "redisctl start"
+
+
+def _ping_remedy(reason: str) -> str:
+    if reason.startswith("BUSY"):
+        kill = "FUNCTION KILL" if "FUNCTION KILL" in reason else "SCRIPT KILL"
+        return f"{kill} as admin stops the script. docs/operations.md says how, and what to do if it has written"
+    if reason.startswith(("WRONGPASS", "NOPERM", "NOAUTH")):
+        return f"deploy again, which restarts Redis. If it comes back, {LOCKED_OUT_ADVICE}"
+    return "redisctl log and redisctl log --container show why; docs/operations.md explains the health check"
 
 
 def _ping(status: Status) -> Iterator[Check]:
@@ -110,12 +139,19 @@ def _server(status: Status) -> Iterator[Check]:
     yield Check("version", OK, f"{name} {version}")
     yield Check("uptime", OK, ago(info["uptime_in_seconds"]))
     replicas = f", {info['connected_slaves']} replicas" if info.get("connected_slaves") else ""
-    if info["role"] == "master":
+    if info["role"] == "master" and not status.unexpected.primary:
         yield Check("role", OK, f"primary{replicas}")
     else:
         link = info.get("master_link_status", "down")
-        observed = f"replica of {info.get('master_host')}:{info.get('master_port')}, link {link}"
-        yield Check("role", CRITICAL, observed, "someone made it a replica: find out who, then REPLICAOF NO ONE")
+        primary = status.unexpected.primary or f"{info.get('master_host')}:{info.get('master_port')}"
+        observed = f"replica of {primary}, link {link}"
+        yield Check(
+            "role",
+            CRITICAL,
+            observed,
+            "a person or its data made it a replica: find out who. A deploy makes it a primary again; so does redisctl "
+            "restart",
+        )
     if info.get("loading"):
         yield Check("loading", WARNING, "Redis is loading its data", "wait")
 
@@ -131,12 +167,49 @@ def _memory(status: Status) -> Iterator[Check]:
         yield Check("memory", WARNING, f"{size(used)}, no maxmemory", "set redis_maxmemory")
     if used >= FRAGMENTATION_FROM:
         ratio = info["mem_fragmentation_ratio"]
-        remedy = "set redis_activedefrag, or restart Redis"
+        # A deploy turns it on if the build in the image supports it (redis_activedefrag).
+        if status.config.get("activedefrag") == "yes":
+            remedy = "Redis defragments while it runs: wait. If the ratio stays, restart Redis"
+        else:
+            remedy = "restart Redis. Only some builds of Redis defragment while they run (redis_activedefrag)"
         yield _check_max("fragmentation", ratio, FRAGMENTATION, f"{ratio:.2f}", remedy)
     else:
         yield Check("fragmentation", OK, f"not meaningful below {size(FRAGMENTATION_FROM)}")
     remedy = "Redis ran out of memory and removed sessions early: raise redis_maxmemory"
     yield _count("evictions", info["evicted_keys"], "keys since Redis started", remedy)
+
+
+def _scripts(status: Status) -> Iterator[Check]:
+    info = status.info
+    used = info.get("used_memory_scripts", 0) + info.get("used_memory_vm_total", info.get("used_memory_lua", 0))
+    count = info.get("number_of_cached_scripts", 0)
+    remedy = (
+        "an application loads a new script for each call: let it pass values as arguments. SCRIPT FLUSH as admin "
+        "removes them; RQ and redis-py load theirs again"
+    )
+    share = used / info["maxmemory"] if info["maxmemory"] and used >= SCRIPTS_FROM else 0
+    yield _check_max("scripts", share, SCRIPTS, f"{count} loaded, {size(used)}", remedy)
+
+
+def _changes(status: Status) -> Iterator[Check]:
+    """Report what the files of the deploy do not explain in the server."""
+    unexpected = status.unexpected
+    if unexpected.unknown:
+        yield Check("changes", UNKNOWN, unexpected.unknown, "wait until Redis has loaded its data, or deploy again")
+    elif unexpected.users and status.disk.lock_holder:
+        # A deploy changes the file and the server one after the other.
+        remedy = f"look again after this: {status.disk.lock_holder}"
+        yield Check("changes", WARNING, f"other users than config/users.acl: {unexpected.users}", remedy)
+    elif unexpected.users:
+        remedy = "deploy again, which names and undoes it. If it comes back at a restart, Redis was taken over"
+        yield Check("changes", CRITICAL, f"other users than config/users.acl: {unexpected.users}", remedy)
+    elif status.undone:
+        yield Check("changes", WARNING, status.undone[0], status.undone[-1])
+    else:
+        yield Check("changes", OK, "the users are those of config/users.acl")
+    if unexpected.functions:
+        remedy = "find out who loaded it. FUNCTION DELETE as admin removes a library"
+        yield Check("functions", WARNING, f"no user may run {unexpected.functions}", remedy)
 
 
 def _clients(status: Status) -> Iterator[Check]:
@@ -156,7 +229,7 @@ def _keyspace(status: Status) -> Iterator[Check]:
 
 def _persistence(status: Status) -> Iterator[Check]:
     info = status.info
-    remedy = "logs/redis.log shows why: is the disk full, or data/live not owned by uid 999?"
+    remedy = "redisctl log shows why: is the disk full, or data/live not owned by Redis's uid?"
     if status.config.get("save"):
         age = status.at - info["rdb_last_save_time"]
         changes = info["rdb_changes_since_last_save"]
@@ -166,7 +239,7 @@ def _persistence(status: Status) -> Iterator[Check]:
         elif not changes:
             yield Check("rdb snapshot", OK, observed)
         else:
-            advice = "redis_save saves too rarely, or saves do not run: see logs/redis.log"
+            advice = "redis_save saves too rarely, or saves do not run: see redisctl log"
             yield _check_max("rdb snapshot", age, RDB_AGE, observed, advice)
     else:
         yield Check("rdb snapshot", OK, "off")
@@ -229,6 +302,26 @@ def _aof_files(status: Status) -> Iterator[Check]:
         yield Check("aof truncated", WARNING if remedy else OK, observed, remedy)
 
 
+def _redis_files(status: Status) -> Iterator[Check]:
+    """Report what fills the disk in the directories in which Redis can write."""
+    disk = status.disk
+    yield from _unknown("files of redis", disk)
+    if disk.unexpected_files:
+        named, more = disk.unexpected_files[:MAX_NAMED], len(disk.unexpected_files) - MAX_NAMED
+        rest = f" and {more} more" if more > 0 else ""
+        observed = f"Redis does not write {', '.join(named)}{rest} ({size(disk.unexpected_size)})"
+        remedy = "find out what wrote them: a person, or someone who took over Redis. Then remove them"
+        yield Check("files of redis", WARNING, observed, remedy)
+    if 0 < disk.log_limit < disk.log_size:
+        observed = f"redis.log has {size(disk.log_size)}, and should be rotated at {size(disk.log_limit // 2)}"
+        remedy = "redisctl log shows what fills it; systemctl list-timers shows whether the -logs timer runs"
+        yield Check("redis log", WARNING, observed, remedy)
+    if disk.data_limit and (status.data_size or 0) > disk.data_limit:
+        observed = f"data/live takes {size(status.data_size or 0)}; the settings explain {size(disk.data_limit)}"
+        remedy = "du data/live shows which file: BGREWRITEAOF as admin shrinks an AOF (docs/operations.md)"
+        yield Check("data files", WARNING, observed, remedy)
+
+
 def _backup(status: Status) -> Iterator[Check]:
     disk = status.disk
     if "backup" in disk.unknown:
@@ -247,12 +340,12 @@ def _last_attempt(status: Status) -> Iterator[Check]:
     attempt = status.disk.attempt
     if not attempt:
         return
-    since = ago(status.at - attempt["started"])
-    if "ended" not in attempt:
+    since = ago(status.at - attempt.started)
+    if attempt.ended is None:
         if not status.disk.lock_holder:
             yield Check("backup", CRITICAL, f"the last attempt, {since} ago, was interrupted", "redisctl backup")
-    elif attempt.get("error"):
-        observed = f"the last attempt, {since} ago, failed: {attempt['error']}"
+    elif attempt.error:
+        observed = f"the last attempt, {since} ago, failed: {attempt.error}"
         yield Check("backup", CRITICAL, observed, "fix that, then redisctl backup")
 
 
@@ -308,11 +401,38 @@ def _certificate(status: Status) -> Iterator[Check]:
     yield _check_min("certificate", days, CERTIFICATE, f"{int(days)} days left, until {end}", "a deploy renews it")
 
 
+def _network(status: Status) -> Iterator[Check]:
+    network = status.network
+    if network.differences:
+        remedy = "wait 30 s, then deploy again; systemctl status shows why the -network unit could not load it"
+        yield Check("network filter", CRITICAL, "; ".join(network.differences), remedy)
+    elif not network.watched:
+        yield Check("network filter", WARNING, "loaded, but the units that watch it do not run", "deploy again")
+    else:
+        yield Check("network filter", OK, "loaded and watched")
+    if network.limit_differences:
+        remedy = "wait 30 s, then deploy again; journalctl shows what the -network-watch unit could not load"
+        yield Check("connection limits", WARNING, "; ".join(network.limit_differences), remedy)
+    else:
+        yield Check("connection limits", OK, "loaded")
+    refused = ", ".join(f"{count} above {setting}" for setting, count in network.refused.items() if count)
+    if refused:
+        remedy = "CLIENT LIST as admin shows who is connected: is there an application without a pool? Or raise a limit"
+        yield Check("refused packets", WARNING, f"{refused}, since the limits were loaded", remedy)
+    if network.published and not network.translated:
+        observed = (
+            "Docker's rules are missing: other hosts may not reach it, other clients go through docker-proxy, and a "
+            "restart of Redis may fail"
+        )
+        remedy = "systemctl restart docker creates them, and stops and starts all containers"
+        yield Check("published port", WARNING, observed, remedy)
+
+
 _REDIS_CHECKS: tuple[Callable[[Status], Iterator[Check]], ...] = (
-    *(_ping, _server, _memory, _clients, _keyspace, _persistence, _slow_commands),
+    *(_ping, _server, _memory, _scripts, _changes, _clients, _keyspace, _persistence, _slow_commands),
 )
 _HOST_CHECKS: tuple[Callable[[Status], Iterator[Check]], ...] = (
-    *(_aof_files, _disk, _backup_disk, _backup, _previous_data, _certificate),
+    *(_aof_files, _redis_files, _disk, _backup_disk, _backup, _previous_data, _network, _certificate),
 )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from redisctl.core.answers import reading_answers
+
 # Seconds between two PINGs: short enough to meet commands that take milliseconds, without being a load.
 PAUSE = 0.001
 
@@ -73,10 +75,11 @@ class Latency:
         return asdict(self)
 
 
+@reading_answers()
 def measure(redis: Redis, seconds: float, threshold: float) -> Latency:
     """Send PINGs for some seconds, then read what Redis counted.
 
-    ``redis`` decodes answers. Raises RedisError.
+    ``redis`` decodes answers. Raises RedisError and Failure.
     """
     pings = ping_times(_pings(redis, seconds))
     answer = redis.execute_command("LATENCY", "HISTOGRAM")

@@ -9,12 +9,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from redis import Redis
 
 from redisctl.core.formatting import words
+from redisctl.core.scan import scan
 
 ID = "<id>"
 OTHERS = "(others)"
@@ -165,7 +166,7 @@ def usage(redis: Redis, database: int, tally: Tally, sample: int | None, names: 
     by a hash that does not depend on names, sizes and ages, so the first keys are a fair sample. After each batch,
     Redis gets as long for other clients as the batch took. Raises RedisError.
     """
-    scanned: Iterable[bytes] = redis.scan_iter(count=BATCH)
+    scanned: Iterable[bytes] = chain.from_iterable(scan(redis, count=BATCH))
     for batch in _batches(scanned if sample is None else islice(scanned, sample)):
         start = time.perf_counter()
         with redis.pipeline(transaction=False) as pipe:

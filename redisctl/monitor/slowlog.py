@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import Redis
 
+from redisctl.core.answers import reading_answers
 from redisctl.core.formatting import words
 from redisctl.core.instance import Instance
 
@@ -48,10 +49,11 @@ class SlowCommand:
         }
 
 
+@reading_answers()
 def slow_commands(redis: Redis, last: int, names: dict[str, str]) -> list[SlowCommand]:
     """Return the last entries, newest first.
 
-    ``redis`` does not decode; ``names`` come from ``original_names``.
+    ``redis`` does not decode; ``names`` come from ``original_names``. Raises RedisError and Failure.
     """
     # Not slowlog_get, which joins the words of a command, so that arguments with spaces cannot be separated.
     return [_entry(item, names) for item in redis.execute_command("SLOWLOG", "GET", last)]

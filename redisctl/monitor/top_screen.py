@@ -9,7 +9,6 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -18,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from redisctl.core.errors import Failure
-from redisctl.core.formatting import ago, size, took
+from redisctl.core.formatting import ago, printable, size, took, utc
 from redisctl.core.instance import error_text
 from redisctl.monitor.top import Frame, Reader, frame_of
 
@@ -35,8 +34,7 @@ def lines(name: str, frame: Frame) -> Iterator[Text]:
 
     A small terminal shows only those.
     """
-    at = datetime.fromtimestamp(frame.at, timezone.utc)
-    yield Text.assemble((name, "bold"), f"  {frame.server}  up {ago(frame.uptime)}  {at:%Y-%m-%d %H:%M:%S} UTC")
+    yield Text.assemble((name, "bold"), f"  {frame.server}  up {ago(frame.uptime)}  {utc(frame.at)} UTC")
     yield Text()
     ratio = "" if frame.hits is None else "no reads"
     if frame.hit_ratio is not None:
@@ -136,7 +134,7 @@ def show(name: str, reader: Reader, interval: float, count: int | None) -> None:
                 try:
                     now = reader.read()
                 except (RedisError, Failure) as error:
-                    message = f"Redis does not answer: {error_text(error)}"
+                    message = printable(f"Redis does not answer: {error_text(error)}")
                     view = [Text(name, "bold"), Text(), Text(message, "red", no_wrap=False)]
                 else:
                     view = list(lines(name, frame_of(before, now)))

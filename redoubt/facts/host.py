@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,13 +25,15 @@ Numbers = tuple[int, ...]
 class Neighbour:
     """Another instance on the host, running or not.
 
-    ``memory`` is its limit in bytes, ``published`` are its addresses and ports.
+    ``memory`` is its limit in bytes, ``published`` are its addresses and ports, ``edge_subnet`` is the network of its
+    edge bridge, empty if it is unknown.
     """
 
     name: str
     root: str
     memory: int
     published: frozenset[tuple[str, int]]
+    edge_subnet: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,20 @@ class Listener:
 
 
 @dataclass(frozen=True)
+class Route:
+    """An IPv4 route of the host, other than a default route, with its interface."""
+
+    network: IPv4Network
+    device: str
+
+
+@dataclass(frozen=True)
 class Persistence:
     """Where the instance's data is.
 
     ``appendonly`` and ``save`` are what Redis runs with, None where it does not answer. ``used_memory`` is what it
-    compares with ``maxmemory``, in bytes (0: no limit). ``configured`` is the ``appendonly`` of the present redis.conf.
+    compares with ``maxmemory``, in bytes (0: no limit). It runs with ``databases`` databases, and the highest one with
+    keys is number ``used_databases`` - 1. ``configured`` is the ``appendonly`` of the present redis.conf.
     ``rdb`` and ``aof`` say what is on the disk, ``formats`` in which RDB formats, such as REDIS0012.
     """
 
@@ -62,6 +74,8 @@ class Persistence:
     formats: frozenset[str] = frozenset()
     used_memory: int | None = None
     maxmemory: int | None = None
+    databases: int | None = None
+    used_databases: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +110,12 @@ class HostFacts:
     calls it. ``docker_package`` is docker.io (the distribution's) or docker-ce (Docker's), even if only a part is
     installed. ``container`` is what the host runs in (docker, lxc), empty for a machine. ``kernel`` are kernel settings
     by path. ``schedule_refused`` is why systemd refuses the backup schedule. ``addresses`` are the host's own, empty
-    where any may be used. ``has_python`` says that redisctl can run. ``redisctl`` is the digest of the installed
-    redisctl. ``instance`` is what redisctl reports.
+    where any may be used. ``owner_account`` is the account that has the number of Redis's user, empty without one;
+    ``free_id`` is a number that no account and no group has. ``has_python`` says that redisctl can run. ``redisctl`` is
+    the digest of the installed redisctl. ``root_owner`` is the instance that the root belongs to by its marker.
+    ``root_entries`` is what the root contains, without empty disks. ``root_resolved`` is the root without links in its
+    path, and ``root_access`` its owner, group and mode, as in ``0:0 755``. ``foreign_files`` are files of others under
+    names that a deploy uses outside the root. ``instance`` is what redisctl reports.
     """
 
     uid: int
@@ -118,9 +136,18 @@ class HostFacts:
     schedule_refused: str
     addresses: frozenset[str]
     listeners: tuple[Listener, ...]
+    owner_account: str
+    free_id: int
     has_logrotate: bool
+    has_nft: bool
     has_python: bool
+    routes: tuple[Route, ...] = ()
     has_root: bool = False
+    root_owner: str = ""
+    root_entries: tuple[str, ...] = ()
+    root_resolved: str = ""
+    root_access: str = ""
+    foreign_files: tuple[str, ...] = ()
     redisctl: str = ""
     instance: InstanceState = field(default_factory=InstanceState)
 
@@ -137,7 +164,7 @@ class HostFacts:
     def neighbours(self) -> tuple[Neighbour, ...]:
         """Other instances on the host."""
         return tuple(
-            Neighbour(other.name, _root_of(other.data_dir), other.memory, frozenset(other.ports))
+            Neighbour(other.name, _root_of(other.data_dir), other.memory, frozenset(other.ports), other.edge_subnet)
             for other in self.instance.other_instances
         )
 
@@ -166,6 +193,8 @@ class HostFacts:
             formats=frozenset(state.stored.formats),
             used_memory=state.used_memory if config else None,
             maxmemory=_number(config.get("maxmemory", "")),
+            databases=_number(config.get("databases", "")),
+            used_databases=state.used_databases,
         )
 
     def runs_configured_image(self, name: str) -> bool:
@@ -199,9 +228,10 @@ def _root_of(data_dir: str) -> str:
 class HostProbe(FactBase[HostFacts]):
     """Everything about a host that a deploy must know and that needs no Python there."""
 
-    def command(self, root: str, calendar: str) -> str:
+    def command(self, instance: str, root: str, calendar: str, owner: int) -> str:
         kernel = " ".join(setting.path for setting in kernel_tuning.KERNEL_SETTINGS)
-        return script("host-facts.sh", ROOT=root, KERNEL=kernel, CALENDAR=calendar)
+        files = " ".join(paths.outside_root(instance))
+        return script("host-facts.sh", ROOT=root, KERNEL=kernel, CALENDAR=calendar, OWNER=str(owner), FILES=files)
 
     def process(self, output: list[str]) -> HostFacts:
         try:
@@ -235,20 +265,28 @@ def parse_host_facts(lines: Iterable[str]) -> HostFacts:
     Raises ValueError if a key is missing.
     """
     values: dict[str, str] = {}
-    listeners, addresses, kernel = [], set(), {}
+    listeners, routes, addresses, kernel, root_entries, foreign_files = [], [], set(), {}, [], []
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "listener":
             listeners.append(_listener(value))
+        elif key == "route":
+            routes += _routes(value)
         elif key == "address":
             addresses.add(value.strip())
+        elif key == "root_entry":
+            root_entries.append(value)
+        elif key == "foreign_file":
+            foreign_files.append(value)
         elif key == "kernel":
             path, _, setting = value.partition(" ")
             kernel[path] = setting
         else:
             values[key] = value.strip()
     try:
-        return _host_facts(values, listeners, addresses, kernel)
+        facts = _host_facts(values, listeners, addresses, kernel)
+        facts = replace(facts, root_entries=tuple(root_entries), foreign_files=tuple(foreign_files))
+        return replace(facts, routes=tuple(routes))
     except KeyError as missing:
         raise ValueError(f"the inspection of the host did not report {missing}") from None
 
@@ -274,9 +312,15 @@ def _host_facts(values: dict[str, str], listeners: list[Listener], addresses: se
         schedule_refused=values["calendar_refused"],
         addresses=frozenset(addresses),
         listeners=tuple(listeners),
+        owner_account=values["owner_account"],
+        free_id=int(values["free_id"]),
         has_logrotate=bool(values["logrotate"]),
+        has_nft=bool(values["nft"]),
         has_python=bool(values["python"]),
         has_root=bool(values["root"]),
+        root_owner=values["root_owner"],
+        root_resolved=values["root_resolved"],
+        root_access=values["root_access"],
         redisctl=values["redisctl"],
     )
 
@@ -292,6 +336,15 @@ def _listener(value: str) -> Listener:
         int(port),
         f"{process[1]} (pid {process[2]})" if process else "",
     )
+
+
+def _routes(value: str) -> list[Route]:
+    """Parse a line of ``ip -4 route``: destination, then pairs of keyword and value."""
+    destination, *fields = value.split()
+    if destination == "default":
+        return []
+    device = fields[fields.index("dev") + 1] if "dev" in fields else ""
+    return [Route(IPv4Network(destination), device)]
 
 
 def _version(text: str) -> Version | None:

@@ -7,7 +7,6 @@ from pyinfra.api import FactBase
 from redoubt import image_config
 from redoubt.facts.host import Build
 from redoubt.facts.script import script
-from redoubt.settings.types import REDIS_GID, REDIS_UID
 
 
 class ImageBuild(FactBase[Build | None]):
@@ -16,8 +15,8 @@ class ImageBuild(FactBase[Build | None]):
     It is identified by the image's labels and by its own answer.
     """
 
-    def command(self, reference: str) -> str:
-        return script("image-version.sh", IMAGE=reference, OWNER=f"{REDIS_UID}:{REDIS_GID}")
+    def command(self, reference: str, owner: str) -> str:
+        return script("image-version.sh", IMAGE=reference, OWNER=owner)
 
     def process(self, output: list[str]) -> Build | None:
         config, *answer = output

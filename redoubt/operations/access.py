@@ -6,7 +6,7 @@ from pyinfra.api import operation
 from redisctl.schema import AclRequest
 from redoubt import service_drift
 from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
+from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.settings.model import Settings
 
@@ -19,7 +19,7 @@ def acl_file(settings: Settings, acl: DesiredFile) -> Commands:
     """
     writing = list(files._inner(entries=[acl]))
     if any("_stdin" in command.connector_arguments for command in writing):
-        request = AclRequest(acl.content, image=settings.redis_image, owner=OWNER)
+        request = AclRequest(acl.content, image=settings.redis_image, owner=settings.owner)
         yield RedisctlCall(settings, "deploy", "check-acl", request=request)
     yield from writing
 
@@ -35,7 +35,7 @@ def apply_users(settings: Settings, acl: DesiredFile, *, now: bool = False) -> C
     if problem := service_drift.unanswered(settings, current):
         yield from fail(
             f"{settings.redis_name} is healthy by its health check, but redisctl cannot ask it: {problem}. Check the "
-            f"load of the host, then deploy again. If it happens again, run 'docker restart {settings.redis_name}'"
+            f"load of the host, then deploy again. If it happens again, run 'redisctl restart' on the host"
         )
         return
     if now and not current.acl:

@@ -12,14 +12,11 @@ from pyinfra.api.output import format_text
 
 from redisctl import paths, schema
 from redisctl.schema import InstanceState, Result
-from redoubt import host_state, plan_log
+from redoubt import host_state, plan_log, redisctl_progress
 from redoubt.facts.paths import HiddenStdin
 from redoubt.facts.script import pinned
 from redoubt.filesystem import DesiredFile
 from redoubt.settings.model import Settings
-from redoubt.settings.types import REDIS_GID, REDIS_UID
-
-OWNER = f"{REDIS_UID}:{REDIS_GID}"
 
 Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
 
@@ -85,12 +82,13 @@ def _call(state: State, host: Host, settings: Settings, words: tuple[str, ...], 
     arguments, _ = pop_global_arguments(state, host, {})
     connector = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     stdin = HiddenStdin(f"{schema.dump(request)}\n") if request is not None else ""
-    _, output = host.run_shell_command(
-        StringCommand(pinned(shlex.join(words_))),
-        print_input=state.print_input,
-        print_output=state.print_output,
-        **{**connector, "_stdin": stdin},
-    )
+    with redisctl_progress.printing():
+        _, output = host.run_shell_command(
+            StringCommand(pinned(shlex.join(words_))),
+            print_input=state.print_input,
+            print_output=state.print_output,
+            **{**connector, "_stdin": stdin},
+        )
     result = _result(output.stdout_lines, output.stderr_lines)
     for message in result.messages:
         logger.info(f"{host.print_prefix}{message}")

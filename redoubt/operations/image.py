@@ -8,10 +8,9 @@ from pyinfra.api import FileUploadCommand, operation
 from redisctl import paths
 from redisctl.deploy.preview import activedefrag_file
 from redisctl.schema import ActivedefragRequest
-from redoubt import host_checks, image_config
+from redoubt import host_checks, host_files, image_archive, image_config
 from redoubt.facts.image import ImageBuild
-from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import OWNER, Commands, RedisctlCall, command, fail, instance_state, note_change
+from redoubt.operations.common import Commands, RedisctlCall, command, fail, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.settings.model import Settings
 
@@ -22,11 +21,11 @@ def load_image(settings: Settings) -> Commands:
 
     No change if the host has that very image. Pushes the archive to a directory of the login user below ROOT, loads it
     into Docker and removes it. (With sudo, pyinfra itself would upload to /tmp, under a name that any user can
-    foresee.)
+    foresee.) If the settings have the archive's digest, the host compares it before it loads the file.
     """
     reference, archive = settings.redis_image, str(settings.redis_image_archive)
     present = instance_state(settings).image
-    if present and image_config.of_inspect(present) == image_config.in_archive(archive, reference):
+    if present and image_config.of_inspect(present) == image_archive.identity_in(archive, reference):
         host.noop(f"{reference} is loaded")
         return
     note_change(f"{reference}: {'another image has its name' if present else 'missing'}")
@@ -34,8 +33,12 @@ def load_image(settings: Settings) -> Commands:
     quoted = shlex.quote(directory)
     yield command(f'rm -rf {quoted} && install -d -m 0700 -o "${{SUDO_UID:-${{DOAS_USER:-0}}}}" {quoted}')
     yield FileUploadCommand(archive, f"{directory}/image.tar", _sudo=False, _doas=False)
+    digest = (settings.redis_image_archive_digest or "").removeprefix("sha256:")
+    # By another descriptor: Docker reads the file from its beginning.
+    differs = f'[ "$(sha256sum </proc/self/fd/3 | cut -c 1-64)" != {digest} ]' if digest else "false"
+    refuse = f"if {differs}; then echo 'the copied archive has another digest: deploy again' >&2; exit 1; fi"
     # Removed as soon as it is open, so that an interruption leaves no file behind.
-    yield command(f"exec 3<{quoted}/image.tar && rm -rf {quoted} && docker load --quiet <&3")
+    yield command(f"exec 3<{quoted}/image.tar && rm -rf {quoted} || exit; {refuse}; docker load --quiet <&3")
 
 
 @operation()
@@ -55,7 +58,7 @@ def check_version(settings: Settings) -> Commands:
 
     Changes nothing. Says nothing of an image that is not on the host yet, as in a dry run.
     """
-    build = host.get_fact(ImageBuild, reference=settings.redis_image)
+    build = host.get_fact(ImageBuild, reference=settings.redis_image, owner=settings.owner)
     if build is None and not state.is_executing:
         return
     if build is None:
@@ -88,8 +91,8 @@ def probe_activedefrag(settings: Settings) -> Commands:
     for value in ["yes"] if required else ["yes", "no"]:
         text = activedefrag_file(present.image_id, value)
         if present.image_id and f"{present.activedefrag}\n" == text:
-            yield from files._inner(entries=[DesiredFile(path, text)])
+            yield from files._inner(entries=[host_files.activedefrag_file(settings, text)])
             return
     note_change(f"{path}: not known for this image")
-    request = ActivedefragRequest(settings.redis_image, OWNER, required=required)
+    request = ActivedefragRequest(settings.redis_image, settings.owner, required=required)
     yield RedisctlCall(settings, "deploy", "activedefrag", request=request)

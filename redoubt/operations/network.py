@@ -1,37 +1,35 @@
-"""The operations for the firewall before the published port."""
+"""The operation for the instance's nftables table."""
 
 from pyinfra import host
 from pyinfra.api import operation
 
-from redoubt import firewall
+from redoubt import network_filter
 from redoubt.operations.common import Commands, command, instance_state, note_change
-from redoubt.operations.files import files
 from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
 
 
 @operation()
-def load_firewall(settings: Settings) -> Commands:
-    """Load the instance's nftables table, now and at every boot.
+def load_network_filter(settings: Settings) -> Commands:
+    """Load the instance's nftables tables, now and at every boot, and watch them.
 
-    No change if the loaded table does not differ from its file. Replaces the table in one step. It affects this
-    instance's port alone.
+    No change if the loaded tables do not differ from their files. Replaces a table in one step. It affects this
+    instance alone.
     """
-    unit = firewall.unit(settings)
+    unit, (timer, path, watch) = network_filter.unit(settings), network_filter.watch(settings)
     present = instance_state(settings)
-    reasons = [*present.firewall, *unit_differences(present, [unit], active=True)]
+    reasons = [
+        *present.network_filter,
+        *present.client_limits,
+        *unit_differences(present, [unit, timer, path], active=True),
+        *unit_differences(present, [watch], active=False),
+    ]
     if not reasons:
         host.noop("up to date")
         return
     for reason in reasons:
-        note_change(f"{settings.redis_name}'s port: {reason}")
-    yield command(f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl reload-or-restart {unit}")
-
-
-@operation()
-def remove_firewall(settings: Settings) -> Commands:
-    """Remove the instance's nftables table, its unit and its file."""
-    note_change(f"{settings.redis_name}'s port: redis_allow_from is empty or no port is published")
-    yield command(f"systemctl disable --quiet --now {firewall.unit(settings)}")
-    yield from files._inner(entries=firewall.files(settings))
-    yield command("systemctl daemon-reload")
+        note_change(f"{settings.redis_name}'s network: {reason}")
+    yield command(
+        f"systemctl daemon-reload && systemctl enable --quiet {unit} {watch} {timer} {path} && "
+        f"systemctl reload-or-restart {unit} && systemctl restart {timer} {path} && systemctl start {watch}"
+    )

@@ -6,12 +6,11 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import operation
 
-from redisctl import paths
 from redisctl.schema import LiveConfigRequest, StartRequest
 from redoubt import compose, redis_conf, service_drift
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import OWNER, Commands, RedisctlCall, fail, instance_state, note_change
+from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.changes import changed_settings
 from redoubt.settings.model import Settings
 
@@ -60,23 +59,12 @@ def start_service(settings: Settings, acl: DesiredFile, deployed: Mapping[str, A
             note_change(f"{settings.redis_name} restarts because of {reason}")
     for reason in drift.reasons:
         note_change(reason)
-    if drift.data_lost:
-        yield from fail(
-            f"{settings.redis_name} runs on a directory that is not {settings.root}/{paths.LIVE} any more: its data "
-            "may be in memory alone, and a restart would lose it. Nothing was restarted. Put the directory back, or "
-            f"save the data with a client; then run 'docker stop {settings.redis_name}' on the host and deploy again"
-        )
-        return
-    if drift.foreign_containers:
-        yield from fail(
-            f"{' and '.join(drift.networks)} must be recreated, but containers of others are on it: "
-            f"{', '.join(drift.foreign_containers)}. Nothing was restarted. Stop them, or disconnect them with 'docker "
-            "network disconnect'; then deploy again and start them"
-        )
+    if blocker := service_drift.blocker(settings, drift):
+        yield from fail(blocker)
         return
     request = StartRequest(
         image=settings.redis_image,
-        owner=OWNER,
+        owner=settings.owner,
         timeout=settings.start_timeout,
         restart=settings.redis_restart,
         recreate=drift.replace,

@@ -1,8 +1,13 @@
-"""How systemd units differ from the desired state."""
+"""How systemd units differ from the desired state, and the operation for timers."""
 
 from collections.abc import Iterable
 
+from pyinfra import host
+from pyinfra.api import operation
+
 from redisctl.schema import InstanceState, UnitState
+from redoubt.operations.common import Commands, command, instance_state, note_change
+from redoubt.settings.model import Settings
 
 _MISSING = UnitState(present=False, active=False, enabled=False, outdated=False)
 
@@ -19,3 +24,18 @@ def unit_differences(present: InstanceState, units: Iterable[str], *, active: bo
         reasons += [] if unit.enabled else [f"{name} does not start at boot"]
         reasons += [f"{name} is not active"] if active and not unit.active else []
     return reasons
+
+
+@operation()
+def enable_timer(settings: Settings, timer: str, service: str) -> Commands:
+    """Have systemd run a service by its timer, now and after every boot."""
+    present = instance_state(settings)
+    reasons = unit_differences(present, [timer], active=True)
+    if (unit := present.units.get(service)) and unit.outdated:
+        reasons.append(f"{service} has changed since systemd loaded it")
+    if not reasons:
+        host.noop("up to date")
+        return
+    for reason in reasons:
+        note_change(reason)
+    yield command(f"systemctl daemon-reload && systemctl enable --quiet {timer} && systemctl restart {timer}")

@@ -18,7 +18,7 @@ def check_upgrade(settings: Settings, running: Build) -> Commands:
     This happens before the new version is started. No change for the same version. Writes a backup on the host. Fails
     without a change to Redis if there is no room or the new version does not read what the old one wrote.
     """
-    build = host.get_fact(ImageBuild, reference=settings.redis_image)
+    build = host.get_fact(ImageBuild, reference=settings.redis_image, owner=settings.owner)
     if build is None and not state.is_executing:
         note_change(f"{settings.redis_name} runs {running}. If the new image has another version, a backup comes first")
         return

@@ -6,6 +6,7 @@ of a change. The inventory's data is flat (``redis_*`` keys); ``redoubt.settings
 """
 
 import hashlib
+import ipaddress
 import math
 import re
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from redoubt.settings.sections.instance import (
     InstanceSection,
 )
 from redoubt.settings.sections.server import (
+    RESERVED_CONNECTIONS,
     ClientsSection,
     ExtraConfigSection,
     LogsSection,
@@ -56,6 +58,18 @@ SECTIONS: tuple[type[Section], ...] = (
 
 # They apply to one deploy, so they must not make a difference for the next one.
 _ONE_DEPLOY = frozenset({"redis_allow_data_loss", "redis_upgrade_verify"})
+
+# A client holds a request of two values and the reply of one, and is not alone.
+_VALUES_IN_CLIENT_MEMORY = 4
+_SMALLEST_CLIENT_MEMORY = 16 * MIB
+# Redis's own default of proto-max-bulk-len.
+_LARGEST_VALUE = 512 * MIB
+
+# Reserved for tests of network devices (RFC 2544), so no route of a real network leads there.
+_EDGE_POOL, _EDGE_PREFIX = ipaddress.IPv4Network("198.18.0.0/15"), 28
+
+# The kernel's limit of an interface's name is 15 characters.
+_LONGEST_BRIDGE = 15
 
 # A server whose version is unknown gets the directives of the newest one.
 _NEWEST = (99, 0)
@@ -128,6 +142,11 @@ class Settings(
         return self.redis_root or f"/srv/{self.redis_name}"
 
     @property
+    def owner(self) -> str:
+        """User and group of Redis, as uid:gid."""
+        return f"{self.redis_uid}:{self.redis_gid}"
+
+    @property
     def ca_file(self) -> str:
         """Certificate of the CA, for clients."""
         return f"{self.root}/ca.crt"
@@ -141,8 +160,18 @@ class Settings(
 
     @property
     def memory_limit(self) -> int:
-        """Memory limit in bytes: given, or derived from redis_maxmemory."""
-        return self.redis_container_memory or default_memory_limit(self.redis_maxmemory)
+        """Memory limit in bytes: given, or derived."""
+        return self.redis_container_memory or self.default_memory_limit
+
+    @property
+    def default_memory_limit(self) -> int:
+        """Default of the memory limit, for the data and the clients, in bytes."""
+        return default_memory_limit(self.redis_maxmemory) + _round_up_to_mib(self.client_memory)
+
+    @property
+    def smallest_memory_limit(self) -> int:
+        """Smallest accepted container limit, in bytes."""
+        return smallest_memory_limit(self.redis_maxmemory) + _round_up_to_mib(self.client_memory)
 
     @property
     def memory_reservation(self) -> int:
@@ -152,7 +181,12 @@ class Settings(
     @property
     def nofile(self) -> int:
         """Maximum number of open files."""
-        return self.redis_container_nofile or self.redis_maxclients + 1024
+        return self.redis_container_nofile or self.connections + 1024
+
+    @property
+    def maxclients_per_source(self) -> int:
+        """Connections from one address: given, or derived from redis_maxclients."""
+        return self.redis_maxclients_per_source or self.redis_maxclients // 2
 
     @property
     def stop_grace_period(self) -> int:
@@ -168,7 +202,40 @@ class Settings(
         check = self.redis_health_interval + self.redis_health_timeout
         return self.redis_health_start_period + self.redis_health_retries * check + 30
 
+    # -- Limits of clients
+
+    @property
+    def connections(self) -> int:
+        """Connections that Redis accepts: those of clients, and the reserve."""
+        return self.redis_maxclients + RESERVED_CONNECTIONS
+
+    @property
+    def client_memory(self) -> int:
+        """Memory for requests and replies of all clients together, in bytes."""
+        from_value = _VALUES_IN_CLIENT_MEMORY * (self.redis_max_value or 0)
+        return self.redis_client_memory or max(self.redis_maxmemory // 8, _SMALLEST_CLIENT_MEMORY, from_value)
+
+    @property
+    def max_value(self) -> int:
+        """Maximum size of one value in a request, in bytes."""
+        return self.redis_max_value or min(self.client_memory // _VALUES_IN_CLIENT_MEMORY, _LARGEST_VALUE)
+
+    @property
+    def max_request(self) -> int:
+        """Maximum size of a request or a queued transaction, in bytes."""
+        return 2 * self.max_value
+
+    @property
+    def max_reply(self) -> int:
+        """Maximum size of replies that wait for one client, in bytes."""
+        return self.client_memory // 2
+
     # -- Others
+
+    @property
+    def has_tls_client_certificate(self) -> bool:
+        """Whether Redis has a client certificate: of the CA, or from the user's files."""
+        return self.redis_tls != "off" and (self.redis_tls_source == "ca" or self.redis_tls_client_cert is not None)
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -177,6 +244,31 @@ class Settings(
             return (Port(self.redis_port, 6379, tls=True),)
         plain = Port(self.redis_port, 6379, tls=False)
         return (plain, Port(self.redis_tls_port, 6380, tls=True)) if self.redis_tls == "both" else (plain,)
+
+    @property
+    def edge_subnet(self) -> ipaddress.IPv4Network:
+        """Network of the edge bridge: given, or derived from redis_name."""
+        if self.redis_edge_subnet:
+            return ipaddress.IPv4Network(self.redis_edge_subnet)
+        digest = hashlib.sha256(self.redis_name.encode()).digest()
+        offset = int.from_bytes(digest[:2], "big") % 2 ** (_EDGE_PREFIX - _EDGE_POOL.prefixlen)
+        address = _EDGE_POOL.network_address + offset * 2 ** (32 - _EDGE_PREFIX)
+        return ipaddress.IPv4Network(f"{address}/{_EDGE_PREFIX}")
+
+    @property
+    def edge_address(self) -> str:
+        """Redis's address on the edge network. The first address is the bridge's."""
+        return str(self.edge_subnet[2])
+
+    @property
+    def edge_bridge(self) -> str:
+        """Name of the edge network's bridge on the host."""
+        return _bridge(self.redis_name, "edge")
+
+    @property
+    def backend_bridge(self) -> str:
+        """Name of the backend network's bridge on the host."""
+        return _bridge(self.redis_name, "back")
 
     @property
     def backups_kept(self) -> dict[str, int]:
@@ -206,9 +298,23 @@ class Settings(
         """
         if self.redis_engine == "valkey":
             return 7, 2
+        return (self.image_numbers[0], self.image_numbers[1]) if len(self.image_numbers) > 1 else _NEWEST
+
+    @property
+    def image_numbers(self) -> tuple[int, ...]:
+        """Return the numbers at the start of the image's tag, such as (8, 10, 2)."""
         tag = self.redis_image.partition("@")[0].rpartition("/")[2].partition(":")[2]
-        match = re.match(r"(\d+)\.(\d+)", tag)
-        return (int(match[1]), int(match[2])) if match else _NEWEST
+        match = re.match(r"\d+(\.\d+)*", tag)
+        return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def _bridge(name: str, part: str) -> str:
+    """Return a bridge's name, which is unique and short enough for the kernel."""
+    bridge = f"{name}-{part}"
+    if len(bridge) <= _LONGEST_BRIDGE:
+        return bridge
+    digest = hashlib.sha256(name.encode()).hexdigest()[:5]
+    return f"{name[: _LONGEST_BRIDGE - len(digest) - len(part) - 2]}-{digest}-{part}"
 
 
 def default_memory_limit(maxmemory: int) -> int:

@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from redoubt.redis_conf import managed_directives
-from redoubt.settings.model import Settings, default_memory_limit, smallest_memory_limit
+from redoubt import acl
+from redoubt.redis_conf import DATA_FILES, ROLES, managed_directives
+from redoubt.settings.model import Settings
 from redoubt.settings.sections.access import RESERVED_USERS
 from redoubt.settings.sections.backup import PERIODS
 from redoubt.sizes import format_size
@@ -32,8 +33,9 @@ _RESERVED_FILES = 32
 
 def _image_archive(s: Settings) -> str | None:
     if s.redis_image_source == "registry":
-        if s.redis_image_archive:
-            return "redis_image_archive is set, but redis_image_source = 'registry' does not use it"
+        for name in ("redis_image_archive", "redis_image_archive_digest"):
+            if getattr(s, name):
+                return f"{name} is set, but redis_image_source = 'registry' does not use it"
         return None
     if not s.redis_image_archive:
         return "redis_image_source = 'archive' needs redis_image_archive: the path of a file made by 'docker save'"
@@ -48,24 +50,43 @@ def _image_archive(s: Settings) -> str | None:
 
 
 def _container_memory(s: Settings) -> str | None:
-    smallest = smallest_memory_limit(s.redis_maxmemory)
+    smallest = s.smallest_memory_limit
     if s.memory_limit >= smallest:
         return None
     return (
         f"redis_container_memory = {format_size(s.memory_limit)} is too small for redis_maxmemory = "
-        f"{format_size(s.redis_maxmemory)}: forks, buffers and fragmentation need more memory, and the kernel would "
-        f"kill Redis. Use at least {format_size(smallest)}, or remove the setting to get "
-        f"{format_size(default_memory_limit(s.redis_maxmemory))}"
+        f"{format_size(s.redis_maxmemory)} and {format_size(s.client_memory)} for clients (redis_client_memory): "
+        "forks, buffers and fragmentation need more memory, and the kernel would kill Redis. Use at least "
+        f"{format_size(smallest)}, or remove the setting to get {format_size(s.default_memory_limit)}"
+    )
+
+
+def _max_value(s: Settings) -> str | None:
+    if s.max_value * 4 <= s.client_memory:
+        return None
+    return (
+        f"redis_max_value = {format_size(s.max_value)} is too large for redis_client_memory = "
+        f"{format_size(s.client_memory)}: one client would use the memory of all. Use at most "
+        f"{format_size(s.client_memory // 4)}, or raise redis_client_memory to {format_size(s.max_value * 4)}"
     )
 
 
 def _container_nofile(s: Settings) -> str | None:
-    smallest = s.redis_maxclients + _RESERVED_FILES
+    smallest = s.connections + _RESERVED_FILES
     if s.nofile >= smallest:
         return None
     return (
         f"redis_container_nofile = {s.nofile} is too low for redis_maxclients = {s.redis_maxclients}: Redis would "
         f"lower maxclients. Use at least {smallest}, or remove the setting"
+    )
+
+
+def _clients_per_source(s: Settings) -> str | None:
+    if s.maxclients_per_source <= s.redis_maxclients:
+        return None
+    return (
+        f"redis_maxclients_per_source = {s.redis_maxclients_per_source} is above redis_maxclients = "
+        f"{s.redis_maxclients}, which counts the connections of all sources: lower it, or raise redis_maxclients"
     )
 
 
@@ -103,10 +124,9 @@ def _users(s: Settings) -> str | None:
             problems.append(f"{name}: the role metrics reads no keys; remove keys")
         if user.role not in ("metrics", "custom") and not user.keys:
             problems.append(f"{name}: the role {user.role} needs keys, for example ['{name}:*']")
-        if user.role in ("session", "queue", "cache") and "*" in user.keys:
-            problems.append(f"{name}: keys = '*' includes the keys of all other users; use a prefix: '{name}:*'")
         if user.role == "custom" and not user.rules:
             problems.append(f"{name}: the role custom needs rules, for example '+get +set'")
+    problems += acl.problems(s)
     return f"redis_users: {'; '.join(problems)}" if problems else None
 
 
@@ -134,15 +154,27 @@ def _tls_ports(s: Settings) -> str | None:
     return f"redis_tls_port = {s.redis_tls_port} is the same as redis_port, but redis_tls = 'both' needs two ports"
 
 
+_SERVER_FILES = ("redis_tls_cert", "redis_tls_key", "redis_tls_ca")
+_CLIENT_FILES = ("redis_tls_client_cert", "redis_tls_client_key")
+
+
 def _tls_files(s: Settings) -> str | None:
-    files = {name: getattr(s, name) for name in ("redis_tls_cert", "redis_tls_key", "redis_tls_ca")}
+    files = {name: getattr(s, name) for name in (*_SERVER_FILES, *_CLIENT_FILES)}
     given = [name for name, path in files.items() if path]
     if s.redis_tls == "off" or s.redis_tls_source == "ca":
         reason = "redis_tls = 'off'" if s.redis_tls == "off" else "redis_tls_source = 'ca'"
         return f"{', '.join(given)}: set, but {reason} does not use it" if given else None
-    if missing := [name for name in files if name not in given]:
+    if missing := [name for name in _SERVER_FILES if name not in given]:
         return f"redis_tls_source = 'files' needs {', '.join(missing)} as well"
-    if absent := [f"{name} = {path!r}" for name, path in files.items() if not Path(path).is_file()]:
+    missing = [name for name in _CLIENT_FILES if name not in given]
+    if s.redis_tls_auth_clients == "yes" and missing:
+        return (
+            f"redis_tls_auth_clients = 'yes' needs {' and '.join(missing)} as well: Redis asks its health check for a "
+            "certificate, too"
+        )
+    if len(missing) == 1:
+        return f"{given[-1]} needs {missing[0]} as well"
+    if absent := [f"{name} = {path!r}" for name, path in files.items() if path and not Path(path).is_file()]:
         return f"{', '.join(absent)}: there is no such file on this machine"
     return None
 
@@ -229,24 +261,41 @@ def _app_services_with_ca(s: Settings) -> str | None:
 
 
 def _extra_config(s: Settings) -> str | None:
-    managed = sorted(set(s.redis_extra_config) & managed_directives(s))
-    if not managed:
-        return None
-    return f"redis_extra_config: {', '.join(managed)} is managed by Redoubt; use the setting for it (docs/settings.md)"
+    problems = [
+        (managed_directives(s), "is managed by Redoubt; use the setting for it (docs/settings.md)"),
+        (
+            DATA_FILES,
+            "names the files of the data: with another name Redis starts empty. Leave it out: backups, restores and "
+            "health use Redis's own names",
+        ),
+        (
+            ROLES,
+            "makes Redis a replica or a node of a cluster, which replaces or moves its data. Leave it out; 'redisctl "
+            "import' copies the data of another Redis (docs/import.md)",
+        ),
+    ]
+    messages = [
+        f"redis_extra_config: {', '.join(names)} {reason}"
+        for directives, reason in problems
+        if (names := sorted(directives & set(s.redis_extra_config)))
+    ]
+    return "; ".join(messages) or None
 
 
 CROSS_FIELD_RULES: tuple[Rule, ...] = (
-    (("redis_maxmemory", "redis_container_memory"), _container_memory),
+    (("redis_maxmemory", "redis_container_memory", "redis_client_memory", "redis_max_value"), _container_memory),
+    (("redis_maxmemory", "redis_client_memory", "redis_max_value"), _max_value),
     (("redis_maxclients", "redis_container_nofile"), _container_nofile),
-    (("redis_image", "redis_image_source", "redis_image_archive"), _image_archive),
+    (("redis_image", "redis_image_source", "redis_image_archive", "redis_image_archive_digest"), _image_archive),
+    (("redis_maxclients", "redis_maxclients_per_source"), _clients_per_source),
     (("redis_disabled_commands", "redis_renamed_commands"), _commands_in_both),
     (("redis_disabled_commands", "redis_renamed_commands"), _needed_commands),
     (("redis_bind", "redis_allow_from", "redis_tls"), _open_to_everyone),
     (("redis_tls", "redis_port", "redis_tls_port"), _tls_ports),
-    (("redis_tls", "redis_tls_source", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"), _tls_files),
+    (("redis_tls", "redis_tls_source", "redis_tls_auth_clients", *_SERVER_FILES, *_CLIENT_FILES), _tls_files),
     (("redis_tls", "redis_tls_source", "redis_tls_names", "redis_bind"), _tls_names),
     (("redis_secrets_source", "redis_secrets_command"), _secrets_command),
-    (("redis_users",), _users),
+    (("redis_users", "redis_image", "redis_engine", "redis_app_name", "redis_extra_config"), _users),
     (("redis_appendonly", "redis_save"), _persistence),
     (tuple(f"redis_backup_keep_{period}" for period in PERIODS), _backups_to_keep),
     (("redis_backup_restic_repository", "redis_backup_repository_files"), _repository_files),

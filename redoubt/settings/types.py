@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from redoubt import key_patterns
 from redoubt.sizes import parse_docker_size, parse_redis_size
 
 Engine = Literal["redis", "valkey"]
 
-TITLES: dict[Engine, str] = {"redis": "Redis", "valkey": "Valkey"}
+# Characters of a pattern of keys, and its wildcards. More take too long to compare with other patterns.
+MAX_PATTERN, MAX_WILDCARDS = 200, 10
 
-# uid and gid of the redis user in the official image (Debian variant). The directories on the host belong to these
-# numbers, whatever names the host has for them.
-REDIS_UID = REDIS_GID = 999
+TITLES: dict[Engine, str] = {"redis": "Redis", "valkey": "Valkey"}
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 HOST_NAME = rf"{_LABEL}(\.{_LABEL})*"
@@ -30,6 +30,9 @@ REPOSITORY_FILES: Mapping[str, tuple[str, ...]] = {
     "gs:": ("google_credentials",),
     "rest:": ("ca_certificate", "client_certificate"),
 }
+# Files with secrets that the container of Redis sees.
+SERVER_SECRETS = ("health", "commands.conf", "generation")
+
 _REPOSITORY = (
     r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]",
     # The two forms of sftp: user@host:path, and a URL, which can have a port. ssh would read a user or host that begins
@@ -38,13 +41,6 @@ _REPOSITORY = (
     rf"sftp://([A-Za-z0-9_][A-Za-z0-9._-]*@)?({HOST_NAME}|\[[0-9a-fA-F:.]+\])(:\d{{1,5}})?/[A-Za-z0-9._/~-]+",
     r"(s3|gs|rest):[A-Za-z0-9][A-Za-z0-9._:/\[\]-]*",
 )
-
-# A user with one of these could give itself all other rights, read all keys or stop the server.
-_ADMINISTRATION = {
-    *("@all", "@admin", "@dangerous", "acl", "config", "module", "debug", "function", "keys", "monitor", "shutdown"),
-    *("replicaof", "slaveof", "failover", "cluster", "sync", "psync", "migrate", "restore", "restore-asking"),
-    *("flushall", "flushdb", "swapdb"),
-}
 
 
 def matching(pattern: str, words: str) -> AfterValidator:
@@ -71,8 +67,10 @@ def _one_line(value: str) -> str:
 
 
 def _absolute(value: str) -> str:
-    if not re.fullmatch(r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]", value) or ".." in value.split("/"):
-        raise ValueError(f"{value!r} is not an absolute path of letters, digits, '.', '_' and '-' (no '..')")
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]*[A-Za-z0-9_-]", value) or ".." in value or "//" in value:
+        raise ValueError(
+            f"{value!r} is not an absolute path of letters, digits, '.', '_' and '-' (no '..' and no '//')"
+        )
     return value
 
 
@@ -88,6 +86,16 @@ def _network(value: object) -> str:
         return str(ipaddress.ip_network(str(value)))
     except ValueError as error:
         raise ValueError(f"{value!r} is not a network, for example 10.0.0.0/24 or 10.0.0.7 ({error})") from None
+
+
+def _edge_subnet(value: object) -> str:
+    text = _network(value)
+    parsed = ipaddress.ip_network(text)
+    if parsed.version != 4 or not 16 <= parsed.prefixlen <= 28:
+        raise ValueError(f"{value!r} is not an IPv4 network of 16 to 65536 addresses, for example 198.18.7.16/28")
+    if parsed.is_loopback or parsed.is_multicast or parsed.is_link_local or parsed.is_unspecified:
+        raise ValueError(f"{value!r} is reserved by the kernel: use a private network, for example 198.18.7.16/28")
+    return text
 
 
 def _certificate_name(value: object) -> str:
@@ -161,7 +169,7 @@ def _repository(value: str) -> str:
 def check_acl_rules(value: str) -> str:
     """Return ACL rules for commands with single spaces.
 
-    Raises ValueError for rules that reach other users' data.
+    ``redoubt.acl.problems`` checks what they allow. Raises ValueError for other rules.
     """
     rules = value.split()
     if invalid := [rule for rule in rules if not re.fullmatch(r"[+-](@[a-z]+|[a-z0-9_.-]+(\|[a-z0-9_-]+)?)", rule)]:
@@ -169,8 +177,6 @@ def check_acl_rules(value: str) -> str:
             f"{invalid[0]!r} is not a command rule, for example +get, -sort or +@hash (keys and channels have "
             "their own lists)"
         )
-    if invalid := [rule for rule in rules if rule[0] == "+" and rule[1:].partition("|")[0] in _ADMINISTRATION]:
-        raise ValueError(f"{invalid[0]!r} gives access to all data or to more rights: only admin may have it")
     return " ".join(rules)
 
 
@@ -186,6 +192,14 @@ def _app_service(value: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{part} must be a list{' or a dictionary' if dict in kinds else ''}, as in a Compose file"
             )
+    return value
+
+
+def _pattern(value: str) -> str:
+    if len(value) > MAX_PATTERN:
+        raise ValueError(f"has {len(value)} characters; a pattern has at most {MAX_PATTERN}")
+    if (count := key_patterns.wildcards(value)) > MAX_WILDCARDS:
+        raise ValueError(f"{value!r} has {count} wildcards (*, ? and [...]); a pattern has at most {MAX_WILDCARDS}")
     return value
 
 
@@ -207,6 +221,7 @@ Float = Annotated[float, BeforeValidator(_not_bool)]
 Line = Annotated[str, AfterValidator(_one_line)]
 HostPath = Annotated[str, AfterValidator(_absolute)]
 Network = Annotated[str, BeforeValidator(_network)]
+EdgeSubnet = Annotated[str, BeforeValidator(_edge_subnet)]
 Address = Annotated[str, BeforeValidator(_address)]
 CertificateName = Annotated[str, BeforeValidator(_certificate_name)]
 Command = Annotated[str, BeforeValidator(_command_name)]
@@ -216,7 +231,11 @@ RepositoryFile = Literal[
     "ssh_key", "known_hosts", "aws_credentials", "google_credentials", "ca_certificate", "client_certificate"
 ]
 # One word of an ACL rule, without characters that an ACL file or redis-cli would interpret.
-Pattern = Annotated[str, matching(r"[!#-&(-\[\]-~]+", "a pattern without spaces, quotes and backslashes: 'shop:*'")]
+Pattern = Annotated[
+    str,
+    matching(r"[!#-&(-\[\]-~]+", "a pattern without spaces, quotes and backslashes: 'shop:*'"),
+    AfterValidator(_pattern),
+]
 UserName = Annotated[
     str, matching(r"[a-z][a-z0-9_-]{0,30}", "a user name of up to 31 lower-case letters, digits, '_' and '-'")
 ]

@@ -40,7 +40,7 @@ USERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def host(start_host: Callable[..., Host]) -> Host:
     """Give the host that the lifecycle tests of this worker share as well."""
     return start_host("lifecycle-1")

@@ -16,7 +16,7 @@ from tests.deployer import ROOT
 ARGUMENTS = next(
     line for line in (ROOT / "docs" / "applications.md").read_text().splitlines() if line.startswith("ARGS=")
 )
-EXPORTER_PASSWORDS = "/etc/redis-exporter.json"
+EXPORTER_PASSWORDS = "/var/lib/redis-exporter/passwords.json"
 INSTALL_EXPORTER = f"""
 set -e
 apt-get --quiet update
@@ -34,12 +34,12 @@ def exporter(redis: Instance) -> Iterator[Host]:
     redis.host.run(INSTALL_EXPORTER, check=True)
     passwords = {f"redis://{user}@127.0.0.1:6379": redis.secrets.passwords[user] for user in ("exporter", "slowlog")}
     redis.host.run(
-        f"install -o prometheus -m 400 /dev/stdin {EXPORTER_PASSWORDS}", input=json.dumps(passwords), check=True
+        f"install -D -o prometheus -m 400 /dev/stdin {EXPORTER_PASSWORDS}", input=json.dumps(passwords), check=True
     )
     redis.host.run("systemctl restart prometheus-redis-exporter", check=True)
     wait_until(lambda: _scrape(redis.host, "metrics"), "the exporter answers", 10)
     yield redis.host
-    redis.host.run(f"apt-get --quiet --yes purge prometheus-redis-exporter; rm {EXPORTER_PASSWORDS}", check=True)
+    redis.host.run("apt-get --quiet --yes purge prometheus-redis-exporter; rm -r /var/lib/redis-exporter", check=True)
 
 
 def _scrape(host: Host, path: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tests.host.controls import CONTROLS, Check, Verdict, verdict
+from tests.host.controls import CONTROLS, LEFT_OUT, NOT_PROVEN, OFF, Check, Verdict, verdict
 from tests.host.host_under_test import Target, quoted
 from tests.host.hosts import Fleet
 from tests.host.inventory import PROJECT, scrubbed
@@ -45,9 +45,9 @@ class Audit:
 
     def verdicts(self) -> dict[str, dict[str, Verdict]]:
         """Return the verdicts by control and host."""
-        hosts = [target.entry.name for target in self.fleet.targets.values()]
+        settings = {target.entry.name: target.settings for target in self.fleet.targets.values()}
         return {
-            name: {host: verdict(control, self.checks_of(name, host)) for host in hosts}
+            name: {host: verdict(control, self.checks_of(name, host), own) for host, own in settings.items()}
             for name, control in CONTROLS.items()
         }
 
@@ -133,9 +133,14 @@ class Audit:
         left_out: dict[str, list[str]] = {}
         for check in self._with_outcome("left out"):
             left_out.setdefault(f"{check.control}: {check.name} ({check.reason})", []).append(check.host)
+        without_proof = {
+            state: [f"{control}: {reason}" for control, row in verdicts.items() for reason in reasons(row, state)]
+            for state in (OFF, NOT_PROVEN, LEFT_OUT)
+        }
         for title, lines in (
             ("failed", failed),
-            ("not proven", [f"{control}: {reason}" for control, row in verdicts.items() for reason in reasons(row)]),
+            ("off by the settings", without_proof[OFF]),
+            ("not proven", without_proof[NOT_PROVEN] + without_proof[LEFT_OUT]),
             ("left out", [f"{text} on {', '.join(names)}" for text, names in left_out.items()]),
         ):
             yield from ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []
@@ -169,14 +174,14 @@ class Audit:
         return scrubbed(text, [secret for target in targets for secret in target.hidden()])
 
 
-def reasons(row: dict[str, Verdict]) -> list[str]:
-    """Return why a control is not proven.
+def reasons(row: dict[str, Verdict], *states: str) -> list[str]:
+    """Return why a control has one of these verdicts.
 
     A reason that is the same on all hosts is returned once, without their names.
     """
     reasons: dict[str, list[str]] = {}
     for host, result in row.items():
-        if result.reason:
+        if result.state in states and result.reason:
             reasons.setdefault(result.reason, []).append(host)
     return [text if len(hosts) == len(row) else f"on {', '.join(hosts)}: {text}" for text, hosts in reasons.items()]
 

@@ -17,6 +17,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from testinfra.host import Host
 
 from redoubt import acl, certificate_store, secret_store
 from redoubt.certificates import Identity
@@ -48,7 +49,7 @@ class Target:
     clients: list["Redis"] = field(default_factory=list, repr=False)
 
     @cached_property
-    def host(self) -> testinfra.host.Host:
+    def host(self) -> Host:
         """The host as testinfra knows it."""
         return testinfra.get_host(self.spec, ssh_config=str(self.ssh_config))
 
@@ -116,8 +117,10 @@ class Target:
         assert self.identity is not None
         options: dict[str, Any] = {"ssl": True, "ssl_ca_data": self.identity.ca, "ssl_check_hostname": False}
         if self.settings.redis_tls_auth_clients == "yes":
-            # As in the health check: the server's certificate is valid for a client as well.
-            for name, text in (("ssl_certfile", self.identity.certificate), ("ssl_keyfile", self.identity.key)):
+            # The health check's.
+            assert self.identity.client is not None
+            own = self.identity.client
+            for name, text in (("ssl_certfile", own.certificate), ("ssl_keyfile", own.key)):
                 path = self.ssh_config.with_name(f"{self.entry.alias[:20]}.{name}")
                 path.touch(mode=0o600)
                 path.write_text(text)
@@ -251,7 +254,8 @@ class Target:
         The hashes are those in the ACL file.
         """
         passwords = [*self.secrets.passwords.values(), *self.secrets.previous.values()]
-        keys = [self.identity.key.splitlines()[1]] if self.identity else []
+        own = [self.identity, self.identity.client] if self.identity else []
+        keys = [identity.key.splitlines()[1] for identity in own if identity]
         keys += [self.secrets.repository] if self.secrets.repository else []
         return [*passwords, *map(acl.password_hash, passwords), *self.secrets.commands.values(), *keys]
 
@@ -312,3 +316,24 @@ def refusal(client: Redis, *command: str) -> str:
 def quoted(*words: str) -> str:
     """Return words as one shell command."""
     return shlex.join(words)
+
+
+def by_redis(settings: Settings, script: str, directory: str = "") -> str:
+    """Return a command that runs a script as Redis's user, by default in the root.
+
+    Redis may have replaced its files by anything: root would follow a link, and a FIFO would block for ever. The script
+    has to bound what it prints.
+    """
+    user = f"--reuid {settings.redis_uid} --regid {settings.redis_gid} --clear-groups"
+    return f"cd {quoted(directory or settings.root)} && timeout 60 setpriv {user} sh -c {quoted(script)}"
+
+
+def listed(host: Host, find: str) -> list[str]:
+    """Return the entries that a find prints, which end in NUL.
+
+    A name can contain a line break, and bytes that are no text.
+    """
+    result = host.run(find)
+    assert result.rc == 0, find
+    text: str = result.stdout_bytes.decode(errors="backslashreplace")
+    return text.split("\0")[:-1]

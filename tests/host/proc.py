@@ -14,8 +14,10 @@ pid=$(docker inspect --format '{{.State.Pid}}' %s) && [ "$pid" -gt 0 ] || exit 1
 for id in $pid $(cat /proc/$pid/task/$pid/children); do
     echo "@@process $id"
     cat /proc/$id/status
+    echo "Label: $(tr -d '\0' </proc/$id/attr/current 2>/dev/null)"
     echo "Exe: $(readlink /proc/$id/exe)"
     echo "Nofile: $(awk '/^Max open files/ { print $4, $5 }' /proc/$id/limits)"
+    echo "Core: $(awk '/^Max core file size/ { print $5, $6 }' /proc/$id/limits)"
     for kind in ipc mnt net pid uts; do
         [ "$(readlink /proc/$id/ns/$kind)" = "$(readlink /proc/1/ns/$kind)" ] && echo "Shared-$kind: yes"
     done

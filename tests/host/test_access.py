@@ -115,6 +115,12 @@ ALLOWED = {
         DEL rq:job:x
         OBJECT FREQ x
         PUBLISH anything v
+        SCRIPT KILL
+        SCRIPT FLUSH
+        FUNCTION KILL
+        FUNCTION STATS
+        FUNCTION LIST
+        FUNCTION FLUSH
     """,
 }
 
@@ -130,12 +136,9 @@ FOR_NO_USER = """
     RESTORE {own} 0 x
     FUNCTION LOAD x
     FUNCTION RESTORE x
-    FUNCTION FLUSH
     FCALL x 0
     EVAL_RO x 0
     EVALSHA_RO x 0
-    SCRIPT FLUSH
-    SCRIPT KILL
     SWAPDB 0 1
     PSYNC x 0
     SYNC
@@ -146,6 +149,11 @@ FOR_NO_USER = """
 
 # The admin may call some of these.
 FOR_USERS_ONLY_BY_NAME = """
+    SCRIPT FLUSH
+    SCRIPT KILL
+    FUNCTION FLUSH
+    FUNCTION KILL
+    FUNCTION LIST
     ACL WHOAMI
     ACL LIST
     ACL SETUSER x

@@ -31,7 +31,10 @@ EXPECTED: dict[str, Callable[[Settings], str]] = {
     "tcp-backlog": _value("redis_tcp_backlog"),
     "timeout": _value("redis_timeout"),
     "tcp-keepalive": _value("redis_tcp_keepalive"),
-    "maxclients": _value("redis_maxclients"),
+    # With a reserve for the health check, redisctl and admin.
+    "maxclients": lambda settings: str(settings.redis_maxclients + 32),
+    "proto-max-bulk-len": lambda settings: str(settings.max_value),
+    "client-query-buffer-limit": lambda settings: str(2 * settings.max_value),
     "databases": _value("redis_databases"),
     "maxmemory": _value("redis_maxmemory"),
     "maxmemory-policy": _value("redis_maxmemory_policy"),

@@ -9,8 +9,11 @@ from testinfra.host import Host
 from redisctl import paths
 from redoubt.settings.model import Settings
 
-ACTIVE_UNITS = ("docker.service", "logrotate.timer")
 UNIT_PROPERTIES = ("Id", "LoadState", "UnitFileState", "ActiveState", "Before", "NeedDaemonReload")
+
+
+def _active_units(settings: Settings) -> tuple[str, str]:
+    return "docker.service", paths.unit(settings.redis_name, paths.LOG_TIMER)
 
 
 def _recovery_units(settings: Settings) -> tuple[str, str, str]:
@@ -25,7 +28,7 @@ def _recovery_units(settings: Settings) -> tuple[str, str, str]:
 @pytest.fixture(scope="module")
 def units(host: Host, settings: Settings) -> dict[str, dict[str, str]]:
     """Return systemd's state of the units that a boot needs."""
-    names = [*ACTIVE_UNITS, *_recovery_units(settings)]
+    names = [*_active_units(settings), *_recovery_units(settings)]
     answer = host.check_output(f"systemctl show --property {','.join(UNIT_PROPERTIES)} " + " ".join(names))
     blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in answer.split("\n\n"))
     return {block["Id"]: block for block in blocks}
@@ -59,10 +62,10 @@ def test_docker_and_compose_are_new_enough(
     assert versions[program] >= oldest
 
 
-@pytest.mark.parametrize("unit", ACTIVE_UNITS)
-def test_unit_starts_at_boot(units: dict[str, dict[str, str]], unit: str) -> None:
+def test_units_start_at_boot(units: dict[str, dict[str, str]], settings: Settings) -> None:
     """Docker starts Redis and the timer rotates its log, now and after the next boot."""
-    assert (units[unit]["UnitFileState"], units[unit]["ActiveState"]) == ("enabled", "active")
+    for unit in _active_units(settings):
+        assert (units[unit]["UnitFileState"], units[unit]["ActiveState"]) == ("enabled", "active"), unit
 
 
 def test_interrupted_changes_are_recovered_at_boot(units: dict[str, dict[str, str]], settings: Settings) -> None:

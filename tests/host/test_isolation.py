@@ -81,6 +81,9 @@ def test_the_kernels_secrets_are_covered(kernel: Kernel, point: str) -> None:
         ("DeviceRequests", None),
         ("GroupAdd", None),
         ("VolumesFrom", None),
+        # The limits and the mapping of users are those of Docker.
+        ("CgroupParent", ""),
+        ("UsernsMode", ""),
     ],
 )
 def test_docker_options_grant_nothing_else(container: dict[str, Any], option: str, safe: str | None) -> None:
@@ -92,3 +95,27 @@ def test_no_filter_is_turned_off(container: dict[str, Any]) -> None:
     """seccomp, AppArmor and SELinux stay in force where the host has them."""
     assert container["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
     assert container["AppArmorProfile"] != "unconfined"
+
+
+@pytest.mark.kernel
+def test_apparmor_confines_redis(host: Host, kernel: Kernel) -> None:
+    """Every process has Docker's profile if the kernel has AppArmor.
+
+    Docker says so even if the host lacks the package apparmor, without which it loads no profile.
+    """
+    is_enabled = host.run("cat /sys/module/apparmor/parameters/enabled").stdout.strip() == "Y"
+    unconfined = [process.name for process in kernel.processes if process.status["Label"] != "docker-default (enforce)"]
+    assert not is_enabled or unconfined == [], "install the package apparmor, then restart Redis"
+
+
+def test_selinux_confines_redis_if_docker_uses_it(host: Host, container: dict[str, Any]) -> None:
+    """The container has a label of its own."""
+    modules = host.check_output("docker info --format '{{json .SecurityOptions}}'")
+    assert bool(container["ProcessLabel"]) == ("name=selinux" in modules)
+
+
+def test_no_mount_propagates_to_the_host(container: dict[str, Any]) -> None:
+    """A mount made in the container does not appear on the host, nor vice versa."""
+    mounts = {mount["Destination"]: mount["Propagation"] for mount in container["Mounts"] if mount["Type"] == "bind"}
+    assert mounts
+    assert {path: mode for path, mode in mounts.items() if mode not in ("rprivate", "private")} == {}

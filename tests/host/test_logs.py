@@ -10,7 +10,7 @@ from testinfra.host import Host
 
 from redoubt.settings.model import Settings
 from redoubt.sizes import parse_docker_size
-from tests.host.host_under_test import Target, quoted
+from tests.host.host_under_test import Target, by_redis, quoted
 
 
 @pytest.fixture
@@ -38,8 +38,14 @@ def test_redis_logs_to_the_host(host: Host, settings: Settings) -> None:
 
     Its lines are in Redis's format (process, role, date).
     """
-    logs = f"find {quoted(settings.root)}/logs -name 'redis.log*' ! -name '*.gz' -exec tail -q -n 5 {{}} +"
+    logs = by_redis(settings, "find logs -type f -name 'redis.log*' -exec tail -q -c 4096 {} + | head -c 65536")
     assert re.search(r"^\d+:[MSCX] \d\d \w{3} \d{4} ", host.check_output(logs), re.MULTILINE)
+
+
+def test_times_in_the_log_are_utc(target: Target) -> None:
+    """Redis logs the time of its container, which has no time zone of the host."""
+    name = quoted(target.settings.redis_name)
+    assert target.host.check_output(f"docker exec {name} date +%z") == "+0000"
 
 
 def test_container_output_is_bounded(container: dict[str, Any], settings: Settings) -> None:
@@ -74,8 +80,8 @@ def test_redis_logs_to_the_new_file_after_a_rotation(target: Target, settings: S
     assert target.host.check_output(f"stat -c %i {log}.1") == inode, "the old file is gone"
 
     target.save()
-    target.host.check_output(f"grep 'Background saving' {log}")
-    assert target.host.check_output(f"stat -c '%u:%g' {log}") == "999:999"
+    target.host.check_output(by_redis(settings, "tail -c 65536 logs/redis.log | grep -m 1 'Background saving'"))
+    assert target.host.check_output(f"stat -c '%u:%g' {log}") == settings.owner
 
 
 @pytest.mark.writes

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from redoubt import network_filter
 from redoubt.settings.model import Settings
 from tests.host.host_under_test import Target, listens, quoted
 
@@ -107,46 +108,96 @@ def _is_in(address: str, networks: tuple[str, ...]) -> bool:
     return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
 
 
-def test_firewall_admits_only_redis_allow_from(host: Host, settings: Settings) -> None:
-    """The kernel's table drops all other sources for these ports, nothing else.
+@pytest.fixture(scope="module")
+def chains(host: Host, settings: Settings) -> dict[str, tuple[dict[str, Any], list[list[dict[str, Any]]]]]:
+    """Return the chains of the kernel's table by name, each with its rules."""
+    table = f"redoubt_{settings.redis_name.replace('-', '_')}"
+    entries = json.loads(host.check_output(f"nft --json list table inet {table}"))["nftables"]
+    rules = [entry["rule"] for entry in entries if "rule" in entry]
+    return {
+        chain["name"]: (chain, [rule["expr"] for rule in rules if rule["chain"] == chain["name"]])
+        for chain in (entry["chain"] for entry in entries if "chain" in entry)
+    }
 
-    It is loaded at the next boot.
+
+def test_network_filter_is_loaded_at_boot_and_watched(host: Host, settings: Settings) -> None:
+    """A unit loads the table at boot.
+
+    A timer and a path unit load it again if it disappears.
     """
-    table, unit = f"redoubt_{settings.redis_name.replace('-', '_')}", f"{settings.redis_name}-network.service"
-    loaded = host.run(f"nft --json list table inet {table}")
+    name = f"{settings.redis_name}-network"
+    units = f"{name}.service {name}-watch.timer {name}-watch.path"
+    states = host.check_output(f"systemctl is-enabled {units}; systemctl is-active {units}").split()
+    assert states == ["enabled"] * 3 + ["active"] * 3
+
+
+@pytest.mark.parametrize("place", ["host", "container"])
+def test_loaded_rules_are_exactly_those_of_the_settings(
+    place: str, target: Target, settings: Settings, container: dict[str, Any]
+) -> None:
+    """No rule is missing, none was added, and they are in the right order.
+
+    The rules are rendered on this machine. nft writes those in the kernel as it writes these, which it loads in a new
+    network namespace that is gone afterwards.
+    """
+    rules, limits, *_ = network_filter.files(settings)
+    within = "" if place == "host" else f"nsenter --target {container['State']['Pid']} --net"
+    listing = f"nft --stateless --terse list table inet redoubt_{settings.redis_name.replace('-', '_')}"
+    loaded = target.run(f"{within} {listing}")
+    assert loaded.returncode == 0, loaded.stderr
+    expected = target.run(
+        f"unshare --net sh -c {quoted(f'nft -f - && {listing}')}", (rules if place == "host" else limits).content
+    )
+    assert expected.returncode == 0, expected.stderr
+    assert loaded.stdout == expected.stdout
+
+
+def test_network_filter_drops_what_is_not_allowed(chains: dict[str, Any]) -> None:
+    """Packets to and from the containers pass chains that end in a drop."""
+    hooks = {name: (chain.get("hook"), chain.get("policy")) for name, (chain, _) in chains.items()}
+    assert hooks["outside"] == ("prerouting", "accept")
+    assert hooks["forward"] == ("forward", "accept")
+    assert hooks["input"] == ("input", "accept")
+    for name in ("leaving", "entering"):
+        assert chains[name][1][-1] == [{"drop": None}]
+    jumps = [rule[-1] for name in ("forward", "input") for rule in chains[name][1]]
+    assert jumps.count({"jump": {"target": "leaving"}}) == 2
+    assert jumps.count({"jump": {"target": "entering"}}) == 1
+
+
+def test_network_filter_admits_only_redis_allow_from(settings: Settings, chains: dict[str, Any]) -> None:
+    """The kernel's table drops all other sources for these ports."""
+    chain, rules = chains["outside"]
+    assert chain["prio"] == -300
+    # nft writes the members of a set in the order of its own.
+    refusals = [rule for rule in rules if any(_field(match) == "dport" for match in rule[:-1])]
     if not (settings.redis_allow_from and settings.redis_bind):
-        assert loaded.rc != 0
-        assert host.run(f"systemctl cat {unit}").rc != 0
+        assert refusals == []
         return
-    assert host.check_output(f"systemctl is-enabled {unit}; systemctl is-active {unit}").split() == [
-        "enabled",
-        "active",
-    ]
-    entries = json.loads(loaded.stdout)["nftables"]
-    (chain,) = [entry["chain"] for entry in entries if "chain" in entry]
-    assert (chain["hook"], chain["prio"], chain["policy"]) == ("prerouting", -300, "accept")
     admitted, filtered_ports = set(), set()
-    for rule in (entry["rule"]["expr"] for entry in entries if "rule" in entry):
+    for rule in refusals:
         assert rule[-1] == {"drop": None}
-        (port,) = [match["match"]["right"] for match in rule[:-1] if _field(match) == "dport"]
-        filtered_ports.add(port)
+        (ports,) = [_members(match["match"]["right"]) for match in rule[:-1] if _field(match) == "dport"]
+        filtered_ports.update(ports)
         for sources in (match["match"]["right"] for match in rule[:-1] if _field(match) == "saddr"):
             admitted |= {_network(source) for source in _members(sources)}
     allowed = {ipaddress.ip_network(network) for network in settings.redis_allow_from}
-    # 0.0.0.0/0 or ::/0 admits a whole family, which then needs no rule.
-    unfiltered_families = {network.version for network in allowed if not network.prefixlen}
-    listed = {network for network in allowed if network.prefixlen}
+    # 0.0.0.0/0 or ::/0 admits a whole family, which then needs no rule. Nor does a family without an address.
+    unfiltered = {network.version for network in allowed if not network.prefixlen}
+    bound = {4 if ":" not in address or address == "::" else 6 for address in settings.redis_bind}
+    families = (bound | ({6} if "::" in settings.redis_bind else set())) - unfiltered
+    listed = {network for network in allowed if network.version in families}
     v4 = ipaddress.collapse_addresses(network for network in listed if isinstance(network, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(network for network in listed if isinstance(network, ipaddress.IPv6Network))
     assert admitted == {*v4, *v6}
-    families = 2 - len(unfiltered_families)
-    assert sum("rule" in entry for entry in entries) == families * len(settings.ports)
+    assert len(refusals) == len(families)
     assert filtered_ports == ({port.published for port in settings.ports} if families else set())
 
 
 def _field(expression: dict[str, Any]) -> str:
     """Return the field of a packet that an expression of a rule matches."""
-    return str(expression["match"]["left"].get("payload", {}).get("field", ""))
+    left = expression.get("match", {}).get("left", {})
+    return str(left.get("payload", {}).get("field", "")) if isinstance(left, dict) else ""
 
 
 def _members(sources: Any) -> list[Any]:
@@ -234,10 +285,39 @@ def _stays_inside(rule: list[str], addresses: list[Any]) -> bool:
     return "-d" in rule and any(rule[rule.index("-d") + 1] == f"{address}/32" for address in addresses)
 
 
-def test_nothing_outside_answers_redis(host: Host, container: dict[str, Any]) -> None:
-    """No gateway or SSH client answers or refuses a connection from Redis.
+# Sends a query for an address to Docker's resolver in the container, and prints the code of its answer, if one comes.
+QUERY = """
+import socket
+name = b"".join(bytes([len(label)]) + label for label in b"redoubt-audit.invalid".split(b".")) + bytes(1)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    client.settimeout(3)
+    client.sendto(bytes((0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0)) + name + bytes((0, 1, 0, 1)), ("127.0.0.11", 53))
+    try:
+        print(client.recv(512)[3] & 15)
+    except OSError:
+        pass
+"""
+SERVER_FAILURE = 2
 
-    The test connects from Redis's network namespace to the host's default gateway and to its SSH clients.
+
+def test_redis_has_no_name_server(target: Target, container: dict[str, Any]) -> None:
+    """Docker's resolver answers Redis only for containers.
+
+    A name server would answer that the name does not exist.
+    """
+    assert container["HostConfig"]["Dns"] == ["127.0.0.1"]
+    answer = target.run(f"nsenter --target {container['State']['Pid']} --net python3 -", QUERY)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() in ("", str(SERVER_FAILURE))
+
+
+def test_nothing_outside_answers_redis(
+    host: Host, settings: Settings, container: dict[str, Any], addresses: list[str]
+) -> None:
+    """No gateway, SSH client or address of the host answers Redis.
+
+    The test connects from Redis's network namespace to the host's default gateway, its SSH clients, and every address
+    of the host.
     """
     peers = host.check_output(
         "ip -4 route show default | awk '{ print $3 }'; ss -4Htnp state established | awk '/\"sshd/ { print $4 }'"
@@ -245,14 +325,17 @@ def test_nothing_outside_answers_redis(host: Host, container: dict[str, Any]) ->
     # sshd also has a connection to Redis: the one of these tests.
     redis_addresses = {network["IPAddress"] for network in container["NetworkSettings"]["Networks"].values()}
     outside = {peer.partition(":")[0] for peer in peers.split()} - {"127.0.0.1", *redis_addresses}
+    assert outside, "the host has neither a gateway nor an SSH client"
+    outside |= {address for address in addresses if ":" not in address and not address.startswith("127.")}
     script = """
+    PUBLISHED=$1
+    shift
     for peer in "$@"; do
-        for port in 22 53 80 443; do
+        for port in 22 53 80 443 "$PUBLISHED"; do
             { timeout 0.5 bash -c "</dev/tcp/$peer/$port" 2>/dev/null; [ $? = 124 ] || echo "$peer:$port"; } &
         done
     done
     wait
     """
     inside = f"nsenter --target {container['State']['Pid']} --net bash -c {quoted(script)} -"
-    assert outside, "the host has neither a gateway nor an SSH client"
-    assert host.check_output(f"{inside} {quoted(*sorted(outside))}") == ""
+    assert host.check_output(f"{inside} {quoted(str(settings.redis_port), *sorted(outside))}") == ""

@@ -13,7 +13,7 @@ from testinfra.host import Host
 from redisctl import paths
 from redoubt import secret_backends
 from redoubt.settings.model import Settings
-from tests.host.host_under_test import Target, quoted
+from tests.host.host_under_test import Target, listed, quoted
 from tests.host.inventory import PROJECT
 
 pytestmark = pytest.mark.security("file permissions")
@@ -63,11 +63,9 @@ def _is_writable_by_others(uid: str, mode: str) -> bool:
 def test_files_grant_no_more_than_their_mode(host: Host, settings: Settings) -> None:
     """No file is setuid, a link, a device or has an access control list."""
     root = quoted(settings.root)
-    unusual = host.check_output(
-        f"find {root} -ignore_readdir_race \\( -perm /7000 -o ! -type d ! -type f \\) -printf '%P\\n'"
-    )
+    find = f"find {root} -ignore_readdir_race \\( -perm /7000 -o ! -type d ! -type f \\) -printf '%P\\0'"
     # The socket gets the group of its directory, which remains without the socket: test_socket.py.
-    assert set(unusual.splitlines()) - {"socket"} == ({"socket/redis.sock"} if settings.redis_unix_socket else set())
+    assert set(listed(host, find)) - {"socket"} == ({"socket/redis.sock"} if settings.redis_unix_socket else set())
     # ls marks a file with an access control list by a plus.
     with_acl = host.run(f"LC_ALL=C ls -AlR {root} | grep -E '^[-a-zA-Z]{{10}}[+]'").stdout
     assert with_acl.splitlines() == []

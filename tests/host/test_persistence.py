@@ -9,7 +9,7 @@ from redis import Redis
 from testinfra.host import Host
 
 from redoubt.settings.model import Settings
-from tests.host.host_under_test import Target, quoted, until
+from tests.host.host_under_test import Target, by_redis, listed, quoted, until
 from tests.host.proc import Kernel
 
 
@@ -23,10 +23,8 @@ def persistence(admin: Redis) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def data(host: Host, settings: Settings) -> dict[str, str]:
     """Return the owner of each file below data/live, by relative path."""
-    listing = host.check_output(
-        f"find {quoted(settings.root)}/data/live -ignore_readdir_race -type f -printf '%P %U:%G\\n'"
-    )
-    return dict(line.rsplit(" ", 1) for line in listing.splitlines())
+    find = f"find {quoted(settings.root)}/data/live -ignore_readdir_race -type f -printf '%P %U:%G\\0'"
+    return dict(entry.rsplit(" ", 1) for entry in listed(host, find))
 
 
 @pytest.mark.parametrize("status", ["rdb_last_bgsave_status", "aof_last_bgrewrite_status", "aof_last_write_status"])
@@ -45,12 +43,17 @@ def test_aof_is_complete_on_disk(host: Host, settings: Settings, data: dict[str,
 
     Redis does not start without these files.
     """
-    directory = f"{quoted(settings.root)}/data/live/appendonlydir"
-    manifest = host.run(f"cat {directory}/*.manifest").stdout
+    # Of data/, only root can enter it.
+    read = by_redis(
+        settings,
+        "find appendonlydir -type f -name '*.manifest' -exec cat {} + | head -c 1048576",
+        directory=f"{settings.root}/data/live",
+    )
+    manifest = host.run(read).stdout
     names = re.findall(r"^file (\S+) seq \d+ type [bi]", manifest, re.MULTILINE)
     # A base and at least one increment, or no AOF at all.
     assert len(names) >= 2 * settings.redis_appendonly
-    assert [name for name in names if data.get(f"appendonlydir/{name}") != "999:999"] == []
+    assert [name for name in names if data.get(f"appendonlydir/{name}") != settings.owner] == []
 
 
 @pytest.mark.writes
@@ -62,9 +65,10 @@ def test_save_writes_a_valid_rdb_snapshot(
     sessions.set(session_key, "v", ex=60)
     target.save()
     assert target.admin.info("persistence")["rdb_last_bgsave_status"] == "ok"
-    new_inode, owner = host.check_output(f"stat -c '%i %u:%g' {quoted(settings.root)}/data/live/dump.rdb").split()
+    attributes = host.check_output(f"stat -c '%i %u:%g %a' {quoted(settings.root)}/data/live/dump.rdb")
+    new_inode, owner, mode = attributes.split()
     assert new_inode != inode
-    assert owner == "999:999"
+    assert (owner, mode) == (settings.owner, "600")
     check = host.run(f"docker exec {quoted(settings.redis_name)} redis-check-rdb /data/dump.rdb")
     assert check.rc == 0
     assert "RDB looks OK" in check.stdout

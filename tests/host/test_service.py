@@ -97,7 +97,7 @@ def test_open_files_suffice_for_all_clients(kernel: Kernel, settings: Settings) 
     """With a lower limit Redis reduces maxclients and only logs it."""
     limits = {process.name: process.status["Nofile"] for process in kernel.processes}
     assert set(limits.values()) == {f"{settings.nofile} {settings.nofile}"}, limits
-    assert settings.nofile >= settings.redis_maxclients + 32
+    assert settings.nofile >= settings.redis_maxclients + 64
 
 
 # -- Privileges
@@ -116,28 +116,39 @@ def test_no_process_has_a_capability(kernel: Kernel, kind: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("Uid", "999\t999\t999\t999"),
-        ("Gid", "999\t999\t999\t999"),
+        ("Uid", "{uid}\t{uid}\t{uid}\t{uid}"),
+        ("Gid", "{gid}\t{gid}\t{gid}\t{gid}"),
         # No program gains rights through its file's mode.
         ("NoNewPrivs", "1"),
         # System calls are filtered.
         ("Seccomp", "2"),
+        # No core dumps: 1 byte is less than the kernel writes, and also stops a pipe to a program (core(5)).
+        ("Core", "1 1"),
     ],
 )
-def test_processes_run_without_privileges(kernel: Kernel, field: str, value: str) -> None:
-    """All four user and group ids are 999, with a seccomp filter.
+def test_processes_run_without_privileges(kernel: Kernel, settings: Settings, field: str, value: str) -> None:
+    """All four user and group ids are those of the settings, with a seccomp filter.
 
-    The processes cannot gain new privileges.
+    The processes cannot gain new privileges, and leave no core dump.
     """
+    expected = value.format(uid=settings.redis_uid, gid=settings.redis_gid)
     assert {process.name: process.status[field] for process in kernel.processes} == {
-        process.name: value for process in kernel.processes
+        process.name: expected for process in kernel.processes
     }
 
 
+@pytest.mark.security("file permissions")
+def test_redis_creates_files_for_itself_alone(kernel: Kernel) -> None:
+    """The umask takes all rights of the group and of others from what Redis creates."""
+    assert kernel.processes[-1].status["Umask"] == "0077"
+
+
 @pytest.mark.security("container isolation")
-def test_processes_are_in_no_other_groups(kernel: Kernel) -> None:
+def test_processes_are_in_no_other_groups(kernel: Kernel, settings: Settings) -> None:
     """A further group would open the host's files of that group."""
-    assert {group for process in kernel.processes for group in process.status["Groups"].split()} <= {"999"}
+    assert {group for process in kernel.processes for group in process.status["Groups"].split()} <= {
+        str(settings.redis_gid)
+    }
 
 
 @pytest.mark.security("container isolation")
@@ -224,25 +235,27 @@ def test_docker_creates_no_missing_directory(settings: Settings, container: dict
 
 
 @pytest.mark.security("container isolation")
-@pytest.mark.parametrize(("uid", "paths"), [(0, ["/", "/usr/bin"]), (999, ["/etc/redis", "/run/secrets", "/backups"])])
-def test_write_to_read_only_mount_fails(target: Target, uid: int, paths: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("user", "paths"), [("root", ["/", "/usr/bin"]), ("redis", ["/etc/redis", "/run/secrets", "/backups"])]
+)
+def test_write_to_read_only_mount_fails(target: Target, user: str, paths: list[str]) -> None:
     """The write fails for a user that the directory's mode allows to write."""
-    errors = _touch(target, uid, paths)
+    errors = _touch(target, "0:0" if user == "root" else target.settings.owner, paths)
     assert [line.rpartition(": ")[2] for line in errors] == ["Read-only file system"] * len(paths), errors
 
 
 @pytest.mark.writes
 def test_redis_can_write_data_and_logs(target: Target) -> None:
     """Mount, owner and mode together allow it."""
-    assert _touch(target, 999, ["/data", "/var/log/redis"]) == []
+    assert _touch(target, target.settings.owner, ["/data", "/var/log/redis"]) == []
 
 
-def _touch(target: Target, uid: int, directories: list[str]) -> list[str]:
+def _touch(target: Target, owner: str, directories: list[str]) -> list[str]:
     """Create and remove a file in directories of the container. Return the errors."""
     script = f'for d in "$@"; do touch "$d/{target.mark}" && rm "$d/{target.mark}"; done 2>&1'
     name = quoted(target.settings.redis_name)
     inside = quoted("sh", "-c", script, "sh", *directories)
-    result = target.host.run(f"docker exec --user {uid}:{uid} --env LC_ALL=C {name} {inside}")
+    result = target.host.run(f"docker exec --user {owner} --env LC_ALL=C {name} {inside}")
     return [*result.stdout.splitlines(), *result.stderr.splitlines()]
 
 

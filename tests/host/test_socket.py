@@ -27,7 +27,8 @@ def test_only_the_socket_group_can_use_the_socket(target: Target, settings: Sett
         assert target.host.run(f"test -e {quoted(settings.root)}/socket/redis.sock").rc == 1
         return
     socket = quoted(settings.unix_socket)
-    assert target.host.check_output(f"stat -c '%u:%g %a' {socket}") == f"999:{settings.redis_unix_socket_gid} 770"
+    expected = f"{settings.redis_uid}:{settings.redis_unix_socket_gid} 770"
+    assert target.host.check_output(f"stat -c '%u:%g %a' {socket}") == expected
     allowed = {
         gid: target.host.run(f"setpriv --reuid 65533 --regid {gid} --clear-groups test -w {socket}").succeeded
         for gid in (settings.redis_unix_socket_gid, 65533)

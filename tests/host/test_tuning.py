@@ -7,7 +7,7 @@ from testinfra.host import Host
 
 from redoubt.settings.model import Settings
 from tests.host import sysctl
-from tests.host.host_under_test import quoted, until
+from tests.host.host_under_test import by_redis, quoted, until
 from tests.host.proc import Kernel
 
 # From Redis's documentation (administration, "Linux"; latency, "huge pages"), and not from redoubt's code.
@@ -104,8 +104,8 @@ def test_redis_logs_no_kernel_warning(host: Host, settings: Settings) -> None:
 
     It checks the kernel then, and warns about each missing setting.
     """
-    file = host.file(f"{settings.root}/logs/redis.log")
-    size = len(file.content_string)
+    size = int(host.check_output(f"stat -c %s {quoted(settings.root)}/logs/redis.log"))
+    read = by_redis(settings, f"tail -c +{size + 1} logs/redis.log | head -c 1048576")
     host.check_output(f"docker restart {quoted(settings.redis_name)}")
-    log = until(lambda: (text := file.content_string[size:]) and "Ready to accept connections" in text and text)
+    log = until(lambda: (text := host.check_output(read)) and "Ready to accept connections" in text and text)
     assert re.findall(r"WARNING.*", log) == []

@@ -62,6 +62,10 @@ def end(instance):
 """
 
 
+# Hosts on which the running test has planned steps.
+_PLANNED: set[Host] = set()
+
+
 @dataclass(frozen=True)
 class Step:
     """What happens to redisctl at a stage: KILL, PAUSE, or a shell command.
@@ -80,6 +84,7 @@ class Step:
 
 def interrupt(host: Host, *steps: Step) -> None:
     """Plan steps for the next transactions on the host: in this order, each once."""
+    _PLANNED.add(host)
     # Any command unpacks the modules.
     host.run(
         f"redisctl history >/dev/null; rm -f {_PAUSED}; grep -q {_STEPS} {_MODULE} || cat >>{_MODULE}",
@@ -104,12 +109,17 @@ def start_and_pause(host: Host, verb: str, *steps: Step) -> None:
     wait_until_paused(host, 30)
 
 
+def until_paused(seconds: float) -> str:
+    """Return a shell command that waits until redisctl pauses.
+
+    It fails after ``seconds``.
+    """
+    return f"timeout {seconds} sh -c 'until test -e {_PAUSED}; do sleep 0.05; done'"
+
+
 def wait_until_paused(host: Host, seconds: float = 120) -> None:
     """Wait until redisctl pauses."""
-    completed = host.run(
-        f"timeout {seconds} sh -c 'until test -e {_PAUSED}; do sleep 0.05; done' || {{ cat {_OUTPUT}; exit 1; }}",
-        timeout=seconds + 10,
-    )
+    completed = host.run(f"{until_paused(seconds)} || {{ cat {_OUTPUT}; exit 1; }}", timeout=seconds + 10)
     assert completed.returncode == 0, f"redisctl does not pause within {seconds:.0f} s: {completed.stdout}"
 
 
@@ -118,9 +128,32 @@ def resume(host: Host) -> None:
     host.run(f"rm -f {_STEPS} {_PAUSED}", check=True)
 
 
+def forget_steps() -> None:
+    """Let redisctl continue on all hosts, and forget the steps not reached.
+
+    The verbs of the next test must not run them. A host without power has forgotten them.
+    """
+    while _PLANNED:
+        _PLANNED.pop().run(f"rm -f {_STEPS} {_PAUSED}")
+
+
+def wait_until_unlocked(host: Host) -> None:
+    """Wait up to a minute until nothing changes the instance."""
+    host.run(f"timeout 60 flock {LOCK} true")
+
+
+def is_finished(host: Host) -> bool:
+    """Say whether no transaction is under way or interrupted.
+
+    systemd's recovery, which waits for the lock during a transaction, may still find out that it has nothing to do.
+    """
+    return host.run(f"test ! -e {JOURNAL}").returncode == 0
+
+
 def is_recovered(host: Host) -> bool:
-    """Say whether no transaction is under way or interrupted."""
-    return host.run(f"test -e {JOURNAL}").returncode == 1
+    """Say whether no transaction is under way or interrupted, and no recovery works."""
+    unit = "systemctl show --property=ActiveState --value redis-recover.service"
+    return is_finished(host) and host.run(f"{unit} | grep -q -e inactive -e failed").returncode == 0
 
 
 def is_unlocked(host: Host) -> bool:

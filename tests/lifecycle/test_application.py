@@ -5,6 +5,7 @@ They start when Redis is healthy, on its network, with their own credentials.
 
 import re
 import shlex
+import socket
 from datetime import datetime
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_containers_on_its_network_cannot_reach_outside(redis: Instance) -> None
     knock = f"timeout 3 bash -c '</dev/tcp/{redis.host.address}/22' && echo open"
     assert outsider(redis, "bridge", knock) == "open\n", "containers cannot reach SSH at all, so this proves nothing"
     assert outsider(redis, "redis_backend", knock) == ""
+
+
+def test_application_has_its_own_way_out(redis: Instance) -> None:
+    """The network filter does not touch the network of the application's services.
+
+    The connection leaves the host, with the address of the host.
+    """
+    route = redis.host.run("ip -4 route show default", check=True).stdout.split()
+    with socket.create_server(("", 0)) as server:
+        server.settimeout(10)
+        knock = f"timeout 5 bash -c '</dev/tcp/{route[route.index('via') + 1]}/{server.getsockname()[1]}'"
+        redis.host.run(f"docker exec redis-web-1 {knock}", check=True)
+        connection, (peer, _) = server.accept()
+        connection.close()
+    assert peer == str(redis.host.address)
 
 
 def outsider(redis: Instance, network: str, command: str, stdin: str = "") -> str:

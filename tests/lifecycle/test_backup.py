@@ -5,6 +5,7 @@ and the running Redis does not notice.
 """
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ from tests.deployed_redis import Instance, redisctl, refused, wait_until
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import empty_instance
 
-MILLION = 1_000_000
+# docs/backups.md has figures of a million.
+SESSIONS = int(os.environ.get("BACKUP_SESSIONS", "200000"))
 BACKUPS = "/srv/redis/backups"
 
-# A million sessions, as inline commands.
+# Writes sessions as inline commands.
 FILL = (
     '{ printf "AUTH admin %s\\n" "$(cat /srv/redis/secrets/admin)"; '
-    'awk "BEGIN { for (i = 0; i < 1000000; i++) '
+    f'awk "BEGIN {{ for (i = 0; i < {SESSIONS}; i++) '
     'printf \\"SET app:session:%032d xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx EX %d\\\\r\\\\n\\", i, 600 + i % 6000 }"; } '
     "| timeout 120 docker exec -i redis redis-cli --pipe"
 )
@@ -108,7 +110,7 @@ def damaged(redis: Instance, name: str, command: str) -> Iterator[None]:
         redis.host.run(f"rm -f {path} && mv /run/intact {path}", check=True)
 
 
-def test_backup_of_a_million_keys_under_load_is_one_moment(redis: Instance) -> None:
+def test_backup_under_load_is_one_moment(redis: Instance) -> None:
     """RDB snapshot and AOF have the same keys, to the last one.
 
     Clients wait for milliseconds.
@@ -116,7 +118,7 @@ def test_backup_of_a_million_keys_under_load_is_one_moment(redis: Instance) -> N
     with redis.client("queues", decode_responses=False) as connection:
         queue = Queue("mail", connection=connection)
         jobs = [queue.enqueue("builtins.abs", -1, result_ttl=0).id for _ in range(20)]
-    assert redis.host.run(FILL, check=True).stdout.endswith(f"errors: 0, replies: {MILLION + 1}\n")
+    assert redis.host.run(FILL, check=True).stdout.endswith(f"errors: 0, replies: {SESSIONS + 1}\n")
     with writers(redis) as statistics:
         backup = redisctl(redis, "backup")
 
@@ -130,9 +132,9 @@ def test_backup_of_a_million_keys_under_load_is_one_moment(redis: Instance) -> N
     assert backup["verified"]["verdict"] == "ok"
     assert backup["verified"]["jobs"] == len(jobs)
     # All sessions from before, and some but not all of those that were written during the backup.
-    assert MILLION < backup["verified"]["sessions"] < MILLION + statistics["written"]
+    assert SESSIONS < backup["verified"]["sessions"] < SESSIONS + statistics["written"]
     # The verdict means that both parts have exactly the keys that Redis had. This shows that they are compared.
-    with damaged(redis, f"{backup['id']}/backup.json", 'sed -i \'s/"keys": [0-9]*/"keys": 1000000/\' $f'):
+    with damaged(redis, f"{backup['id']}/backup.json", 'sed -i \'s/"keys": [0-9]*/"keys": 1/\' $f'):
         message = refused(redis, f"backup verify {backup['id']}")
     assert "the RDB snapshot: db0 has" in message
     assert "the AOF: db0 has" in message
@@ -229,9 +231,9 @@ def test_disk_that_fills_up_during_a_backup_is_reported(small: Instance) -> None
     finally:
         small.host.run(f"umount {BACKUPS}", check=True)
     assert result.stdout == "code 3\n"
-    assert "No space left on device" in result.stderr
+    assert "free some space" in result.stderr
     assert present == [".attempt.json", "other"]
-    assert (health.returncode, "No space left on device" in health.stdout) == (2, True)
+    assert (health.returncode, "free some space" in health.stdout) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -322,18 +324,22 @@ def test_old_backups_are_pruned_and_newest_good_stays(small: Instance) -> None:
         'config["backup"]["keep"] = {"daily": 3}; json.dump(config, open(p, "w"))\'',
         check=True,
     )
-    planned = redisctl(small, "backup prune")
-    assert (planned["dry_run"], planned["pruned"]) == (True, old[-3::-1])
-    # The verb removes what a new backup would remove.
-    small.host.run(f"cp -a {BACKUPS} {BACKUPS}.before", check=True)
-    by_hand = redisctl(small, "backup prune --yes")
-    assert (by_hand["dry_run"], by_hand["pruned"]) == (False, planned["pruned"])
-    remaining = redisctl(small, "backup list")["backups"]
-    assert not {backup["id"] for backup in remaining} & set(planned["pruned"])
-    assert redisctl(small, "backup prune --yes")["pruned"] == []
-    small.host.run(f"cp -a {BACKUPS}.before/. {BACKUPS} && rm -r {BACKUPS}.before", check=True)
-    pruned = redisctl(small, "backup")["pruned"]
-    small.host.run(f"mv /run/redisctl.json /srv/redis/redisctl.json; rm -r {BACKUPS}/{old[-1]}", check=True)
+    try:
+        planned = redisctl(small, "backup prune")
+        assert (planned["dry_run"], planned["pruned"]) == (True, old[-3::-1])
+        # The verb removes what a new backup would remove.
+        small.host.run(f"cp -a {BACKUPS} {BACKUPS}.before", check=True)
+        by_hand = redisctl(small, "backup prune --yes")
+        assert (by_hand["dry_run"], by_hand["pruned"]) == (False, planned["pruned"])
+        remaining = redisctl(small, "backup list")["backups"]
+        assert not {backup["id"] for backup in remaining} & set(planned["pruned"])
+        assert redisctl(small, "backup prune --yes")["pruned"] == []
+        small.host.run(f"cp -a {BACKUPS}.before/. {BACKUPS}", check=True)
+        pruned = redisctl(small, "backup")["pruned"]
+    finally:
+        small.host.run(
+            f"mv /run/redisctl.json /srv/redis/redisctl.json && rm -rf {BACKUPS}/{old[-1]} {BACKUPS}.before", check=True
+        )
     assert pruned == old[-3::-1]
     present = {backup["id"] for backup in redisctl(small, "backup list")["backups"]}
     assert {old[-2], current} < present

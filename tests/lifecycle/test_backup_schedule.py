@@ -17,6 +17,7 @@ from sandbox import ssh
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, refused, wait_until
 from tests.deployer import Deployer
+from tests.lifecycle.conftest import DISCARD_DATA
 from tests.lifecycle.test_secrets_exposure import KnownSecrets, known_secrets, leaked_files, watch_processes
 
 UNIT, TIMER = "redis-backup.service", "redis-backup.timer"
@@ -67,20 +68,18 @@ def settings(neighbour: Host, files: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Iterator[Instance]:
+def redis(host: Host, without_traces: None, deployer: Deployer, settings: dict[str, Any]) -> Iterator[Instance]:
     """Yield the shared host with a schedule and no backups.
 
     Its data cannot be compressed by restic.
     """
-    traces = "/srv/redis/backups/* /srv/redis/backups/.attempt.json"
-    host.run(f"rm -rf {traces}")
     instance = deployer.instance(host, **settings)
-    with instance.client("queues") as client:
-        client.set("rq:of-the-backup", os.urandom(2_000_000))
-    yield instance
-    with instance.client("queues") as client:
-        client.delete("rq:of-the-backup", "rq:much")
-    host.run(f"rm -rf {traces}; dpkg --purge restic")
+    try:
+        with instance.client("queues") as client:
+            client.set("rq:of-the-backup", os.urandom(2_000_000))
+        yield instance
+    finally:
+        host.run(f"{DISCARD_DATA}; rm -rf /srv/redis/backups; dpkg --purge restic")
 
 
 def contents(host: Host, name: str) -> str:
@@ -151,13 +150,17 @@ def test_secrets_of_the_repository_are_only_roots(
     for place, text in (("processes", processes), ("log", log)):
         assert everything.found_in(text) == [], place
     assert leaked_files(redis.host, everything) == []
-    assert leaked_files(neighbour, everything) == []
+    with broken(neighbour, "cat >/root/secret", "rm /root/secret", repository["password"]):
+        assert leaked_files(neighbour, everything, known="/root/secret") == []
 
 
 @contextmanager
-def broken(host: Host, damage: str, repair: str) -> Iterator[None]:
-    """Break something by a shell command, and repair it at the end."""
-    host.run(damage, check=True)
+def broken(host: Host, damage: str, repair: str, text: str = "") -> Iterator[None]:
+    """Break something by a shell command, and repair it at the end.
+
+    The command reads ``text``.
+    """
+    host.run(damage, input=text, check=True)
     try:
         yield
     finally:
@@ -235,7 +238,8 @@ def test_missing_repository_is_not_created_again(redis: Instance, neighbour: Hos
 
 def test_killed_copy_does_not_block_the_next(redis: Instance, neighbour: Host) -> None:
     with redis.client("queues") as client:
-        client.set("rq:much", os.urandom(40_000_000))
+        for number in range(2):
+            client.set(f"rq:much:{number}", os.urandom(20_000_000))
     locks = f"ls {COPIES}/locks"
     redis.host.run(
         "{ redisctl backup --no-verify >/run/output 2>&1; echo $? >/run/code; } </dev/null >/dev/null 2>&1 &"

@@ -40,7 +40,7 @@ def redis(bare: Host, deployer: Deployer) -> Instance:
 def test_dockers_own_packages_are_in_the_plan(bare: Host, deployer: Deployer) -> None:
     planned = deployer.deploy(bare, arguments=("--dry",), redis_docker_source="docker")
     assert planned.returncode == 0, planned.stderr
-    assert "missing: containerd.io, docker-ce, docker-ce-cli, docker-compose-plugin" in planned.stderr
+    assert "missing: apparmor, containerd.io, docker-ce, docker-ce-cli, docker-compose-plugin" in planned.stderr
     assert "/etc/apt/sources.list.d/docker.sources: missing" in planned.stderr
     assert bare.run("ls /etc/apt/sources.list.d").stdout == "", "a dry run changed the host"
 
@@ -106,9 +106,14 @@ def test_a_deploy_enables_docker_and_leaves_redis_alone(redis: Instance, deploye
 def test_a_deploy_installs_removed_packages_again(redis: Instance, deployer: Deployer) -> None:
     """Redis is not restarted."""
     before = redis.identity
-    redis.host.run("dpkg --remove --force-depends docker-compose logrotate && rm -r /var/lib/apt/lists/*", check=True)
+    packages = "docker-compose logrotate nftables"
+    redis.host.run(f"dpkg --remove --force-depends {packages} && rm -r /var/lib/apt/lists/*", check=True)
 
     result = deployer.deploy(redis.host)
 
-    assert result.changed == ["Docker | Install Docker and Compose v2", "Logs | Install logrotate"], result.stderr
+    assert result.changed == [
+        "Docker | Install Docker and Compose v2",
+        "Logs | Install logrotate",
+        "Network | Install nftables",
+    ], result.stderr
     assert redis.identity == before

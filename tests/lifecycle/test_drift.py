@@ -18,6 +18,7 @@ from tests.deployed_redis import Instance, tunnel
 from tests.deployer import Deployer
 from tests.lifecycle.expected_files import FILES, TREE, digests, looks
 
+ROOT_DIRECTORY = "Directories | Create the root directory"
 DIRECTORIES = "Directories | Create the directories"
 REDISCTL = "redisctl | Install redisctl"
 RECOVERY_UNITS = "redisctl | Write the units that finish interruptions"
@@ -28,7 +29,10 @@ USERS = "Access | Set the users of the running Redis"
 SECRETS = "Secrets | Write the secrets"
 CONFIG = "Config | Write redis.conf and the health check"
 DEFRAG = "Config | Find out whether the image can defragment memory"
-LOGS = "Logs | Rotate the log file"
+LOGS = "Logs | Write what rotates the log file"
+ROTATION = "Logs | Rotate the log file every hour"
+NETWORK_FILTER = "Network | Write the network filter"
+LOAD_NETWORK_FILTER = "Network | Load the network filter"
 CHANGE = "Service | Change the running Redis"
 COMPOSE = "Service | Write the Compose project"
 SAVE = "Rollback | Save the configuration of the running Redis"
@@ -36,6 +40,9 @@ START = "Service | Start Redis and wait until it is healthy"
 TIMER_UNITS = "Backup | Write the units that take backups"
 TIMER = "Backup | Schedule backups"
 RECORD = "Record | Record the deployed settings"
+
+# Without its marker and its container, an instance is not known to own the root: test_preflight.py.
+REMOVED = [path for path in FILES if not path.endswith(".redoubt")]
 
 # After a pause Docker reports Redis as unhealthy until the next health check.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 3}
@@ -86,8 +93,19 @@ ROUNDS = {
             ),
         ),
         changes=(
-            *(DIRECTORIES, REDISCTL, RECOVERY_UNITS, ACL, SECRETS, CONFIG, DEFRAG, LOGS, CHANGE, COMPOSE),
-            *(TIMER_UNITS, RECORD),
+            *(
+                ROOT_DIRECTORY,
+                REDISCTL,
+                RECOVERY_UNITS,
+                DIRECTORIES,
+                ACL,
+                SECRETS,
+                CONFIG,
+                DEFRAG,
+                LOGS,
+                NETWORK_FILTER,
+            ),
+            *(CHANGE, COMPOSE, TIMER_UNITS, RECORD),
         ),
         restarts=False,
     ),
@@ -138,7 +156,7 @@ ROUNDS = {
                 shell="docker update --memory 1g --memory-swap 1g --pids-limit 500 --restart no redis",
                 redis=("{config} SET maxmemory-policy noeviction",),
                 reasons=(
-                    "redis has the limit Memory = 1073741824, the settings say 1610612736",
+                    "redis has the limit Memory = 1073741824, the settings say 1744830464",
                     "redis has the limit PidsLimit = 500, the settings say 128",
                     "redis has the limit RestartPolicy = 'no', the settings say 'unless-stopped'",
                     "redis runs with maxmemory-policy = 'noeviction', the settings say 'volatile-lru'",
@@ -173,8 +191,11 @@ ROUNDS = {
             Harm("a killed container", shell="docker kill redis", reasons=("redis is exited",)),
             Harm(
                 "disabled units",
-                shell="systemctl disable --now redis-backup.timer redis-recover.path redis-recover-files.service",
+                shell="systemctl disable --now redis-backup.timer redis-logs.timer redis-recover.path "
+                "redis-recover-files.service",
                 reasons=(
+                    "redis-logs.timer does not start at boot",
+                    "redis-logs.timer is not active",
                     "redis-backup.timer does not start at boot",
                     "redis-backup.timer is not active",
                     "redis-recover.path does not start at boot",
@@ -183,7 +204,7 @@ ROUNDS = {
                 ),
             ),
         ),
-        changes=(RECOVERY, START, TIMER),
+        changes=(RECOVERY, ROTATION, START, TIMER),
         restarts=True,
     ),
     # A paused Redis does not answer, so it is recreated if a file of its configuration is newer than its start.
@@ -197,16 +218,16 @@ ROUNDS = {
             Harm("a removed container", shell="docker rm --force redis", reasons=("redis has no container",)),
             Harm(
                 "removed files",
-                shell=f"rm {' '.join(FILES)}",
+                shell=f"rm {' '.join(REMOVED)}",
                 reasons=(
-                    *(f"{path}: missing" for path in FILES if not path.endswith("activedefrag.conf")),
+                    *(f"{path}: missing" for path in REMOVED if not path.endswith("activedefrag.conf")),
                     "/srv/redis/config/activedefrag.conf: not known for this image",
                 ),
             ),
         ),
         changes=(
-            *(REDISCTL, RECOVERY_UNITS, RECOVERY, ACL, SECRETS, CONFIG, DEFRAG, LOGS, COMPOSE, START),
-            *(TIMER_UNITS, TIMER, RECORD),
+            *(REDISCTL, RECOVERY_UNITS, RECOVERY, ACL, SECRETS, CONFIG, DEFRAG, LOGS, ROTATION),
+            *(NETWORK_FILTER, LOAD_NETWORK_FILTER, COMPOSE, START, TIMER_UNITS, TIMER, RECORD),
         ),
         restarts=True,
     ),
@@ -435,27 +456,33 @@ def test_deploy_repairs_harm_and_keeps_data(
     client.is_deployed = True
 
 
-def test_removed_data_stops_the_deploy(client: Client, deployer: Deployer) -> None:
-    """Redis keeps running if its data is removed: only its memory still has it."""
+@pytest.fixture
+def removed_data(client: Client) -> Iterator[Host]:
+    """Move the data away while Redis runs, and put it back however the test ends."""
     host = client.instance.host
     client.write("moved data")
-    identity = client.instance.identity
     host.run("mv /srv/redis/data /srv/data-by-hand", check=True)
-    try:
-        result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
-        assert result.returncode == 1
-        assert "/srv/redis/data/live is missing, and redis still runs: its data may be in memory alone" in result.stderr
-        host.run("install -d /srv/redis/data/live", check=True)
-        result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
-        assert result.returncode == 1
-        assert "redis runs on a directory that is not /srv/redis/data/live any more" in result.stderr
-        assert client.instance.identity == identity
-        assert client.read() == client.values
-    finally:
-        host.run("rmdir /srv/redis/data/live /srv/redis/data; mv /srv/data-by-hand /srv/redis/data", check=True)
-    assert deployer.deploy(host, **SETTINGS).returncode == 0
+    yield host
+    host.run("rm -rf /srv/redis/data && mv /srv/data-by-hand /srv/redis/data", check=True)
+
+
+def test_removed_data_stops_the_deploy(removed_data: Host, client: Client, deployer: Deployer) -> None:
+    """Redis keeps running if its data is removed: only its memory still has it.
+
+    A deploy that is refused writes nothing where the data was.
+    """
+    host, identity = removed_data, client.instance.identity
+    result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
+    assert result.returncode == 1
+    assert "/srv/redis/data/live is missing, and redis still runs: its data may be in memory alone" in result.stderr
+    assert host.run("ls -A /srv/redis/data").returncode != 0
+    host.run("install -d /srv/redis/data/live", check=True)
+    result = deployer.deploy(host, redis_maxmemory="512mb", **SETTINGS)
+    assert result.returncode == 1
+    assert "redis runs on a directory that is not /srv/redis/data/live any more" in result.stderr
+    assert host.run("find /srv/redis/data").stdout.split() == ["/srv/redis/data", "/srv/redis/data/live"]
+    assert client.instance.identity == identity
     assert client.read() == client.values
-    client.is_deployed = True
 
 
 def test_network_with_foreign_containers_is_kept(client: Client, deployer: Deployer) -> None:
@@ -489,4 +516,4 @@ def test_network_with_foreign_containers_is_kept(client: Client, deployer: Deplo
 def test_expected_values_are_the_default_settings() -> None:
     """TREE and the limits above are written out by hand."""
     settings = load({})
-    assert (settings.root, settings.memory_limit, settings.redis_container_pids) == ("/srv/redis", 1610612736, 128)
+    assert (settings.root, settings.memory_limit, settings.redis_container_pids) == ("/srv/redis", 1744830464, 128)

@@ -38,13 +38,15 @@ def _new_login(host: Host, line: str) -> str:
 
 
 @pytest.fixture
-def hostile(deployed: Host) -> Iterator[Host]:
+def hostile(without_traces: None, deployed: Host) -> Iterator[Host]:
     """The deployed host, with such an environment for every login."""
     deployed.run("cp -a /etc/environment /etc/environment.before 2>/dev/null || touch /etc/environment.before")
-    deployed.run("cat >/etc/environment", input=HOSTILE, check=True)
-    assert "COMPOSE_FILE=/nonexistent.yml" in _new_login(deployed, "env")
-    yield deployed
-    deployed.run("mv /etc/environment.before /etc/environment", check=True)
+    try:
+        deployed.run("cat >/etc/environment", input=HOSTILE, check=True)
+        assert "COMPOSE_FILE=/nonexistent.yml" in _new_login(deployed, "env")
+        yield deployed
+    finally:
+        deployed.run("mv /etc/environment.before /etc/environment", check=True)
 
 
 def test_login_environment_changes_nothing(hostile: Host, deployer: Deployer) -> None:

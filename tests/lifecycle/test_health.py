@@ -124,11 +124,12 @@ def test_redis_that_keeps_crashing_is_reported(redis: Instance, deployer: Deploy
     redis.call("SET app:session:start kept EX 600", user="sessions")
     manifest = f"{LIVE}/appendonlydir/appendonly.aof.manifest"
     redis.host.run(f"docker stop redis && cp -p {manifest} /root/manifest && echo damaged > {manifest}", check=True)
-    failed = deployer.deploy(redis.host, **EAGER)
-    assert failed.returncode == 1
-    assert "Invalid AOF manifest file format" in failed.stderr, "Redis's own error is not shown"
-
-    redis.host.run(f"mv /root/manifest {manifest}", check=True)
+    try:
+        failed = deployer.deploy(redis.host, **EAGER)
+        assert failed.returncode == 1
+        assert "Invalid AOF manifest file format" in failed.stderr, "Redis's own error is not shown"
+    finally:
+        redis.host.run(f"mv /root/manifest {manifest}", check=True)
     repaired = deployer.deploy(redis.host, **EAGER)
 
     assert repaired.returncode == 0, repaired.stderr

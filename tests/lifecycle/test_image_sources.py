@@ -4,7 +4,11 @@ Redis keeps running until the host has the image. The registry is Debian's docke
 the image of the archive.
 """
 
+import hashlib
+import io
+import json
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,27 +120,75 @@ def test_failed_pull_leaves_redis_running(
 @pytest.fixture
 def other_archive(deployed: Host, tmp_path: Path) -> Path:
     """An archive that has another image under the same tag."""
-    tag = images.redis_reference()
-    deployed.run(
-        f"docker tag {tag} original && docker create --name other {tag} && docker rmi --no-prune {tag} && "
-        f"docker commit --change 'LABEL other=yes' other {tag} && docker save --output /root/other.tar {tag} && "
-        f"docker rm other && docker rmi {tag} && docker tag original {tag} && docker rmi --no-prune original",
-        check=True,
-    )
-    path = tmp_path / "other.tar"
-    with path.open("wb") as file:
-        command = ssh.command(deployed.name, "--", "cat /root/other.tar; rm /root/other.tar")
-        subprocess.run(command, env=tools.environment(), stdin=subprocess.DEVNULL, stdout=file, check=True, timeout=60)
+    tag, path = images.redis_reference(), tmp_path / "other.tar"
+    deployed.run(f"docker tag {tag} original", check=True)
+    try:
+        deployed.run(
+            f"docker create --name other {tag} && docker rmi --no-prune {tag} && "
+            f"docker commit --change 'LABEL other=yes' other {tag} && docker save --output /root/other.tar {tag}",
+            check=True,
+        )
+        with path.open("wb") as file:
+            command = ssh.command(deployed.name, "--", "cat /root/other.tar")
+            environment = tools.environment()
+            subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, check=True, timeout=60)
+    finally:
+        deployed.run(
+            f"rm -f /root/other.tar; docker rm -f other; docker rmi {tag}; "
+            f"docker tag original {tag} && docker rmi --no-prune original",
+            check=True,
+        )
     return path
 
 
 def test_other_image_of_same_name_is_loaded(redis: Instance, deployer: Deployer, other_archive: Path) -> None:
+    """The settings have the digest of the archive."""
     assert "other" not in redis.inspect()["Config"]["Labels"]
+    digest = f"sha256:{hashlib.sha256(other_archive.read_bytes()).hexdigest()}"
+    settings: dict[str, Any] = {"redis_image_archive": str(other_archive), "redis_image_archive_digest": digest}
 
-    result = deployer.deploy(redis.host, redis_image_archive=str(other_archive))
+    result = deployer.deploy(redis.host, **settings)
 
     assert result.returncode == 0, result.stderr
     assert redis.inspect()["Config"]["Labels"]["other"] == "yes"
     assert_kept(redis)
     # Only here does an image replace another one of its name.
-    assert_no_change(deployer, redis.host, redis_image_archive=str(other_archive))
+    assert_no_change(deployer, redis.host, **settings)
+
+
+def test_copied_archive_is_compared_with_its_digest(redis: Instance, deployer: Deployer, other_archive: Path) -> None:
+    """A file that changed after the check on this machine is not loaded."""
+    host, program = redis.host, "/usr/local/bin/sha256sum"
+    image = f"docker image inspect --format '{{{{.Id}}}}' {images.redis_reference()}"
+    before = redis.identity, host.run(image, check=True).stdout
+    digest = f"sha256:{hashlib.sha256(other_archive.read_bytes()).hexdigest()}"
+    # The archive comes on standard input. Files that are compared with the settings are arguments.
+    other_digest = '#!/bin/sh\n[ "$#" -gt 0 ] || exec echo 0\nexec /usr/bin/sha256sum "$@"\n'
+    host.run(f"cat >{program} && chmod 755 {program}", input=other_digest, check=True)
+    try:
+        result = deployer.deploy(host, redis_image_archive=str(other_archive), redis_image_archive_digest=digest)
+    finally:
+        host.run(f"rm {program}", check=True)
+    assert result.returncode == 1
+    assert "the copied archive has another digest" in result.stderr
+    assert (redis.identity, host.run(image, check=True).stdout) == before
+
+
+def test_archive_with_further_names_is_refused(redis: Instance, deployer: Deployer, tmp_path: Path) -> None:
+    """Loading it would take the names from other images of the host."""
+    path = tmp_path / "two.tar"
+    with tarfile.open(images.redis_archive()) as source, tarfile.open(path, "w") as target:
+        for member in source:
+            content = source.extractfile(member)
+            data = content.read() if content else b""
+            if member.name == "manifest.json":
+                manifest = json.loads(data)
+                manifest[0]["RepoTags"].append("shop/web:1")
+                data = json.dumps(manifest).encode()
+                member.size = len(data)
+            target.addfile(member, io.BytesIO(data))
+    result = deployer.deploy(redis.host, redis_image_archive=str(path))
+    assert result.returncode == 1
+    assert "Nothing was changed on any host" in result.stderr
+    assert "also contains 'shop/web:1': loading it would take these names from other images" in result.stderr
+    assert_kept(redis)

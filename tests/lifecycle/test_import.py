@@ -52,6 +52,7 @@ systemctl restart redis-server
 REMOVE = """
 apt-get purge -y -qq --autoremove redis-server redis-tools
 rm -rf /etc/apt/sources.list.d/old.list /var/lib/apt/lists/* /var/lib/redis /var/log/redis /etc/redis
+rm -f /usr/sbin/policy-rc.d
 """
 
 
@@ -85,9 +86,11 @@ class OldRedis:
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
     """Give the shared host with an empty Redis. Empties it again afterwards."""
-    with empty_instance(host, deployer) as instance:
-        yield instance
-        host.run("redisctl import cancel")
+    with empty_instance(host, deployer, "/root/saved") as instance:
+        try:
+            yield instance
+        finally:
+            host.run("redisctl import cancel")
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +102,13 @@ def old(redis: Instance) -> Iterator[OldRedis]:
     passwords = {user: secrets.token_hex(16) for user in ("default", "mover", "reader")}
     rules = {"default": "+@all", "mover": RIGHTS, "reader": "+@read +@connection +info +time"}
     users = "".join(f"user {name} on >{passwords[name]} ~* {rule}\n" for name, rule in rules.items())
-    redis.host.run(INSTALL, input=users, check=True)
     old_redis = OldRedis(redis.host, passwords)
-    fill(old_redis)
-    yield old_redis
-    redis.host.run(REMOVE, check=True)
+    try:
+        redis.host.run(INSTALL, input=users, check=True)
+        fill(old_redis)
+        yield old_redis
+    finally:
+        redis.host.run(REMOVE, check=True)
 
 
 def fill(old: OldRedis) -> None:
@@ -339,9 +344,11 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
 def test_differences_are_reported(importing: Instance) -> None:
     """The import reports a changed value, expiry or name and an additional key.
 
-    It shows names of keys on request.
+    It shows names of keys on request. It also reports functions.
     """
     expires_at = call_copy(importing, "SELECT 3", "PEXPIRETIME text").split()[-1]
+    library = """FUNCTION LOAD "#!lua name=lib\\nredis.register_function('f', function() return 1 end)\""""
+    assert call_copy(importing, "CONFIG SET replica-read-only no", library).split() == ["OK", "lib"]
     changes = ("HSET hash field1 other", "PEXPIRE text 1800000", "RENAME list elsewhere", "SET more 1")
     answers = call_copy(importing, "CONFIG SET replica-read-only no", "SELECT 3", *changes).split()
     assert answers == ["OK", "OK", "0", "1", "OK", "OK"]
@@ -349,9 +356,13 @@ def test_differences_are_reported(importing: Instance) -> None:
         completed = importing.host.run("redisctl import finish --full --names --yes")
     finally:
         changes = ("HSET hash field1 1", f"PEXPIREAT text {expires_at}", "RENAME elsewhere list", "DEL more")
-        call_copy(importing, "SELECT 3", *changes, "CONFIG SET replica-read-only yes")
+        call_copy(importing, "SELECT 3", *changes)
+        accepted = import_json(importing, "finish --with-functions")
+        call_copy(importing, "FUNCTION DELETE lib", "CONFIG SET replica-read-only yes")
+    assert accepted["problems"] == []
     assert completed.returncode == 3
     problems = completed.stderr.partition("not finished: ")[2].strip().split("; ")
+    assert "functions of the libraries lib" in problems.pop()
     assert problems[0] == "db3 has 9 keys there and 10 here"
     assert sorted(problems[1:]) == [
         "1 keys differ: expiry (string in db3)",

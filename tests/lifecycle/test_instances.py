@@ -15,8 +15,8 @@ from redoubt import secret_store
 from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
-from tests.deployer import Deployer, pyinfra
-from tests.lifecycle.conftest import assert_no_change, remove_instance
+from tests.deployer import Deployer, deploy_data, pyinfra
+from tests.lifecycle.conftest import assert_no_change, remove_instance, remove_units
 from tests.lifecycle.interruption import cut_power, wait_until_recovered
 
 # A second instance next to the default one.
@@ -31,11 +31,11 @@ BOTH: dict[str, dict[str, Any]] = {
 
 def remove_second_instance(host: Host, name: str = "queue", root: str = "/opt/stores/queue") -> None:
     """Remove an instance by hand, with its data, and leave the others alone."""
-    units = " ".join(paths.units(name))
     files = " ".join(map(str, paths.removable(name, Path(root), data=True)))
     host.run(
-        f"docker compose --project-directory {root} down; systemctl disable --now {units}; "
-        f"rm -rf {files} {root}; rmdir --ignore-fail-on-non-empty {Path(root).parent}; systemctl daemon-reload"
+        f"docker compose --project-directory {root} down; {remove_units(name)}; rm -rf {files} {root}; "
+        f"rmdir --ignore-fail-on-non-empty {Path(root).parent}; ! nft list table inet redoubt_{name}",
+        check=True,
     )
 
 
@@ -43,7 +43,7 @@ def inventory_of(host: Host, deployer: Deployer, **settings: dict[str, Any]) -> 
     """Write an inventory with an entry for each instance, all on the same machine."""
     path = deployer.inventory(host)
     entries = [
-        (f"{host.name}-{name}", {**host.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir), **values})
+        (f"{host.name}-{name}", {**deploy_data(host), "redis_secrets_dir": str(deployer.secrets_dir), **values})
         for name, values in settings.items()
     ]
     path.write_text(f"hosts = {entries!r}\n")
@@ -55,7 +55,7 @@ def test_one_run_deploys_two_instances_to_one_host(host: Host, deployer: Deploye
 
     What they share is created once, and neither blocks the other.
     """
-    remove_instance(host)
+    remove_instance(host, image=True)
     try:
         first = pyinfra("-y", str(inventory_of(host, deployer, **BOTH)), "deploy.py")
         assert first.returncode == 0, first.stderr
@@ -85,6 +85,12 @@ def test_one_run_deploys_two_instances_to_one_host(host: Host, deployer: Deploye
         third = deployer.deploy(host, redis_port=6381)
         assert third.returncode == 1
         assert "127.0.0.1:6381 belongs to sessions on this host, even if it does not run" in third.stderr
+        # Without containers it has no network either, but its next start needs the addresses.
+        host.run("docker compose --project-directory /srv/sessions down", check=True)
+        subnet = load(BOTH["sessions"]).edge_subnet
+        fourth = deployer.deploy(host, redis_edge_subnet=str(subnet.supernet()), arguments=("--dry",))
+        assert fourth.returncode == 1
+        assert f"overlaps {subnet} of sessions on this host, even if it does not run" in fourth.stderr
     finally:
         for name in BOTH:
             remove_second_instance(host, name, f"/srv/{name}")
@@ -94,13 +100,11 @@ def test_a_second_instance_does_not_affect_the_first(deployed: Host, deployer: D
     first = Instance(deployed, deployer.secrets(deployed))
     first.call("SET rq:of first", user="queues")
     before = first.identity
-
-    result = deployer.deploy(deployed, **QUEUE)
-
-    assert result.returncode == 0, result.stderr
-    second = Instance(deployed, deployer.secrets(deployed, **QUEUE), name="queue", port=6380)
-    second.call("SET rq:of second", user="queues")
     try:
+        result = deployer.deploy(deployed, **QUEUE)
+        assert result.returncode == 0, result.stderr
+        second = Instance(deployed, deployer.secrets(deployed, **QUEUE), name="queue", port=6380)
+        second.call("SET rq:of second", user="queues")
         assert (first.health, second.health) == ("healthy", "healthy")
         assert first.identity == before, "the first instance was restarted"
         with first.client("queues") as to_first, second.client("queues") as to_second:
@@ -121,10 +125,10 @@ def test_a_power_cut_during_a_start_leaves_neither_down(deployed: Host, deployer
     Docker keeps the port of the container that it was starting, so the recovery restarts Docker to release it. It does
     so although the other instance runs, because Docker has just started that one as well.
     """
-    assert deployer.deploy(deployed, **QUEUE).returncode == 0
     first = Instance(deployed, deployer.secrets(deployed))
-    second = Instance(deployed, deployer.secrets(deployed, **QUEUE), name="queue", port=6380)
     try:
+        assert deployer.deploy(deployed, **QUEUE).returncode == 0
+        second = Instance(deployed, deployer.secrets(deployed, **QUEUE), name="queue", port=6380)
         for redis in (first, second):
             redis.call(f"SET rq:of {redis.name}", user="queues")
         running = deployer.start(deployed, redis_tcp_backlog=306)

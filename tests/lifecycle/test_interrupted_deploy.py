@@ -1,6 +1,6 @@
 """Interrupted deploys: the next deploy finishes them, and no data is lost.
 
-An interrupted start finishes by itself. The control machine's process is killed, the connection is lost, redisctl is
+An interrupted start finishes by itself. The deploy's process is killed, the connection is lost, redisctl is
 killed, Docker restarts, or the host loses power. The tests share one host and run in order; each leaves a healthy
 instance with any settings.
 """
@@ -21,7 +21,7 @@ from redoubt.settings.load import load
 from sandbox import images
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, wait_until
-from tests.deployer import BackgroundDeploy, Deployer
+from tests.deployer import BackgroundDeploy, Deployer, deploy_data
 from tests.lifecycle.conftest import assert_no_change, remove_instance
 from tests.lifecycle.expected_files import TREE, digests, looks
 from tests.lifecycle.interruption import (
@@ -30,7 +30,7 @@ from tests.lifecycle.interruption import (
     cut_power,
     cut_power_in_deploy,
     interrupt,
-    is_recovered,
+    is_finished,
     is_unlocked,
     resume,
     wait_until_paused,
@@ -46,6 +46,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "redis_logfile_rotations": 7,
 }
 START = "Service | Start Redis and wait until it is healthy"
+OWNER = "Owner | Give the files to the user of Redis"
 COMPOSE_UP = "[c]ompose .*up --detach"
 # Between the old Redis and the new one. Docker starts neither by itself.
 NONE_RUNS = "! pgrep -x redis-server >/dev/null"
@@ -60,7 +61,7 @@ def until(condition: str, seconds: int = 60) -> str:
 
 
 def kill(deploy: BackgroundDeploy, host: Host) -> None:
-    """Kill a deploy on the control machine.
+    """Kill a deploy on the machine that deploys.
 
     Waits until its last command on the host has ended.
     """
@@ -103,13 +104,14 @@ class FirstDeploy:
 
 @pytest.fixture(scope="module")
 def first_deploy(host: Host, deployer: Deployer) -> FirstDeploy:
-    remove_instance(host)
+    remove_instance(host, image=True)
     result = deployer.deploy(host)
     assert result.returncode == 0, result.stderr
     operations = [entry["name"] for entry in result.operations]
     assert START in operations
-    # Only what changes a running Redis has nothing to do.
-    assert sum("running Redis" in name for name in operations) == len(operations) - len(result.changed)
+    # Only what changes a running Redis, or its user, has nothing to do.
+    unchanged = [name for name in operations if name not in result.changed]
+    assert [name for name in unchanged if "running Redis" not in name] == [OWNER]
     return FirstDeploy(operations, result.changed, digests(host))
 
 
@@ -119,15 +121,16 @@ def redis(first_deploy: FirstDeploy, host: Host, deployer: Deployer) -> Instance
     return Instance(host, deployer.secrets(host))
 
 
-def test_first_deploy_killed_at_each_operation_is_finished(
+def test_first_deploy_killed_at_each_change_is_finished(
     first_deploy: FirstDeploy, host: Host, deployer: Deployer
 ) -> None:
-    """A first deploy that is killed at each operation is finished by the next one.
+    """A first deploy that is killed at each change is finished by the next one.
 
-    Each deploy starts from what the killed one left, and completes one more operation.
+    Each deploy starts from what the killed one left, and completes one more change. A kill at an operation that changes
+    nothing would leave the same as a kill at the next change.
     """
-    remove_instance(host)
-    for operation in first_deploy.operations:
+    remove_instance(host, image=True)
+    for operation in first_deploy.changed:
         running = deployer.start(host)
         running.wait_for(f"Starting operation: {operation}")
         kill(running, host)
@@ -139,7 +142,7 @@ def test_first_deploy_killed_at_each_operation_is_finished(
 
 def test_killed_image_transfer_leaves_no_part(first_deploy: FirstDeploy, host: Host, deployer: Deployer) -> None:
     """The deploy is killed while the image is pushed, and while Docker loads it."""
-    remove_instance(host)
+    remove_instance(host, image=True)
     for condition in ("[ -s /srv/redis/.incoming/image.tar ]", "pgrep -f '[d]ocker load' >/dev/null"):
         running = deployer.start(host)
         host.run(until(condition), check=True)
@@ -153,28 +156,28 @@ def test_killed_image_transfer_leaves_no_part(first_deploy: FirstDeploy, host: H
     assert_no_change(deployer, host)
 
 
-def test_change_killed_at_each_operation_keeps_data(
-    redis: Instance, first_deploy: FirstDeploy, deployer: Deployer
-) -> None:
-    """A change that is killed at each operation keeps the data.
+def test_change_killed_at_each_operation_keeps_data(redis: Instance, deployer: Deployer) -> None:
+    """A change of settings that is killed at each of its operations keeps the data.
 
     Each deploy completes one more operation. Until a deploy replaces Redis, it runs undisturbed.
     """
     host = redis.host
+    # The change back has the same operations. A plan would miss what follows from another operation.
+    operations = deployer.deploy(host, **OTHER_SETTINGS).changed
+    assert START in operations
     with data_survives(redis):
         identity = redis.identity
-        for operation in first_deploy.operations:
+        for operation in operations:
             # Killed when it was about to replace Redis, the deploy leaves that to the next one.
-            if first_deploy.operations.index(operation) <= first_deploy.operations.index(START):
+            if operations.index(operation) <= operations.index(START):
                 assert redis.identity == identity, f"restarted before {operation}"
-            running = deployer.start(host, **OTHER_SETTINGS)
+            running = deployer.start(host)
             running.wait_for(f"Starting operation: {operation}")
             kill(running, host)
 
-        changed = finish(deployer, host, **OTHER_SETTINGS)
-        assert changed.config("maxmemory") == str(300 * 1024**2)
-        assert_no_change(deployer, host, **OTHER_SETTINGS)
-    finish(deployer, host)
+        changed = finish(deployer, host)
+        assert changed.config("maxmemory") == str(1024**3)
+        assert_no_change(deployer, host)
 
 
 def cut_connection(host: Host) -> None:
@@ -236,25 +239,27 @@ def test_second_deploy_reports_holder_and_changes_nothing(redis: Instance, deplo
         assert_no_change(deployer, host, redis_tcp_backlog=302)
 
 
-def test_history_has_every_deploy(first_deploy: FirstDeploy, undeployed_host: Host, deployer: Deployer) -> None:
+def test_history_has_every_deploy(first_deploy: FirstDeploy, host: Host, deployer: Deployer) -> None:
     """The history has every deploy, also a killed one with its finished operations.
 
     No operation is recorded twice.
     """
-    undeployed_host.run("rm -rf /var/log/redoubt")
-    killed = deployer.start(undeployed_host)
+    remove_instance(host, image=True)
+    killed = deployer.start(host)
     # The record has what was done before, not what it has just done.
     killed.wait_for("Starting operation: Access | Write the ACL file")
     killed.signal(signal.SIGKILL)
     killed.wait()
-    assert deployer.deploy(undeployed_host).returncode == 0
-    redis = Instance(undeployed_host, deployer.secrets(undeployed_host))
-    assert deployer.deploy(undeployed_host).returncode == 0
-    undeployed_host.run("rm /srv/redis/compose.yml && mkdir /srv/redis/compose.yml", check=True)
-    assert deployer.deploy(undeployed_host).returncode == 1
-    undeployed_host.run("rmdir /srv/redis/compose.yml", check=True)
-    assert deployer.deploy(undeployed_host, job="day2/rotate.py").returncode == 0
-    assert deployer.deploy(undeployed_host, arguments=("--dry",)).returncode == 0
+    assert deployer.deploy(host).returncode == 0
+    redis = Instance(host, deployer.secrets(host))
+    assert deployer.deploy(host).returncode == 0
+    host.run("rm /srv/redis/compose.yml && mkdir /srv/redis/compose.yml", check=True)
+    try:
+        assert deployer.deploy(host).returncode == 1
+    finally:
+        host.run("rmdir /srv/redis/compose.yml", check=True)
+    assert deployer.deploy(host, job="day2/rotate.py").returncode == 0
+    assert deployer.deploy(host, arguments=("--dry",)).returncode == 0
 
     deploys = redisctl(redis, "history")["deploys"]
     assert [(deploy["verb"], deploy["result"]) for deploy in reversed(deploys)] == [
@@ -271,19 +276,16 @@ def test_history_has_every_deploy(first_deploy: FirstDeploy, undeployed_host: Ho
     assert failed["failed"].startswith("Service | "), failed
     assert "Rotate | Set the users of the running Redis" in rotated["changed"]
     assert {deploy["who"] for deploy in deploys} == {deploy_lock.operator()}
-    digest = load({**undeployed_host.deploy_data(), "redis_secrets_dir": str(deployer.secrets_dir)}).digest
+    digest = load({**deploy_data(host), "redis_secrets_dir": str(deployer.secrets_dir)}).digest
     assert {deploy["settings"] for deploy in deploys} == {digest}
     assert unchanged["started"] <= unchanged["ended"]
-    output = undeployed_host.run("redisctl history --last 2", check=True).stdout
+    output = host.run("redisctl history --last 2", check=True).stdout
     assert (output.count("rotate "), output.count("deploy "), output.count("interrupted")) == (1, 1, 0), output
-    records = undeployed_host.run("cat /var/log/redoubt/redis.jsonl; redisctl history", check=True).stdout
+    records = host.run("cat /var/log/redoubt/redis.jsonl; redisctl history", check=True).stdout
     assert not any(
         secret in records for secret in (*redis.secrets.passwords.values(), *redis.secrets.commands.values())
     )
-    assert (
-        undeployed_host.run("stat -c '%a %U' /var/log/redoubt /var/log/redoubt/redis.jsonl").stdout
-        == "700 root\n600 root\n"
-    )
+    assert host.run("stat -c '%a %U' /var/log/redoubt /var/log/redoubt/redis.jsonl").stdout == "700 root\n600 root\n"
 
 
 def test_history_is_kept_short(redis: Instance, deployer: Deployer) -> None:
@@ -313,7 +315,7 @@ def test_hanging_deploy_does_not_keep_the_lock(end: str, redis: Instance, deploy
         seconds = deploy_lock.LOCK_TIMEOUT + 15
         if end.startswith("killed"):
             host.run(f"kill {holder[1]}", check=True)
-            seconds = 2
+            seconds = deploy_lock.LOCK_TIMEOUT // 2
         wait_until(lambda: is_unlocked(host), "the lock is released", seconds)
         assert deployer.deploy(host, redis_tcp_backlog=306).returncode == 0
     finally:
@@ -370,10 +372,10 @@ def test_killed_redisctl_is_finished_by_next_deploy(redis: Instance, deployer: D
         host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
         host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
         assert running.wait().returncode == 1
-        assert not is_recovered(host)
+        assert not is_finished(host)
         result = deployer.deploy(host, redis_tcp_backlog=308)
         assert "start of redis was interrupted: finishing it first" in result.stderr, result.stderr
-        assert is_recovered(host)
+        assert is_finished(host)
         assert_up(redis, deployer, 308)
 
 
@@ -391,27 +393,30 @@ def test_start_survives_a_restart_of_docker(end: str, backlog: int, redis: Insta
         host.run(end, check=True)
         result = running.wait()
         assert result.returncode == 0, result.stderr
-        assert is_recovered(host)
+        assert is_finished(host)
         assert_up(redis, deployer, backlog)
 
 
-@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
-def test_power_cut_at_each_stage_of_a_start(policy: str, redis: Instance, deployer: Deployer) -> None:
-    """The host finishes the start when it is back."""
-    host, first = redis.host, 320 if policy == "always" else 330
-    settings: dict[str, Any] = {"redis_restart": policy}
+def test_power_cut_at_each_stage_of_a_start(redis: Instance, deployer: Deployer) -> None:
+    """The host finishes the start when it is back.
+
+    Each start changes the restart policy, so Docker finds both at a boot: that of the old container in the first stage,
+    that of the new one in the last.
+    """
+    host = redis.host
+    cuts = ((Stage.PREPARED, "always"), (Stage.STARTING, "unless-stopped"), (Stage.FINISHING, "always"))
     with data_survives(redis):
-        for backlog, stage in enumerate((Stage.PREPARED, Stage.STARTING, Stage.FINISHING), first):
-            cut_power_in_deploy(redis, deployer, stage, redis_tcp_backlog=backlog, **settings)
+        for backlog, (stage, policy) in enumerate(cuts, 320):
+            settings: dict[str, Any] = {"redis_tcp_backlog": backlog, "redis_restart": policy}
+            cut_power_in_deploy(redis, deployer, stage, **settings)
             assert redis.config("tcp-backlog") == str(backlog)
             assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
 
-        backlog = first + 3
-        running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=backlog, **settings)
+        running = deploy_until_redis_is_down(deployer, host, redis_tcp_backlog=323, redis_restart="unless-stopped")
         cut_power(host)
         assert running.wait().returncode == 1
         wait_until_recovered(host)
-        assert_up(redis, deployer, backlog, **settings)
+        assert_up(redis, deployer, 323, redis_restart="unless-stopped")
 
 
 def test_start_without_the_data_disk_fails(redis: Instance) -> None:
@@ -437,11 +442,14 @@ def test_start_without_the_data_disk_fails(redis: Instance) -> None:
     with data_survives(redis):
         # Redis writes its AOF to disk every second.
         host.run(f"sleep 2; mv {data}/live {data}/away", check=True)
-        cut_power(host)
-        wait_until(redis.inspect, "Docker is up", 30)
-        assert not redis.inspect()["State"]["Running"]
-        assert host.run(f"ls -A {data}").stdout == "away\n"
-        host.run(f"mv {data}/away {data}/live && redisctl start", check=True)
+        try:
+            cut_power(host)
+            wait_until(redis.inspect, "Docker is up", 30)
+            assert not redis.inspect()["State"]["Running"]
+            assert host.run(f"ls -A {data}").stdout == "away\n"
+        finally:
+            host.run(f"mv -T {data}/away {data}/live", check=True)
+        host.run("redisctl start", check=True)
         assert redis.health == "healthy"
 
 

@@ -13,7 +13,9 @@ from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
 from tests.deployer import BackgroundDeploy, Deployer
 from tests.lifecycle.expected_files import digests
-from tests.lifecycle.interruption import cut_power, is_recovered, wait_until_recovered
+from tests.lifecycle.interruption import cut_power, is_finished, wait_until_recovered
+
+pytestmark = pytest.mark.usefixtures("without_traces")
 
 # Redis does not start with this.
 UNKNOWN: dict[str, Any] = {"redis_extra_config": {"no-such-directive": "1"}, "redis_app_name": "shop"}
@@ -22,7 +24,7 @@ START = "Service | Start Redis and wait until it is healthy"
 
 
 def halt(deployer: Deployer, host: Host, operation: str, **settings: Any) -> BackgroundDeploy:
-    """Start a deploy and halt it on the control machine when it begins an operation."""
+    """Start a deploy and halt its process when it begins an operation."""
     running = deployer.start(host, **settings)
     running.wait_for(f"Starting operation: {operation}")
     running.signal(signal.SIGSTOP)
@@ -39,7 +41,7 @@ def assert_previous_state(redis: Instance, deployer: Deployer, container: str, f
 
     A deploy must have nothing to do.
     """
-    assert is_recovered(redis.host)
+    assert is_finished(redis.host)
     wait_until(lambda: redis.health == "healthy", "the running container is healthy", 60)
     assert redis.inspect()["Id"] == container
     assert digests(redis.host) == files

@@ -76,9 +76,9 @@ def itself(host: Host) -> Iterator[Host]:
 
     It has this project, its wheels and the image's archive.
     """
-    remove_instance(host, image=False)
+    remove_instance(host)
     host.run("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install python3 make", check=True)
-    parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "files/*", "templates/*")
+    parts = ("deploy.py", "config.py", "requirements.txt", "Makefile", "files/*", "templates/*", "redoubt/commands/*")
     packages = ("redisctl", "redoubt", "tasks", "day2", "inventory", "sandbox")
     patterns = (*parts, *(f"{package}/**/*.py" for package in packages))
     project = [path for pattern in patterns for path in ROOT.glob(pattern)]
@@ -89,7 +89,7 @@ def itself(host: Host) -> Iterator[Host]:
     host.run(f"mv /root/{images.redis_archive().name} /root/redis.tar", check=True)
     host.run(f"cd {PROJECT} && PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS} make venv", check=True)
     yield host
-    remove_instance(host, image=False)
+    remove_instance(host)
     host.run(f"rm -rf {PROJECT} {WHEELS} /root/redis.tar")
 
 

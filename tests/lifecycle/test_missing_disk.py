@@ -29,14 +29,15 @@ def disk(host: Host, place: str) -> Iterator[str]:
     """
     name = f"{place.strip('/').replace('/', '-')}.mount"
     unit, text = f"/etc/systemd/system/{name}", MOUNT.format(unit="", disk=DISK, place=place)
-    host.run(f"redisctl stop; mv {place} {DISK} && mkdir {place} && cat >{unit}", input=text, check=True)
-    host.run(f"systemctl daemon-reload && systemctl enable --quiet --now {name} && redisctl start", check=True)
     try:
+        host.run(f"redisctl stop; mv {place} {DISK} && mkdir {place} && cat >{unit}", input=text, check=True)
+        host.run(f"systemctl daemon-reload && systemctl enable --quiet --now {name} && redisctl start", check=True)
         yield name
     finally:
         host.run(
             f"docker stop redis; systemctl disable --now {name}; rm -f {unit}; systemctl daemon-reload; "
-            f"umount {place}; rmdir {place} && mv {DISK} {place}; redisctl start"
+            f"umount {place}; [ ! -d {DISK} ] || {{ rmdir {place}; mv --no-target-directory {DISK} {place}; }}; "
+            "redisctl start"
         )
 
 
@@ -57,12 +58,14 @@ def test_docker_waits_for_a_late_data_disk(redis: Instance) -> None:
     with disk(host, DATA) as name:
         text = MOUNT.format(unit="Requires=late.service\nAfter=late.service", disk=DISK, place=DATA)
         host.run("cat >/etc/systemd/system/late.service", input=LATE, check=True)
-        host.run(f"cat >/etc/systemd/system/{name} && systemctl daemon-reload; sleep 2", input=text, check=True)
-        cut_power(host)
-        wait_until(lambda: redis.health == "healthy", "Redis has started by itself", 60)
-        assert redis.call("GET app:session:kept", user="sessions") == ["1"]
-        assert host.run(f"systemctl is-active {name}").stdout == "active\n"
-    host.run("rm /etc/systemd/system/late.service", check=True)
+        try:
+            host.run(f"cat >/etc/systemd/system/{name} && systemctl daemon-reload; sleep 2", input=text, check=True)
+            cut_power(host)
+            wait_until(lambda: redis.health == "healthy", "Redis has started by itself", 60)
+            assert redis.call("GET app:session:kept", user="sessions") == ["1"]
+            assert host.run(f"systemctl is-active {name}").stdout == "active\n"
+        finally:
+            host.run("rm /etc/systemd/system/late.service", check=True)
 
 
 @pytest.mark.core
@@ -101,10 +104,14 @@ def test_missing_disk_of_the_instance_stops_a_deploy(redis: Instance, deployer: 
 def test_lost_data_starts_empty_only_by_name(redis: Instance, deployer: Deployer) -> None:
     host = redis.host
     host.run(f"redisctl backup && redisctl stop && rm -r {DATA}/live", check=True)
-    assert_refused(deployer, host, "deploy with --data redis_allow_data_loss=empty and restore a backup")
-    started = deployer.deploy(host, arguments=("-y", "--json", "--data", "redis_allow_data_loss=empty"))
-    assert started.returncode == 0, started.stderr
-    assert redis.keys == 0
+    try:
+        assert_refused(deployer, host, "deploy with --data redis_allow_data_loss=empty and restore a backup")
+        started = deployer.deploy(host, arguments=("-y", "--json", "--data", "redis_allow_data_loss=empty"))
+        assert started.returncode == 0, started.stderr
+        assert redis.keys == 0
+    finally:
+        # The deploys of other tests must not be refused.
+        host.run(f"mkdir -p {DATA}/live", check=True)
     host.run("redisctl restore latest --yes", check=True)
     assert redis.call("GET app:session:kept", user="sessions") == ["1"]
     again = deployer.deploy(host)
@@ -126,8 +133,10 @@ def test_missing_backup_disk_stops_backups(redis: Instance, deployer: Deployer) 
         assert host.run(f"systemctl is-active {name}").stdout == "active\n"
         # systemd creates a missing directory, but does not mount a file.
         host.run(f"systemctl stop {name}; mv {DISK} {DISK}.away; touch {DISK}", check=True)
-        assert host.run("systemctl start redis-backup.service").returncode != 0
-        host.run(f"rm {DISK} && mv {DISK}.away {DISK} && systemctl start {name}", check=True)
+        try:
+            assert host.run("systemctl start redis-backup.service").returncode != 0
+        finally:
+            host.run(f"rm {DISK} && mv {DISK}.away {DISK} && systemctl start {name}", check=True)
 
 
 def test_disk_on_the_live_data_itself_is_refused(redis: Instance, deployer: Deployer) -> None:

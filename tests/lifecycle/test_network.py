@@ -16,6 +16,7 @@ from tests.deployed_redis import Instance, wait_until
 from tests.deployer import Deployer
 from tests.host.host_under_test import listens
 from tests.lifecycle.conftest import assert_no_change
+from tests.lifecycle.network_filter import WATCH, docker_rules_removed, unfiltered
 from tests.lifecycle.port_probe import answers
 
 
@@ -41,15 +42,17 @@ def ipv6_enabled(host: Host) -> Iterator[None]:
     A reboot loses both. Docker gives a container neither. An IPv6 network of Docker would enable forwarding on the
     whole machine, which then ignores router advertisements.
     """
-    give_ipv6(host)
-    yield
-    host.run("sysctl -w net.ipv6.conf.lo.disable_ipv6=1 net.ipv6.conf.eth0.disable_ipv6=1", check=True)
+    try:
+        give_ipv6(host)
+        yield
+    finally:
+        host.run("sysctl -w net.ipv6.conf.lo.disable_ipv6=1 net.ipv6.conf.eth0.disable_ipv6=1", check=True)
 
 
 def give_ipv6(host: Host) -> None:
     """Enable IPv6 and add the address."""
     host.run("sysctl -w net.ipv6.conf.lo.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0", check=True)
-    host.run(f"ip address add {address6(host)}/64 dev eth0 nodad", check=True)
+    host.run(f"ip address replace {address6(host)}/64 dev eth0 nodad", check=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +60,7 @@ def ipv6(host: Host, neighbour: Host) -> Iterator[None]:
     """IPv6 on both hosts; the neighbour can also come as a stranger."""
     with ipv6_enabled(host), ipv6_enabled(neighbour):
         # Without a preferred lifetime, the address is used only on request.
-        neighbour.run(f"ip address add {STRANGER6}/64 dev eth0 nodad preferred_lft 0", check=True)
+        neighbour.run(f"ip address replace {STRANGER6}/64 dev eth0 nodad preferred_lft 0", check=True)
         yield
 
 
@@ -149,17 +152,20 @@ def test_containers_on_its_network_always_connect(host: Host, deployer: Deployer
     assert "NOAUTH" in answer.stdout
 
 
-WRITE, LOAD = "Network | Write the firewall", "Network | Load the firewall"
-# Manual changes of the firewall, and the operations that repair them.
+WRITE, LOAD = "Network | Write the network filter", "Network | Load the network filter"
+# Manual changes of the network filter that the watch does not see, and the operations that repair them.
 HARMS = (
-    # An administrator who resets the firewall; Docker then adds its own rules again.
-    ("nft flush ruleset && systemctl restart docker", [LOAD]),
-    ("nft flush chain inet redoubt_redis outside && systemctl disable redis-network.service", [LOAD]),
+    (
+        f"systemctl stop {WATCH} && nft flush chain inet redoubt_redis outside && "
+        "systemctl disable redis-network.service redis-network-watch.service",
+        [LOAD],
+    ),
+    (f"systemctl disable --now {WATCH} && nft delete table inet redoubt_redis", [LOAD]),
     ("systemctl stop redis-network.service; echo >/srv/redis/network.nft", [WRITE, LOAD]),
 )
 
 
-def test_deploy_repairs_manual_changes_of_the_firewall(
+def test_deploy_repairs_manual_changes_of_the_network_filter(
     host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
 ) -> None:
     """Each deploy changes only what repairs its harm.
@@ -174,7 +180,7 @@ def test_deploy_repairs_manual_changes_of_the_firewall(
     assert_no_change(deployer, host, **filtered)
 
 
-def test_boot_loads_the_firewall_before_docker(
+def test_boot_loads_the_network_filter_before_docker(
     host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
 ) -> None:
     assert filtered
@@ -199,20 +205,33 @@ def test_allowed_networks_change_without_a_restart(
     redis = Instance(host, deployer.secrets(host))
     before = redis.identity
     v4, v6 = f"{host.address} 6379", f"{address6(host)} 6379"
+    past = f"{redis.inspect()['NetworkSettings']['Networks']['redis_edge']['IPAddress']} 6379"
     cases = [
-        (["192.0.2.0/24"], {v4: "closed", v6: "closed"}),
+        (["192.0.2.0/24"], {v4: "closed", v6: "closed", past: "closed"}),
         ([f"{STRANGER6}/128"], {v4: "closed", v6: "closed", f"{v6} {STRANGER6}": "redis"}),
-        (["0.0.0.0/0"], {v4: "redis", v6: "closed"}),
+        (["0.0.0.0/0"], {v4: "redis", v6: "closed", past: "closed"}),
     ]
-    with record_nft_changes(host) as changes:
+    with route(neighbour, past.split(maxsplit=1)[0], host), record_nft_changes(host) as changes:
         for allowed, expected in cases:
             assert deployer.deploy(host, **{**filtered, "redis_allow_from": allowed}).returncode == 0
             assert answers(neighbour, *expected) == expected
+    with route(neighbour, past.split(maxsplit=1)[0], host), unfiltered(host):
+        assert answers(neighbour, past) == {past: "redis"}
     assert listens(str(host.address), 6379)
     assert redis.identity == before
     # Each transaction replaces the whole table.
     steps = [[line.split(maxsplit=1)[0] for line in step if " table inet redoubt_redis" in line] for step in changes]
     assert [step for step in steps if step] == [["delete", "add"]] * len(cases)
+
+
+@contextmanager
+def route(client: Host, address: str, via: Host) -> Iterator[None]:
+    """Give a host a route to an address behind another one."""
+    client.run(f"ip route replace {address}/32 via {via.address}", check=True)
+    try:
+        yield
+    finally:
+        client.run(f"ip route delete {address}/32", check=True)
 
 
 @contextmanager
@@ -222,12 +241,14 @@ def record_nft_changes(host: Host) -> Iterator[list[list[str]]]:
     path = "/run/lifecycle-changes"
     run = "systemd-run --quiet --service-type=exec --unit=lifecycle-changes"
     host.run(f"{run} --property=StandardOutput=file:{path} nft monitor", check=True)
-    yield steps
-    text = host.run(f"systemctl stop lifecycle-changes && cat {path} && rm {path}", check=True).stdout
+    try:
+        yield steps
+    finally:
+        text = host.run(f"systemctl stop lifecycle-changes && cat {path} && rm {path}", check=True).stdout
     steps += [step.splitlines() for step in text.split("# new generation")]
 
 
-def test_firewall_covers_a_single_ipv6_address(
+def test_network_filter_covers_a_single_ipv6_address(
     host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
 ) -> None:
     published = {**filtered, "redis_bind": [address6(host)]}
@@ -236,18 +257,32 @@ def test_firewall_covers_a_single_ipv6_address(
     expected = {v4: "closed", v6: "redis", f"{v6} {STRANGER6}": "closed"}
     assert answers(neighbour, *expected) == expected
     assert answers(host, v6) == {v6: "redis"}
+    with unfiltered(host):
+        # Until the watch has put the table back, this address is open to all sources, and no other address is open.
+        assert answers(neighbour, *expected) == {**expected, f"{v6} {STRANGER6}": "redis"}
 
 
-def test_firewall_is_removed_without_networks(host: Host, deployer: Deployer, filtered: dict[str, Any]) -> None:
+def test_sources_are_not_filtered_without_networks(
+    host: Host, neighbour: Host, deployer: Deployer, filtered: dict[str, Any]
+) -> None:
+    """Everyone reaches the addresses of redis_bind, and no other one.
+
+    The rest of the table stays.
+    """
     assert filtered
     address: dict[str, Any] = {"redis_bind": [str(host.address)]}
     assert deployer.deploy(host, **address).returncode == 0
     assert listens(str(host.address), 6379)
-    remains = host.run(
-        "nft list tables; ls /etc/systemd/system/*redis* /srv/redis/*.nft; systemctl list-units '*redis*'"
-    )
-    assert "redoubt_redis" not in remains.stdout
-    assert "redis-network" not in remains.stdout
+    table = host.run("nft list table inet redoubt_redis", check=True).stdout
+    assert "saddr" not in table
+    assert "chain entering" in table
+    # Nor is another address open after a flush, until the watch has put the table back. Docker's rules stay away.
+    bridge = host.run("ip -4 -o address show docker0", check=True).stdout.split()[3].partition("/")[0]
+    expected = {f"{host.address} 6379": "redis", f"{bridge} 6379": "closed"}
+    with route(neighbour, bridge, host), unfiltered(host):
+        assert answers(neighbour, *expected) == expected
+        with docker_rules_removed(host, "iptables --table nat --flush DOCKER"):
+            assert answers(neighbour, *expected) == expected
 
 
 def test_publishing_to_everyone_needs_confirmation(deployed: Host, deployer: Deployer) -> None:

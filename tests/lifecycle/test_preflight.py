@@ -45,13 +45,14 @@ IMPOSSIBLE_SETTINGS: dict[str, Any] = {
 }
 HOST_PROBLEMS = (
     "redis_bind: 0.0.0.0 publishes Redis on every address of the host",
-    "the container may use 6000gb (redis_maxmemory = 4000gb), but the host has",
+    "the container may use 6500gb (redis_maxmemory = 4000gb), but the host has",
     "/srv/redis has room for",
     "this host is a container (docker), which cannot set up the kernel: set redis_host_tuning = False",
     "0.0.0.0:6379 is in use by python3 (pid {pid})",
     # It may be an older Redis with data.
     "there is a container redis that Redoubt did not create",
 )
+LOCK = "/run/redoubt-redis.lock"
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 6379)); print(flush=True); time.sleep(600)"
 # Prints the pid of a process that uses the port of Redis.
 HARM = (
@@ -143,7 +144,7 @@ def test_a_problem_with_one_host_stops_the_deploy_of_all(
         result = deployer.deploy(valid, invalid)
     assert blockers(result, valid) == []
     (problem,) = blockers(result, invalid)
-    assert "does not contain redoubt/redis:9.9.9, but redoubt/redis:" in problem
+    assert "does not contain redoubt/redis:9.9.9, but 'redoubt/redis:" in problem
 
 
 def test_passwords_that_others_can_read_are_refused(
@@ -181,6 +182,46 @@ def live(host: Host, deployer: Deployer) -> Host:
     return host
 
 
+def test_directory_of_an_application_is_refused(live: Host, deployer: Deployer) -> None:
+    """Neither a deploy nor a removal touches files of others.
+
+    They are in the root or have the name of the instance. A root with empty disks is accepted.
+    """
+    app: str = "/opt/app"
+    others = ("/etc/logrotate.d/shop", "/usr/local/sbin/redisctl-shop")
+    shop: dict[str, Any] = {"redis_name": "shop", "redis_root": "/opt/app", "redis_port": 6390}
+    live.run(f"mkdir -p {app}/config {app}/data/lost+found && mount -t tmpfs tmpfs {app}/data", check=True)
+    state = f"find {app} -printf '%p %U:%G %m %C@\\n' | sort"
+    try:
+        live.run(f"mkdir {app}/data/lost+found && cp /etc/hostname {app}/config/app.ini", check=True)
+        before = live.run(state, check=True).stdout
+        deploys = [deployer.deploy(live, job=job, **shop) for job in ("deploy.py", "day2/remove.py", "day2/stop.py")]
+        for refused in deploys:
+            assert (refused.returncode, refused.operations) == (1, [])
+            assert "redis_root = '/opt/app' is not empty, and no deploy of shop has created it" in refused.stderr
+            assert "it contains config. A deploy would change" in refused.stderr
+        assert live.run(state, check=True).stdout == before
+        live.run(f"rm -r {app}/config && tee {' '.join(others)} </etc/hostname", check=True)
+        for job in ("deploy.py", "day2/remove.py"):
+            refused = deployer.deploy(live, job=job, **shop)
+            assert (refused.returncode, refused.operations) == (1, [])
+            for path in others:
+                assert f"{path} exists, and no deploy of shop has written it" in refused.stderr
+        live.run(f"rm {' '.join(others)} && chgrp mail {app}", check=True)
+        refused = deployer.deploy(live, **shop)
+        assert (refused.returncode, refused.operations) == (1, [])
+        assert "redis_root = '/opt/app' is empty, but it belongs to 0:8 with mode 755" in refused.stderr
+        live.run(f"chgrp root {app}", check=True)
+        planned = deployer.deploy(live, arguments=("--dry",), **shop)
+        assert planned.returncode == 0, planned.stderr
+
+        other = deployer.deploy(live, job="day2/remove.py", redis_name="shop", redis_root="/srv/redis")
+        assert (other.returncode, other.operations) == (1, [])
+        assert "redis_root = '/srv/redis' belongs to the instance redis" in other.stderr
+    finally:
+        live.run(f"umount {app}/data; rm -rf {app} {' '.join(others)}", check=True)
+
+
 @pytest.mark.parametrize(
     ("path", "command", "message"),
     [
@@ -206,3 +247,16 @@ def test_a_file_in_the_way_stops_the_deploy_and_stays(
         assert live.run(state, check=True).stdout == before
     finally:
         live.run(f"rm -rf {path}; mv /srv/aside {path}", check=True)
+
+
+def test_lock_that_cannot_be_taken_is_explained(deployer: Deployer, host: Host) -> None:
+    """The message has what the shell on the host says, and what to do."""
+    host.run(f"rm -f {LOCK} && mkdir {LOCK}", check=True)
+    try:
+        result = deployer.deploy(host)
+    finally:
+        host.run(f"rmdir {LOCK}", check=True)
+    assert result.returncode == 1
+    assert f"{LOCK} cannot be locked: " in result.stderr
+    assert "Is a directory" in result.stderr
+    assert "run 'flock /run/redoubt-redis.lock true' on the host" in result.stderr.replace("\n", " ")

@@ -15,20 +15,25 @@ from sandbox import ssh
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, redisctl, wait_until
 from tests.deployer import Deployer
-from tests.lifecycle.conftest import remove_instance, remove_units
+from tests.lifecycle.conftest import remove_units
 
 # Docker's verdict about a container that was paused stays until its next check.
 SETTINGS: dict[str, Any] = {"redis_health_interval": 1}
-READING_VERBS = ("stats", "slowlog", "latency --seconds 1", "memory", "history", "sessions", "queues", "backup list")
+READING_VERBS = (
+    "stats",
+    "slowlog",
+    "latency --seconds 1",
+    "memory",
+    "history",
+    "log",
+    "sessions",
+    "queues",
+    "backup list",
+)
 
 
 @pytest.fixture(scope="module")
-def redis(host: Host, deployer: Deployer) -> Instance:
-    """Return the shared host without data and log of other tests.
-
-    Health would report what they did.
-    """
-    remove_instance(host, image=False)
+def redis(host: Host, without_traces: None, deployer: Deployer) -> Instance:
     return deployer.instance(host, **SETTINGS)
 
 
@@ -79,7 +84,19 @@ def test_help_lists_every_verb(redis: Instance) -> None:
     output = redis.host.run("redisctl --help", check=True).stdout
     verbs = re.findall(r"^  ([a-z]+)  ", output[output.index("Commands:") :], re.MULTILINE)
     reading = {verb.split()[0] for verb in READING_VERBS}
-    assert {*reading, "health", "top", "restore", "repair", "import", "stop", "start", "recover", "remove"} == {*verbs}
+    assert {
+        *reading,
+        "health",
+        "top",
+        "restore",
+        "repair",
+        "import",
+        "stop",
+        "start",
+        "restart",
+        "recover",
+        "remove",
+    } == {*verbs}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +125,7 @@ def test_users_other_than_root_are_refused(redis: Instance) -> None:
     assert completed.stderr == "redisctl: redisctl reads passwords and the container: run it as root, or with sudo\n"
 
 
-def test_verbs_run_on_all_hosts_from_the_control_machine(redis: Instance, deployer: Deployer) -> None:
+def test_verbs_run_on_all_hosts_from_one_machine(redis: Instance, deployer: Deployer) -> None:
     def run(line: str) -> Any:
         return deployer.deploy(
             redis.host, job="day2/redisctl.py", arguments=("-y", "--data", f"redis_run={line}"), **SETTINGS

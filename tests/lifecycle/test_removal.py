@@ -43,9 +43,9 @@ TIMER = "systemctl is-enabled redis-backup.timer; systemctl is-active redis-back
 
 @pytest.fixture(scope="module")
 def redis(host: Host, deployer: Deployer) -> Iterator[Instance]:
-    remove_instance(host, image=False)
+    remove_instance(host)
     yield deployer.instance(host, **SETTINGS)
-    remove_instance(host, image=False)
+    remove_instance(host)
     host.run("rm -rf /srv/copies")
 
 
@@ -141,7 +141,7 @@ def test_removal_keeps_the_data_and_a_deploy_finds_it(redis: Instance, deployer:
     assert "redis is not deployed to this host: deploy it first" in run(redis, deployer, "redisctl").stderr
     assert f"its passwords stay in {deployer.secrets_dir}/{redis.host.name}/redis.yml" in removed.stderr
     present = {path for path in looks(redis.host) if not path.startswith(("/srv/redis/backups/", "/srv/redis/data/"))}
-    assert present == {"/srv/redis", "/srv/redis/data", "/srv/redis/backups"}
+    assert present == {"/srv/redis", "/srv/redis/.redoubt", "/srv/redis/data", "/srv/redis/backups"}
     leftovers = redis.host.run(
         "docker ps --all --quiet; docker network ls --filter name=redis_ --quiet; nft list tables | grep redoubt; "
         "ls /etc/systemd/system /etc/systemd/system/*.wants | grep redis; ls -d /run/redoubt-srv-redis.modules"
@@ -170,18 +170,20 @@ def test_an_interrupted_removal_is_finished_with_the_data(redis: Instance, deplo
 def test_an_interrupted_transaction_is_not_removed(redis: Instance, deployer: Deployer) -> None:
     """Its journal says where the data is."""
     assert deployer.deploy(redis.host).returncode == 0
-    # Otherwise the unit recovers it at once.
-    redis.host.run("systemctl stop redis-recover.path", check=True)
+    # Otherwise a unit recovers it at once. The service may still look for a journal of the deploy.
+    redis.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
     journal = {"operation": "restore of latest", "kind": "data", "stage": "prepared", "started": 0, "schema": 1}
     path = f"/srv/redis/{paths.JOURNAL}"
     redis.host.run(f"umask 077; cat >{path}", input=json.dumps(journal), check=True)
-    refused = run(redis, deployer, "remove", CONFIRMATION)
-    assert refused.returncode == 1
-    assert "nothing was removed: restore of latest was interrupted: run /usr/local/sbin/redisctl recover" in (
-        refused.stderr
-    )
-    assert redis.health == "healthy"
-    redis.host.run(f"rm {path}; systemctl start redis-recover.path", check=True)
+    try:
+        refused = run(redis, deployer, "remove", CONFIRMATION)
+        assert refused.returncode == 1
+        assert "nothing was removed: restore of latest was interrupted: run /usr/local/sbin/redisctl recover" in (
+            refused.stderr
+        )
+        assert redis.health == "healthy"
+    finally:
+        redis.host.run(f"rm {path}; systemctl start redis-recover.path", check=True)
 
 
 def test_stop_and_removal_respect_the_lock(redis: Instance, deployer: Deployer) -> None:

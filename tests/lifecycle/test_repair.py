@@ -126,7 +126,7 @@ def assert_undo_fails(redis: Instance) -> None:
     """
     count = redis.keys
     result = redis.host.run("redisctl restore --undo --yes")
-    assert (result.returncode, "Redis does not stay up with it" in result.stderr) == (3, True)
+    assert (result.returncode, "is damaged" in result.stderr) == (3, True), result
     assert redis.keys == count
     assert redis.host.run(f"ls {ROOT}/data/previous/*").stdout != ""
 
@@ -186,19 +186,56 @@ def test_aof_is_cut_at_the_first_damage(stopped: Instance) -> None:
             f"cd {AOF} && printf xxxxxxxx | dd of={BASE} bs=1 seek=$(($(stat -c %s {BASE}) - 8)) conv=notrunc",
             "its checksum",
         ),
-        (f"printf 0099 | dd of={AOF}/{BASE} bs=1 seek=5 conv=notrunc", "a newer version wrote an RDB snapshot"),
         (f"rm {AOF}/{BASE}", f"{BASE}, a file of the AOF, is missing"),
-        # dump.rdb was saved after the last write: it has everything.
-        (f"rm {AOF}/{INCR}", f"{INCR}, a file of the AOF, is missing"),
     ],
 )
 def test_rdb_snapshot_replaces_a_damaged_aof(stopped: Instance, damage: str, meaning: str) -> None:
+    """dump.rdb was saved after the last write: it has everything."""
     stopped.host.run(damage, check=True)
     code, (_, observed, _) = start_explained(stopped)
     assert (code, meaning in observed) == (2, True), observed
+    repaired(stopped, "rdb", KEYS)
+
+
+def test_repair_reports_the_rdb_snapshot_before_it_uses_it(stopped: Instance) -> None:
+    stopped.host.run(f"rm {AOF}/{INCR}", check=True)
+    code, (_, observed, _) = start_explained(stopped)
+    assert (code, f"{INCR}, a file of the AOF, is missing" in observed) == (2, True), observed
     code, report = repair(stopped)
     assert (code, report["source"], report["loaded"]["keys"], report["snapshot"]["keys"]) == (1, "rdb", KEYS, KEYS)
     repaired(stopped, "rdb", KEYS)
+
+
+@pytest.mark.parametrize(
+    ("change", "meaning", "advice"),
+    [
+        (f"printf 0099 | dd of={AOF}/{BASE} bs=1 seek=5 conv=notrunc", "a newer version wrote", "deploy"),
+        (f"printf VALKEY080 | dd of={AOF}/{BASE} bs=1 conv=notrunc", "the AOF is damaged", "deploy Valkey 9"),
+    ],
+)
+def test_data_of_another_version_is_no_damage(stopped: Instance, change: str, meaning: str, advice: str) -> None:
+    """Health and repair advise the same.
+
+    The RDB snapshot is used only on request.
+    """
+    stopped.host.run(change, check=True)
+    assert meaning in start_explained(stopped)[1][1]
+    code, report = repair(stopped, "--yes")
+    assert (code, report["damaged"], report["repaired"], report["source"]) == (1, [], False, "")
+    assert "Nothing is damaged" in report["load_error"]
+    assert advice in report["load_error"]
+    code, report = repair(stopped, "--source rdb --yes")
+    assert (code, report["repaired"], stopped.keys) == (0, True, KEYS)
+
+
+def test_bytes_after_the_base_are_cut(stopped: Instance) -> None:
+    """redis-check-rdb finds nothing wrong with them, and Redis does not start."""
+    stopped.host.run(f"printf GARBAGE >>{AOF}/{BASE}; rm {LIVE}/dump.rdb", check=True)
+    assert f"the AOF is damaged in {BASE}" in start_explained(stopped)[1][1]
+    code, report = repair(stopped)
+    assert (code, report["damaged"][0]["name"], report["source"]) == (1, BASE, "aof")
+    assert "7 bytes follow" in report["damaged"][0]["problem"]
+    repaired(stopped, "aof", KEYS)
 
 
 def test_damaged_base_without_rdb_snapshot_needs_a_backup(stopped: Instance) -> None:

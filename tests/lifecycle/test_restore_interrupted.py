@@ -34,7 +34,8 @@ ROOT = "/srv/redis"
 KEYS = 500
 POLICIES = ("always", "unless-stopped")
 # Where the work of a stage moves files or stops Redis, it is interrupted before and after that work.
-POINTS: tuple[tuple[Stage, Literal["at", "after"]], ...] = (
+Point = tuple[Stage, Literal["at", "after"]]
+POINTS: tuple[Point, ...] = (
     (Stage.PREPARED, "at"),
     (Stage.STOPPING, "at"),
     (Stage.STOPPING, "after"),
@@ -52,6 +53,18 @@ DAMAGE = Step(
     Stage.STARTING,
     f"cd {ROOT}/data/live/appendonlydir; rm appendonly.aof.manifest; echo damaged >appendonly.aof.manifest",
 )
+# Without a boot Docker does not act on the policy. The recovery restores it from each of these states: with its policy,
+# without it, started with the restored data, and about to start with the old data.
+_OTHER_POLICY: tuple[Point, ...] = (
+    (Stage.PREPARED, "at"),
+    (Stage.STOPPING, "after"),
+    (Stage.STARTING, "after"),
+    (Stage.RESTARTING_OLD, "at"),
+)
+KILLS = [
+    *((POLICIES[0], point) for point in POINTS if point not in _OTHER_POLICY),
+    *((POLICIES[1], point) for point in _OTHER_POLICY),
+]
 # A power cut loses more than a kill, so it comes after the work of a stage.
 _AFTER = tuple(point for point in POINTS if point[1] == "after" or point[0] in (Stage.PREPARED, Stage.RESTARTING_OLD))
 # Docker acts on the policy at a boot only before the stop of Redis, and from its start on.
@@ -89,6 +102,13 @@ def restore(redis: Instance) -> str:
     return f"restore {backup} --yes"
 
 
+def deploy_policy(deployer: Deployer, host: Host, policy: str, deployed: str) -> str:
+    """Deploy a restart policy unless it is the deployed one. Returns it."""
+    if policy != deployed:
+        assert deployer.deploy(host, redis_restart=policy).returncode == 0
+    return policy
+
+
 def assert_old_data_is_back(redis: Instance, policy: str) -> None:
     """Wait until no transaction is unfinished, and check that the old data is back.
 
@@ -103,13 +123,13 @@ def assert_old_data_is_back(redis: Instance, policy: str) -> None:
     assert redis.host.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_killed_restore_is_recovered_by_systemd(redis: Instance, restore: str, deployer: Deployer, policy: str) -> None:
+def test_killed_restore_is_recovered_by_systemd(redis: Instance, restore: str, deployer: Deployer) -> None:
     """Send SIGKILL at every stage, one after the other; no person does anything."""
-    assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
-    for stage, when in POINTS:
+    deployed = ""
+    for policy, (stage, when) in KILLS:
         steps = steps_to(KILL, stage, when)
-        print(steps[-1])
+        print(f"{policy}: {steps[-1]}")
+        deployed = deploy_policy(deployer, redis.host, policy, deployed)
         run_and_kill(redis.host, restore, *steps)
         assert_old_data_is_back(redis, policy)
     result = redisctl(redis, restore)
@@ -134,9 +154,7 @@ def test_power_cut_during_restore_is_recovered_at_boot(redis: Instance, restore:
     for policy, (stage, when) in POWER_CUTS:
         steps = steps_to(PAUSE, stage, when)
         print(f"{policy}: {steps[-1]}")
-        if policy != deployed:
-            assert deployer.deploy(redis.host, redis_restart=policy).returncode == 0
-            deployed = policy
+        deployed = deploy_policy(deployer, redis.host, policy, deployed)
         start_and_pause(redis.host, restore, *steps)
         cut_power(redis.host)
         assert_old_data_is_back(redis, policy)
@@ -214,7 +232,8 @@ def test_restore_and_deploy_exclude_each_other(redis: Instance, restore: str, de
         assert "redis is locked" in refused(redis, restore)
     finally:
         resume(host)
-    wait_until(lambda: is_unlocked(host), "the step of the deploy has ended", 90)
+    wait_until_recovered(host)
+    wait_until(lambda: is_unlocked(host), "the step of the deploy and the recovery have ended", 90)
     wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
     assert redis.config("tcp-backlog") == "300"
     assert redisctl(redis, restore)["keys"] == KEYS

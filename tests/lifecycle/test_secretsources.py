@@ -75,7 +75,7 @@ def own_host(undeployed_host: Host, deployer: Deployer) -> Iterator[Host]:
     The passwords of the test's instance are in another store.
     """
     yield undeployed_host
-    remove_instance(undeployed_host, image=False)
+    remove_instance(undeployed_host)
 
 
 def _deploys(deployer: Deployer, host: Host, settings: dict[str, Any]) -> None:

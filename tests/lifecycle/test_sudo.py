@@ -4,6 +4,7 @@ Other users of the host can never read a secret.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,17 @@ def spying(host: Host, secrets: list[str]) -> Iterator[dict[str, Any]]:
             report.update(json.loads(spy.stdout.readline()))
 
 
+def test_spy_sees_files_and_arguments(host: Host) -> None:
+    """The user whose view these tests check finds what others leave readable."""
+    path, word = "/dev/shm/lifecycle-secret", "another-secret"
+    with spying(host, [word]) as report:
+        host.run(f"umask 022; echo {word} >{path}; sleep 3; rm {path}", check=True)
+    processes = [name for name in report["readable"] if re.fullmatch("/proc/[0-9]+/cmdline", name)]
+    assert processes
+    assert sorted({*report["readable"]} - {*processes}) == [path]
+    assert path in report["new"]
+
+
 def test_deploy_without_sudo_is_refused_and_changes_nothing(deployed: Host, deployer: Deployer) -> None:
     redis = Instance(deployed, deployer.secrets(deployed))
     listing = "find /srv/redis /etc -xdev -not -path '*/data/*' -not -path '*/logs/*' -printf '%p %C@ %m %U\\n' | sort"
@@ -102,7 +114,7 @@ def test_deploy_with_sudo_exposes_no_secret(deployed: Host, deployer: Deployer) 
     passwords = list(secrets.passwords.values())
     secret_values = [*passwords, *map(acl.password_hash, passwords), *secrets.commands.values()]
     # A first deploy, which sends everything.
-    remove_instance(deployed)
+    remove_instance(deployed, image=True)
 
     with spying(deployed, secret_values) as report:
         result = deployer.deploy(deployed, **OPERATOR)
@@ -113,9 +125,11 @@ def test_deploy_with_sudo_exposes_no_secret(deployed: Host, deployer: Deployer) 
     assert report["readable"] == []
     ours = [path for path in report["new"] if "/runc-process" not in path]  # Docker creates it for every exec
     assert ours == [], "the deploy uses a directory that everyone can write to"
-    # sudo logs every command to the journal.
+    # sudo logs every command to the journal. The search counts one line that is there.
+    known = "lifecycle: no secret"
+    deployed.run(f"logger '{known}'; journalctl --sync", check=True)
     journal = "exec 3<&0; journalctl --boot --output cat | grep --count --fixed-strings --file /dev/fd/3"
-    assert deployed.run(journal, input="\n".join([*secret_values, ""])).stdout == "0\n"
-    assert deployed.run("ls -A /srv/redis | grep '^[.]'").stdout == ""
+    assert deployed.run(journal, input="\n".join([*secret_values, known, ""])).stdout == "1\n"
+    assert deployed.run("ls -A /srv/redis | grep '^[.]'").stdout == ".redoubt\n"
     # Only here does another user than root compare the host.
     assert_no_change(deployer, deployed, **OPERATOR)

@@ -15,10 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Lost
@@ -26,6 +22,7 @@ from redis.retry import Retry
 
 from redoubt import certificate_store, certificates
 from redoubt.certificates import Identity
+from redoubt.redis_conf import TLS_CIPHERS
 from redoubt.secret_backends import FileSource
 from redoubt.settings.load import load
 from sandbox.hosts import Host
@@ -109,16 +106,21 @@ def replace_stored(deployer: Deployer, host: Host, settings: dict[str, Any], ide
     path = Path(
         certificate_store.location(load({"redis_secrets_dir": str(deployer.secrets_dir), **settings}), host.name)
     )
-    document = {"certificate": identity.certificate, "key": identity.key, "ca": identity.ca}
-    FileSource(path).write(json.dumps(document))
+    certificate_store.write_identity(FileSource(path), identity)
+
+
+def issued_for(ca: certificates.Authority, names: list[str], at: datetime, days: int) -> Identity:
+    """Issue an instance's certificate and its client certificate."""
+    return certificates.issue_for_instance(ca, "old", "redis", names, now=at, days=days)
 
 
 def names(identity: Identity) -> set[str]:
     """Return the names of a certificate's files on the host."""
-    return {f"server-{identity.digest}.crt", f"server-{identity.digest}.key", f"ca-{identity.digest}.crt"}
+    pairs = {f"{who}-{identity.digest}.{kind}" for who in ("server", "client") for kind in ("crt", "key")}
+    return {*pairs, f"ca-{identity.digest}.crt"}
 
 
-def files(redis: Instance) -> set[str]:
+def installed(redis: Instance) -> set[str]:
     return set(redis.host.run("ls /srv/redis/config/tls", check=True).stdout.split())
 
 
@@ -127,23 +129,6 @@ def authority(deployer: Deployer) -> certificates.Authority:
     return certificate_store.load_or_create_authority(
         load({"redis_secrets_dir": str(deployer.secrets_dir)}), datetime.now(UTC)
     )
-
-
-def server_only_certificate(name: str, now: datetime) -> Identity:
-    """Issue a certificate that is valid only for servers, as public CAs do."""
-    authority = certificates.new_authority(now)
-    identity = certificates.issue(authority, name, [name], now, 90)
-    template = identity.chain[0]
-    builder = x509.CertificateBuilder(template.issuer, template.subject, template.public_key(), 2)
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=90))
-    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-    for extension in template.extensions:
-        value = usage if isinstance(extension.value, x509.ExtendedKeyUsage) else extension.value
-        builder = builder.add_extension(value, extension.critical)
-    signer = serialization.load_pem_private_key(authority.key.encode(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    signed = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    return Identity(signed.decode(), identity.key, identity.ca)
 
 
 def test_host_suite_passes_with_tls(redis: Instance, deployer: Deployer, settings: dict[str, Any]) -> None:
@@ -178,7 +163,7 @@ def test_client_on_another_host_verifies_name_and_ca(
 def test_renewal_closes_no_connection(redis: Instance, deployer: Deployer, settings: dict[str, Any]) -> None:
     """Two thirds of its life are over, and the running Redis loads the next one."""
     ca, now = authority(deployer), datetime.now(UTC)
-    old = certificates.issue(ca, "old", [NAME, "127.0.0.1"], now - timedelta(days=250), 365)
+    old = issued_for(ca, [NAME, "127.0.0.1"], now - timedelta(days=250), 365)
     before, first = redis.identity, stored(deployer, redis.host, settings)
     with client(redis, first) as connected:
         number = connected.client_id()
@@ -196,7 +181,7 @@ def test_renewal_closes_no_connection(redis: Instance, deployer: Deployer, setti
         assert connected.client_id() == number
     assert redis.identity == before
     assert served_certificate(redis, second) == second.certificate
-    assert files(redis) == names(second)
+    assert installed(redis) == names(second)
     # A restart reads the same certificate.
     redis.host.run("docker restart redis && cd /srv/redis && docker compose up --detach --wait", check=True)
     assert served_certificate(redis, second) == second.certificate
@@ -208,9 +193,7 @@ def test_killed_renewal_is_finished_by_next_deploy(
     """The host has both certificates then, and Redis has loaded one of them."""
     ca, now = authority(deployer), datetime.now(UTC)
     before, first = redis.identity, stored(deployer, redis.host, settings)
-    replace_stored(
-        deployer, redis.host, settings, certificates.issue(ca, "old", [NAME], now - timedelta(days=250), 365)
-    )
+    replace_stored(deployer, redis.host, settings, issued_for(ca, [NAME], now - timedelta(days=250), 365))
     running = deployer.start(redis.host, **settings)
     running.wait_for("Starting operation: TLS | Load the certificate into the running Redis")
     running.signal(signal.SIGKILL)
@@ -224,7 +207,7 @@ def test_killed_renewal_is_finished_by_next_deploy(
     finished = deployer.deploy(redis.host, **settings)
     assert finished.returncode == 0, finished.stderr
     assert served_certificate(redis, second) == second.certificate
-    assert files(redis) == names(second)
+    assert installed(redis) == names(second)
     assert redis.identity == before
 
 
@@ -284,8 +267,12 @@ def test_required_client_certificate_is_enforced(
     """
     before, identity = redis.identity, stored(deployer, redis.host, settings)
     demanding = {**settings, "redis_tls_auth_clients": "yes"}
+    assert redis.call(f"{redis.secrets.renamed_command('CONFIG')} SET tls-ciphers DEFAULT") == ["OK"]
     result = deployer.deploy(redis.host, **demanding)
     assert result.returncode == 0, result.stderr
+    # The deploy reverts what somebody changed by hand.
+    assert f"redis runs with tls-ciphers = 'DEFAULT', should be '{':'.join(TLS_CIPHERS)}'" in result.reasons
+    assert redis.config("tls-ciphers") == ":".join(TLS_CIPHERS)
     for _ in range(2):
         issued = deployer.deploy(
             redis.host,
@@ -307,6 +294,12 @@ def test_required_client_certificate_is_enforced(
     files = {"ssl_certfile": str(tmp_path / "web/client.crt"), "ssl_keyfile": str(tmp_path / "web/client.key")}
     with client(redis, identity, **files) as trusted:
         assert trusted.ping()
+    # Redis's own certificate is for servers alone: only the health check's is for clients.
+    for name, text in (("server.crt", identity.certificate), ("server.key", identity.key)):
+        (tmp_path / name).write_text(text)
+    files = {"ssl_certfile": str(tmp_path / "server.crt"), "ssl_keyfile": str(tmp_path / "server.key")}
+    with client(redis, identity, **files) as misused, pytest.raises(Lost):
+        misused.ping()
     assert redis.identity == before
     assert (tmp_path / "web/client.key").stat().st_mode & 0o777 == 0o600
     assert redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh").returncode == 0
@@ -316,14 +309,16 @@ def test_files_replace_issued_certificate_after_checks(
     redis: Instance, deployer: Deployer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     before, now = redis.identity, datetime.now(UTC)
-    certificate = server_only_certificate(NAME, now)
-    files = {kind: str(tmp_path / kind) for kind in ("cert", "key", "ca")}
+    certificate = issued_for(certificates.new_authority(now), [NAME], now, 90)
+    assert certificate.client is not None
+    files = {kind: str(tmp_path / kind) for kind in ("cert", "key", "ca", "client_cert", "client_key")}
+    pair = {kind: path for kind, path in files.items() if kind.startswith("client")}
     with_files = {
         **settings,
         "redis_tls_source": "files",
         "redis_tls_names": [NAME],
         "redis_tls_auth_clients": "optional",
-        **{f"redis_tls_{kind}": path for kind, path in files.items()},
+        **{f"redis_tls_{kind}": path for kind, path in files.items() if kind not in pair},
     }
     expired = certificates.issue(certificates.new_authority(now), "other", ["other.test"], now - timedelta(days=9), 8)
     for kind, text in (("cert", expired.certificate), ("key", certificate.key), ("ca", certificate.ca)):
@@ -346,8 +341,23 @@ def test_files_replace_issued_certificate_after_checks(
         assert trusted.ping()
     assert redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh").returncode == 0
     assert redis.identity == before
+    # Without a client pair the files of the previous one are gone.
+    assert len(installed(redis)) == 3
+    # A client pair is needed once Redis requires a certificate, also of its health check.
+    demanding = {**with_files, "redis_tls_auth_clients": "yes"}
+    refused = deployer.deploy(redis.host, **demanding)
+    assert "needs redis_tls_client_cert and redis_tls_client_key as well" in refused.stderr
+    for kind, text in (("client_cert", certificate.client.certificate), ("client_key", certificate.client.key)):
+        Path(files[kind]).write_text(text)
+    demanding |= {f"redis_tls_{kind}": path for kind, path in pair.items()}
+    accepted = deployer.deploy(redis.host, **demanding)
+    assert accepted.returncode == 0, accepted.stderr
+    with client(redis, certificate, ssl_check_hostname=False) as stranger, pytest.raises(Lost):
+        stranger.ping()
+    assert redis.host.run("docker exec redis /bin/sh /etc/redis/healthcheck.sh").returncode == 0
+    assert redis.identity == before
     # Only here is the certificate the user's own.
-    assert_no_change(deployer, redis.host, **with_files)
+    assert_no_change(deployer, redis.host, **demanding)
 
 
 def test_turning_tls_off_removes_its_files(redis: Instance, deployer: Deployer) -> None:

@@ -134,13 +134,14 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
             write_unsaved(redis)
             host.run(f"{FILL}; head -c 1M /dev/zero >>{logs}/filler", check=False)
             before = redis.identity
-            message = refused(redis, "stop")
-            assert "it cannot save its data" in message
-            assert "--discard-unsaved" in message
-            assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
-            assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
-            assert host.run("systemctl is-enabled redis-backup.timer").stdout == "enabled\n"
-            assert host.run(f"ls {DATA}/journal.json").returncode != 0
+            for verb in ("stop", "restart"):
+                message = refused(redis, verb)
+                assert "it cannot save its data" in message
+                assert f"redisctl {verb} --discard-unsaved" in message
+                assert (redis.identity, redis.call("PING")) == (before, ["PONG"])
+                assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+                assert host.run("systemctl is-enabled redis-backup.timer").stdout == "enabled\n"
+                assert host.run(f"ls {DATA}/journal.json").returncode != 0
             message = refused(redis, "remove --yes")
             assert message.startswith("redisctl: nothing was removed: Redis still runs: "), message
             assert "run 'redisctl stop --discard-unsaved'" in message

@@ -11,7 +11,9 @@ import pytest
 from rq import Queue
 from rq.job import Job
 
+from redoubt.settings.load import load
 from sandbox.hosts import Host
+from tests import command_tables
 from tests.deployed_redis import Instance, redisctl, wait_until
 from tests.deployer import Deployer, DeployResult
 from tests.lifecycle.conftest import remove_instance, settings_for
@@ -26,20 +28,30 @@ def own_host(start_host: Callable[..., Host]) -> Iterator[Host]:
     host.down()
 
 
+USERS: dict[str, Any] = {"shop": {"role": "session", "keys": ["shop:*"]}, "exporter": {"role": "metrics"}}
+
+
 def version(build: str) -> dict[str, Any]:
     """Return settings that deploy a build, with users.
 
     Each version writes the rules of a user in its own way.
     """
-    users = {"shop": {"role": "session", "keys": ["shop:*"]}, "exporter": {"role": "metrics"}}
-    return {**settings_for(build), "redis_allow_vulnerable_version": True, "redis_users": users}
+    return {**settings_for(build), "redis_allow_vulnerable_version": True, "redis_users": USERS}
 
 
 def assert_runs(server: Instance, number: str) -> None:
-    """Check the version that runs by its first digits, and that it is healthy."""
+    """Check the version that runs by its first digits, and that it is healthy.
+
+    Each user may call exactly the commands that were reviewed for this version.
+    """
     lines = [line.strip() for line in server.call("INFO server")]
-    numbers = [line.partition(":")[2] for line in lines if line.startswith(("redis_version:", "valkey_version:"))]
-    assert any(version.startswith(number) for version in numbers), numbers
+    numbers = [line.split(":") for line in lines if line.startswith(("redis_version:", "valkey_version:"))]
+    assert any(version.startswith(number) for _, version in numbers), numbers
+    # Valkey reports a version of Redis as well, and its own last.
+    engine, running = numbers[-1][0].removesuffix("_version"), numbers[-1][1]
+    image = {"redis_engine": engine, "redis_image": f"{engine}:{running}"}
+    with server.client("admin", protocol=2, decode_responses=True) as admin:
+        command_tables.check_server(admin, load({**image, "redis_users": USERS}))
     # Docker runs the health check of a Redis that a restore started only after an interval.
     wait_until(lambda: server.health == "healthy", "it is healthy", 60)
 

@@ -16,7 +16,7 @@ from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import assert_no_change, remove_instance, settings_for
-from tests.lifecycle.interruption import cut_power, cut_power_in_deploy, is_recovered
+from tests.lifecycle.interruption import cut_power, cut_power_in_deploy, is_finished
 from tests.lifecycle.test_valkey import assert_runs
 
 # Scripts that replace a program of a newer version. Each passes the checks that run next to the running version.
@@ -33,6 +33,16 @@ RENUMBERED = (
     'exec valkey-server "$@"',
 )
 QUICK: dict[str, Any] = {"redis_health_interval": 2, "redis_health_retries": 3, "redis_health_start_period": 5}
+# Docker acts on the restart policies of the containers that it finds at boot, so both are used. Up to the start, an
+# upgrade that fails does the same as one that succeeds: only one of them is cut there.
+CUTS_IN_FAILING_UPGRADES = {
+    "always": (Stage.ROLLING_BACK,),
+    "unless-stopped": (Stage.STARTING, Stage.RESTARTING_OLD),
+}
+CUTS_IN_UPGRADES = {
+    "always": (Stage.PREPARED, Stage.STARTING),
+    "unless-stopped": (Stage.STOPPED, Stage.FINISHING),
+}
 FILES = "cd /srv/redis && find compose.yml config secrets -type f -exec sha256sum {} + | sort"
 BACK = "the previous version is back and serves its data"
 
@@ -59,7 +69,7 @@ def server(own_host: Host, deployer: Deployer, previous: dict[str, Any]) -> Inst
     assert first.returncode == 0, first.stderr
     for name, (program, script) in BROKEN.items():
         make_image(own_host, new_version["redis_image"], name, program, script)
-    remove_instance(own_host, image=False)
+    remove_instance(own_host)
     second = deployer.deploy(own_host, **previous)
     assert second.returncode == 0, second.stderr
     make_image(own_host, previous["redis_image"], "renumbered", *RENUMBERED)
@@ -137,7 +147,7 @@ def rolled_back(server: Instance, value: str) -> Iterator[None]:
 
 def assert_upgrade_is_over(server: Instance) -> None:
     """Check that nothing is left of an upgrade except previous data, and remove that."""
-    assert is_recovered(server.host)
+    assert is_finished(server.host)
     assert server.host.run("ls -d /srv/redis/rollback* /srv/redis/data/rollback*").stdout == ""
     server.host.run("rm -rf /srv/redis/data/previous", check=True)
 
@@ -162,7 +172,7 @@ def test_failed_upgrade_is_rolled_back(
 def kill_upgrade(server: Instance, deployer: Deployer) -> None:
     """Deploy a new version, have it write, and kill redisctl.
 
-    redisctl is killed while it waits for the health check. systemd's recovery is switched off, so that the state in
+    redisctl is killed while it waits until Redis is healthy. systemd's recovery is switched off, so that the state in
     between can be examined.
     """
     before = server.inspect()["Id"]
@@ -172,7 +182,9 @@ def kill_upgrade(server: Instance, deployer: Deployer) -> None:
     write(server, "newer")
     # Not before: the deploy starts the unit again.
     server.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)
-    server.host.run("pkill -KILL -f '[r]edisctl deploy start-service'; pkill -KILL -f 'docker[- ]compose'", check=True)
+    server.host.run("pkill -KILL -f '[r]edisctl deploy start-service'", check=True)
+    # redisctl waits for Redis itself, so Compose may not run: pkill exits with 1 if no process matches.
+    assert server.host.run("pkill -KILL -f 'docker[- ]compose'").returncode in (0, 1)
     assert running.wait().returncode != 0
     server.host.run("test -d /srv/redis/data/rollback && test -s /srv/redis/rollback/image", check=True)
 
@@ -229,28 +241,24 @@ def test_deploying_the_previous_version_gives_the_upgrade_up(
     assert_no_change(deployer, host, **previous)
 
 
-@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+@pytest.mark.parametrize("policy", CUTS_IN_FAILING_UPGRADES)
 def test_power_cut_in_a_failing_upgrade_rolls_back(
     server: Instance, deployer: Deployer, previous: dict[str, Any], policy: str
 ) -> None:
-    """A power cut at any stage of a failing upgrade rolls the upgrade back.
+    """A power cut in a failing upgrade rolls the upgrade back.
 
     The new version is not healthy after the power cut either.
     """
     host, settings = server.host, power_cut_settings(policy)
     assert deployer.deploy(host, **previous, **settings).returncode == 0
-    stages = (
-        *(Stage.PREPARED, Stage.STOPPED, Stage.STARTING),
-        *(Stage.ROLLING_BACK, Stage.RESTARTING_OLD, Stage.FINISHING),
-    )
-    for stage in stages:
+    for stage in CUTS_IN_FAILING_UPGRADES[policy]:
         with rolled_back(server, f"{policy}-{stage.name}"):
             host.run(": >/srv/redis/logs/redis.log", check=True)
             cut_power_in_deploy(server, deployer, stage, 240, **{**newer("unhealthy"), **settings})
-            if stage not in (Stage.RESTARTING_OLD, Stage.FINISHING):
+            if stage is not Stage.RESTARTING_OLD:
                 log = host.run("journalctl --boot --unit redis-recover.service", check=True).stdout
                 assert BACK in log, log
-            if stage in (Stage.STOPPED, Stage.STARTING):
+            if stage is Stage.STARTING:
                 # What Docker's start of the previous version accepts from clients would be lost by the rollback.
                 started = host.run("grep -o 'version=[0-9.]*' /srv/redis/logs/redis.log", check=True).stdout.split()
                 assert not started[0].startswith("version=8.1"), started
@@ -258,13 +266,13 @@ def test_power_cut_in_a_failing_upgrade_rolls_back(
     assert_no_change(deployer, host, **previous, **settings)
 
 
-@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+@pytest.mark.parametrize("policy", CUTS_IN_UPGRADES)
 def test_power_cut_in_an_upgrade_ends_in_the_new_version(
     server: Instance, deployer: Deployer, previous: dict[str, Any], policy: str
 ) -> None:
     """At every stage, with a new version that is healthy."""
     host, settings = server.host, power_cut_settings(policy)
-    for stage in (Stage.PREPARED, Stage.STOPPED, Stage.STARTING, Stage.FINISHING):
+    for stage in CUTS_IN_UPGRADES[policy]:
         assert deployer.deploy(host, **previous, **settings).returncode == 0
         write(server, policy)
         cut_power_in_deploy(server, deployer, stage, **{**newer("renumbered"), **settings})
@@ -325,7 +333,7 @@ def test_full_disk_stops_an_upgrade_and_redis_runs(
     try:
         assert deployer.deploy(host, **small, redis_allow_data_loss="empty").returncode == 0
         # In an RDB snapshot it is compressed to almost nothing, in the AOF it is not.
-        assert server.call(f"SET app:session:long {'a' * 5_000_000}") == ["OK"]
+        assert server.call(f"SET app:session:long {'a' * 4_000_000}") == ["OK"]
         with rolled_back(server, "full"):
             before = server.identity
             running = deployer.start(host, **{**newer("unhealthy"), "redis_maxmemory": "48mb"})
@@ -336,7 +344,7 @@ def test_full_disk_stops_an_upgrade_and_redis_runs(
             assert result.returncode == 1
             assert message in result.stderr, result.stderr
             assert (server.identity == before) == ("left alone" in message)
-        assert server.call("STRLEN app:session:long") == ["5000000"]
+        assert server.call("STRLEN app:session:long") == ["4000000"]
         assert_no_change(deployer, host, **small)
     finally:
         host.run(f"docker rm -f redis; umount {data}; mkdir -p {data}/live", check=True)

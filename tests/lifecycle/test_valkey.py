@@ -167,7 +167,7 @@ def test_valkey_9_starts_empty_and_keeps_data_of_a_user(
 ) -> None:
     """Valkey 9 starts empty, and keeps the data of a user.
 
-    It is the Valkey of the next Debian, which may lack fixes. The previous version was removed from the host.
+    It is the Valkey of the next Debian, which may lack fixes.
     """
     remove_instance(own_host)
     server = deployer.instance(own_host, **nine)
@@ -296,7 +296,7 @@ def test_upgrade_without_verification_still_takes_a_backup(
     assert_runs(server, "9")
     assert server.call("GET app:session:1", user="sessions") == ["kept"]
     (backup,) = backups(server)
-    assert (backup["version"][:4], backup["keys"], backup["verified"]) == ("8.1.", 1, {})
+    assert (backup["version"][:4], backup["stored"]["db0"]["keys"], backup["verified"]) == ("8.1.", 1, {})
     # The setting was for one deploy.
     assert_no_change(deployer, host, **nine)
 

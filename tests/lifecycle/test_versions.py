@@ -38,6 +38,7 @@ def warnings(result: DeployResult) -> list[str]:
 def test_vulnerable_archive_is_refused_with_all_other_problems(
     undeployed_host: Host, deployer: Deployer, vulnerable: dict[str, Any], fingerprint: Callable[[Host], list[str]]
 ) -> None:
+    remove_instance(undeployed_host, image=True)
     before = fingerprint(undeployed_host)
     result = deployer.deploy(undeployed_host, **vulnerable, redis_port=22)
     assert result.returncode == 1

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -27,31 +27,32 @@ from redis.retry import Retry
 
 from redisctl import paths, schema
 from redisctl.cli.main import cli, run_cli
-from redisctl.core.instance import SOCKET, Instance
+from redisctl.core.instance import Instance
+from redisctl.core.redis_socket import SOCKET
 from redoubt import host_files, secret_store
 from redoubt.filesystem import DesiredDirectory, DesiredFile
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
 from redoubt.settings.model import Settings
-from redoubt.settings.types import REDIS_GID, REDIS_UID
 from sandbox import images
 
 _PID_FILE = "server.pid"
 _START_TIMEOUT = 10
 
-# $1 is the image's root; then, for each mount, the source, the target below the root and "ro" or "rw".
-_START = f"""
+# $1 is the root of the image, $2 the uid, $3 the gid; then, for each mount, source, target below the root, ro or rw.
+_START = """
 set -e
-root=$1; shift
+umask 077
+root=$1 uid=$2 gid=$3; shift 3
 while [ $# -gt 0 ]; do
   mount --bind "$1" "$root$2"
   if [ "$3" = ro ]; then mount -o remount,bind,ro "$root$2"; fi
   shift 3
 done
-mount -t tmpfs -o uid={REDIS_UID},gid={REDIS_GID},mode=0700,size=64k tmpfs "$root/run/redis"
+mount -t tmpfs -o uid=$uid,gid=$gid,mode=0700,size=64k tmpfs "$root/run/redis"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
-exec chroot --userspec={REDIS_UID}:{REDIS_GID} "$root" redis-server /etc/redis/redis.conf
+exec chroot --userspec=$uid:$gid "$root" redis-server /etc/redis/redis.conf
 """
 
 
@@ -73,6 +74,7 @@ class LocalInstance(Instance):
             return {}
         running = _is_running(pid)
         state = {"Status": "running" if running else "exited", "Pid": pid if running else 0, "Running": running}
+        state["StartedAt"] = f"start of {pid}"
         return {"State": state, "RestartCount": 0}
 
 
@@ -85,7 +87,15 @@ def _is_running(pid: int) -> bool:
 
 def load_local_instance(root: Path) -> LocalInstance:
     """Return the instance that redisctl.json describes."""
-    return schema.load(LocalInstance, (root / paths.PROGRAM_CONFIG).read_text())
+    return load_as(LocalInstance, root)
+
+
+InstanceT = TypeVar("InstanceT", bound=Instance)
+
+
+def load_as(instance_type: type[InstanceT], root: Path) -> InstanceT:
+    """Return the instance that redisctl.json describes, as a type."""
+    return schema.load(instance_type, (root / paths.PROGRAM_CONFIG).read_text())
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,16 @@ class Output:
 
 @dataclass
 class LocalRedis:
-    """One server with its directory and its secrets."""
+    """One server with its directory and its secrets.
+
+    ``instance_type`` is what redisctl gets: an ``Instance`` asks Docker, which must be a ``LocalDocker``.
+    """
 
     image_root: Path
     settings: Settings
     secrets: Secrets = field(repr=False)
     process: subprocess.Popen[bytes] | None = None
+    instance_type: type[Instance] = LocalInstance
 
     @property
     def root(self) -> Path:
@@ -124,21 +138,30 @@ class LocalRedis:
 
     def start(self) -> None:
         """Start the server and wait until it has loaded its data."""
+        process = self.launch()
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self.answers():
+            assert process.poll() is None, (self.root / "logs/redis.log").read_text()
+            assert time.monotonic() < deadline, "the local Redis does not answer"
+            time.sleep(0.01)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start the server, and do not wait for it."""
         mounts = [
             word
             for directory, target, mode in host_files.mounts(self.settings)
             for word in (str(self.root / directory), target, mode)
         ]
         command = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", _START, "sh"]
-        self.process = subprocess.Popen([*command, str(self.image_root), *mounts], stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*command, str(self.image_root), str(self.settings.redis_uid), str(self.settings.redis_gid), *mounts],
+            stdin=subprocess.DEVNULL,
+        )
         (self.root / _PID_FILE).write_text(str(self.process.pid))
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not self._answers():
-            assert self.process.poll() is None, (self.root / "logs/redis.log").read_text()
-            assert time.monotonic() < deadline, "the local Redis does not answer"
-            time.sleep(0.01)
+        return self.process
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Say whether the server answers."""
         try:
             with self.client() as client:
                 client.ping()
@@ -172,7 +195,7 @@ class LocalRedis:
 
     def redisctl(self, line: str) -> Output:
         """Run a command line of redisctl in this process."""
-        instance = load_local_instance(self.root)
+        instance = load_as(self.instance_type, self.root)
         stdout, stderr = io.StringIO(), io.StringIO()
         returncode = 0
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -215,18 +238,20 @@ def local_redis(image_root: Path, directory: Path, name: str, **settings: Any) -
         yield redis
     finally:
         redis.stop()
+        Path(paths.start_record(name)).unlink(missing_ok=True)
 
 
 def _write_files(redis: LocalRedis) -> None:
     settings = redis.settings
-    for directory in host_files.directories(settings):
-        _make_directory(directory)
+    for entry in (*host_files.root(settings), *host_files.directories(settings)):
+        if isinstance(entry, DesiredDirectory):
+            _make_directory(entry)
     files = [
         *host_files.config_files(settings),
         host_files.acl_file(settings, redis.secrets),
         *host_files.secret_files(settings, redis.secrets),
         host_files.redisctl_config(settings),
-        DesiredFile(f"{settings.root}/{paths.ACTIVEDEFRAG_FILE}", "activedefrag no\n"),
+        host_files.activedefrag_file(settings),
     ]
     for file in files:
         if isinstance(file, DesiredFile):

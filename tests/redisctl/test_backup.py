@@ -14,8 +14,10 @@ import pytest
 from redisctl.backup import catalog, create
 from redisctl.backup.catalog import BackupSet
 from redisctl.backup.create import create_backup
+from redisctl.backup.verify import verify_backup
 from redisctl.core.errors import Failure
 from redisctl.core.instance import Instance
+from tests.redisctl.local_containers import local_containers
 from tests.redisctl.local_redis import LocalRedis, load_local_instance
 
 KEYS = 50
@@ -48,6 +50,36 @@ def test_backup_is_complete_and_private(redis: LocalRedis, instance: Instance) -
     assert backup.metadata.has_aof
     assert 0 < metadata["write_pause"] < 1
     assert "app:session" not in redis.redisctl("backup list").stdout
+
+
+def test_large_keys_of_applications_spoil_no_backup(
+    redis: LocalRedis, instance: Instance, image_root: Path, tmp_path: Path
+) -> None:
+    """A name of 5 MiB, SCAN steps above 16 MiB, streams of 3 million values.
+
+    Applications may write all of this.
+    """
+    fields = {f"f{number}": "" for number in range(15)}
+    strings = [f"app:session:{name}" for name in ("x" * 5 * 1024**2, *(f"{n}{'y' * 40_000}" for n in range(500)))]
+    streams = [f"stream:{number}" for number in range(100)]
+    with redis.client() as client:
+        try:
+            client.mset(dict.fromkeys(strings, ""))
+            pipeline = client.pipeline(transaction=False)
+            for number in range(1000):
+                pipeline.xadd(streams[0], fields, f"1-{number}")
+            pipeline.execute()
+            for name in streams[1:]:
+                client.copy(streams[0], name)
+            backup = create_backup(instance)
+            with local_containers(image_root, tmp_path):
+                backup = verify_backup(instance, backup)
+            assert backup.is_verified
+            assert backup.metadata.stored_keys == KEYS + len(strings) + len(streams)
+            samples = catalog.read_json(backup.path, catalog.SAMPLES)
+            assert all(sample["digest"] for sample in samples if sample["type"] == "stream")
+        finally:
+            client.unlink(*strings, *streams)
 
 
 def test_two_backups_in_one_second_have_two_names(instance: Instance) -> None:

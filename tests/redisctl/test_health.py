@@ -42,6 +42,26 @@ def test_stats_and_health_read_the_same_numbers_as_redis_py(redis: LocalRedis) -
     assert 0 < stats["round_trip"] < 1
 
 
+def test_files_that_redis_does_not_write_are_reported(redis: LocalRedis) -> None:
+    """Links and FIFOs are counted, and not followed or opened."""
+    live, logs = redis.root / "data/live", redis.root / "logs"
+    (live / "core").write_bytes(b"x" * 1024**2)
+    (live / "appendonlydir/link").symlink_to("/")
+    os.mkfifo(logs / "\x1b[2J")
+    try:
+        code, verdict, checks = health(redis)
+        text = redis.redisctl("health").stdout
+    finally:
+        for path in (live / "core", live / "appendonlydir/link", logs / "\x1b[2J"):
+            path.unlink()
+    assert (code, verdict) == (1, "warning")
+    names = "data/live/appendonlydir/link, data/live/core, logs/"
+    assert checks["files of redis"].startswith(f"Redis does not write {names}")
+    assert checks["files of redis"].endswith("(1.0 MiB)")
+    assert "\x1b" not in text
+    assert health(redis)[0] == 0
+
+
 def test_hanging_redis_is_critical(redis: LocalRedis) -> None:
     os.kill(redis.pid, signal.SIGSTOP)
     try:
@@ -150,7 +170,7 @@ def test_replica_is_critical(redis: LocalRedis) -> None:
 def test_missing_manifest_of_the_aof_is_critical(redis: LocalRedis) -> None:
     """Redis would start empty. Deployed: lifecycle/test_repair.py."""
     manifest = redis.root / "data/live/appendonlydir/appendonly.aof.manifest"
-    kept = manifest.with_suffix(".kept")
+    kept = redis.root / "kept.manifest"
     manifest.rename(kept)
     try:
         code, _, checks = health(redis)
@@ -165,7 +185,7 @@ def test_links_of_redis_are_not_followed(redis: LocalRedis) -> None:
     Redis can replace its files by links.
     """
     directory = redis.root / "data/live/appendonlydir"
-    kept = directory.with_suffix(".kept")
+    kept = redis.root / "kept"
     directory.rename(kept)
     directory.symlink_to("/etc")
     try:
@@ -173,5 +193,5 @@ def test_links_of_redis_are_not_followed(redis: LocalRedis) -> None:
     finally:
         directory.unlink()
         kept.rename(directory)
-    assert (code, verdict, set(checks)) == (3, "unknown", {"aof files"})
-    assert "passwd" not in checks["aof files"]
+    assert (code, verdict, set(checks)) == (3, "unknown", {"aof files", "files of redis"})
+    assert "passwd" not in "".join(checks.values())

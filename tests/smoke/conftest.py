@@ -276,6 +276,8 @@ def outside(deployed: Smoke) -> Iterator[str]:
         *(f"ip address add 2001:db8::{number}/64 dev end nodad" for number in (2, 3)),
         "ip link set end up'",
     ]
-    deployed.machine.run("set -e\n" + "\n".join(commands), check=True)
-    yield "ip netns exec outside"
-    deployed.machine.run("ip link delete cable; ip netns delete outside", check=True)
+    try:
+        deployed.machine.run("set -e\n" + "\n".join(commands), check=True)
+        yield "ip netns exec outside"
+    finally:
+        deployed.machine.run("ip link delete cable; ip netns delete outside", check=True)

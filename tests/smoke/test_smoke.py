@@ -108,8 +108,8 @@ def test_reboot_brings_redis_and_its_data_back(deployed: Smoke) -> None:
 
 @pytest.mark.reboots
 @pytest.mark.machine
-def test_reboot_loads_the_firewall_before_docker(deployed: Smoke, outside: str) -> None:
-    """The firewall's table is loaded before Docker starts.
+def test_reboot_loads_the_network_filter_before_docker(deployed: Smoke, outside: str) -> None:
+    """The network filter is loaded before Docker starts.
 
     So no other network could ever reach Redis.
     """
@@ -120,8 +120,8 @@ def test_reboot_loads_the_firewall_before_docker(deployed: Smoke, outside: str) 
         "systemctl show --property InactiveExitTimestampMonotonic --value docker.service",
         check=True,
     )
-    firewall_loaded, docker_started = map(int, times.stdout.split())
-    assert 0 < firewall_loaded < docker_started
+    filter_loaded, docker_started = map(int, times.stdout.split())
+    assert 0 < filter_loaded < docker_started
     expected = {
         "192.0.2.1 6379 192.0.2.2": "redis",
         "2001:db8::1 6379 2001:db8::2": "redis",

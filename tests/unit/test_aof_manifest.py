@@ -1,5 +1,7 @@
 """AOF manifests: in agreement with their files, or rebuilt from their names."""
 
+import time
+
 import pytest
 
 from redisctl.core import aof_manifest
@@ -43,3 +45,31 @@ def test_manifest_is_made_only_of_unambiguous_names() -> None:
     ]
     for doubt in ([INCR], [BASE, INCR, fourth], [BASE, "appendonly.aof.3.base.rdb", INCR], []):
         assert aof_manifest.from_file_names(doubt) is None
+
+
+@pytest.mark.parametrize("name", ["appendonly.aof.1.base.rdb", "my log", "\u00e9", 'a"b', "a'b", "\\x41", "\udcff"])
+def test_names_are_quoted_as_redis_does(name: str) -> None:
+    parts = [aof_manifest.Part(name, 1, "b")]
+    assert aof_manifest.parse(aof_manifest.to_text(parts)) == parts
+
+
+def test_long_line_is_refused_at_once() -> None:
+    """Splitting a line must not take the square of its length."""
+    began = time.process_time()
+    with pytest.raises(aof_manifest.ManifestError, match="a line of more than 4096 bytes"):
+        aof_manifest.parse("a " * (aof_manifest.MAX_MANIFEST // 2))
+    assert len(aof_manifest._split("a " * 100_000)) == 100_000
+    assert time.process_time() - began < 1
+
+
+def test_quoted_names_of_redis_are_read() -> None:
+    (part,) = aof_manifest.parse('file "my \\"log\\" \\xc3\\xa9.1.base.rdb" seq 1 type b')
+    assert part.name == 'my "log" \u00e9.1.base.rdb'
+    with pytest.raises(aof_manifest.ManifestError, match="a quotation mark is missing"):
+        aof_manifest.parse('file "my log seq 1 type b')
+
+
+@pytest.mark.parametrize("name", ["../x", '"..\\x2fx"', "/etc/passwd", "'../x'"])
+def test_name_that_leaves_the_directory_is_refused(name: str) -> None:
+    with pytest.raises(aof_manifest.ManifestError, match="lies in the AOF's directory"):
+        aof_manifest.parse(f"file {name} seq 1 type b")

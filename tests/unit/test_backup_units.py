@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from redoubt import backup_units, compose, host_files
+from redoubt import backup_units, compose, host_files, recovery_units
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
@@ -35,6 +35,15 @@ def test_no_schedule_means_no_units() -> None:
 def test_timeout_grows_with_maxmemory() -> None:
     assert backup_units.backup_timeout(load({"redis_maxmemory": "1gb"})) == 3600 + 3 * 1024
     assert backup_units.backup_timeout(load({"redis_maxmemory": "64gb"})) == 3600 + 3 * 65536
+
+
+def test_units_that_run_redisctl_have_a_memory_limit() -> None:
+    """What Redis answers to them must not fill the memory of the host."""
+    settings = load({"redis_backup_schedule": "hourly"})
+    files = [*backup_units.files(settings), *recovery_units.files(settings)]
+    jobs = [file.content for file in files if isinstance(file, DesiredFile) and "redisctl" in file.content]
+    assert len(jobs) == 4
+    assert all("\nMemoryMax=" in job for job in jobs)
 
 
 @pytest.fixture

@@ -18,6 +18,12 @@ from redisctl.core.instance import Instance
 from redisctl.core.journal import Kind, Stage
 from redisctl.deploy import configuration
 from redisctl.schema import ReplaceRequest
+from redoubt import all_files, network_filter
+from redoubt import instance as redoubt_instance
+from redoubt.facts.host import parse_host_facts
+from redoubt.secret_store import Secrets
+from redoubt.settings.load import load
+from tests.unit.good_host import PROBE
 
 FILES = {
     "compose.yml": "services: {}\n",
@@ -25,6 +31,7 @@ FILES = {
     "config/tls/old.crt": "certificate\n",
     "secrets/sessions": "password\n",
     "network.nft": "table inet redoubt_redis\n",
+    "network-watch.sh": "#!/bin/sh\n",
 }
 REQUEST = ReplaceRequest("0123")
 
@@ -45,7 +52,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
 
 def replace_files(instance: Instance) -> None:
     """Do what a deploy does: write other files and new ones, and remove one."""
-    for name in ("compose.yml", "config/redis.conf", "config/tls/new.crt", "network.nft", "ca.crt"):
+    for name in ("compose.yml", "config/redis.conf", "config/tls/new.crt", "network.nft", "network-watch.sh", "ca.crt"):
         (instance.root / name).write_text("new\n")
     (instance.root / "config/tls/old.crt").unlink()
 
@@ -73,6 +80,30 @@ def test_replaced_files_are_put_back(instance: Instance) -> None:
     # A recovery that was interrupted after that does nothing more.
     configuration.put_back(instance)
     assert read(instance) == before
+
+
+def test_every_file_that_a_deploy_replaces_is_saved() -> None:
+    """Files from two deploys do not fit together.
+
+    An example is the script that watches a table of nftables.
+    """
+    settings = load({})
+    secrets = Secrets(dict.fromkeys(("sessions", "queues", "health", "admin"), "x"), {"CONFIG": "c", "SHUTDOWN": "s"})
+    deployed = redoubt_instance.Instance(settings, secrets, parse_host_facts(PROBE.splitlines()), version_checked=True)
+    written = [Path(entry.path) for entry in all_files.of(deployed)]
+    below = [path.relative_to(settings.root).parts for path in written if path.is_relative_to(settings.root)]
+    names = {parts[0] for parts in below if parts}
+    # What tasks write before tasks/rollback.py, and after Redis has started.
+    before = {paths.MARKER, paths.PROGRAM, paths.DATA, paths.BACKUPS, paths.LOGS}
+    after = {paths.PROGRAM_CONFIG, paths.DEPLOYED_SETTINGS}
+    assert names - before - after == {*configuration._PARTS} - {"ca.crt"}
+
+
+def test_units_of_the_network_fit_the_saved_files() -> None:
+    """They are not put back, so they must not depend on what a deploy changes."""
+    changes = {"redis_bind": ["10.0.0.5"], "redis_allow_from": ["10.0.0.0/8"], "redis_port": 7000, "redis_tls": "both"}
+    old, new = ({file.path: file.content for file in network_filter.files(load(data))} for data in ({}, changes))
+    assert {Path(path).name for path in old if old[path] != new[path]} <= {*configuration._PARTS}
 
 
 def test_interrupted_put_back_is_repeated(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,13 @@ from redoubt.sizes import GIB, MIB
 
 LIMITS = ContainerLimits.of(load({"redis_container_cpus": 1.5, "redis_container_cpu_reservation": 0.25}))
 V1 = {
-    "memory.limit_in_bytes": "1610612736",
-    "memory.memsw.limit_in_bytes": "1610612736",
+    "memory.limit_in_bytes": "1744830464",
+    "memory.memsw.limit_in_bytes": "1744830464",
     "pids.max": "128",
     "cpu.cfs_quota_us": "150000",
     "cpu.cfs_period_us": "100000",
 }
-V2 = {"memory.max": "1610612736", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "150000 100000"}
+V2 = {"memory.max": "1744830464", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "150000 100000"}
 
 
 def test_limits_are_those_of_the_settings() -> None:
@@ -42,10 +42,10 @@ def test_compose_keys_are_the_limits() -> None:
     assert LIMITS.compose() == {
         "restart": LIMITS.restart,
         "cpu_shares": 256,
-        "memswap_limit": 1536 * MIB + 1,
+        "memswap_limit": 1664 * MIB + 1,
         "deploy": {
             "resources": {
-                "limits": {"cpus": "1.5", "memory": "1536mb", "pids": 128},
+                "limits": {"cpus": "1.5", "memory": "1664mb", "pids": 128},
                 "reservations": {"cpus": "0.25", "memory": "512mb"},
             }
         },
@@ -56,8 +56,8 @@ def test_update_options_set_every_limit_of_inspect() -> None:
     """An option that is missing would leave a difference that no deploy repairs."""
     options = dict(zip(LIMITS.update_options()[::2], LIMITS.update_options()[1::2], strict=True))
     assert options == {
-        "--memory": str(1536 * MIB),
-        "--memory-swap": str(1536 * MIB + 1),
+        "--memory": str(1664 * MIB),
+        "--memory-swap": str(1664 * MIB + 1),
         "--memory-reservation": str(512 * MIB),
         "--cpus": "1.5",
         "--cpu-shares": "256",
@@ -69,7 +69,7 @@ def test_update_options_set_every_limit_of_inspect() -> None:
     assert LIMITS.inspected()["NanoCpus"] == 1_500_000_000
 
 
-@pytest.mark.parametrize("cgroup", [V1, V2, {}, {"memory.max": "1610612736"}])
+@pytest.mark.parametrize("cgroup", [V1, V2, {}, {"memory.max": "1744830464"}])
 def test_enforced_limits_do_not_differ(cgroup: dict[str, str]) -> None:
     assert LIMITS.differences(LIMITS.inspected(), cgroup) == []
 
@@ -101,14 +101,14 @@ def test_each_inspected_limit_is_compared(name: str, value: Any) -> None:
     ("cgroup", "limit"),
     [
         ({**V2, "memory.max": "max"}, "memory = no limit"),
-        ({**V2, "memory.max": str(1536 * MIB - 64 * 1024)}, "memory = 1610547200"),
+        ({**V2, "memory.max": str(1664 * MIB - 64 * 1024)}, "memory = 1744764928"),
         ({**V2, "memory.swap.max": "max"}, "swap = no limit"),
         ({**V2, "memory.swap.max": str(MIB)}, "swap = 1048576"),
         ({**V2, "pids.max": "127"}, "pids = 127"),
         ({**V2, "cpu.max": "max 100000"}, "cpus = no limit"),
         ({**V2, "cpu.max": "100000 100000"}, "cpus = 1,"),
         ({**V1, "cpu.cfs_quota_us": "-1"}, "cpus = no limit"),
-        ({**V1, "memory.memsw.limit_in_bytes": str(3 * GIB)}, "swap = 1610612736"),
+        ({**V1, "memory.memsw.limit_in_bytes": str(3 * GIB)}, "swap = 1476395008"),
         ({**V1, "memory.memsw.limit_in_bytes": "9223372036854771712"}, "swap = no limit"),
     ],
 )
@@ -121,7 +121,7 @@ def test_limit_that_the_kernel_does_not_enforce_differs(cgroup: dict[str, str], 
     "cgroup",
     [
         # The kernel counts in pages, and systemd in hundredths of a core.
-        {**V2, "memory.max": str(1536 * MIB - 4096)},
+        {**V2, "memory.max": str(1664 * MIB - 4096)},
         {**V2, "memory.swap.max": "4096"},
         {**V2, "cpu.max": "151000 100000"},
     ],

@@ -52,6 +52,14 @@ def test_unknown_lock_state_is_a_problem(answer: LockState | None) -> None:
     assert deploy_lock.problem("redis", answer) != ""
 
 
+def test_lock_that_cannot_be_taken_names_the_reason() -> None:
+    error = "sh: 9: cannot create /run/redoubt-redis.lock: Read-only file system"
+    message = deploy_lock.problem("redis", deploy_lock.parse(["free", error]))
+    assert message.startswith(f"/run/redoubt-redis.lock cannot be locked: {error}. Run the same command again.")
+    assert "'flock /run/redoubt-redis.lock true' on the host" in message
+    assert "free" not in message
+
+
 def test_padded_line_is_sent_at_once() -> None:
     """pyinfra's local connector never flushes."""
     raw = io.BytesIO()
@@ -95,7 +103,7 @@ def test_history_is_newest_first_with_results() -> None:
         ("no change", ()),
         ("changed", ("a",)),
     ]
-    assert deploys[2].what == "a\nfailed: b"
+    assert deploys[2].what == ("a", "failed: b")
     assert damaged == 0
     assert json.loads(json.dumps(deploys[0].as_dict()))["ended"] is None
 

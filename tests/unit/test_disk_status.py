@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from redisctl.backup.attempt import Attempt
+from redisctl.monitor import redis_files
 from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
 from redisctl.monitor.status import DiskStatus
 from tests.unit.test_health import HEALTHY, NOW
 
-HOUR, DAY, GIB = 3600.0, 86400.0, 1024**3
+HOUR, DAY, MIB, GIB = 3600.0, 86400.0, 1024**2, 1024**3
 GOOD = DiskStatus(scheduled=True, deployed=NOW - 100 * DAY, verified=NOW - HOUR, count=3)
 
 
@@ -29,15 +31,15 @@ def check(name: str, disk: DiskStatus, **changes: Any) -> Check | None:
         ({"verified": None, "deployed": NOW - 27 * HOUR, "count": 0}, WARNING, "no verified backup"),
         ({"verified": None}, WARNING, "no verified backup"),
         ({"verified": NOW - 90 * DAY, "scheduled": False}, OK, "not scheduled"),
-        ({"attempt": {"started": NOW - 60, "ended": NOW, "error": ""}}, OK, "1 h old"),
-        ({"attempt": {"started": NOW - 60, "ended": NOW, "error": "disk full"}}, CRITICAL, "failed: disk full"),
-        ({"attempt": {"started": NOW - 60}}, CRITICAL, "1 min ago, was interrupted"),
+        ({"attempt": Attempt(NOW - 60, NOW)}, OK, "1 h old"),
+        ({"attempt": Attempt(NOW - 60, NOW, "disk full")}, CRITICAL, "failed: disk full"),
+        ({"attempt": Attempt(NOW - 60)}, CRITICAL, "1 min ago, was interrupted"),
         (
-            {"attempt": {"started": NOW - 60}, "lock_holder": "redisctl is at work", "lock_verb": "backup"},
+            {"attempt": Attempt(NOW - 60), "lock_holder": "redisctl is at work", "lock_verb": "backup"},
             OK,
             "at work",
         ),
-        ({"attempt": {"started": NOW - 60}, "scheduled": False}, CRITICAL, "was interrupted"),
+        ({"attempt": Attempt(NOW - 60), "scheduled": False}, CRITICAL, "was interrupted"),
         ({"bad": ("20261124T030000Z",)}, CRITICAL, "found damage in 20261124T030000Z"),
         ({"unreadable": ("x: no backup",)}, WARNING, "x: no backup"),
         ({"unknown": {"backup": "Permission denied"}}, UNKNOWN, "Permission denied"),
@@ -47,6 +49,39 @@ def test_backup_state_has_a_verdict_and_a_remedy(changes: dict[str, Any], verdic
     result = check("backup", replace(GOOD, **changes))
     assert result is not None
     assert (result.verdict, words in result.observed, bool(result.remedy)) == (verdict, True, verdict != OK), result
+
+
+@pytest.mark.parametrize(
+    ("name", "disk", "words"),
+    [
+        (
+            "files of redis",
+            {"unexpected_files": ("data/live/core",), "unexpected_size": 77 * MIB},
+            "data/live/core (77.0 MiB)",
+        ),
+        ("files of redis", {"unexpected_files": tuple("abcdefgh")}, "a, b, c, d, e and 3 more"),
+        ("redis log", {"log_size": 21 * MIB, "log_limit": 20 * MIB}, "has 21.0 MiB, and should be rotated at 10.0 MiB"),
+        ("data files", {"data_limit": GIB // 2}, "data/live takes 1.0 GiB; the settings explain 512.0 MiB"),
+    ],
+)
+def test_files_that_fill_the_disk_are_reported(name: str, disk: dict[str, Any], words: str) -> None:
+    result = check(name, replace(GOOD, **disk), data_size=GIB)
+    assert result
+    assert (result.verdict, words in result.observed, bool(result.remedy)) == (WARNING, True, True), result
+    assert check(name, GOOD, data_size=GIB) is None
+
+
+def test_only_names_of_redis_are_known() -> None:
+    """Names of Redis and Valkey, and of their temporary files."""
+    live, aof = redis_files.patterns("dump.rdb", "appendonly.aof", "appendonlydir")
+    known = ["dump.rdb", "appendonlydir", "temp-17.rdb", "temp-1700000000.17.rdb", "temp-rewriteaof-bg-17.aof"]
+    assert redis_files.unexpected_names([*known, "core", "dump.rdb.1", "temp-x.rdb", "dumpXrdb"], live) == [
+        *("core", "dump.rdb.1", "temp-x.rdb", "dumpXrdb")
+    ]
+    known = ["appendonly.aof.1.base.rdb", "appendonly.aof.12.incr.aof", "appendonly.aof.manifest"]
+    assert redis_files.unexpected_names([*known, "temp-appendonly.aof.manifest", "x.aof\n", "appendonly.aof"], aof) == [
+        *("x.aof\n", "appendonly.aof")
+    ]
 
 
 def test_disk_state_has_verdicts() -> None:

@@ -8,7 +8,7 @@ from redoubt import docker
 from redoubt.docker import docker_source
 from redoubt.facts.host import HostFacts
 from redoubt.settings.load import load
-from tests.unit.test_host_checks import FACTS
+from tests.unit.good_host import FACTS
 
 SYSTEMS = [
     (("debian", "12"), "bookworm"),
@@ -47,6 +47,12 @@ def test_distribution_packages_include_compose(system_id: tuple[str, str], compo
     facts = bare(system_id, "")
     source = docker_source(load({}), facts)
     assert {"docker.io", compose} <= set(docker.docker_packages(source, facts))
+
+
+@pytest.mark.parametrize("source", ["distribution", "docker"])
+def test_docker_comes_with_apparmor(source: str) -> None:
+    """Without it, Docker starts containers without its profile."""
+    assert "apparmor" in docker.docker_packages(source, bare(("debian", "13"), ""))
 
 
 def test_installed_docker_is_left_alone() -> None:

@@ -16,6 +16,7 @@ NOTES = [
     note("a", "differs", "redis.conf: content differs"),
     # An operation inspected the host further and changes nothing.
     note("b", "differs", "not known"),
+    *(note("d", event, reason) for event, reason in (("named", ""), ("ready", ""), ("warning", "restart Docker"))),
 ]
 PLAN: list[dict[str, Any]] = [
     {"name": "Write redis.conf", "hosts_with_change": ["a"]},
@@ -28,6 +29,7 @@ def test_each_host_has_its_own_report() -> None:
         "a": HostReport(DIFFERS, ("redis.conf: content differs",), ("Write redis.conf",)),
         "b": HostReport(UP_TO_DATE),
         "c": HostReport(UNKNOWN),
+        "d": HostReport(DIFFERS, ("restart Docker",)),
     }
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathConflict, PathState, plan
 
-DIRECTORY = DesiredDirectory("/srv/redis/data")
-FILE = DesiredFile("/srv/redis/config/redis.conf", "port 6379\n")
+DIRECTORY = DesiredDirectory("/srv/redis/data", mode=0o750, uid=999, gid=999)
+FILE = DesiredFile("/srv/redis/config/redis.conf", "port 6379\n", mode=0o640, uid=999, gid=999)
 RIGHT = {
     DIRECTORY.path: PathState(stat.S_IFDIR | 0o750, 999, 999),
     FILE.path: PathState(stat.S_IFREG | 0o640, 999, 999, FILE.digest),
@@ -21,6 +21,11 @@ RIGHT = {
 
 def test_right_paths_need_no_step() -> None:
     assert plan([DIRECTORY, FILE], RIGHT) == []
+
+
+def test_paths_are_private_to_root_by_default() -> None:
+    entries = (DesiredDirectory("/srv/new"), DesiredFile("/srv/new/file", "text\n"))
+    assert [(entry.mode, entry.uid, entry.gid) for entry in entries] == [(0o700, 0, 0), (0o600, 0, 0)]
 
 
 def test_absent_path_is_removed_by_its_name() -> None:
@@ -57,9 +62,9 @@ def test_different_contents_are_replaced_whole() -> None:
 
 def test_secret_that_does_not_match_is_written() -> None:
     secret = DesiredFile("/srv/redis/secrets/admin", "hunter2-hunter2\n", mode=0o400, secret=True)
-    state = PathState(stat.S_IFREG | 0o400, 999, 999, matches=True)
+    state = PathState(stat.S_IFREG | 0o400, 0, 0, matches=True)
     assert plan([secret], {secret.path: state}) == []
-    (step,) = plan([secret], {secret.path: PathState(stat.S_IFREG | 0o400, 999, 999)})
+    (step,) = plan([secret], {secret.path: PathState(stat.S_IFREG | 0o400, 0, 0)})
     assert step.why == "content differs"
 
 

@@ -7,10 +7,12 @@ import pytest
 
 from redisctl.monitor import health
 from redisctl.monitor.health import CRITICAL, OK, UNKNOWN, WARNING, Check, overall, run_checks
-from redisctl.monitor.status import Status
+from redisctl.monitor.status import DiskStatus, NetworkStatus, Status
+from redisctl.monitor.unexpected import Unexpected
 
 GIB = 1024**3
 NOW = 1_800_000_000.0
+HELD = DiskStatus(lock_holder="a deploy is changing it", lock_verb="deploy")
 INFO: dict[str, Any] = {
     "redis_version": "8.0.2",
     "uptime_in_seconds": 90000,
@@ -74,15 +76,67 @@ def test_healthy_instance_needs_no_remedy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"mem_fragmentation_ratio": "x"}, "memory"),
+        ({"maxmemory": 0.1, "used_memory": 10**400}, "memory"),
+        ({"uptime_in_seconds": float("inf")}, "server"),
+        ({"db0": "x"}, "keyspace"),
+        ({"info": {}}, "persistence"),
+        ({"config": {"maxclients": "\x1b[2J" * 1000}}, "clients"),
+    ],
+)
+def test_answer_that_cannot_be_read_hides_no_other_check(changes: dict[str, Any], name: str) -> None:
+    """A Redis that was taken over answers anything. The other checks stay."""
+    checks = checks_of(network=NetworkStatus(("the table is not loaded",)), **changes)
+    assert checks[name].verdict == CRITICAL
+    assert checks[name].observed.startswith("the answers of Redis cannot be read: ")
+    assert len(checks[name].observed) < 300
+    assert checks["network filter"].verdict == CRITICAL
+    assert {"ping", "slow commands", "disk", "backup"} <= checks.keys()
+
+
+@pytest.mark.parametrize(
     ("changes", "name", "verdict", "text"),
     [
         ({"container_status": "exited"}, "container", CRITICAL, "exited, healthy"),
+        (
+            {"network": NetworkStatus(("the nftables table redoubt_redis is not loaded",))},
+            "network filter",
+            CRITICAL,
+            "redoubt_redis is not loaded",
+        ),
+        ({"network": NetworkStatus(watched=False)}, "network filter", WARNING, "the units that watch it"),
+        (
+            {"network": NetworkStatus(limit_differences=("the table is not loaded",))},
+            "connection limits",
+            WARNING,
+            "the table is not loaded",
+        ),
+        (
+            {"network": NetworkStatus(refused={"redis_maxclients_per_source": 3, "redis_maxclients": 0})},
+            "refused packets",
+            WARNING,
+            "3 above redis_maxclients_per_source, since",
+        ),
+        ({"network": NetworkStatus(translated=False)}, "published port", WARNING, "Docker's rules are missing"),
         ({"health": "unhealthy"}, "container", CRITICAL, "running, unhealthy"),
         ({"restarts": 3}, "container", WARNING, "3 restarts"),
         ({"killed_for_memory": True}, "container", WARNING, "0 restarts"),
         ({"round_trip": 0.2}, "ping", WARNING, "200.0 ms"),
         ({"round_trip": 2.0}, "ping", CRITICAL, "2000.0 ms"),
         ({"role": "slave", "master_host": "10.0.0.1"}, "role", CRITICAL, "replica of 10.0.0.1"),
+        ({"unexpected": Unexpected(primary="10.0.0.1:6379")}, "role", CRITICAL, "replica of 10.0.0.1:6379"),
+        (
+            {"unexpected": Unexpected(users="backdoor")},
+            "changes",
+            CRITICAL,
+            "other users than config/users.acl: backdoor",
+        ),
+        ({"unexpected": Unexpected(users="backdoor"), "disk": HELD}, "changes", WARNING, "backdoor"),
+        ({"unexpected": Unexpected(functions="evil")}, "functions", WARNING, "no user may run evil"),
+        ({"unexpected": Unexpected(unknown="Redis loads its data")}, "changes", UNKNOWN, "Redis loads its data"),
+        ({"undone": ("the data changed the server", "this was undone")}, "changes", WARNING, "the data changed"),
         ({"loading": 1}, "loading", WARNING, "loading"),
         ({"used_memory": 0.74 * GIB}, "memory", OK, "74%"),
         ({"used_memory": 0.75 * GIB}, "memory", WARNING, "75%"),
@@ -110,6 +164,15 @@ def test_each_problem_has_a_verdict_and_a_remedy(changes: dict[str, Any], name: 
     check = checks_of(**changes)[name]
     assert (check.verdict, text in check.observed) == (verdict, True), check
     assert bool(check.remedy) == (verdict != OK)
+
+
+@pytest.mark.parametrize(
+    ("active", "remedy"), [("yes", "Redis defragments while it runs: wait"), ("no", "restart Redis. Only some builds")]
+)
+def test_fragmentation_has_a_remedy_that_helps(active: str, remedy: str) -> None:
+    """A deploy has already turned defragmentation on where the build supports it."""
+    check = checks_of(mem_fragmentation_ratio=1.6, config={"maxclients": "10000", "save": "", "activedefrag": active})
+    assert check["fragmentation"].remedy.startswith(remedy)
 
 
 def test_silent_redis_is_critical_and_host_is_checked() -> None:

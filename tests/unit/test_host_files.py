@@ -1,6 +1,7 @@
 """The Compose project, as Compose reads it, and the other files of an instance."""
 
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from redoubt.compose import compose_file, config_fingerprint, live_settings, ove
 from redoubt.filesystem import AbsentPath, DesiredFile
 from redoubt.secret_store import Secrets
 from redoubt.settings.load import load
+from redoubt.settings.sections.access import RESERVED_USERS
 from redoubt.sizes import MIB
 
 SECRETS = Secrets(
@@ -128,7 +130,7 @@ def test_swap_limit_is_less_than_a_page() -> None:
 def test_memory_reservation_never_exceeds_the_limit() -> None:
     """Docker refuses such a container."""
     resources = compose(redis_maxmemory="64mb")["services"]["redis"]["deploy"]["resources"]
-    assert resources["reservations"]["memory"] == resources["limits"]["memory"] == "208mb"
+    assert resources["reservations"]["memory"] == resources["limits"]["memory"] == "224mb"
 
 
 def test_each_secret_is_a_file_that_only_uid_999_reads() -> None:
@@ -139,6 +141,18 @@ def test_each_secret_is_a_file_that_only_uid_999_reads() -> None:
     names = {user.name for user in acl.users(settings)} | {"commands.conf", "generation"}
     assert {file.path.rpartition("/")[2] for file in files} == names
     assert all((file.mode, file.uid, file.gid, file.secret) == (0o400, 999, 999, True) for file in files)
+
+
+@pytest.mark.parametrize("repository", ["", "/srv/repository"])
+def test_user_has_no_name_of_another_secret(repository: str) -> None:
+    """A deploy would write the password over it, and remove it again."""
+    settings = load({"redis_backup_restic_repository": repository})
+    secrets, own = f"{settings.root}/secrets", host_files.secret_paths(settings).values()
+    entries = [*host_files.directories(settings), *host_files.secret_files(settings, SECRETS)]
+    taken = {path.name for path in map(PurePath, own)}
+    taken |= {path.name for entry in entries if str((path := PurePath(entry.path)).parent) == secrets}
+    assert {"sessions", "default", "server", "repository", "generation", "commands.conf"} <= taken
+    assert taken <= RESERVED_USERS
 
 
 def test_password_of_a_disabled_user_is_removed() -> None:

@@ -14,7 +14,7 @@ from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathSt
 from redoubt.host_state import HostState
 from redoubt.operations import common
 from redoubt.settings.load import load
-from tests.unit.test_host_checks import PROBE
+from tests.unit.good_host import PROBE
 
 SETTINGS = load({})
 FILE = DesiredFile("/srv/redis/compose.yml", "name: redis\n")

@@ -1,68 +1,30 @@
-"""Images: identified in an archive without loading it.
+"""Images: identified, and their server found by labels and by its own answer."""
 
-The server in an image is known by the image's labels and by its own answer.
-"""
-
-import io
-import json
-import tarfile
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from redoubt import versions
 from redoubt.facts.host import Build
 from redoubt.image_config import (
-    ArchiveError,
-    Identity,
     build_in,
     build_named,
     build_that_runs,
     engine_named,
-    in_archive,
+    of_config,
     of_inspect,
 )
 from redoubt.settings.load import load
 
-CONFIG = {"created": "2026-01-01T00:00:00Z", "rootfs": {"type": "layers", "diff_ids": ["sha256:a", "sha256:b"]}}
+CONFIG: dict[str, Any] = {
+    "created": "2026-01-01T00:00:00Z",
+    "rootfs": {"type": "layers", "diff_ids": ["sha256:a", "sha256:b"]},
+}
 
 
-def archive(tmp_path: Path, tags: list[str]) -> str:
-    """Return an archive with the two members that matter, as docker save writes them."""
-    manifest = [{"Config": "blobs/sha256/c", "RepoTags": tags, "Layers": []}]
-    path = tmp_path / "image.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, content in (("manifest.json", manifest), ("blobs/sha256/c", CONFIG)):
-            data = json.dumps(content).encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return str(path)
-
-
-@pytest.mark.parametrize("tag", ["redis:8.10.2", "docker.io/library/redis:8.10.2"])
-def test_image_is_found_by_each_form_of_its_name(tmp_path: Path, tag: str) -> None:
-    identity = in_archive(archive(tmp_path, [tag]), "docker.io/library/redis:8.10.2")
-    assert identity == Identity("2026-01-01T00:00:00Z", ("sha256:a", "sha256:b"))
-
-
-def test_archive_and_docker_agree_on_the_identity(tmp_path: Path) -> None:
+def test_docker_reports_the_identity_of_a_configuration() -> None:
     inspected = {"Created": CONFIG["created"], "RootFS": {"Layers": ["sha256:a", "sha256:b"]}, "Id": "sha256:any"}
-    assert of_inspect(inspected) == in_archive(archive(tmp_path, ["x:1"]), "x:1")
-
-
-def test_missing_image_is_refused_with_the_present_ones(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="does not contain redis:8, but x:1"):
-        in_archive(archive(tmp_path, ["x:1"]), "redis:8")
-
-
-def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "image.tar"
-    path.write_text("no tar")
-    with pytest.raises(ArchiveError, match="is not an archive of docker save"):
-        in_archive(str(path), "redis:8")
-    with pytest.raises(ArchiveError, match="is not an archive of docker save"):
-        in_archive(str(tmp_path / "missing.tar"), "redis:8")
+    assert of_inspect(inspected) == of_config(CONFIG)
 
 
 DEBIAN = {"redoubt.package": "redis-server=5:8.0.2-3+deb13u3"}

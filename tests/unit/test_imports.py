@@ -123,3 +123,10 @@ def _package(name: str) -> str:
     """Return the package of redisctl that a module is in; empty for any other module."""
     parts = name.split(".")
     return parts[1] if parts[0] == "redisctl" and parts[1:2] and parts[1] != "__main__" else ""
+
+
+def test_only_the_command_line_imports_its_patches() -> None:
+    """gevent then replaces threads and processes, also those of the tests."""
+    known = modules()
+    importers = {name for name, path in known.items() if "redoubt.pyinfra_patches" in imports(path, known)}
+    assert importers == {"tasks.deploy_lock"}

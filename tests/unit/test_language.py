@@ -20,6 +20,10 @@ REPLACEMENTS = dict(
 )
 UNCLEAR = re.compile(rf"\b({'|'.join(REPLACEMENTS)})\b", re.IGNORECASE)
 MAX_TEST_NAME = 60
+# Ways to logs that pass on what a Redis that was taken over wrote for the reader's terminal.
+RAW_LOGS = re.compile(
+    r"docker (compose )?logs\b|\b(tail|less|cat|grep|head)\s[^|`\n]*redis\.log|(see|in) logs/redis\.log"
+)
 MAX_DOCSTRING_LINE = 79
 
 
@@ -122,3 +126,12 @@ def test_docstrings_have_short_first_lines(path: Path) -> None:
 )
 def test_long_first_lines_are_found(source: str, expected: list[str]) -> None:
     assert long_first_lines(source) == expected
+
+
+def test_nothing_names_a_raw_way_to_logs() -> None:
+    """Messages and documentation name redisctl log, which bounds and escapes."""
+    paths = [path for path in _files(".md", ".py", ".sh", ".j2") if not _relative(path).startswith("tests/")]
+    raw = {f"{_relative(path)}: {match[0]}" for path in paths for match in RAW_LOGS.finditer(path.read_text())}
+    assert raw == set()
+    for line in ("docker logs --tail 9 redis", "tail -f logs/redis.log", "docker compose logs", "see logs/redis.log"):
+        assert RAW_LOGS.search(line)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from redisctl.core.instance import Instance
 from redoubt import deploy_lock
 from redoubt.deploy_lock import LockState
 from redoubt.facts.instance import DeployLock
+from tests.deployed_redis import wait_until
 
 HEARTBEAT = Path(__file__).resolve().parents[2] / "files" / "deploy-lock.sh"
 HOLDER = {"who": "ann@laptop", "verb": "deploy", "since": "2026-11-27T09:12:03+00:00"}
@@ -102,11 +104,12 @@ def test_lock_follows_no_link(lock_file: Path, tmp_path: Path) -> None:
 
 
 def test_waiting_verb_gets_the_lock_once_it_is_free(lock_file: Path) -> None:
-    with subprocess.Popen(["flock", str(lock_file), "sleep", "1"]):
-        while not lock_file.exists() or lock.holder("redis") is None:
-            time.sleep(0.02)
+    with subprocess.Popen(["flock", str(lock_file), "cat"], stdin=subprocess.PIPE, text=True) as verb:
+        wait_until(lambda: lock_file.exists() and lock.holder("redis"), "the other verb holds the lock", 30)
+        # It ends while this one waits.
+        threading.Timer(0.3, verb.communicate).start()
         with lock.hold("redis", "recover", wait=30):
-            pass
+            assert verb.wait(10) == 0
 
 
 def test_holder_names_the_verb() -> None:
@@ -117,6 +120,17 @@ def test_holder_names_the_verb() -> None:
         assert (holder.run, holder.pid, holder.verb) == ("", os.getpid(), "backup")
         assert str(holder).startswith(f"redisctl is at work (backup, process {os.getpid()}, for ")
     assert lock.holder("redis") is None
+
+
+def test_deploy_waits_longer_than_it_looks_for_a_holder(lock_file: Path) -> None:
+    """A holder that files/lock-state.sh does not report yet does not stop a deploy."""
+    with subprocess.Popen(["flock", str(lock_file), "sleep", "3"]):
+        while not lock_file.exists() or lock.holder("redis") is None:
+            time.sleep(0.02)
+        heartbeat = Heartbeat(lock_file, "run-1")
+        heartbeat.wait_until_shared(lock_file, "run-1")
+    heartbeat.end()
+    assert heartbeat.process.returncode == 0
 
 
 def test_holder_names_the_operator_of_a_deploy(heartbeat: Heartbeat) -> None:

@@ -11,6 +11,7 @@ from redisctl.backup import offsite
 from redisctl.backup.offsite import CommandResult, Copy
 from redisctl.core import process
 from redisctl.core.errors import Failure
+from redisctl.core.instance import Instance
 from redoubt.settings.load import load
 
 SECRETS = Path("/srv/redis/secrets/repository")
@@ -30,6 +31,7 @@ def test_restic_gets_paths_of_secrets_and_the_proxies(monkeypatch: pytest.Monkey
         *("--json", "--no-cache", "--cacert", f"{SECRETS}/ca_certificate", "snapshots"),
     ]
     assert offsite.environment(SECRETS, given) == {
+        "RESTIC_PROGRESS_FPS": "0.2",
         "PATH": process.ENVIRONMENT["PATH"],
         "TZ": "UTC",
         "https_proxy": "http://proxy:3128",
@@ -141,6 +143,32 @@ def test_copy_is_chosen_by_name_and_host(copies: list[Copy], name: str, host: st
 def test_ambiguous_copy_is_refused(copies: list[Copy], name: str, message: str) -> None:
     with pytest.raises(Failure, match=message):
         offsite.choose_copy(copies, name, "")
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ('{"total_size":1000000000000000}', "free, and backup 20261124T030000Z takes up to"),
+        ("{}", "not report the size"),
+    ],
+)
+def test_copy_without_room_is_not_fetched(
+    size: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def restic(_: Instance, command: str, *arguments: str, **__: object) -> CommandResult:
+        commands.append(command)
+        return CommandResult(0, size if command == "stats" else "", "")
+
+    monkeypatch.setattr(offsite, "_restic", restic)
+    monkeypatch.setattr(offsite, "list_copies", lambda _: ONE_HOST)
+    instance = Instance("redis", tmp_path, "")
+    instance.backups.mkdir()
+    with pytest.raises(Failure, match=message):
+        offsite.fetch(instance, "latest")
+    assert commands == ["stats"]
+    assert list(instance.backups.iterdir()) == []
 
 
 @pytest.mark.parametrize(

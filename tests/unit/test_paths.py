@@ -71,13 +71,25 @@ def test_removal_keeps_data_unless_asked() -> None:
     assert kept == {Path("/srv/redis/data"), Path("/srv/redis/backups")}
     without = set(paths.removable("redis", Path("/srv/redis"), data=False))
     assert not [path for path in without for top in kept if path.is_relative_to(top)]
-    assert set(paths.removable("redis", Path("/srv/redis"), data=True)) == without | kept
+    with_data = set(paths.removable("redis", Path("/srv/redis"), data=True))
+    # The marker lets the next deploy use the root with the data.
+    assert with_data - without == {*kept, Path("/srv/redis") / paths.MARKER}
 
 
 def test_removal_deletes_the_program_last() -> None:
     """As long as it is there, an interrupted removal can be run again."""
     removable = [str(path) for path in paths.removable("redis", Path("/srv/redis"), data=True)]
-    assert removable[-3:] == ["/srv/redis/redisctl", "/run/redoubt-srv-redis.modules", "/usr/local/sbin/redisctl"]
+    assert removable[-4:-2] == ["/srv/redis/redisctl", "/srv/redis/.redoubt"]
+    assert removable[-2:] == ["/run/redoubt-srv-redis.modules", "/usr/local/sbin/redisctl"]
+
+
+def test_removal_deletes_only_files_that_a_deploy_checks() -> None:
+    """Outside the root. What others have written there is not the instance's."""
+    removable = {str(path) for path in paths.removable("redis", Path("/srv/redis"), data=True)}
+    removable = {path for path in removable if not path.startswith(("/srv/redis/", "/run/redoubt-"))}
+    links = {path for path in removable if "/system/" in path and ".wants/" in path}
+    assert removable - links == set(paths.outside_root("redis"))
+    assert {f"{paths.SYSTEMD_UNITS}/{PurePosixPath(link).name}" for link in links} <= set(paths.outside_root("redis"))
 
 
 def test_removal_keeps_the_history_and_the_lock() -> None:

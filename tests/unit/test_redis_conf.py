@@ -32,7 +32,9 @@ def test_the_default_directives() -> None:
         "appendfsync everysec",
         "aof-rewrite-incremental-fsync yes",
         "lazyfree-lazy-eviction yes",
-        "maxclients 10000",
+        "maxclients 10032",
+        "maxmemory-clients 134217728",
+        "proto-max-bulk-len 33554432",
         "protected-mode yes",
     }
     assert expected <= set(conf())

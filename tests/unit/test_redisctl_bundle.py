@@ -53,7 +53,8 @@ def test_program_ends_with_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_instance_has_its_own_command() -> None:
     settings = load({"redis_name": "queue"})
     files = {file.path: file.content for file in host_files.redisctl_program(settings)}
-    assert files["/usr/local/sbin/redisctl-queue"] == '#!/bin/sh\nexec /srv/queue/redisctl "$@"\n'
+    assert files["/usr/local/sbin/redisctl-queue"].startswith("#!/bin/sh\n# ")
+    assert files["/usr/local/sbin/redisctl-queue"].endswith('\nexec /srv/queue/redisctl "$@"\n')
     config = host_files.redisctl_config(settings)
     assert (config.path, '"name": "queue"' in config.content) == ("/srv/queue/redisctl.json", True)
     assert host_files.redisctl_path(load({})) == "/usr/local/sbin/redisctl"

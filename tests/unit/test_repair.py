@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from redisctl.data.repair import AOF, RDB, Finding, RdbCheck, Report, best_source
+from redisctl.data.file_check import Finding, RdbCheck
+from redisctl.data.repair import AOF, RDB, Report, best_source
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from redoubt.sizes import MIB
 
 SETTINGS = load({})
 LIMITS: dict[str, Any] = {
-    "Memory": 1536 * MIB,
+    "Memory": 1664 * MIB,
     "MemoryReservation": 512 * MIB,
     "NanoCpus": 10**9,
     "CpuShares": 512,
@@ -38,16 +38,16 @@ UP_TO_DATE = InstanceState(
 
 
 V1 = {
-    "memory.limit_in_bytes": "1610612736",
-    "memory.memsw.limit_in_bytes": "1610612736",
+    "memory.limit_in_bytes": "1744830464",
+    "memory.memsw.limit_in_bytes": "1744830464",
     "pids.max": "128",
     "cpu.cfs_quota_us": "100000",
     "cpu.cfs_period_us": "100000",
 }
-V2 = {"memory.max": "1610612736", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "100000 100000"}
+V2 = {"memory.max": "1744830464", "memory.swap.max": "0", "pids.max": "128", "cpu.max": "100000 100000"}
 
 ACL = (
-    *(f"user {user.name} on sanitize-payload # {user.rules(SETTINGS.server_version)}" for user in acl.users(SETTINGS)),
+    *(f"user {user.name} on sanitize-payload # {user.rules(acl.table_of(SETTINGS))}" for user in acl.users(SETTINGS)),
     "user default off sanitize-payload ~* &* +@all",
 )
 
@@ -67,7 +67,7 @@ def test_paused_service_keeps_its_container() -> None:
     assert drift(SETTINGS, state(status="paused")) == Drift(("redis is paused",), (), ("redis",))
 
 
-@pytest.mark.parametrize("kernel", [V1, V2, {"memory.max": "1610612736"}])
+@pytest.mark.parametrize("kernel", [V1, V2, {"memory.max": "1744830464"}])
 def test_enforced_limits_are_no_drift(kernel: dict[str, str]) -> None:
     assert not drift(SETTINGS, replace(UP_TO_DATE, cgroup=kernel))
 
@@ -76,11 +76,11 @@ def test_enforced_limits_are_no_drift(kernel: dict[str, str]) -> None:
     ("kernel", "limit"),
     [
         ({**V2, "memory.swap.max": "max"}, "swap = no limit, the settings say 0"),
-        ({**V2, "memory.max": "max"}, "memory = no limit, the settings say 1610612736"),
+        ({**V2, "memory.max": "max"}, "memory = no limit, the settings say 1744830464"),
         ({**V2, "cpu.max": "max 100000"}, "cpus = no limit, the settings say 1"),
         ({**V2, "cpu.max": "50000 100000"}, "cpus = 0.5, the settings say 1"),
         ({**V2, "pids.max": "max"}, "pids = no limit, the settings say 128"),
-        ({**V1, "memory.memsw.limit_in_bytes": "3221225472"}, "swap = 1610612736, the settings say 0"),
+        ({**V1, "memory.memsw.limit_in_bytes": "3489660928"}, "swap = 1744830464, the settings say 0"),
         ({**V1, "memory.memsw.limit_in_bytes": "9223372036854771712"}, "swap = no limit, the settings say 0"),
         ({**V1, "cpu.cfs_quota_us": "-1"}, "cpus = no limit, the settings say 1"),
     ],
@@ -162,7 +162,7 @@ def test_limit_without_kernel_support_is_no_drift(value: int | None) -> None:
         ),
         (
             state(status="paused", limits={**LIMITS, "Memory": 5}),
-            "the limit Memory = 5, the settings say 1610612736",
+            "the limit Memory = 5, the settings say 1744830464",
             ("redis",),
         ),
         (
@@ -258,12 +258,12 @@ def test_changed_passwords_do_not_restart_redis(name: str) -> None:
         ),
         (
             state(limits={**LIMITS, "Memory": 5}),
-            "redis has the limit Memory = 5, the settings say 1610612736",
+            "redis has the limit Memory = 5, the settings say 1744830464",
             service_drift.LiveChange(limits=True, raises_limits=True),
         ),
         (
             state(limits={**LIMITS, "Memory": 2**40}),
-            "redis has the limit Memory = 1099511627776, the settings say 1610612736",
+            "redis has the limit Memory = 1099511627776, the settings say 1744830464",
             service_drift.LiveChange(limits=True),
         ),
         (state(limits={**LIMITS, "PidsLimit": -1}), "the limit PidsLimit = -1", service_drift.LiveChange(limits=True)),
@@ -325,27 +325,49 @@ def test_replaced_live_directory_means_data_loss() -> None:
     assert not drift(SETTINGS, replace(UP_TO_DATE, stale_mounts=("logs",))).data_lost
 
 
-def network(**changes: Any) -> Network:
-    return replace(Network(internal=True, masquerade=False, members=frozenset({"redis"})), **changes)
+def backend(**changes: Any) -> Network:
+    member = frozenset({"redis"})
+    return replace(Network(internal=True, masquerade=False, members=member, bridge="redis-back"), **changes)
+
+
+def edge(**changes: Any) -> Network:
+    return backend(**{"internal": False, "bridge": "redis-edge", "subnet": str(SETTINGS.edge_subnet), **changes})
 
 
 @pytest.mark.parametrize(
-    ("networks", "recreated"),
+    ("networks", "reasons"),
     [
-        ({"redis_backend": network(), "redis_edge": network(internal=False)}, ()),
-        ({"redis_backend": network(internal=False), "redis_edge": network(internal=False)}, ("redis_backend",)),
-        ({"redis_backend": network(), "redis_edge": network(internal=False, masquerade=True)}, ("redis_edge",)),
+        ({"redis_backend": backend(), "redis_edge": edge(), "redis_default": edge(masquerade=True)}, {}),
+        (
+            {"redis_backend": backend(internal=False), "redis_edge": edge()},
+            {"redis_backend": "has a way out of the host"},
+        ),
+        (
+            {"redis_backend": backend(), "redis_edge": edge(masquerade=True)},
+            {"redis_edge": "has a way out of the host"},
+        ),
+        (
+            {"redis_backend": backend(bridge=""), "redis_edge": edge(bridge="br-1")},
+            {
+                "redis_backend": "has the bridge that Docker named, not redis-back",
+                "redis_edge": "has the bridge br-1, not redis-edge",
+            },
+        ),
+        (
+            {"redis_backend": backend(), "redis_edge": edge(subnet="172.19.0.0/16")},
+            {"redis_edge": f"has the addresses 172.19.0.0/16, not {SETTINGS.edge_subnet}"},
+        ),
     ],
 )
-def test_networks_with_a_way_out_are_recreated(networks: dict[str, Network], recreated: tuple[str, ...]) -> None:
+def test_differing_networks_are_recreated(networks: dict[str, Network], reasons: dict[str, str]) -> None:
     difference = drift(SETTINGS, replace(UP_TO_DATE, networks=networks))
-    assert difference.networks == recreated
-    assert difference.reasons == tuple(f"the network {name} has a way out of the host" for name in recreated)
+    assert difference.networks == tuple(reasons)
+    assert difference.reasons == tuple(f"the network {name} {reason}" for name, reason in reasons.items())
     assert difference.foreign_containers == ()
 
 
 def test_foreign_containers_on_a_network_are_named() -> None:
-    with_foreign_container = network(internal=False, members=frozenset({"redis", "web-1"}))
+    with_foreign_container = backend(internal=False, members=frozenset({"redis", "web-1"}))
     assert drift(
         SETTINGS, replace(UP_TO_DATE, networks={"redis_backend": with_foreign_container})
     ).foreign_containers == ("web-1",)

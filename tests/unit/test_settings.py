@@ -24,7 +24,7 @@ def problems(**data: Any) -> list[str]:
 
 def test_no_setting_is_required() -> None:
     settings = load({})
-    assert (settings.redis_maxmemory, settings.memory_limit) == (GIB, 1536 * MIB)
+    assert (settings.redis_maxmemory, settings.memory_limit) == (GIB, 1664 * MIB)
     assert settings.root == "/srv/redis"
 
 
@@ -95,6 +95,10 @@ def test_keys_of_day2_verbs_are_not_settings() -> None:
         ({"redis_backup_restic_repository": "sftp:-oProxyCommand=x:/y"}, "is not a supported repository"),
         ({"redis_backup_restic_repository": "sftp:nas:/x;reboot"}, "is not a supported repository"),
         ({"redis_backup_restic_repository": "/x", "redis_backup_repository_files": {"token": "x"}}, "['token']"),
+        ({"redis_edge_subnet": "198.18.0.0/29"}, "is not an IPv4 network of 16 to 65536 addresses"),
+        ({"redis_edge_subnet": "fd00::/64"}, "is not an IPv4 network of 16 to 65536 addresses"),
+        ({"redis_edge_subnet": "127.8.0.0/16"}, "is reserved by the kernel"),
+        ({"redis_edge_subnet": "198.18.7.17/28"}, "is not a network"),
         ({"redis_tls": "required", "redis_tls_names": ["https://x"]}, "is not a host name (for example redis-1"),
         ({"redis_tls": "required", "redis_tls_names": ["10.0.0.256"]}, "is not a host name (for example redis-1"),
     ],
@@ -109,8 +113,17 @@ def test_an_invalid_value_is_refused(data: dict[str, Any], message: str) -> None
     [
         ({"redis_extra_config": {"maxmemory": "2gb"}}, "maxmemory is managed by Redoubt"),
         ({"redis_extra_config": {"tls-protocols": "TLSv1"}}, "tls-protocols is managed by Redoubt"),
-        ({"redis_container_memory": "1G"}, "Use at least 1408mb, or remove the setting to get 1536mb"),
-        ({"redis_container_nofile": 10000}, "at least 10032"),
+        ({"redis_extra_config": {"hash-max-ziplist-value": "1"}}, "hash-max-ziplist-value is managed by Redoubt"),
+        *(
+            ({"redis_extra_config": {name: "x"}}, f"{name} names the files of the data: with another name Redis starts")
+            for name in ("dbfilename", "appendfilename", "appenddirname")
+        ),
+        *(
+            ({"redis_extra_config": {name: "x"}}, f"{name} makes Redis a replica or a node of a cluster")
+            for name in ("replicaof", "slaveof", "cluster-enabled")
+        ),
+        ({"redis_container_memory": "1G"}, "Use at least 1536mb, or remove the setting to get 1664mb"),
+        ({"redis_container_nofile": 10000}, "at least 10064"),
         ({"redis_image_source": "archive"}, "needs redis_image_archive"),
         ({"redis_image_source": "archive", "redis_image_archive": "/nowhere.tar"}, "no such file"),
         (
@@ -122,6 +135,7 @@ def test_an_invalid_value_is_refused(data: dict[str, Any], message: str) -> None
             "redis_image has a digest, which an archive cannot contain",
         ),
         ({"redis_image_archive": "/nowhere.tar"}, "does not use it"),
+        ({"redis_image_archive_digest": f"sha256:{'0' * 64}"}, "redis_image_archive_digest is set, but"),
         ({"redis_renamed_commands": ["CONFIG", "EVAL"]}, "EVAL: in both redis_disabled_commands and"),
         ({"redis_disabled_commands": ["PING"]}, "PING: cannot be disabled"),
         ({"redis_renamed_commands": ["evalsha"]}, "EVALSHA: cannot be disabled or renamed"),
@@ -211,16 +225,22 @@ def test_valid_settings_are_known_despite_invalid_ones() -> None:
     ("user", "message"),
     [
         ({"role": "session"}, "shop: the role session needs keys, for example ['shop:*']"),
-        ({"role": "queue", "keys": ["*"]}, "shop: keys = '*' includes the keys of all other users"),
+        ({"role": "queue", "keys": ["*"]}, "shop: keys: '*' matches keys of the user sessions"),
         ({"role": "metrics", "keys": ["x"]}, "shop: the role metrics reads no keys"),
         ({"role": "custom", "keys": ["x"]}, "shop: the role custom needs rules"),
         ({"role": "owner", "keys": ["x"]}, "redis_users['shop']['role'] = 'owner'"),
         ({"role": "cache", "keys": ["two words"]}, "redis_users['shop']['keys'][0] = 'two words'"),
         ({"role": "cache", "keys": ["x"], "rules": "~*"}, "'~*' is not a command rule, for example +get"),
         ({"role": "cache", "keys": ["x"], "rules": "nopass"}, "'nopass' is not a command rule, for example +get"),
-        ({"role": "cache", "keys": ["x"], "rules": "+@all"}, "'+@all' gives access to all data"),
-        ({"role": "cache", "keys": ["x"], "rules": "+get +acl|setuser"}, "'+acl|setuser' gives access to all data"),
+        ({"role": "cache", "keys": ["x"], "rules": "+@all"}, "'+@all' allows ACL DELUSER and"),
+        (
+            {"role": "cache", "keys": ["x"], "rules": "+get +acl|setuser"},
+            "'+acl|setuser' allows ACL SETUSER: no application",
+        ),
         ({"role": "cache", "key": ["x"]}, "redis_users['shop']['key']"),
+        ({"role": "cache", "keys": ["a" * 1200]}, "has 1200 characters; a pattern has at most 200"),
+        ({"role": "cache", "keys": ["*a" + "?" * 30]}, "has 31 wildcards (*, ? and [...]); a pattern has at most 10"),
+        ({"role": "cache", "keys": ["x"], "channels": ["?" * 11]}, "has 11 wildcards"),
     ],
 )
 def test_an_invalid_user_is_refused(user: dict[str, Any], message: str) -> None:

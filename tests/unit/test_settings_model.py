@@ -18,6 +18,7 @@ from redoubt.settings.reference import PRINTED, settings_file, settings_table
 from redoubt.sizes import MIB
 
 ROOT = Path(__file__).resolve().parents[2]
+TLS_FILES = {f"redis_tls_{name}" for name in ("cert", "key", "ca", "client_cert", "client_key")}
 
 
 # -- Derived values
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("maxmemory", ["16mb", "64mb", "640mb", "1gb", "8gb"])
 def test_the_derived_memory_limit_is_always_accepted(maxmemory: str) -> None:
     derived = load({"redis_maxmemory": maxmemory})
-    smallest = smallest_memory_limit(derived.redis_maxmemory)
+    smallest = derived.smallest_memory_limit
     assert derived.memory_limit >= smallest
     assert load({"redis_maxmemory": maxmemory, "redis_container_memory": smallest}).memory_limit == smallest
     with pytest.raises(SettingsError, match="redis_container_memory"):
@@ -65,6 +66,12 @@ def test_the_start_timeout_is_above_that_of_the_health_check() -> None:
 )
 def test_the_ports_follow_from_redis_tls(tls: str, ports: tuple[Port, ...]) -> None:
     assert load({"redis_tls": tls, "redis_tls_port": 7000}).ports == ports
+
+
+def test_the_edge_network_derives_from_the_name() -> None:
+    derived, given = load({}), load({"redis_edge_subnet": "192.168.77.0/24"})
+    assert (str(derived.edge_subnet), derived.edge_address) == ("198.19.79.176/28", "198.19.79.178")
+    assert (str(given.edge_subnet), given.edge_address) == ("192.168.77.0/24", "192.168.77.2")
 
 
 def test_paths_derive_from_the_name_and_the_root() -> None:
@@ -111,6 +118,9 @@ def test_every_setting_has_a_description_and_an_effect() -> None:
 
 # Another value for each setting whose change may reach the running Redis.
 OTHER_VALUES: dict[str, Any] = {
+    "redis_max_value": 16 * MIB,
+    "redis_edge_subnet": "198.18.7.16/28",
+    "redis_maxclients_per_source": 20,
     "redis_engine": "valkey",
     "redis_image": "x/y:1",
     "redis_maxmemory_policy": "noeviction",
@@ -147,7 +157,7 @@ def test_the_container_is_recreated_exactly_for_restarts(effect: Effect) -> None
         "redis_unix_socket_gid": {"redis_unix_socket": True},
     }
     # They cannot be set without TLS. With it a deploy has the running Redis load them.
-    certificate = {"redis_tls_source", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
+    certificate = {"redis_tls_source", *TLS_FILES}
     for name, value in load({}).with_effect(effect).items():
         if name in certificate:
             continue
@@ -214,7 +224,7 @@ def test_the_written_settings_are_those_of_the_model(path: str) -> None:
 
 
 def test_the_settings_file_is_valid_when_uncommented() -> None:
-    files = {"redis_image_archive", "redis_tls_cert", "redis_tls_key", "redis_tls_ca"}
+    files = {"redis_image_archive", "redis_image_archive_digest", *TLS_FILES}
     values: dict[str, Any] = {}
     for line in settings_file().splitlines():
         name, _, value = line.removeprefix("# ").partition(" = ")

@@ -37,6 +37,16 @@ BAD = (
         ("# Fatal error: can't open the append log file x for reading: Permission denied", "may not read", "deploy"),
         ("# Write error writing append only file: No space left on device", "disk is full", "--discard-previous"),
         ("*** FATAL CONFIG FILE ERROR (Redis 8.0.2) ***\n>>> 'bogus'\nBad directive", "configuration", "deploy"),
+        (
+            "# FATAL: Data file was created with a Redis server configured to handle more than 8 databases. Exiting",
+            "more than 8 databases",
+            "redis_databases",
+        ),
+        (
+            "# The RDB file contains module data I can't load: no matching module type 'ReJSON-RL'",
+            "module ReJSON-RL",
+            "loadmodule",
+        ),
         ("# Wrong signature trying to load DB from file", "not from Redis", "restore latest"),
     ],
 )

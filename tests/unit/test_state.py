@@ -121,8 +121,20 @@ def collect(monkeypatch: pytest.MonkeyPatch, instance: Instance, host: FakeHost,
 
 def test_containers_and_networks_are_reported(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
     (instance.root / "compose.yml").touch()
-    edge = {"Name": "redis_edge", "Internal": False, "Options": {}, "Containers": {"1": {"Name": "redis"}}}
-    backend = {"Name": "redis_backend", "Internal": True, "Options": None, "Containers": None}
+    edge = {
+        "Name": "redis_edge",
+        "Internal": False,
+        "Options": {"com.docker.network.bridge.name": "redis-edge"},
+        "IPAM": {"Config": [{"Subnet": "fd00::/64"}, {"Subnet": "198.18.0.0/28"}]},
+        "Containers": {"1": {"Name": "redis"}},
+    }
+    backend = {
+        "Name": "redis_backend",
+        "Internal": True,
+        "Options": None,
+        "IPAM": {"Config": None},
+        "Containers": None,
+    }
     result = collect(monkeypatch, instance, FakeHost(inspected(), networks=[edge, backend]), image="redis:8")
     assert result.containers == (
         Container(
@@ -141,7 +153,13 @@ def test_containers_and_networks_are_reported(monkeypatch: pytest.MonkeyPatch, i
         ),
     )
     assert result.networks == {
-        "redis_edge": Network(internal=False, masquerade=True, members=frozenset({"redis"})),
+        "redis_edge": Network(
+            internal=False,
+            masquerade=True,
+            members=frozenset({"redis"}),
+            bridge="redis-edge",
+            subnet="198.18.0.0/28",
+        ),
         "redis_backend": Network(internal=True, masquerade=False, members=frozenset()),
     }
     assert result.hashes == {"redis": "abc"}
@@ -285,7 +303,7 @@ def test_redis_cannot_be_asked_without_its_secrets(
         (instance.root / name).write_text(secrets[name])
     # A directory in the place of a file, as somebody may have put it there.
     (instance.root / missing).mkdir()
-    monkeypatch.setattr(Instance, "socket_path", lambda _: str(instance.root / "socket"))
+    monkeypatch.setattr(Instance, "connect_socket", lambda *_: connected_to(instance.root / "socket"))
     with fake_redis(instance.root / "socket", {}):
         (refusal,) = state._redis(instance, StateRequest("redis", "/"), RUNNING).values()
     assert refusal == f"cannot be asked: {instance.root / missing}: Is a directory: deploy again"
@@ -303,6 +321,14 @@ def encode(value: Any) -> bytes:
         return f"-{value}\r\n".encode()
     data = value if isinstance(value, bytes) else value.encode()
     return b"$%d\r\n%s\r\n" % (len(data), data)
+
+
+def connected_to(path: Path) -> socket.socket:
+    """Return a connection to a Unix socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(5)
+    connection.connect(str(path))
+    return connection
 
 
 @contextmanager
@@ -346,10 +372,10 @@ def ask(monkeypatch: pytest.MonkeyPatch, instance: Instance, **answers: Any) -> 
     (secrets / "server").mkdir(parents=True)
     (secrets / "admin").write_text("x")
     (secrets / "server/commands.conf").write_text("rename-command CONFIG config-1\n")
-    monkeypatch.setattr(Instance, "socket_path", lambda _: str(path))
+    monkeypatch.setattr(Instance, "connect_socket", lambda *_: connected_to(path))
     info = answers.get("INFO", INFO)
     text = "".join(f"{name}:{value}\r\n" for name, value in info.items()) if isinstance(info, dict) else info
-    usual = {"config-1": ["save", "", "maxmemory", "5"], "ACL": [f"user x on {HASHES['b']} ~*"]}
+    usual = {"config-1": ["save", "", "maxmemory", "5"], "ACL": [f"user x on {HASHES['b']} ~*"], "ROLE": ["master"]}
     with fake_redis(path, {**usual, **answers, "INFO": text}):
         return state._redis(instance, StateRequest("redis", "/", acl=f"user x on {HASHES['a']}"), RUNNING)
 
@@ -358,14 +384,25 @@ def ask(monkeypatch: pytest.MonkeyPatch, instance: Instance, **answers: Any) -> 
 def test_answers_of_redis_are_reported(
     monkeypatch: pytest.MonkeyPatch, instance: Instance, info: dict[str, Any], engine: str
 ) -> None:
+    info = {**info, "db0": "keys=2,expires=0", "db12": "keys=1,expires=0"}
     assert ask(monkeypatch, instance, INFO=info) == {
         "config": {"save": "", "maxmemory": "5"},
         "acl": ("user x on # ~*",),
         "passwords": ("x",),
         "running_engine": engine,
         "running_version": "8.0.2",
+        "primary": "",
         "used_memory": 400,
+        "used_databases": 13,
     }
+
+
+def test_replica_names_its_primary(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    """INFO has the name of the primary, which may contain lines."""
+    host = "10.0.0.1\x1b\r\nrole:master"
+    info = {**INFO, "role": "slave", "master_host": host, "master_port": 6379}
+    role = ["slave", host, 6379, "connect", -1]
+    assert ask(monkeypatch, instance, INFO=info, ROLE=role)["primary"] == r"10.0.0.1\x1b\r\nrole:master:6379"
 
 
 def test_answers_of_redis_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
@@ -388,6 +425,10 @@ def test_answers_of_redis_cannot_control_the_terminal(monkeypatch: pytest.Monkey
         {"ACL": None},
         {"ACL": [5]},
         {"ACL": ["user"]},
+        {"ACL": ["", "user x on"]},
+        {"ROLE": None},
+        {"ROLE": ["slave"]},
+        {"ROLE": ["slave", 7, 6379]},
         {"INFO": {}},
         {"INFO": {**INFO, "used_memory": "much"}},
         {"INFO": {**INFO, "used_memory": "inf"}},
@@ -399,6 +440,12 @@ def test_malformed_answers_of_redis_are_no_answers(
 ) -> None:
     """A compromised Redis must not prevent the deploy that replaces it."""
     assert ask(monkeypatch, instance, **answers) == {"unanswered": "its answers cannot be read"}
+
+
+def test_list_of_users_that_is_too_long_is_no_answer(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
+    """A user with long rules is not left out."""
+    users = ["user x on", "user backdoor on ~" + "k" * 5_000_000]
+    assert ask(monkeypatch, instance, ACL=users) == {"unanswered": "the answer to ACL is larger than 4.0 MiB"}
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from redoubt import acl, certificate_store, certificates, host_files, service_drift
 from redoubt.certificates import Authority, Identity
 from redoubt.filesystem import AbsentPath, DesiredFile
 from redoubt.redis_conf import certificate
 from redoubt.secret_backends import SecretsError
-from redoubt.settings.load import load
+from redoubt.settings.load import SettingsError, load
 from redoubt.settings.model import Settings
 from tests.unit.test_service_drift import UP_TO_DATE
 from tests.unit.test_service_drift import state as running
@@ -30,6 +31,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CA = certificates.new_authority(NOW)
 NAMES = ("redis-1.example.com", "10.0.0.5", "::1", "*.cache.example.com")
 GOOD = certificates.issue(CA, "redis-1", NAMES, NOW, 365)
+OWN = certificates.issue_for_instance(CA, "redis-1", "redis", NAMES, now=NOW, days=365)
 
 
 def settings(tmp_path: Path, **data: Any) -> Settings:
@@ -64,11 +66,29 @@ def test_certificate_never_outlives_its_ca() -> None:
     assert certificates.issue(CA, "x", ["x"], late, 365).expires == NOW + timedelta(days=certificates.AUTHORITY_DAYS)
 
 
-def test_client_certificate_is_not_valid_for_servers() -> None:
+def usages(identity: Identity) -> list[x509.ObjectIdentifier]:
+    """Return what a certificate is valid for (extended key usage)."""
+    return list(identity.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+
+
+def test_certificates_are_for_servers_or_clients_alone() -> None:
     client = certificates.issue(CA, "web", (), NOW, 90)
-    usage = client.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
-    assert client.names == set()
+    assert (usages(client), client.names) == ([ExtendedKeyUsageOID.CLIENT_AUTH], set())
+    assert (usages(GOOD), GOOD.names) == ([ExtendedKeyUsageOID.SERVER_AUTH], set(NAMES))
+
+
+def test_instance_has_a_client_certificate_of_its_own() -> None:
+    assert OWN.client is not None
+    assert (usages(OWN), usages(OWN.client)) == ([ExtendedKeyUsageOID.SERVER_AUTH], [ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert OWN.client.common_name == "redis on redis-1"
+    assert OWN.client.key != OWN.key
+    other = certificates.issue(CA, "redis on redis-1", (), NOW, 90)
+    assert len({OWN.digest, replace(OWN, client=None).digest, replace(OWN, client=other).digest}) == 3
+    # The pair expires, and is due, with its first certificate.
+    early = replace(OWN, client=other)
+    assert early.expires == NOW + timedelta(days=90)
+    assert certificates.why_due(early, CA, NAMES, NOW + timedelta(days=61)) == "it expires on 2027-02-22 12:00 UTC"
+    assert certificates.why_due(OWN, CA, NAMES, NOW + timedelta(days=61)) == ""
 
 
 @pytest.mark.parametrize(
@@ -122,13 +142,8 @@ def intermediate() -> tuple[Authority, str]:
 def test_certificate_of_intermediate_ca_is_accepted() -> None:
     authority, text = intermediate()
     leaf = certificates.issue(authority, "redis-1", ["a.example.com"], NOW, 90)
-    assert (
-        certificates.problems(
-            replace(leaf, certificate=leaf.certificate + text, ca=CA.certificate), (), NOW, used_as_client=True
-        )
-        == []
-    )
-    (problem,) = certificates.problems(replace(leaf, ca=CA.certificate), (), NOW, used_as_client=True)
+    assert certificates.problems(replace(leaf, certificate=leaf.certificate + text, ca=CA.certificate), (), NOW) == []
+    (problem,) = certificates.problems(replace(leaf, ca=CA.certificate), (), NOW)
     assert problem.startswith("the CA issued neither the certificate")
 
 
@@ -168,15 +183,18 @@ def test_certificate_of_intermediate_ca_is_accepted() -> None:
 def test_certificate_from_files_is_checked(
     identity: Identity, names: tuple[str, ...], at: datetime, message: str
 ) -> None:
-    problems = certificates.problems(identity, names, at, used_as_client=True)
+    problems = certificates.problems(identity, names, at)
     assert message in "\n".join(problems)
     assert bool(problems) == bool(message)
 
 
 def settings_with_files(tmp_path: Path, identity: Identity) -> Settings:
     """Write a certificate to files, and return settings that name them."""
-    paths = {f"redis_tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
-    for path, text in zip(paths.values(), (identity.certificate, identity.key, identity.ca), strict=True):
+    texts = {"cert": identity.certificate, "key": identity.key, "ca": identity.ca}
+    if identity.client:
+        texts |= {"client_cert": identity.client.certificate, "client_key": identity.client.key}
+    paths = {f"redis_tls_{name}": tmp_path / name for name in texts}
+    for path, text in zip(paths.values(), texts.values(), strict=True):
         path.write_text(text)
     return load(
         {"redis_tls": "required", "redis_tls_source": "files", **{name: str(path) for name, path in paths.items()}}
@@ -221,12 +239,65 @@ def test_files_that_openssl_refuses_are_reported(tmp_path: Path) -> None:
     assert problem.endswith("the certificate is not text in PEM (-----BEGIN CERTIFICATE-----)")
 
 
+def test_client_certificate_from_files_is_checked(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    authority = certificates.new_authority(now)
+    good = certificates.issue_for_instance(authority, "a", "redis", ["a"], now=now, days=90)
+    own = settings_with_files(tmp_path, good)
+    assert certificate_store.check(own, "a", now) == []
+    assert certificate_store.load(own, "a") == good
+    short = with_short_key(authority, now)
+    for client, message in (
+        (
+            replace(good, client=None),
+            "the certificate is not valid for clients (extended key usage), and Redis refuses",
+        ),
+        (
+            certificates.issue(certificates.new_authority(now), "x", (), now, 90),
+            "the CA issued neither the certificate",
+        ),
+        (short, "OpenSSL refuses it with this key and this CA: EE_KEY_TOO_SMALL"),
+    ):
+        settings_with_files(tmp_path, replace(good, client=client))
+        (problem,) = certificate_store.check(own, "a", now)
+        assert problem.startswith(f"{tmp_path / 'client_cert'}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({}, "redis_tls_auth_clients = 'yes' needs redis_tls_client_cert and redis_tls_client_key as well: "),
+        ({"redis_tls_client_cert": "LICENSE"}, "redis_tls_auth_clients = 'yes' needs redis_tls_client_key as well: "),
+        (
+            {"redis_tls_client_cert": "LICENSE", "redis_tls_auth_clients": "no"},
+            "redis_tls_client_cert needs redis_tls_client_key as well",
+        ),
+        (
+            {"redis_tls_client_cert": "LICENSE", "redis_tls_client_key": "nowhere"},
+            "redis_tls_client_key = 'nowhere': there is no such file on this machine",
+        ),
+        (
+            {"redis_tls_source": "ca", "redis_tls_client_cert": "LICENSE"},
+            "redis_tls_client_cert: set, but redis_tls_source = 'ca' does not use it",
+        ),
+    ],
+)
+def test_client_pair_is_complete_or_absent(given: dict[str, str], problem: str) -> None:
+    server = {f"redis_tls_{name}": "LICENSE" for name in ("cert", "key", "ca")}
+    if given.get("redis_tls_source") == "ca":
+        server = {}
+    data = {"redis_tls": "required", "redis_tls_source": "files", "redis_tls_auth_clients": "yes", **server, **given}
+    with pytest.raises(SettingsError) as error:
+        load(data)
+    assert problem in str(error.value)
+
+
 def test_key_with_passphrase_is_refused() -> None:
     key = serialization.load_pem_private_key(GOOD.key.encode(), None)
     locked = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
     ).decode()
-    (problem,) = certificates.problems(replace(GOOD, key=locked), (), NOW, used_as_client=False)
+    (problem,) = certificates.problems(replace(GOOD, key=locked), (), NOW)
     assert "the key has a passphrase" in problem
 
 
@@ -242,8 +313,11 @@ def test_ca_and_certificate_are_created_once(tmp_path: Path) -> None:
     other = certificate_store.load_or_create(own, "redis-2", NOW)
     assert other is not None
     assert (other.ca, other.key != first.key) == (first.ca, True)
+    assert first.client is not None
     later = certificate_store.load_or_create(own, "redis-1", NOW + timedelta(days=300))
     assert later is not None
+    assert later.client is not None
+    assert later.client.key != first.client.key
     assert later.expires == NOW + timedelta(days=665)
     assert sorted(path.name for path in tmp_path.rglob("*.yml")) == ["redis.tls.yml", "redis.tls.yml", "redoubt.ca.yml"]
     assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.yml")} == {0o600}
@@ -305,19 +379,21 @@ def test_client_certificate_is_issued_once_until_due(tmp_path: Path) -> None:
 
 def test_each_certificate_has_its_own_file_names() -> None:
     own = load({"redis_tls": "required"})
-    entries = [*host_files.certificate_files(own, GOOD), *host_files.certificate_config(own, GOOD)]
+    entries = [*host_files.certificate_files(own, OWN), *host_files.certificate_config(own, OWN)]
     files = {entry.path: entry for entry in entries if isinstance(entry, DesiredFile)}
     conf = files["/srv/redis/config/tls.conf"].content
-    for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file"):
-        inside = certificate(own, GOOD.digest)[name]
+    for name in ("tls-cert-file", "tls-key-file", "tls-client-cert-file", "tls-client-key-file", "tls-ca-cert-file"):
+        inside = certificate(own, OWN.digest)[name]
         assert f'{name} "{inside}"' in conf
         assert inside.replace("/etc/redis", "/srv/redis/config") in files
     assert [
         file.path for file in files.values() if "PRIVATE" in file.content and (file.mode, file.secret) != (0o400, True)
     ] == []
-    renewed = certificates.issue(CA, "redis-1", NAMES, NOW, 365)
+    assert sum("PRIVATE" in file.content for file in files.values()) == 2
+    renewed = certificates.issue_for_instance(CA, "redis-1", "redis", NAMES, now=NOW, days=365)
     previous = host_files.previous_certificates(own, renewed, files)
-    assert {entry.path for entry in previous} == {path for path in files if GOOD.digest in path}
+    assert {entry.path for entry in previous} == {path for path in files if OWN.digest in path}
+    assert len(previous) == 5
     assert {entry.path for entry in host_files.previous_certificates(own, None, files)} == set(files)
     assert all(isinstance(entry, AbsentPath) for entry in previous)
 

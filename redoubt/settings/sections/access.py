@@ -1,15 +1,18 @@
 """Settings for access to Redis: users and their secrets, the network, and TLS."""
 
+from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from redisctl import paths
 from redoubt.settings.field import Section, setting
 from redoubt.settings.types import (
-    REDIS_GID,
+    SERVER_SECRETS,
     Address,
     CertificateName,
     Command,
+    EdgeSubnet,
     Int,
     Line,
     Network,
@@ -18,8 +21,12 @@ from redoubt.settings.types import (
     check_acl_rules,
 )
 
-# Names that redis_users cannot use: users of every instance, and other files next to their passwords on the host.
-RESERVED_USERS = frozenset({"sessions", "queues", "health", "admin", "default", "server", "generation"})
+# Names that redis_users cannot use: users of every instance, and what lies next to their passwords on the host.
+_DIRECTORIES = (paths.SERVER_SECRETS, paths.REPOSITORY_SECRETS)
+RESERVED_USERS = frozenset(
+    {"sessions", "queues", "health", "admin", "default"}
+    | {*SERVER_SECRETS, *(PurePath(directory).name for directory in _DIRECTORIES)}
+)
 
 
 class NamedUser(BaseModel):
@@ -94,21 +101,33 @@ class NetworkSection(Section):
     redis_port: Int = setting(6379, "Port that Docker publishes on the host.", ge=1, le=65535)
     redis_bind: tuple[Address, ...] = setting(
         ("127.0.0.1",),
-        "Addresses of the host on which Docker publishes the port. () publishes nothing: only containers on the "
+        "Addresses of the host on which Docker publishes the port. [] publishes nothing: only containers on the "
         "network <redis_name>_backend reach Redis. A published port bypasses ufw.",
     )
     redis_allow_from: tuple[Network, ...] = setting(
         (),
-        "Networks that may reach the published port from outside. The firewall drops all others before they reach "
-        "Docker. (): everyone who can reach an address of redis_bind, which may then not be 0.0.0.0 or ::.",
+        "Networks that may reach the published port from outside. The network filter drops all others before they "
+        "reach Docker. []: everyone who can reach an address of redis_bind, which may then be 0.0.0.0 or :: only "
+        "if TLS is required. Clients on the host are never restricted.",
         effect="live",
         example=["10.0.0.0/24"],
     )
+    redis_edge_subnet: EdgeSubnet | None = setting(
+        None,
+        "IPv4 network of the bridge <redis_name>_edge, which carries the published port. Nothing else on the host may "
+        "use its addresses. Default: 16 addresses of 198.18.0.0/15, which derive from redis_name.",
+        example="198.18.7.16/28",
+    )
     redis_unix_socket: bool = setting(
-        False, "Listen on <redis_root>/socket/redis.sock as well, for applications on the same host."
+        False,
+        "Listen on <redis_root>/socket/redis.sock as well, for applications on the same host. Its connections may also "
+        "use the reserve of redis_maxclients.",
     )
     redis_unix_socket_gid: Int = setting(
-        REDIS_GID, "Number of the group on the host whose members may use the socket.", ge=0, le=4_294_967_294
+        0,
+        "Number of the group on the host whose members may use the socket. 0: root alone.",
+        ge=0,
+        le=4_294_967_294,
     )
 
 
@@ -125,8 +144,9 @@ class TlsSection(Section):
     redis_tls_port: Int = setting(6380, "With redis_tls = 'both': the port for TLS.", ge=1, le=65535)
     redis_tls_source: Literal["ca", "files"] = setting(
         "ca",
-        "ca: a CA of your own issues the certificates, and a deploy renews them. It is stored with the secrets. files: "
-        "you provide redis_tls_cert, redis_tls_key and redis_tls_ca.",
+        "ca: a CA that the first deploy creates issues the certificates, and a deploy renews them. It is stored with "
+        "the secrets. files: you provide redis_tls_cert, redis_tls_key and redis_tls_ca, and a pair for clients if "
+        "Redis requires one.",
         effect="live",
     )
     redis_tls_cert: str | None = setting(
@@ -148,6 +168,19 @@ class TlsSection(Section):
         "checks its clients.",
         effect="live",
         example="tls/ca.crt",
+    )
+    redis_tls_client_cert: str | None = setting(
+        None,
+        "With redis_tls_source = 'files': path of a certificate for clients, with its intermediate certificates (PEM). "
+        "Redis and its health check show it to servers that ask for one. redis_tls_auth_clients = 'yes' needs it.",
+        effect="live",
+        example="tls/redis-1-client.crt",
+    )
+    redis_tls_client_key: str | None = setting(
+        None,
+        "With redis_tls_source = 'files': path of its key, without a passphrase.",
+        effect="live",
+        example="tls/redis-1-client.key",
     )
     redis_tls_names: tuple[CertificateName, ...] = setting(
         (),

@@ -18,9 +18,9 @@ class ContainerSection(Section):
     redis_container_memory: DockerSize | None = setting(
         None,
         "Memory limit. Default: 1.5 x redis_maxmemory, which leaves room for forks, buffers and fragmentation "
-        "(measured, see docs/sizing.md).",
+        "(measured, see docs/sizing.md), and redis_client_memory.",
         effect="live",
-        example="1536M",
+        example="1664M",
         ge=64 * MIB,
     )
     redis_container_memory_reservation: DockerSize = setting(
@@ -47,9 +47,9 @@ class ContainerSection(Section):
     )
     redis_container_nofile: Int | None = setting(
         None,
-        "Maximum number of open files. Default: redis_maxclients + 1024. Redis needs 32 more than clients; the rest is "
-        "for files and forks.",
-        example=11024,
+        "Maximum number of open files. Default: redis_maxclients + 1056. Redis needs 64 more than redis_maxclients: a "
+        "reserve of 32 connections, and 32 files. The rest is for files and forks.",
+        example=11056,
         ge=64,
         le=1_048_576,
     )

@@ -6,12 +6,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from redoubt.settings.field import Section, setting
-from redoubt.settings.types import AppService, Engine, HostPath, check_image, matching, split_words
+from redoubt.settings.types import AppService, Engine, HostPath, Int, check_image, matching, split_words
 
 DEFAULT_IMAGES: Mapping[Engine, str] = {
     "redis": "docker.io/library/redis:8.10.2",
     "valkey": "docker.io/valkey/valkey:9.1.4",
 }
+
+# The largest number of a user or group that Docker accepts.
+MAX_ID = 2**31 - 1
 
 # Changes that may lose data: a deploy makes them only if they are allowed by name.
 DataLoss = Literal["eviction", "policy", "persistence", "empty"]
@@ -35,6 +38,20 @@ class InstanceSection(Section):
         "Directory on the host for configuration, data, backups, logs and secrets. Default: /srv/<redis_name>.",
         effect="new instance",
         example="/srv/redis",
+    )
+    redis_uid: Int = setting(
+        999,
+        "Number of the user that Redis runs as. It owns data, backups, logs and secrets on the host, so no account of "
+        "the host may have it. The images need no account with this number. A change restarts Redis twice and "
+        "gives the files to the new user.",
+        ge=1,
+        le=MAX_ID,
+    )
+    redis_gid: Int = setting(
+        999,
+        "Number of the group that Redis runs as. A group of the host may have it, because the group has no rights.",
+        ge=1,
+        le=MAX_ID,
     )
     redis_app_name: Annotated[
         str, matching(r"[A-Za-z0-9_.-]{1,64}", "a name of up to 64 letters, digits, '_', '.' and '-'")
@@ -71,6 +88,14 @@ class ImageSection(Section):
         "With redis_image_source = 'archive': path of the archive on the machine that deploys.",
         effect="none",
         example="images/redis-8.10.2.tar",
+    )
+    redis_image_archive_digest: (
+        Annotated[str, matching("sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits, from sha256sum")] | None
+    ) = setting(
+        None,
+        "Digest of the archive, from 'sha256sum FILE'. Another file is refused, on this machine and on the host.",
+        effect="none",
+        example=f"sha256:{'0' * 64}",
     )
     redis_allow_vulnerable_version: bool = setting(
         False,

@@ -19,6 +19,10 @@ from redoubt.settings.types import (
 )
 from redoubt.sizes import KIB, MIB
 
+# Connections that Redis accepts in addition to redis_maxclients: for the health check, redisctl and admin. Redis cannot
+# reserve connections for a user, so the limit for clients is enforced in front of it.
+RESERVED_CONNECTIONS = 32
+
 
 class MemorySection(Section):
     """Memory and eviction."""
@@ -116,7 +120,40 @@ class ClientsSection(Section):
 
     title: ClassVar[str] = "Clients"
 
-    redis_maxclients: Int = setting(10000, "Maximum number of connections.", ge=10, le=1_000_000)
+    redis_maxclients: Int = setting(
+        10000,
+        "Maximum number of connections of clients over TCP. Redis accepts 32 more, a reserve for the health check, "
+        "redisctl, and admin on the socket.",
+        ge=10,
+        le=1_000_000,
+    )
+    redis_maxclients_per_source: Int | None = setting(
+        None,
+        "Maximum number of connections from one address. All programs on the host that use 127.0.0.1 count as one. "
+        "Default: half of redis_maxclients.",
+        effect="live",
+        ge=1,
+        le=1_000_000,
+        example=5000,
+    )
+    redis_client_memory: RedisSize | None = setting(
+        None,
+        "Memory for the requests and replies of all clients together, in addition to redis_maxmemory. Above it, Redis "
+        "disconnects the clients that use most. One reply may use half of it. Default: 1/8 of redis_maxmemory, at "
+        "least 16mb and 4 x redis_max_value (see docs/sizing.md).",
+        effect="live",
+        example="128mb",
+        ge=4 * MIB,
+    )
+    redis_max_value: RedisSize | None = setting(
+        None,
+        "Maximum size of one value in a request. A transaction may have twice as much. Redis answers more with an "
+        "error and closes the connection. Default: 1/4 of redis_client_memory, which is also the maximum.",
+        effect="live",
+        example="32mb",
+        ge=MIB,
+        le=512 * MIB,
+    )
     redis_timeout: Int = setting(
         300,
         "Close a connection that was idle for this long (seconds, 0: never). Subscribers and blocked workers are "
@@ -129,7 +166,7 @@ class ClientsSection(Section):
         60, "Seconds between TCP keepalive probes, which detect dead peers.", effect="live", ge=0, le=86400
     )
     redis_tcp_backlog: Int = setting(511, "Connections that may wait to be accepted.", ge=1, le=65535)
-    redis_databases: Int = setting(16, "Number of databases.", ge=1, le=1024)
+    redis_databases: Int = setting(16, "Number of databases. A deploy refuses fewer than have keys.", ge=1, le=1024)
     redis_notify_keyspace_events: Annotated[str, AfterValidator(check_keyspace_events)] = setting(
         "Ex",
         "Keyspace events that Redis publishes. Ex: expired keys, on the channel __keyevent@<db>__:expired.",
@@ -146,7 +183,10 @@ class LogsSection(Section):
         "notice", "How much Redis logs.", effect="live"
     )
     redis_logfile_max_size: DockerSize = setting(
-        "10M", "Size at which redis.log is rotated. It is also rotated daily.", effect="none", ge=64 * KIB
+        "10M",
+        "Size above which redis.log is rotated, at most once an hour. It is also rotated daily.",
+        effect="none",
+        ge=64 * KIB,
     )
     redis_logfile_rotations: Int = setting(14, "Number of rotated log files to keep.", effect="none", ge=1, le=3650)
     redis_container_log_max_size: DockerSize = setting(
@@ -181,6 +221,8 @@ class ExtraConfigSection(Section):
         Annotated[str, matching(r"[a-z][a-z0-9-]*", "the name of a directive in lower case")], Line
     ] = setting(
         {},
-        "Directives of redis.conf that have no setting of their own.",
+        "Directives of redis.conf that have no setting of their own. Refused are directives that Redoubt manages, "
+        "names of data files (dbfilename, appendfilename, appenddirname), with which Redis would start empty, and "
+        "directives that change its role (replicaof, cluster-enabled).",
         example={"io-threads": "2"},
     )
