@@ -50,6 +50,14 @@ class Instance:
         inspected = self.inspect()
         return str(inspected["State"]["Health"]["Status"]) if inspected else ""
 
+    def wait_until_healthy(self, seconds: float = 120) -> None:
+        """Wait until Docker reports Redis healthy.
+
+        Docker checks a started container for the first time after redis_health_interval, which is 30 s by default.
+        After a power cut, Docker itself has to start before that.
+        """
+        wait_until(lambda: self.health == "healthy", "Redis is healthy", seconds)
+
     @property
     def identity(self) -> tuple[str, str]:
         """The container and its start time. It changes if Redis is restarted or replaced."""

@@ -185,4 +185,4 @@ def cut_power_in_deploy(
     cut_power(redis.host)
     assert running.wait().returncode == 1
     wait_until_recovered(redis.host, seconds)
-    wait_until(lambda: redis.health == "healthy", f"Redis is healthy after a power cut at {stage.value}", 60)
+    redis.wait_until_healthy()

@@ -152,7 +152,7 @@ def test_backup_under_load_is_one_moment(redis: Instance) -> None:
 def small(redis: Instance) -> Instance:
     """Give the instance with some thousand keys, so that the other tests are quick."""
     redis.host.run("docker stop redis; rm -rf /srv/redis/data/live/* /srv/redis/data/previous; docker start redis")
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+    redis.wait_until_healthy()
     redis.call(*(f"SET app:session:{number} {number} EX 7200" for number in range(3000)))
     return redis
 

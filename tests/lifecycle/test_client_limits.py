@@ -177,13 +177,13 @@ def test_unlimited_commands_cost_a_restart(small: Instance, attack: Callable[[Re
     try:
         with small.client("queues") as client, pytest.raises((ConnectionError, TimeoutError)):
             attack(client)
-        wait_until(lambda: small.identity != before and small.health == "healthy", "Redis is back by itself", 60)
+        wait_until(lambda: small.identity != before and small.health == "healthy", "Redis is back by itself", 120)
         assert small.inspect()["RestartCount"] == 1
         assert small.keys >= SESSIONS
     finally:
         # Also resets Docker's count of restarts.
         small.host.run("docker restart redis", check=True)
-        wait_until(lambda: small.health == "healthy", "Redis is healthy", 60)
+        small.wait_until_healthy()
         small.call("DEL rq:set")
 
 

@@ -73,7 +73,7 @@ def test_redis_and_its_data_are_back_after_a_reboot(redis: Instance, deployer: D
     redis.host.restart()
 
     assert redis.host.run("cat /proc/sys/kernel/random/boot_id; stat -c %Z /run/systemd").stdout != before
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy after a reboot", 30)
+    redis.wait_until_healthy()
     assert redis.call("GET app:session:reboot", user="sessions") == ["kept"]
     assert redis.call("SMEMBERS rq:queues", user="queues") == ["rq:queue:reboot"]
     # A boot starts what a deploy wrote and has left nothing to repair.

@@ -11,7 +11,7 @@ import pytest
 
 from redisctl.core.journal import Stage
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, redisctl, refused, wait_until
+from tests.deployed_redis import Instance, redisctl, refused
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import empty_instance
 from tests.lifecycle.interruption import Step, interrupt
@@ -102,7 +102,7 @@ def test_aof_with_a_preamble_arrives_without_its_users(redis: Instance) -> None:
         result = redisctl(redis, f"restore {aof} --yes {options}")
         assert (result["functions"], "1 SET" in result["warnings"][0]) == ({"lib": ["f"]}, False)
         redis.host.run("docker restart redis", check=True)
-        wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+        redis.wait_until_healthy()
         assert (redis.keys, redis.call("GET app:session:tail")) == (keys + 1, ["1"])
         assert f"number_of_libraries:{libraries}" in redis.call("INFO memory")
         assert not [line for line in redis.call("ACL LIST") if "backdoor" in line]

@@ -55,7 +55,7 @@ def assert_clean_after_restart(redis: Instance) -> None:
     """Fail if what was undone comes back, or data is lost."""
     wait_until(lambda: "aof_rewrite_in_progress:0" in redis.call("INFO persistence"), "the AOF is rewritten", 20)
     redis.host.run(f"systemctl stop {WATCH}; docker restart redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+    redis.wait_until_healthy()
     assert is_clean(redis)
     assert redis.call("GET app:session:kept", "GET app:session:kept") == ["1", "1"]
     # The watch would look at this start later, in the next test.

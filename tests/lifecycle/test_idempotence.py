@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl
 from tests.deployer import ROOT, Deployer
 from tests.lifecycle.conftest import remove_instance, settings_for
 from tests.lifecycle.test_application import WEB, WITH_WEB
@@ -210,7 +210,7 @@ def _run(redis: Instance, deployer: Deployer, verb: str, *options: str) -> None:
 
 
 def _wait_until_healthy(redis: Instance) -> None:
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+    redis.wait_until_healthy()
 
 
 # A deploy follows on each verb of a row.

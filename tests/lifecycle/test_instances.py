@@ -14,7 +14,7 @@ from redisctl import paths
 from redoubt import secret_store
 from redoubt.settings.load import load
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance
 from tests.deployer import Deployer, deploy_data, pyinfra
 from tests.lifecycle.conftest import assert_no_change, remove_instance, remove_units
 from tests.lifecycle.interruption import cut_power, wait_until_recovered
@@ -139,7 +139,8 @@ def test_a_power_cut_during_a_start_leaves_neither_down(deployed: Host, deployer
         assert running.wait().returncode == 1
         wait_until_recovered(deployed, 90)
         print(deployed.run("journalctl --unit redis-recover.service").stdout)
-        wait_until(lambda: first.health == second.health == "healthy", "both are healthy", 60)
+        first.wait_until_healthy()
+        second.wait_until_healthy()
         for redis in (first, second):
             assert redis.call("GET rq:of", user="queues") == [redis.name]
         assert first.config("tcp-backlog") == "306"

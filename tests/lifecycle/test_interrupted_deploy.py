@@ -204,7 +204,7 @@ def test_lost_connection_does_not_stop_a_start(redis: Instance, deployer: Deploy
         def came_up() -> bool:
             return bool(redis.inspect()) and redis.identity != identity and redis.health == "healthy"
 
-        wait_until(came_up, "Redis is up without another deploy", 30)
+        wait_until(came_up, "Redis is up without another deploy", 120)
         wait_until_recovered(host, 30)
         assert finish(deployer, host, redis_tcp_backlog=301).config("tcp-backlog") == "301"
         assert_no_change(deployer, host, redis_tcp_backlog=301)
@@ -338,7 +338,7 @@ def deploy_until_redis_is_down(deployer: Deployer, host: Host, **settings: Any) 
 
 def assert_up(redis: Instance, deployer: Deployer, backlog: int, **settings: Any) -> None:
     """Check that the new state runs and that a deploy writes only its own records."""
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy by itself", 60)
+    redis.wait_until_healthy()
     assert redis.config("tcp-backlog") == str(backlog)
     identity = redis.identity
     finish(deployer, redis.host, redis_tcp_backlog=backlog, **settings)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance
 from tests.deployer import BackgroundDeploy, Deployer
 from tests.lifecycle.expected_files import digests
 from tests.lifecycle.interruption import cut_power, is_finished, wait_until_recovered
@@ -42,7 +42,7 @@ def assert_previous_state(redis: Instance, deployer: Deployer, container: str, f
     A deploy must have nothing to do.
     """
     assert is_finished(redis.host)
-    wait_until(lambda: redis.health == "healthy", "the running container is healthy", 60)
+    redis.wait_until_healthy()
     assert redis.inspect()["Id"] == container
     assert digests(redis.host) == files
     assert redis.call("GET app:session:kept", user="sessions") == ["1"]
@@ -95,7 +95,7 @@ def test_power_cut_during_a_live_change_is_harmless(redis: Instance, deployer: D
     running = halt(deployer, redis.host, "Service | Change the running Redis", redis_maxmemory="300mb")
     cut_power(redis.host)
     end(running)
-    wait_until(lambda: redis.health == "healthy", "the container starts with the new files", 60)
+    redis.wait_until_healthy()
     assert redis.inspect()["Id"] == container
     assert redis.config("maxmemory") == str(300 * 1024**2)
     assert redis.call("GET app:session:kept", user="sessions") == ["1"]

@@ -294,7 +294,7 @@ def test_a_change_that_loses_data_needs_permission(redis: Instance, deployer: De
 
     # Before it turned the AOF off, the live change wrote the data as an RDB snapshot.
     redis.host.run("docker kill redis && docker start redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 60)
+    redis.wait_until_healthy()
     assert redis.call("EXISTS rq:job:kept", user="queues") == ["1"]
 
 

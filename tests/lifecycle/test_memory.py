@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import DISCARD_DATA, assert_no_change
 
@@ -96,7 +96,7 @@ def test_full_redis_under_load_evicts_only_sessions(redis: Instance, deployer: D
     persistence = info(redis, "persistence")
     assert persistence["rdb_last_bgsave_status"] == persistence["aof_last_bgrewrite_status"] == "ok"
     assert int(persistence["rdb_saves"]) > 0
-    wait_until(lambda: redis.health == "healthy", "a full Redis is healthy", 10)
+    redis.wait_until_healthy()
     # What Redis evicts and refuses for lack of memory is no reason for a change.
     assert_no_change(deployer, redis.host, **SMALL)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance
 from tests.deployer import Deployer
 from tests.lifecycle.interruption import cut_power
 
@@ -61,7 +61,7 @@ def test_docker_waits_for_a_late_data_disk(redis: Instance) -> None:
         try:
             host.run(f"cat >/etc/systemd/system/{name} && systemctl daemon-reload; sleep 2", input=text, check=True)
             cut_power(host)
-            wait_until(lambda: redis.health == "healthy", "Redis has started by itself", 60)
+            redis.wait_until_healthy()
             assert redis.call("GET app:session:kept", user="sessions") == ["1"]
             assert host.run(f"systemctl is-active {name}").stdout == "active\n"
         finally:
@@ -97,7 +97,7 @@ def test_missing_disk_of_the_instance_stops_a_deploy(redis: Instance, deployer: 
         assert_refused(deployer, host, f"{DATA}/live {IS_MISSING}")
     finally:
         host.run("rmdir /srv/redis && mv /srv/away /srv/redis && docker start redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is back", 60)
+    redis.wait_until_healthy()
     assert redis.call("GET app:session:kept", user="sessions") == ["1"]
 
 
@@ -123,7 +123,7 @@ def test_missing_backup_disk_stops_backups(redis: Instance, deployer: Deployer) 
     with disk(host, place) as name:
         host.run("redisctl backup", check=True)
         host.run(f"docker stop redis; systemctl stop {name}; docker start redis", check=True)
-        wait_until(lambda: redis.health == "healthy", "Redis runs", 60)
+        redis.wait_until_healthy()
         backup = host.run("redisctl backup")
         assert (backup.returncode, f"nothing is mounted on {place}" in backup.stderr) == (3, True), backup.stderr
         assert_refused(deployer, host, f"nothing is mounted on {place}")

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox import images
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance
 from tests.deployer import Deployer
 from tests.host.host_under_test import listens
 from tests.lifecycle.conftest import assert_no_change
@@ -186,7 +186,7 @@ def test_boot_loads_the_network_filter_before_docker(
     assert filtered
     host.restart()
     give_ipv6(host)
-    wait_until(lambda: Instance(host, deployer.secrets(host)).health == "healthy", "Redis is back", 60)
+    Instance(host, deployer.secrets(host)).wait_until_healthy()
     assert_only_neighbour_connects(host, neighbour)
     started = {
         unit: int(host.run(f"systemctl show --property ActiveEnterTimestampMonotonic --value {unit}").stdout)

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox import images
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, wait_until
+from tests.deployed_redis import Instance
 from tests.deployer import Deployer
 from tests.lifecycle.network_filter import FRAMES, WATCH, counting, inside, unfiltered
 from tests.lifecycle.port_probe import answers
@@ -252,7 +252,7 @@ def asked(instance: Instance) -> Iterator[Callable[[], list[str]]]:
         host.run("cat >/etc/resolv.conf", input="nameserver 127.0.0.99\n", check=True)
         # A container gets the name servers that the host has when it starts.
         host.run("docker restart redis", check=True)
-        wait_until(lambda: instance.health == "healthy", "Redis is back", 60)
+        instance.wait_until_healthy()
 
         def names() -> list[str]:
             return host.run(f"cat {log}", check=True).stdout.split()
@@ -263,7 +263,7 @@ def asked(instance: Instance) -> Iterator[Callable[[], list[str]]]:
         host.run(
             f"systemctl stop lifecycle-names; rm -f {log} /run/lifecycle-names.py; docker restart redis", check=True
         )
-        wait_until(lambda: instance.health == "healthy", "Redis is back", 60)
+        instance.wait_until_healthy()
 
 
 def test_redis_resolves_no_outside_names(instance: Instance, asked: Callable[[], list[str]]) -> None:

@@ -54,7 +54,7 @@ def test_crash_leaves_no_core_dump(redis: Instance) -> None:
     restarts = redis.inspect()["RestartCount"]
     redis.host.run("kill -SEGV $(pgrep --exact redis-server)", check=True)
     wait_until(lambda: redis.inspect()["RestartCount"] > restarts, "Docker starts Redis again", 30)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+    redis.wait_until_healthy()
     redis.host.run("grep -q 'crashed by signal: 11' /srv/redis/logs/redis.log", check=True)
     assert redis.host.run(f"ls -A {LIVE}", check=True).stdout == before
     assert redis.call("GET app:session:kept") == ["1"]
@@ -72,7 +72,7 @@ def test_change_of_the_user_survives_a_kill(redis: Instance, deployer: Deployer,
     assert result.returncode == 1
     assert "Killed" in result.stderr
     wait_until_recovered(redis.host)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+    redis.wait_until_healthy()
     assert owners(redis) == {"20001:20002"}
     assert redis.call("GET app:session:kept") == ["1"]
 
@@ -103,6 +103,6 @@ def test_change_of_the_user_is_rolled_back(redis: Instance, deployer: Deployer) 
     assert "Redis does not start as 20001:20002" in result.stderr
     assert "Redis runs as the old user again, with its files" in result.stderr
     assert is_finished(redis.host)
-    wait_until(lambda: redis.health == "healthy", "Docker has checked Redis", 30)
+    redis.wait_until_healthy()
     assert (redis.health, redis.inspect()["Config"]["User"], owners(redis)) == ("healthy", "999:999", {"999:999"})
     assert redis.call("GET app:session:kept") == ["1"]

@@ -20,7 +20,7 @@ NO_AOF: dict[str, Any] = {"redis_appendonly": False, "redis_allow_data_loss": ["
 
 
 def wait_until_healthy(redis: Instance) -> None:
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
+    redis.wait_until_healthy()
 
 
 @pytest.mark.parametrize("default_user", [False, True], ids=["default user off", "default user on"])

@@ -13,7 +13,7 @@ import pytest
 
 from sandbox import ssh
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl
 from tests.deployer import Deployer
 from tests.lifecycle.conftest import remove_units
 
@@ -49,7 +49,7 @@ def health(redis: Instance) -> tuple[int, str, dict[str, str]]:
 
 
 def wait_until_healthy(redis: Instance) -> None:
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy again", 20)
+    redis.wait_until_healthy()
 
 
 def test_deployed_redis_is_ok(redis: Instance) -> None:

@@ -53,7 +53,7 @@ def stopped(redis: Instance) -> Iterator[Instance]:
     redis.host.run(reset)
     yield redis
     redis.host.run(f"{reset}; docker start redis", check=True)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+    redis.wait_until_healthy()
     assert redis.host.run("docker ps --all --quiet | wc -l").stdout.split() == ["1"]
     leftovers = f"ls -d {ROOT}/data/journal.json {ROOT}/data/staging/* {ROOT}/backups/.*.partial"
     assert redis.host.run(leftovers).stdout == ""
@@ -86,7 +86,7 @@ def start(redis: Instance) -> None:
 
 def start_healthy(redis: Instance) -> None:
     start(redis)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 30)
+    redis.wait_until_healthy()
 
 
 def start_explained(redis: Instance) -> tuple[int, tuple[str, str, str]]:

@@ -83,7 +83,7 @@ def test_backup_is_restored_and_restore_is_undone(filled: Instance) -> None:
     # A restart reads the same data.
     filled.crash()
     filled.host.run("docker start redis", check=True)
-    wait_until(lambda: filled.health == "healthy", "Redis is healthy", 30)
+    filled.wait_until_healthy()
     assert filled.keys == keys
 
     redisctl(filled, "restore --undo --yes")
@@ -194,7 +194,7 @@ def test_cancelled_restore_is_rolled_back(filled: Instance, name: str) -> None:
     assert result.stdout.splitlines()[0] == "3"
     assert "was interrupted. The old state comes back by itself within seconds" in result.stdout
     redisctl(filled, "recover")
-    wait_until(lambda: filled.health == "healthy", "Redis is healthy", 60)
+    filled.wait_until_healthy()
     assert filled.keys == before
     assert redisctl(filled, "recover")["changed"] is False
 

@@ -115,7 +115,7 @@ def assert_old_data_is_back(redis: Instance, policy: str) -> None:
     Redis serves it with the restart policy ``policy``, and nothing is left over.
     """
     wait_until_recovered(redis.host, 90)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+    redis.wait_until_healthy()
     assert (redis.keys, redis.call("GET app:session:new")) == (KEYS + 1, ["1"])
     assert redis.inspect()["HostConfig"]["RestartPolicy"]["Name"] == policy
     assert redis.host.run(f"ls -d {ROOT}/data/staging/* {ROOT}/data/previous/*").stdout == ""
@@ -234,7 +234,7 @@ def test_restore_and_deploy_exclude_each_other(redis: Instance, restore: str, de
         resume(host)
     wait_until_recovered(host)
     wait_until(lambda: is_unlocked(host), "the step of the deploy and the recovery have ended", 90)
-    wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+    redis.wait_until_healthy()
     assert redis.config("tcp-backlog") == "300"
     assert redisctl(redis, restore)["keys"] == KEYS
     redisctl(redis, "restore --undo --yes")

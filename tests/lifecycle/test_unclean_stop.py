@@ -106,10 +106,10 @@ def test_restore_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer,
         host.run(f"rm {DATA}/filler")
         assert (redis.identity, redis.call("GET app:session:new")) == (before, ["1"])
         assert host.run(f"ls -A {DATA}").stdout.split() == ["live", "staging"]
-        wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+        redis.wait_until_healthy()
         # Docker still restarts it after a crash.
         host.run("kill -KILL $(docker inspect --format '{{.State.Pid}}' redis)", check=True)
-        wait_until(lambda: redis.identity != before and redis.health == "healthy", "Docker restarts Redis", 60)
+        wait_until(lambda: redis.identity != before and redis.health == "healthy", "Docker restarts Redis", 120)
 
         write_unsaved(redis)
         interrupt(host, Step(Stage.STOPPING, command))
@@ -130,7 +130,7 @@ def test_stop_is_refused_if_redis_cannot_save(host: Host, deployer: Deployer) ->
             f"mount -t tmpfs -o size=64k,mode=0700,uid=999,gid=999 tmpfs {logs} && docker restart redis", check=True
         )
         try:
-            wait_until(lambda: redis.health == "healthy", "Redis is healthy", 60)
+            redis.wait_until_healthy()
             write_unsaved(redis)
             host.run(f"{FILL}; head -c 1M /dev/zero >>{logs}/filler", check=False)
             before = redis.identity

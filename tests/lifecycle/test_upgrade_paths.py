@@ -14,7 +14,7 @@ from rq.job import Job
 from redoubt.settings.load import load
 from sandbox.hosts import Host
 from tests import command_tables
-from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl
 from tests.deployer import Deployer, DeployResult
 from tests.lifecycle.conftest import remove_instance, settings_for
 from tests.lifecycle.test_idempotence import Fingerprint, assert_nothing_changes
@@ -53,7 +53,7 @@ def assert_runs(server: Instance, number: str) -> None:
     with server.client("admin", protocol=2, decode_responses=True) as admin:
         command_tables.check_server(admin, load({**image, "redis_users": USERS}))
     # Docker runs the health check of a Redis that a restore started only after an interval.
-    wait_until(lambda: server.health == "healthy", "it is healthy", 60)
+    server.wait_until_healthy()
 
 
 def assert_refused(deployer: Deployer, server: Instance, build: str, *, reason: str) -> None:

@@ -138,7 +138,7 @@ def rolled_back(server: Instance, value: str) -> Iterator[None]:
     yield
     assert_runs(server, "8.1")
     # Docker runs the health check of a Redis that a restore started only after an interval.
-    wait_until(lambda: server.health == "healthy", "the previous version is healthy", 60)
+    server.wait_until_healthy()
     assert server.call("GET app:session:1", user="sessions") == [value]
     assert server.call("LRANGE rq:queue:default 0 -1", user="queues") == [value]
     assert server.host.run(FILES, check=True).stdout == files
@@ -304,7 +304,7 @@ def test_power_cut_before_the_start_leaves_the_old_version(
         cut_power(host)
         running.signal(signal.SIGKILL)
         running.wait()
-        wait_until(lambda: server.health == "healthy", "the old version is healthy", 60)
+        server.wait_until_healthy()
         assert server.inspect()["Id"] == container
     assert_no_change(deployer, host, **previous)
 

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox import images, ssh
 from sandbox.hosts import Host
-from tests.deployed_redis import Instance, redisctl, wait_until
+from tests.deployed_redis import Instance, redisctl
 from tests.deployer import ROOT, Deployer, DeployResult
 from tests.lifecycle.conftest import DISCARD_DATA, assert_no_change, remove_instance, settings_for
 
@@ -185,7 +185,7 @@ def test_valkey_9_starts_empty_and_keeps_data_of_a_user(
     assert server.call("SET shop:1 kept EX 7200", user="shop") == ["OK"]
     assert server.call("GET elsewhere", user="shop")[0].startswith("NOPERM")
     own_host.run("docker restart redis", check=True)
-    wait_until(lambda: server.health == "healthy", "Valkey is back", 60)
+    server.wait_until_healthy()
     assert server.call("GET shop:1", user="shop") == ["kept"]
     server.check_backup_and_restore()
 
