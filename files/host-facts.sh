@@ -19,7 +19,7 @@ fact "machine $(cat /proc/sys/kernel/random/boot_id) $(readlink /proc/1/ns/uts)"
 
 fact "container $(systemd-detect-virt --container 2>/dev/null)"
 for path in $KERNEL; do
-    [ ! -r "$path" ] || fact "kernel $path $(cat "$path")"
+    [ ! -r "$path" ] || { read -r value <"$path"; fact "kernel $path $value"; }
 done
 
 # The nearest directory that exists is on the disk that the root will be on.
@@ -38,8 +38,9 @@ fact "compose $(docker compose version --short 2>/dev/null)"
 fact "calendar_refused $([ -z "$CALENDAR" ] || systemd-analyze calendar "$CALENDAR" 2>&1 |
     sed -n '/^Failed/p; /Next elapse: never/s/.*/it never comes/p' | head -n 1)"
 fact "selinux $(getenforce 2>/dev/null)"
-# Debian's python3-minimal lacks parts of the standard library.
-fact "python $(python3 -c 'import sys, asyncio, json, ssl, zipfile; print(sys.version_info >= (3, 10) or "")' 2>/dev/null)"
+# Debian's python3-minimal lacks parts of the standard library. Finding them takes a tenth of the time of importing them.
+fact "python $(python3 -IS -c 'import sys; from importlib.util import find_spec
+print(sys.version_info >= (3, 10) and all(map(find_spec, ("asyncio", "json", "ssl", "zipfile"))) or "")' 2>/dev/null)"
 fact "root $([ ! -d "$ROOT" ] || echo yes)"
 # The instance that the root belongs to. What else is in the root, except empty disks. A list of 20 names is enough for a
 # message.
@@ -55,9 +56,12 @@ fact "root_resolved $(readlink -m "$ROOT")"
 fact "root_access $(stat -c '%u:%g %a' "$ROOT" 2>/dev/null)"
 # Files of others under the names of a deploy's files. Their first line counts, or the one after the interpreter.
 for path in $FILES; do
-    [ ! -e "$path" ] && [ ! -L "$path" ] ||
-        head -n 2 "$path" 2>/dev/null | grep -v '^#!' | head -n 1 | grep -q 'written by Redoubt' ||
-        fact "foreign_file $path"
+    [ -e "$path" ] || [ -L "$path" ] || continue
+    { [ ! -f "$path" ] || head -c 300 "$path" 2>/dev/null; } | {
+        read -r line
+        case $line in '#!'*) read -r line ;; esac
+        case $line in *'written by Redoubt'*) ;; *) fact "foreign_file $path" ;; esac
+    }
 done
 # The digest at the end of the program says which release it is.
 fact "redisctl $(tail -c 64 "$ROOT/redisctl" 2>/dev/null | tr -cd '0-9a-f')"

@@ -82,7 +82,7 @@ class Instance:
 
         Redis keeps writes in memory while another flush runs, on a slow disk for up to two seconds.
         """
-        wait_until(lambda: "aof_buffer_length:0" in self.call("INFO persistence"), "the AOF has all writes", 10)
+        wait_until(lambda: "aof_buffer_length:0" in self.call("INFO persistence"), "the AOF has all writes", 30)
         self.host.run(f"docker kill {self.name}", check=True)
 
     @property

@@ -21,9 +21,11 @@ from sandbox import hosts
 from sandbox.hosts import Host
 from tests.deployed_redis import Instance, wait_until
 from tests.deployer import Deployer
+from tests.lifecycle.network_filter import WATCH
 
 BARE, LOOPBACK = "bare: in the container's network namespace", "127.0.0.1, translated"
 PROXY = "docker-proxy: 127.0.0.1 without the network filter"
+TRANSLATION = "127.0.0.1, translated, without all other rules"
 # Commands in one request, by section of the table. The first way of a section is what the others are compared with.
 SECTIONS = {"": 1, "16 commands in each request": 16, "during BGSAVE": 1, "during an AOF rewrite": 1}
 REPEATED = {"during BGSAVE": "BGSAVE", "during an AOF rewrite": "BGREWRITEAOF"}
@@ -31,6 +33,16 @@ REPEATED = {"during BGSAVE": "BGSAVE", "during an AOF rewrite": "BGREWRITEAOF"}
 AIM_RATE, AIM_P99 = 0.9, 1.2
 _FILL = 330_000
 _SERVER, _CLIENT = "lifecycle-performance", "lifecycle-performance-client"
+# A shell command that enters the container's network namespace.
+_INSIDE = 'nsenter --net --target "$pid"'
+_PID = "pid=$(docker inspect --format '{{.State.Pid}}' redis)"
+_TABLE = "inet redoubt_redis"
+# Shell commands that remove a part of the rules. The network watch puts it back.
+_NO_TRANSLATION = f"nft flush set {_TABLE} translated"
+_NO_RULES = (
+    f"for chain in outside input forward; do nft flush chain {_TABLE} $chain || exit; done; "
+    f"{_PID}; {_INSIDE} nft delete table {_TABLE}"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Way:
     options: str
     prefix: str = ""
     from_other_host: bool = False
-    without_filter: bool = False
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,8 @@ Samples = dict[tuple[str, str], list[Sample]]
 
 def ways(section: str, address: str) -> list[Way]:
     """Return the rows of a section. ``address`` is that of the host."""
-    bare = Way(BARE, "-h 127.0.0.1", prefix='nsenter --net --target "$pid"')
-    translated, proxy = Way(LOOPBACK, "-h 127.0.0.1"), Way(PROXY, "-h 127.0.0.1", without_filter=True)
+    bare = Way(BARE, "-h 127.0.0.1", prefix=_INSIDE)
+    translated, proxy = Way(LOOPBACK, "-h 127.0.0.1"), Way(PROXY, "-h 127.0.0.1", without=_NO_TRANSLATION)
     unix = Way("Unix socket", '-s "/proc/$pid/root/run/redis/redis.sock"')
     if section in REPEATED:
         return [bare, translated]
@@ -70,6 +82,7 @@ def ways(section: str, address: str) -> list[Way]:
         bare,
         unix,
         translated,
+        Way(TRANSLATION, "-h 127.0.0.1", without=_NO_RULES),
         proxy,
         Way("::1, docker-proxy", "-h ::1"),
         Way("the host's own address", f"-h {address}"),
@@ -94,13 +107,13 @@ class Measurement:
         pipeline = SECTIONS[section]
         command = f"redis-benchmark {way.options} -c 50 -n {self.requests * min(pipeline, 4)} -P {pipeline} --csv "
         command += f"SET bench:key {'x' * 64}"
-        with self._repeating(REPEATED.get(section, "")), self._filter(is_on=not way.without_filter):
+        with self._repeating(REPEATED.get(section, "")), self._without(way.without):
             return parse(self.benchmark(host, f"{way.prefix} {command}"))
 
     def benchmark(self, host: Host, command: str) -> str:
         """Run redis-benchmark, which takes a password only as an argument."""
         login = command.replace("redis-benchmark", 'redis-benchmark --user bench -a "$password"', 1)
-        find = "pid=$(docker inspect --format '{{.State.Pid}}' redis); " if "$pid" in command else ""
+        find = f"{_PID}; " if "$pid" in command else ""
         script = f"read -r password; {find}{login}"
         return host.run(script, input=f"{self.password}\n", check=True, timeout=600).stdout
 
@@ -130,19 +143,17 @@ class Measurement:
         return int(next(line.partition(":")[2] for line in lines if line.startswith("total_forks:")))
 
     @contextmanager
-    def _filter(self, *, is_on: bool) -> Iterator[None]:
-        """Let docker-proxy serve 127.0.0.1, unless the filter is on."""
-        if is_on:
+    def _without(self, removal: str) -> Iterator[None]:
+        """Remove a part of the rules inside the block."""
+        if not removal:
             yield
             return
-        units = "redis-network-watch.timer redis-network-watch.path"
-        self.redis.host.run(f"systemctl stop {units} && nft flush set inet redoubt_redis translated", check=True)
+        host = self.redis.host
+        host.run(f"systemctl stop {WATCH} && {{ {removal}; }}", check=True)
         try:
             yield
         finally:
-            self.redis.host.run(
-                f"nft add element inet redoubt_redis translated '{{ 127.0.0.1 }}'; systemctl start {units}", check=True
-            )
+            host.run(f"systemctl start {WATCH}", check=True)
 
 
 def parse(output: str) -> Sample:

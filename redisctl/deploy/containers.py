@@ -10,6 +10,7 @@ from typing import Any
 
 from redisctl import paths
 from redisctl.core import docker, process
+from redisctl.core.instance import Instance
 from redisctl.schema import Container, Network, OtherInstance
 
 # The limits in docker inspect that docker update can change without a trace in Compose's hash.
@@ -50,6 +51,25 @@ def _seconds(timestamp: str) -> float:
     """Docker's RFC 3339 time with nanoseconds, to the microsecond."""
     whole, _, fraction = timestamp.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}+00:00").timestamp()
+
+
+def override_is_for(path: Path, container_id: str) -> bool:
+    """Say whether the override file was written for this container."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return bool(container_id) and file.readline().strip() == f"# {container_id}"
+    except OSError:
+        return False
+
+
+def compose_hashes(instance: Instance, *, override: bool) -> dict[str, str]:
+    """Return Compose's hashes of the services.
+
+    Returns nothing if Compose does not accept the file.
+    """
+    result = process.run(docker.compose(instance.root, instance.name, "config", "--hash", "*", override=override))
+    lines = (line.split() for line in result.stdout.splitlines())
+    return {words[0]: words[1] for words in lines if len(words) == 2} if result.returncode == 0 else {}
 
 
 def networks(name: str) -> dict[str, Network]:

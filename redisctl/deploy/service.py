@@ -9,7 +9,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from redis.exceptions import RedisError
@@ -32,7 +31,7 @@ from redisctl.core.instance import Instance
 from redisctl.core.journal import Journal, Kind, Stage
 from redisctl.core.server_changes import LockedOut
 from redisctl.data.layout import upgrade_in_progress
-from redisctl.deploy import configuration, preview, upgrade
+from redisctl.deploy import configuration, containers, preview, upgrade
 from redisctl.schema import Result, StartRequest
 
 # Lines of logs that explain a failed start.
@@ -234,8 +233,8 @@ class _Compose:
         path = instance.root / paths.COMPOSE_OVERRIDE
         replaced = request.recreate_networks or instance.name in request.recreate
         container = docker.container(instance.name)
-        if not replaced and override_is_for(path, container.get("Id", "")):
-            hashes = compose_hashes(instance, override=True)
+        if not replaced and containers.override_is_for(path, container.get("Id", "")):
+            hashes = containers.compose_hashes(instance, override=True)
             if hashes.get(instance.name) == container["Config"]["Labels"].get(docker.HASH_LABEL):
                 return True
         return False
@@ -246,7 +245,7 @@ class _Compose:
         container = docker.container(instance.name)
         if not container or request.recreate_networks or instance.name in request.recreate:
             return bool(container)
-        hashes = compose_hashes(instance, override=self._override)
+        hashes = containers.compose_hashes(instance, override=self._override)
         return bool(hashes.get(instance.name) != container["Config"]["Labels"].get(docker.HASH_LABEL))
 
     def forget_override(self) -> None:
@@ -262,7 +261,7 @@ class _Compose:
     def up_again(self) -> str:
         """Replace all containers, see ``up``. Data that locks admin out is no failure."""
         try:
-            return self.up(tuple(compose_hashes(self._instance, override=self._override)))
+            return self.up(tuple(containers.compose_hashes(self._instance, override=self._override)))
         except LockedOut as error:
             return str(error)
 
@@ -314,25 +313,6 @@ class _Compose:
         if request.recovery_seconds:
             _help_recover(instance, request.recovery_seconds)
         return messages
-
-
-def override_is_for(path: Path, container_id: str) -> bool:
-    """Say whether the override file was written for this container."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return bool(container_id) and file.readline().strip() == f"# {container_id}"
-    except OSError:
-        return False
-
-
-def compose_hashes(instance: Instance, *, override: bool) -> dict[str, str]:
-    """Return Compose's hashes of the services.
-
-    Returns nothing if Compose does not accept the file.
-    """
-    result = process.run(docker.compose(instance.root, instance.name, "config", "--hash", "*", override=override))
-    lines = (line.split() for line in result.stdout.splitlines())
-    return {words[0]: words[1] for words in lines if len(words) == 2} if result.returncode == 0 else {}
 
 
 def _help_recover(instance: Instance, seconds: int) -> None:

@@ -28,7 +28,6 @@ from redisctl.core.resp import RespError, RespRefusal
 from redisctl.core.server_changes import primary_of
 from redisctl.core.untrusted_files import disk_usage
 from redisctl.deploy import containers
-from redisctl.deploy.service import compose_hashes, override_is_for
 from redisctl.schema import (
     InstanceState,
     InterruptedTransaction,
@@ -101,9 +100,9 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
     networks = pool.submit(containers.networks, instance.name)
     others = pool.submit(containers.other_instances, instance.name)
     own = docker.container(instance.name)
-    has_override = override_is_for(instance.root / paths.COMPOSE_OVERRIDE, str(own.get("Id", "")))
+    has_override = containers.override_is_for(instance.root / paths.COMPOSE_OVERRIDE, str(own.get("Id", "")))
     has_compose = (instance.root / paths.COMPOSE_FILE).exists()
-    hashes = pool.submit(compose_hashes, instance, override=has_override) if has_compose else None
+    hashes = pool.submit(containers.compose_hashes, instance, override=has_override) if has_compose else None
     client_limits = pool.submit(_client_limits, instance, own)
     translated = pool.submit(network_filter.docker_publishes, own)
     inspected = docker.inspect(*project.result())

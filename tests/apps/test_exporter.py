@@ -37,7 +37,7 @@ def exporter(redis: Instance) -> Iterator[Host]:
         f"install -D -o prometheus -m 400 /dev/stdin {EXPORTER_PASSWORDS}", input=json.dumps(passwords), check=True
     )
     redis.host.run("systemctl restart prometheus-redis-exporter", check=True)
-    wait_until(lambda: _scrape(redis.host, "metrics"), "the exporter answers", 10)
+    wait_until(lambda: _scrape(redis.host, "metrics"), "the exporter answers", 30)
     yield redis.host
     redis.host.run("apt-get --quiet --yes purge prometheus-redis-exporter; rm -r /var/lib/redis-exporter", check=True)
 

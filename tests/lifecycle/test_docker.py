@@ -51,7 +51,7 @@ def test_a_bare_host_gets_docker_compose_and_redis(bare: Host, deployer: Deploye
     # With older lists the deploy would not have to fetch its own.
     assert bare.run("ls /var/lib/apt/lists/*Packages*").returncode != 0, "the host has apt lists already"
     bare.run("cat >/run/other-apt.py; systemd-run --quiet python3 /run/other-apt.py", input=OTHER_APT, check=True)
-    wait_until(lambda: bare.run("test -e /run/other-apt").returncode == 0, "another apt runs", 5)
+    wait_until(lambda: bare.run("test -e /run/other-apt").returncode == 0, "another apt runs", 30)
 
     result = deployer.deploy(bare)
 

@@ -109,14 +109,14 @@ def test_forged_commands_do_not_outlive_the_start(
     assert is_clean(redis)
     forge_all(redis)
     report = restart(redis, deployer)
-    wait_until(lambda: is_clean(redis), "what the AOF changed is undone", 5)
+    wait_until(lambda: is_clean(redis), "what the AOF changed is undone", 30)
     assert "the data of redis changed the server: other users than config/users.acl: backdoor, sessions" in report
     assert "other values than redis.conf: maxmemory-policy" in report
     assert "a replica of 127.0.0.1:1" in report
     assert "no user may run evil" in redis.host.run("redisctl health").stdout
     assert redis.call("FUNCTION DELETE evil") == ["OK"]
     assert_clean_after_restart(redis)
-    wait_until(lambda: "redis is ok" in redis.host.run("redisctl health").stdout, "Redis is healthy", 10)
+    wait_until(lambda: "redis is ok" in redis.host.run("redisctl health").stdout, "Redis is healthy", 30)
 
 
 def persistence(redis: Instance) -> list[str]:

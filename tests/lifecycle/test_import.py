@@ -333,8 +333,8 @@ def test_lost_link_is_reported_and_restored(importing: Instance, old: OldRedis) 
         finally:
             client.execute_command("ACL", "SETUSER", "mover", "+psync")
     assert (refused.returncode, "the copy is not complete: down" in refused.stderr) == (3, True), refused.stderr
-    wait_until(lambda: import_json(importing, "status")["stage"] == "follows", "the copy is connected again", 15)
-    wait_until(lambda: import_json(importing, "status")["lag"] == 0, "the copy has caught up", 15)
+    wait_until(lambda: import_json(importing, "status")["stage"] == "follows", "the copy is connected again", 60)
+    wait_until(lambda: import_json(importing, "status")["lag"] == 0, "the copy has caught up", 60)
     report = import_json(importing, "finish --full")
     assert report["problems"] == []
     # The old Redis sends remaining TTLs. The writes that the copy missed came late, so their keys expire later.

@@ -178,7 +178,7 @@ def kill_upgrade(server: Instance, deployer: Deployer) -> None:
     before = server.inspect()["Id"]
     running = deployer.start(server.host, **newer("unhealthy"))
     wait_until(lambda: server.inspect().get("Id", before) != before, "the new version is started", 120)
-    wait_until(lambda: answers(server), "the new version serves", 10)
+    wait_until(lambda: answers(server), "the new version serves", 30)
     write(server, "newer")
     # Not before: the deploy starts the unit again.
     server.host.run("systemctl stop redis-recover.path redis-recover.service", check=True)

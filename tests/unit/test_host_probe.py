@@ -3,6 +3,7 @@
 Tests give it directories in place of the host's.
 """
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -66,15 +67,17 @@ def test_marker_names_the_owner(tmp_path: Path) -> None:
 def test_files_of_others_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is the instance's own if its first line says so.
 
-    The interpreter of a script comes before it. A link is not its own.
+    The interpreter of a script comes before it. A link is not its own. A named pipe does not block.
     """
-    names = ("own", "program", "other", "script", "link", "absent")
-    own, program, other, script, link, absent = files = tuple(str(tmp_path / name) for name in names)
+    names = ("own", "program", "other", "script", "link", "pipe", "empty", "absent")
+    own, program, other, script, link, pipe, empty, absent = files = tuple(str(tmp_path / name) for name in names)
     Path(program).write_text(host_files.redisctl_program(load({}))[1].content)
     Path(script).write_text("#!/bin/sh\n# Operates the queues.\n# written by Redoubt\n")
     Path(own).write_text("# Takes a backup of redis, written by Redoubt. A deploy overwrites changes made here.\n")
     Path(other).write_text("/var/log/nginx/*.log {\n# written by Redoubt\n")
     Path(link).symlink_to("/dev/null")
+    os.mkfifo(pipe)
+    Path(empty).touch()
     monkeypatch.setattr(paths, "outside_root", lambda _: files)
-    assert probe(tmp_path / "root").foreign_files == (other, script, link)
+    assert probe(tmp_path / "root").foreign_files == (other, script, link, pipe, empty)
     assert not Path(absent).exists()
