@@ -16,7 +16,8 @@ without a review. An image whose tag has no version gets the commands that every
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,15 @@ class CommandTable:
     title: str
     categories: Mapping[str, frozenset[str]]
 
-    def subcommands(self, name: str) -> set[str]:
+    @cached_property
+    def _containers(self) -> Mapping[str, frozenset[str]]:
+        """The subcommands of each container."""
+        names = sorted(name for name in self.categories if "|" in name)
+        return {container: frozenset(found) for container, found in groupby(names, lambda name: name.partition("|")[0])}
+
+    def subcommands(self, name: str) -> frozenset[str]:
         """Return the subcommands of a container."""
-        return {command for command in self.categories if command.startswith(f"{name}|")}
+        return self._containers.get(name, frozenset())
 
     def has(self, rule: str) -> bool:
         """Say whether a rule without its sign names a command or a category."""

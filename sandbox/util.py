@@ -65,7 +65,10 @@ def runtime_dir() -> Path:
 
 @contextmanager
 def lock(path: Path = STATE / "lock") -> Iterator[None]:
-    """Hold the lock of the sandbox, or another one: one process at a time changes what it guards."""
+    """Hold a lock, by default that of the sandbox.
+
+    One process at a time changes what it guards.
+    """
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with path.open("w") as file:
         try:

@@ -6,6 +6,7 @@ with the descriptors for the output and the result. ``test_command_line.py`` run
 """
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -122,11 +123,9 @@ def _serve() -> None:
     sys.path.insert(0, str(ROOT))
     from pyinfra_cli.main import main
 
-    import tasks.instance
-    import tasks.preflight
-    import tasks.rotation
-    import tasks.service
-    import tasks.tls  # noqa: F401 - imported before the forks
+    # Imported before the forks.
+    for path in sorted((ROOT / "tasks").glob("*.py")):
+        importlib.import_module(f"tasks.{path.stem}")
 
     # The forks share this memory, and their garbage collections do not look at it.
     gc.freeze()

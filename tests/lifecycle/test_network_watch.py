@@ -166,6 +166,22 @@ def test_limits_are_loaded_as_soon_as_docker_restarts_redis(instance: Instance) 
     assert instance.identity != before
 
 
+def test_watch_waits_while_a_deploy_loads_the_table(instance: Instance) -> None:
+    """It would load the table once more, and report a change that there was not."""
+    host, unit = instance.host, "redis-network.service"
+    drop_in = f"/run/systemd/system/{unit}.d"
+    slow = "[Service]\nExecReload=\nExecReload=sleep 3\nExecReload=nft -f /srv/redis/network.nft\n"
+    with unfiltered(host):
+        host.run(f"mkdir -p {drop_in} && cat >{drop_in}/slow.conf && systemctl daemon-reload", input=slow, check=True)
+        try:
+            host.run(f"systemctl --no-block reload {unit}", check=True)
+            wait_until(lambda: host.run(f"systemctl is-active {unit}").stdout == "reloading\n", "it is loaded", 2)
+            look = host.run("sh /srv/redis/network-watch.sh", check=True)
+            assert (look.stdout, is_loaded(host)) == ("", True)
+        finally:
+            host.run(f"rm -r {drop_in} && systemctl daemon-reload", check=True)
+
+
 def test_look_without_a_change_asks_docker_once(instance: Instance) -> None:
     trace = instance.host.run("sh -x /srv/redis/network-watch.sh 2>&1", check=True).stdout
     assert trace.count("+ timeout 5 docker inspect ") == 1, trace
