@@ -27,8 +27,10 @@ directory=$ROOT/data
 while [ ! -d "$directory" ]; do directory=$(dirname "$directory"); done
 fact "disk_free_kib $(df -Pk "$directory" | awk 'NR == 2 { print $4 }')"
 
-fact "docker_installed $(dockerd --version 2>/dev/null)"
-fact "docker_answers $(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null)"
+docker_answers=$(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null)
+fact "docker_answers $docker_answers"
+# Starting dockerd for its version takes longer than asking the one that runs.
+fact "docker_installed $([ -n "$docker_answers" ] || dockerd --version 2>/dev/null)"
 fact "docker_enabled $(systemctl is-enabled docker.service 2>/dev/null)"
 fact "docker_package $(dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' docker.io docker-ce 2>/dev/null |
     sed '/^not-installed /d; /^config-files /d; s/.* //')"

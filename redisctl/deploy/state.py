@@ -99,7 +99,8 @@ def _docker(instance: Instance, request: StateRequest, pool: ThreadPoolExecutor)
     image = pool.submit(docker.image, request.image) if request.image else None
     networks = pool.submit(containers.networks, instance.name)
     others = pool.submit(containers.other_instances, instance.name)
-    own = docker.container(instance.name)
+    # What also asks Redis reads this, without asking Docker again.
+    own = instance.container
     has_override = containers.override_is_for(instance.root / paths.COMPOSE_OVERRIDE, str(own.get("Id", "")))
     has_compose = (instance.root / paths.COMPOSE_FILE).exists()
     hashes = pool.submit(containers.compose_hashes, instance, override=has_override) if has_compose else None

@@ -21,11 +21,12 @@ def test_requests_and_values_have_a_limit(config: dict[str, str], settings: Sett
 
 
 def test_unread_replies_have_a_limit(config: dict[str, str], settings: Settings) -> None:
-    """Normal clients and subscribers that do not read are disconnected."""
+    """Clients, subscribers and replicas that do not read are disconnected."""
     words = config["client-output-buffer-limit"].split()
     limits = {words[index]: int(words[index + 1]) for index in range(0, len(words), 4)}
     for kind in ("normal", "pubsub"):
         assert settings.max_value < limits[kind] <= settings.client_memory / 2
+    assert settings.max_value < limits["slave"] <= settings.client_memory
 
 
 @pytest.mark.client_eviction

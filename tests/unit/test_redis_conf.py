@@ -35,6 +35,8 @@ def test_the_default_directives() -> None:
         "maxclients 10032",
         "maxmemory-clients 134217728",
         "proto-max-bulk-len 33554432",
+        "client-query-buffer-limit 67108864",
+        "client-output-buffer-limit normal 67108864 0 0 slave 134217728 0 0 pubsub 67108864 16777216 60",
         "protected-mode yes",
     }
     assert expected <= set(conf())
