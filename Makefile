@@ -60,7 +60,7 @@ audit: $(STAMP) ## write the security report of the disposable hosts, or of INVE
 
 .PHONY: smoke-vm
 smoke-vm: $(STAMP) ## deploy to a virtual machine, reboot it, cut its power, and check it
-	@$(SANDBOX) run --no-host -- pytest -n 2 --dist loadfile tests/smoke --exitfirst --durations=12 $(ARGS)
+	@$(SANDBOX) run --no-host -- pytest tests/smoke --exitfirst --durations=12 $(ARGS)
 
 .PHONY: ssh
 ssh: $(STAMP) ## open a root shell on the disposable host (CMD='a command' runs that, HOST=name chooses another host)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import base_image, tools
-from sandbox.util import STATE, SandboxError, lock, run_logged
+from sandbox.util import STATE, SandboxError, run_logged
 
 _RECIPES = Path(__file__).parent / "images"
 # Disks and QEMU, which all virtual machines of a checkout share.
@@ -66,15 +66,13 @@ def ensure(name: str) -> Image:
     if os.geteuid() != 0:
         raise SandboxError("only root can build the disk of a virtual machine: run this as root on Debian or Ubuntu")
     image = Image(SHARED / f"{name}-{_recipe(name)}")
-    # Another checkout may use the same directory: the smoke run has a copy of the project.
-    with lock(SHARED / f"{name}.lock"):
-        if not all(path.exists() for path in (image.disk, image.kernel, image.initrd)):
-            for previous in SHARED.glob(f"{name}-*"):
-                shutil.rmtree(previous)
-            unfinished = Image(SHARED / f"{name}-unfinished")
-            unfinished.directory.mkdir(parents=True)
-            _make(unfinished, name)
-            unfinished.directory.rename(image.directory)
+    if not all(path.exists() for path in (image.disk, image.kernel, image.initrd)):
+        for previous in SHARED.glob(f"{name}-*"):
+            shutil.rmtree(previous)
+        unfinished = Image(SHARED / f"{name}-unfinished")
+        unfinished.directory.mkdir(parents=True)
+        _make(unfinished, name)
+        unfinished.directory.rename(image.directory)
     return image
 
 
@@ -114,19 +112,18 @@ def qemu() -> list[str]:
     It always comes from the same suite, because QEMU 7.2 of Debian 12 does not boot this kernel when it emulates.
     """
     libraries = _QEMU / "usr/lib" / sysconfig.get_config_var("MULTIARCH")
-    with lock(SHARED / "qemu.lock"):
-        if not _QEMU.exists():
-            unfinished = _QEMU.with_suffix(".partial")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            base_image.debian(
-                unfinished,
-                "extract",
-                "--include=qemu-system-x86",
-                "--aptopt=APT::Install-Recommends false",
-                topic="vm",
-                text="fetching QEMU",
-            )
-            unfinished.rename(_QEMU)
+    if not _QEMU.exists():
+        unfinished = _QEMU.with_suffix(".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        base_image.debian(
+            unfinished,
+            "extract",
+            "--include=qemu-system-x86",
+            "--aptopt=APT::Install-Recommends false",
+            topic="vm",
+            text="fetching QEMU",
+        )
+        unfinished.rename(_QEMU)
     shared = [option for name in ("qemu", "seabios") for option in ("-L", str(_QEMU / "usr/share" / name))]
     # QEMU runs with its own loader, because the C library of this machine may be older.
     loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]

@@ -64,13 +64,10 @@ def runtime_dir() -> Path:
 
 
 @contextmanager
-def lock(path: Path = STATE / "lock") -> Iterator[None]:
-    """Hold a lock, by default that of the sandbox.
-
-    One process at a time changes what it guards.
-    """
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with path.open("w") as file:
+def lock() -> Iterator[None]:
+    """Hold the lock of the sandbox: one process at a time changes it."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,9 +34,7 @@ _SETTINGS = {"redis_bind": ["0.0.0.0", "::"], "redis_allow_from": ["192.0.2.2", 
 REBOOTS = "reboots"
 MACHINE = "machine"
 OWN_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# Lines for the end of the output: what was measured, and what was left out.
-SUMMARY = pytest.StashKey[list[str]]()
-_WORKER_SUMMARY = "smoke summary"
+LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +46,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SUMMARY] = []
     config.addinivalue_line("markers", f"{REBOOTS}: reboots the hosts or cuts their power; --{REBOOTS} includes it")
     config.addinivalue_line("markers", f"{MACHINE}: only for the virtual machine and its settings")
     if config.option.hosts:
@@ -71,25 +67,14 @@ def _refuse_this_machine(inventory: str) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print at the end what was measured and left out.
+    """Repeat at the end what was left out.
 
     This includes what the host suite left out, whose output is not shown.
     """
-    for line in [*_no_reboots(config), *config.stash[SUMMARY]]:
+    for line in _no_reboots(config):
         terminalreporter.write_line(line)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send the summary of a worker to the process that prints it."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output[_WORKER_SUMMARY] = session.config.stash[SUMMARY]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Add the summary of a worker. A worker that crashed has none."""
-    node.config.stash[SUMMARY].extend(getattr(node, "workeroutput", {}).get(_WORKER_SUMMARY, []))
+    for line in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(f"tests/host: {line}")
 
 
 def _may_reboot(config: pytest.Config) -> bool:
@@ -132,7 +117,7 @@ class Smoke:
     options: tuple[str, ...]
     machine: Host | None = None
     fleet: Fleet | None = field(default=None, repr=False)
-    summary: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def deploy(self) -> DeployResult:
         """Run ``pyinfra -y <inventory> deploy.py``."""
@@ -152,8 +137,8 @@ class Smoke:
         assert result.returncode == 0, result.stdout + result.stderr
         # Only this run tests the kernel's settings, so it must not leave them out.
         assert self.machine is None or UNPROVABLE["kernel"][0] not in result.stdout
-        lines = [f"tests/host: {line}" for line in re.findall(r"^left out on .*", result.stdout, re.MULTILINE)]
-        self.summary += [line for line in dict.fromkeys(lines) if line not in self.summary]
+        lines = re.findall(r"^left out on .*", result.stdout, re.MULTILINE)
+        self.left_out += [line for line in dict.fromkeys(lines) if line not in self.left_out]
         passed = re.search(r"^=+ (\d+) passed", result.stdout, re.MULTILINE)
         assert passed, result.stdout
         return int(passed[1])
@@ -241,18 +226,18 @@ def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     The virtual machine is removed afterwards.
     """
     config = request.config
-    summary = config.stash[SUMMARY]
+    left_out = config.stash[LEFT_OUT] = []
     inventory: str = config.option.inventory
     if not is_disposable(inventory):
         options = tuple(f"--{name}" for name in ("writes", "disrupts") if getattr(config.option, name))
-        yield Smoke(inventory, options, summary=summary)
+        yield Smoke(inventory, options, left_out=left_out)
     else:
         # An interrupted run may have left one, but this run needs a bare one.
         _remove_machine()
         try:
             machine = hosts.up(_MACHINE, kind="vm")
             path = Deployer(tmp_path_factory.mktemp("smoke")).inventory(machine, **_SETTINGS)
-            yield Smoke(str(path), ("--writes", "--disrupts"), machine, summary=summary)
+            yield Smoke(str(path), ("--writes", "--disrupts"), machine, left_out=left_out)
         finally:
             _remove_machine()
 
