@@ -61,7 +61,7 @@ class WrittenData:
 def wait_until_healthy(smoke: Smoke) -> None:
     """Wait until Docker has started Redis at boot and Redis is healthy."""
     for target in smoke.targets:
-        until(partial(_is_healthy, target), 120)
+        until(partial(_is_healthy, target), 300)
 
 
 def _is_healthy(target: Target) -> bool:
