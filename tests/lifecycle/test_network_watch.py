@@ -160,7 +160,7 @@ def test_limits_are_loaded_as_soon_as_docker_restarts_redis(instance: Instance) 
         for harm in ("kill -9 $(docker inspect --format '{{.State.Pid}}' redis)", "systemctl restart docker"):
             host.run(harm, check=True)
             wait_until(lambda: instance.inspect()["State"]["Running"], f"Redis runs again after: {harm}", WINDOW)
-            wait_until(lambda: is_limited(instance), f"the limits are loaded after: {harm}", WINDOW)
+            wait_until(lambda: is_limited(instance), f"the limits are loaded after: {harm}", 10)
     finally:
         host.run(f"systemctl start {WATCH}", check=True)
     assert instance.identity != before
