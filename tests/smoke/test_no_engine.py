@@ -110,6 +110,7 @@ def test_make_deploy_uses_a_virtual_machine(elsewhere: Path) -> None:
     test_smoke.py deploys to a virtual machine. An emulated one takes minutes for that, so this does not repeat it.
     """
     assert "root may not mount" in run(elsewhere, sys.executable, "-m", "sandbox", "up")
+    assert "as a virtual machine" in run(elsewhere, sys.executable, "-m", "sandbox", "howto")
     hosts = run(elsewhere, sys.executable, "-m", "sandbox", "list")
     assert hosts.split()[:3] == ["redoubt-1", "running", "vm"]
     version = "docker version --format '{{.Server.Version}}'"
