@@ -266,10 +266,10 @@ def asked(instance: Instance) -> Iterator[Callable[[], list[str]]]:
         instance.wait_until_healthy()
 
 
-def test_redis_resolves_no_outside_names(instance: Instance, asked: Callable[[], list[str]]) -> None:
+def test_redis_resolves_no_outside_names(instance: Instance, neighbour: Host, asked: Callable[[], list[str]]) -> None:
     """No query of Redis's container leaves it.
 
-    Containers of applications resolve outside names and the name of the instance.
+    Containers of applications resolve outside names and the name of the instance, and reach other hosts.
     """
     host = instance.host
     host.run("docker exec redis getent hosts resolver.example.com")
@@ -279,7 +279,8 @@ def test_redis_resolves_no_outside_names(instance: Instance, asked: Callable[[],
     assert own.split()[1:] == ["redis"]
     assert asked() == []
 
-    script = "getent hosts application.example.com; redis-cli -h redis PING"
+    ssh = f"exec 3<>/dev/tcp/{neighbour.address}/22; head -c 3 <&3"
+    script = f"getent hosts application.example.com; redis-cli -h redis PING; {ssh}"
     create = f"docker create --name lifecycle-app --entrypoint bash {images.redis_reference()} -c {shlex.quote(script)}"
     application = host.run(
         f"docker network create lifecycle-apps >/dev/null && {create} >/dev/null && "
@@ -288,4 +289,5 @@ def test_redis_resolves_no_outside_names(instance: Instance, asked: Callable[[],
         "docker rm --force lifecycle-app >/dev/null; docker network rm lifecycle-apps >/dev/null"
     )
     assert "NOAUTH" in application.stdout, application.stderr
+    assert application.stdout.endswith("SSH"), (application.stdout, application.stderr)
     assert "application.example.com" in asked()
