@@ -95,13 +95,18 @@ def start_explained(redis: Instance) -> tuple[int, tuple[str, str, str]]:
     Returns health's exit code and what it says of the container.
     """
 
+    answers = []
+
     def is_explained() -> bool:
-        return ": " in health(redis)[1].get("container", ("", "", ""))[1]
+        code, problems = health(redis)
+        container = problems.get("container", ("", "", ""))
+        answers.append((code, container))
+        return ": " in container[1]
 
     start(redis)
+    # The answer that explains it: Docker has started Redis once more at the next.
     wait_until(is_explained, "health explains it", 20)
-    code, problems = health(redis)
-    return code, problems["container"]
+    return answers[-1]
 
 
 def repaired(redis: Instance, source: str, count: int) -> None:
