@@ -6,13 +6,14 @@ deploy that changes nothing inspects a host's files with one command, and its in
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pyinfra.api import Host
 
 from redisctl import paths, schema
-from redisctl.schema import InstanceState, StateRequest
+from redisctl.schema import InstanceState, StateRequest, UnitState
 from redoubt import host_files, redisctl_bundle
 from redoubt.facts.host import HostFacts, HostProbe
 from redoubt.facts.instance import Instance as InstanceFact
@@ -21,6 +22,16 @@ from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathSt
 from redoubt.settings.model import Settings
 
 Entry = DesiredDirectory | DesiredFile | AbsentPath
+
+
+class Changes(Enum):
+    """What a change of the host makes outdated in its inspections."""
+
+    # It saves something that no later operation asks for.
+    NOTHING = auto()
+    # It touches no unit file, and does not call systemctl.
+    ALL_BUT_UNITS = auto()
+    ALL = auto()
 
 
 @dataclass
@@ -38,16 +49,22 @@ class HostState:
     _paths: Mapping[str, PathState] | None = None
     _asked: frozenset[str] = frozenset()
     _instance: InstanceState | None = field(default=None, repr=False)
+    _units: Mapping[str, UnitState] | None = None
     # Until the host changes: without Python redisctl cannot run, and without Docker there is no instance.
     _has_no_instance: bool = False
-    # The ACL file that the instance's users were compared with.
+    # The ACL file that the instance's users were compared with. Also in the next inspection: a caller that does not ask
+    # for them comes between two that do.
     _acl: str = field(default="", repr=False)
 
-    def forget(self) -> None:
-        """Discard the inspections, because the host is about to change."""
+    def forget(self, changes: Changes = Changes.ALL) -> None:
+        """Discard the inspections that a change of the host is about to make outdated."""
+        if changes is Changes.NOTHING:
+            return
         self._paths = None
         self._instance = None
         self._has_no_instance = False
+        if changes is Changes.ALL:
+            self._units = None
 
     def path_states(self, host: Host, entries: Sequence[Entry]) -> Mapping[str, PathState]:
         """Return what these paths are on the host; those that do not exist are left out."""
@@ -67,9 +84,19 @@ class HostState:
         if self._has_no_instance:
             return InstanceState()
         if self._instance is None or (sizes and not self._instance.sizes) or acl not in ("", self._acl):
-            self._acl = acl
-            self._instance = _inspect_instance(host, settings, acl, installed=self.redisctl, run=self.run, sizes=sizes)
+            self._acl = acl or self._acl
+            self._instance = _inspect_instance(
+                host, settings, self._acl, installed=self.redisctl, run=self.run, sizes=sizes
+            )
+            self._units = self._instance.units
         return self._instance
+
+    def units(self, host: Host, settings: Settings) -> Mapping[str, UnitState]:
+        """Return the instance's systemd units.
+
+        They stay known over changes that did not touch them.
+        """
+        return self.instance(host, settings).units if self._units is None else self._units
 
     def inspect(self, host: Host, settings: Settings, acl: str = "", *, sizes: bool = False) -> HostFacts | None:
         """Inspect a host from scratch; None if it did not answer as expected."""

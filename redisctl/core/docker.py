@@ -6,6 +6,7 @@ Every Compose command names the project and the file explicitly.
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +66,38 @@ def container(name: str) -> dict[str, Any]:
     Raises Failure.
     """
     return next(iter(inspect(name)), {})
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A container as ``docker ps`` lists it.
+
+    ``definition`` is the label that the instances' containers have, ``one_off`` that of ``docker compose run``.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    project: str
+    definition: str
+    one_off: bool
+
+
+def listing() -> list[Listed] | None:
+    """Return all containers of the host; None if Docker does not answer."""
+    # As JSON, because a label may contain anything.
+    columns = (".ID", ".Names", *(f'(.Label "{label}")' for label in (PROJECT_LABEL, DEFINITION_LABEL, ONE_OFF_LABEL)))
+    line = ",".join(f"{{{{json {column}}}}}" for column in columns)
+    try:
+        result = process.run(["docker", "ps", "--all", "--no-trunc", "--format", f"[{line}]"])
+    except Failure:
+        return None
+    if result.returncode != 0:
+        return None
+    rows = map(json.loads, result.stdout.splitlines())
+    return [
+        Listed(id, tuple(names.split(",")), project, definition, one_off == "True")
+        for id, names, project, definition, one_off in rows
+    ]
 
 
 def output(name: str, lines: int) -> list[str]:

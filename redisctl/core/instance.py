@@ -117,6 +117,13 @@ class Instance(schema.Config):
         """What Docker reports of the container; empty if there is none. Raises Failure."""
         return docker.container(self.name)
 
+    def know_container(self, inspected: dict[str, Any]) -> None:
+        """Take what Docker has just reported of the container.
+
+        It is not asked again.
+        """
+        self.__dict__["container"] = inspected
+
     def refresh_container(self) -> None:
         """Ask Docker again the next time that the container is read."""
         self.__dict__.pop("container", None)

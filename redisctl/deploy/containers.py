@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -91,21 +91,33 @@ def _network(inspected: dict[str, Any]) -> Network:
     )
 
 
-def other_instances(name: str) -> tuple[OtherInstance, ...]:
+def of_instances(name: str, listed: Iterable[docker.Listed]) -> list[str]:
+    """Return the ids of the containers that matter to an instance.
+
+    These are its project's, the one with its name, and the services of the other instances.
+    """
+    return [
+        container.id
+        for container in listed
+        if container.project == name or name in container.names or (container.definition and not container.one_off)
+    ]
+
+
+def other_instances(name: str, inspected: Iterable[dict[str, Any]]) -> tuple[OtherInstance, ...]:
     """Return the other instances on the host, also those that do not run.
 
-    ``docker compose down`` removes the containers and networks of an instance. Its next start needs its edge network.
+    ``inspected`` is what Docker reports of the containers of all instances. ``docker compose down`` removes the
+    containers and networks of an instance. Its next start needs its edge network.
     """
-    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={docker.DEFINITION_LABEL}"]
-    ids = process.check([*command, "--filter", f"label={docker.ONE_OFF_LABEL}=False"]).split()
     others = {
         project: OtherInstance(project, f"{root}/{paths.LIVE}", 0, (), subnet)
         for project, root in _deployed_roots()
         if project != name and (subnet := _edge_subnet(root))
     }
-    for container in docker.inspect(*ids):
-        project = container["Config"]["Labels"].get(docker.PROJECT_LABEL, "")
-        if project != name:
+    for container in inspected:
+        labels = container["Config"]["Labels"] or {}
+        project = labels.get(docker.PROJECT_LABEL, "")
+        if project != name and docker.DEFINITION_LABEL in labels:
             directory, memory = data_directory(container), container["HostConfig"]["Memory"]
             subnet = _edge_subnet(directory.removesuffix(f"/{paths.LIVE}"))
             others[project] = OtherInstance(project, directory, memory, published(container), subnet)

@@ -6,6 +6,7 @@ from pyinfra.api import operation
 from redisctl.schema import AclRequest
 from redoubt import service_drift
 from redoubt.filesystem import DesiredFile
+from redoubt.host_state import Changes
 from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.operations.files import files
 from redoubt.settings.model import Settings
@@ -46,5 +47,5 @@ def apply_users(settings: Settings, acl: DesiredFile, *, now: bool = False) -> C
         host.noop("up to date, or read at the next start")
         return
     for reason in reasons:
-        note_change(reason)
+        note_change(reason, Changes.ALL_BUT_UNITS)
     yield RedisctlCall(settings, "deploy", "acl", request=AclRequest(acl.content))

@@ -16,6 +16,7 @@ from redoubt import host_state, plan_log, redisctl_progress
 from redoubt.facts.paths import HiddenStdin
 from redoubt.facts.script import pinned
 from redoubt.filesystem import DesiredFile
+from redoubt.host_state import Changes
 from redoubt.settings.model import Settings
 
 Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
@@ -41,12 +42,15 @@ def fail(reason: str) -> Commands:
     yield command(f"echo {shlex.quote(reason)} >&2; exit 1")
 
 
-def note_change(reason: str) -> None:
-    """Report why the operation changes the host; discard inspections of the host."""
+def note_change(reason: str, changes: Changes = Changes.ALL) -> None:
+    """Report why the operation changes the host; discard inspections of the host.
+
+    ``changes`` says which.
+    """
     plan_log.note(host.name, "differs", reason)
     logger.info(f"{host.print_prefix}{reason}")
     if state.is_executing:
-        host_state.of(host).forget()
+        host_state.of(host).forget(changes)
 
 
 class RedisctlCall(FunctionCommand):

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pyinfra import host, logger, state
 from pyinfra.api import operation
 
+from redisctl.paths import SYSTEMD_UNITS
 from redoubt import host_state
 from redoubt.facts.paths import FileText
 from redoubt.filesystem import DesiredFile, DesiredProgram, PathConflict, plan
-from redoubt.host_state import Entry
+from redoubt.host_state import Changes, Entry
 from redoubt.operations.common import Commands, command, fail, note_change
 
 
@@ -33,7 +34,8 @@ def files(entries: Sequence[Entry]) -> Commands:
         if step.stdin is not None and state.config.DIFF:
             _show_diff(by_path[step.path])
     for step in steps:
-        note_change(f"{step.path}: {step.why}")
+        is_unit = step.path.startswith(f"{SYSTEMD_UNITS}/")
+        note_change(f"{step.path}: {step.why}", Changes.ALL if is_unit else Changes.ALL_BUT_UNITS)
     for step in steps:
         if step.stdin is None:
             yield command(step.command)

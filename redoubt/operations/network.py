@@ -21,8 +21,8 @@ def load_network_filter(settings: Settings) -> Commands:
     reasons = [
         *present.network_filter,
         *present.client_limits,
-        *unit_differences(present, [unit, timer, path], active=True),
-        *unit_differences(present, [watch], active=False),
+        *unit_differences(present.units, [unit, timer, path], active=True),
+        *unit_differences(present.units, [watch], active=False),
     ]
     if not reasons:
         host.noop("up to date")

@@ -8,7 +8,7 @@ from pyinfra.api import operation
 from redoubt import host_files, host_state, recovery_units, redisctl_bundle
 from redoubt.facts.instance import CommandResult, Redisctl
 from redoubt.filesystem import DesiredFile
-from redoubt.operations.common import Commands, command, fail, instance_state, note_change
+from redoubt.operations.common import Commands, command, fail, note_change
 from redoubt.operations.files import files
 from redoubt.operations.units import unit_differences
 from redoubt.settings.model import Settings
@@ -35,7 +35,7 @@ def enable_recovery(settings: Settings) -> Commands:
     It runs at boot and whenever the process of a transaction dies.
     """
     watcher, at_boot = recovery_units.enabled(settings)
-    present = instance_state(settings)
+    present = host_state.of(host).units(host, settings)
     reasons = unit_differences(present, [watcher], active=True) + unit_differences(present, [at_boot], active=False)
     if not reasons:
         host.noop("up to date")

@@ -6,6 +6,7 @@ from pyinfra.api import operation
 from redisctl.schema import ReplaceRequest
 from redoubt import host_state, service_drift
 from redoubt.filesystem import DesiredFile
+from redoubt.host_state import Changes
 from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.model import Settings
 
@@ -27,6 +28,7 @@ def save_configuration(settings: Settings, acl: DesiredFile) -> Commands:
         yield from fail(blocker)
         return
     note_change(
-        f"{settings.redis_name} restarts: its configuration comes back if the deploy is interrupted before that"
+        f"{settings.redis_name} restarts: its configuration comes back if the deploy is interrupted before that",
+        Changes.NOTHING,
     )
     yield RedisctlCall(settings, "deploy", "replace-files", request=ReplaceRequest(run=host_state.of(host).run))

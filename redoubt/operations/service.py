@@ -10,6 +10,7 @@ from redisctl.schema import LiveConfigRequest, StartRequest
 from redoubt import compose, redis_conf, service_drift
 from redoubt.container_limits import ContainerLimits
 from redoubt.filesystem import DesiredFile
+from redoubt.host_state import Changes
 from redoubt.operations.common import Commands, RedisctlCall, fail, instance_state, note_change
 from redoubt.settings.changes import changed_settings
 from redoubt.settings.model import Settings
@@ -27,7 +28,7 @@ def apply_live_changes(settings: Settings, acl: DesiredFile, deployed: Mapping[s
         host.noop("up to date, or read at the next start")
         return
     for reason in (*changed_settings(settings, deployed, "live"), *change.reasons):
-        note_change(reason)
+        note_change(reason, Changes.ALL_BUT_UNITS)
     limits = ContainerLimits.of(settings)
     request = LiveConfigRequest(
         config=tuple(redis_conf.set_commands(settings, dict(change.config))),
@@ -56,9 +57,9 @@ def start_service(settings: Settings, acl: DesiredFile, deployed: Mapping[str, A
         return
     if service_drift.will_restart(settings, current):
         for reason in changed_settings(settings, deployed, "restart") or ["what follows"]:
-            note_change(f"{settings.redis_name} restarts because of {reason}")
+            note_change(f"{settings.redis_name} restarts because of {reason}", Changes.ALL_BUT_UNITS)
     for reason in drift.reasons:
-        note_change(reason)
+        note_change(reason, Changes.ALL_BUT_UNITS)
     if blocker := service_drift.blocker(settings, drift):
         yield from fail(blocker)
         return

@@ -64,6 +64,7 @@ case "$*" in
 logs*) /bin/cat {directory}/text;;
 exec*) /bin/cat {directory}/text; exit 1;;
 run*) echo f00;;
+ps*"json .ID"*) /bin/cat {directory}/listing;;
 ps*compose.project*) echo c0ffee;;
 esac
 exit 0
@@ -199,6 +200,7 @@ class HostileHost:
         request = dict(REQUESTS.get(verb, {}))
         if verb == "state":
             request |= {"name": name, "root": str(root)}
+            _name_container(server.directory, name)
         files = {stream: str(root.with_suffix(f".{stream}")) for stream in ("stdin", "stdout", "stderr")}
         Path(files["stdin"]).write_text(json.dumps(request) if request else "\n")
         arguments = [word.replace("PORT", str(server.port)) for word in ARGUMENTS.get(verb, ())]
@@ -275,6 +277,14 @@ def _copy(source: str, target: str) -> None:
 
 def _outputs(request: dict[str, Any]) -> list[str]:
     return [Path(request[stream]).read_text() for stream in ("stdout", "stderr")]
+
+
+def _name_container(directory: Path, name: str) -> None:
+    """Give the container the name of an instance, by which ``state`` finds it."""
+    container = json.loads((directory / "container.json").read_text())
+    container[0]["Name"] = f"/{name}"
+    (directory / "container.json").write_text(json.dumps(container))
+    (directory / "listing").write_text(json.dumps(["c0ffee", name, HOSTILE_TEXT, "", ""]) + "\n")
 
 
 def _write_programs(directory: Path, pid: int) -> None:

@@ -1,5 +1,6 @@
 """One inspection of a host serves all operations until one changes the host."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from redoubt.facts.host import HostFacts, HostProbe, parse_host_facts
 from redoubt.facts.instance import Instance as InstanceFact
 from redoubt.facts.paths import Paths
 from redoubt.filesystem import AbsentPath, DesiredDirectory, DesiredFile, PathState
-from redoubt.host_state import HostState
-from redoubt.operations import common
+from redoubt.host_state import Changes, HostState
+from redoubt.operations import common, files
 from redoubt.settings.load import load
 from tests.unit.good_host import PROBE
 
@@ -156,6 +157,52 @@ def test_change_forgets_the_host_only_during_the_deploy(
     host_state.of(host).path_states(host, [FILE])
     host_state.of(host).instance(host, SETTINGS)
     assert (host.count(Paths), host.count(InstanceFact)) == ((2, 2) if is_executing else (1, 1))
+
+
+def test_users_are_compared_also_between(host: Any) -> None:
+    state = HostState()
+    state.instance(host, SETTINGS, "user x on\n")
+    state.forget()
+    again = state.instance(host, SETTINGS)
+    assert host.request.acl == "user x on\n"
+    assert state.instance(host, SETTINGS, "user x on\n") is again
+
+
+def test_units_are_kept_over_changes_that_do_not_touch_them(host: Any) -> None:
+    state = HostState()
+    units = state.units(host, SETTINGS)
+    state.forget(Changes.ALL_BUT_UNITS)
+    assert state.units(host, SETTINGS) is units
+    assert host.count(InstanceFact) == 1
+    state.forget(Changes.NOTHING)
+    state.forget()
+    assert state.units(host, SETTINGS) is not units
+    assert host.count(InstanceFact) == 2
+
+
+def test_change_that_makes_nothing_outdated_keeps_all(host: Any) -> None:
+    state = HostState(entries=(FILE,))
+    paths, instance = state.path_states(host, [FILE]), state.instance(host, SETTINGS)
+    state.forget(Changes.NOTHING)
+    assert (state.path_states(host, [FILE]), state.instance(host, SETTINGS)) == (paths, instance)
+
+
+@pytest.mark.parametrize(
+    ("path", "changes"),
+    [
+        ("/etc/systemd/system/redis-backup.timer", Changes.ALL),
+        ("/srv/redis/compose.yml", Changes.ALL_BUT_UNITS),
+    ],
+)
+def test_file_of_a_unit_makes_the_units_outdated(
+    host: Any, monkeypatch: pytest.MonkeyPatch, path: str, changes: Changes
+) -> None:
+    noted = []
+    monkeypatch.setattr(files, "host", host)
+    monkeypatch.setattr(files, "state", SimpleNamespace(config=SimpleNamespace(DIFF=False)))
+    monkeypatch.setattr(files, "note_change", lambda _, changes: noted.append(changes))
+    list(files.files._inner(entries=[DesiredFile(path, "a\n")]))
+    assert noted == [changes]
 
 
 def test_two_hosts_have_states_of_their_own() -> None:
