@@ -310,12 +310,13 @@ def log_rotation(settings: Settings) -> list[DesiredFile]:
 
 def template(name: str, **values: Any) -> str:
     """Render a file of templates/."""
-    return _environment().get_template(name).render(**values)
+    return environment().get_template(name).render(**values)
 
 
 # One environment compiles each template once, however many hosts a deploy has.
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the environment of templates/."""
     environment = Environment(
         loader=FileSystemLoader(PROJECT / "templates"),
         undefined=StrictUndefined,

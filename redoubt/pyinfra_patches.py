@@ -8,7 +8,8 @@ pyinfra 3.10
   or for a password where there is no terminal,
 - begins its errors with a line of our code,
 - prints what hosts answer with the control characters in it,
-- prints what a command prints only when it has ended, or all of it.
+- prints what a command prints only when it has ended, or all of it,
+- reads the source code around every caller of an operation.
 
 ``config.py`` runs before pyinfra loads the inventory, so it can fix all of this.
 
@@ -20,12 +21,14 @@ replace private names (``make_inventory``, ``_get_inventory_pattern_matches``, `
 """
 
 import atexit
+import inspect
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from getpass import getpass
 from pathlib import Path
 from types import FrameType
@@ -33,6 +36,7 @@ from typing import IO, Any, TextIO
 
 import click
 import gevent
+import pyinfra.api.util
 import pyinfra.connectors.ssh_util
 import pyinfra.connectors.util
 import pyinfra_cli.cli
@@ -86,6 +90,16 @@ def install() -> None:
     _refuse_passwords_without_terminal()
     _report_errors_without_code()
     _report_end()
+    _read_no_source_code()
+
+
+def _read_no_source_code() -> None:
+    """Have pyinfra order operations by their callers without their source code.
+
+    Reading it took 7 % of the processor's time of a deploy without a change.
+    """
+    pyinfra.api.util.stack = partial(inspect.stack, context=0)
+    pyinfra.api.util.getframeinfo = partial(inspect.getframeinfo, context=0)
 
 
 def _escape_output() -> None:

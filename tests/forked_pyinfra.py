@@ -123,9 +123,15 @@ def _serve() -> None:
     sys.path.insert(0, str(ROOT))
     from pyinfra_cli.main import main
 
-    # Imported before the forks.
+    # Before the forks: the imports, and what each of them would make again.
     for path in sorted((ROOT / "tasks").glob("*.py")):
         importlib.import_module(f"tasks.{path.stem}")
+    from redoubt import host_files, redisctl_bundle
+
+    redisctl_bundle.digest()
+    templates = host_files.environment()
+    for name in templates.list_templates():
+        templates.get_template(name)
 
     # The forks share this memory, and their garbage collections do not look at it.
     gc.freeze()
