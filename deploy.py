@@ -3,7 +3,7 @@
 from tasks.access import access
 from tasks.backup import backup
 from tasks.config import config
-from tasks.directories import directories, root, unused_directories
+from tasks.directories import directories, root
 from tasks.docker import docker
 from tasks.image import image
 from tasks.logs import logs
@@ -40,7 +40,6 @@ previous_certificates(instance)
 logs(instance)
 network(instance)
 service(instance)
-unused_directories(instance)
 backup(instance)
 record(instance)
 summary(instance)

@@ -22,7 +22,6 @@ def of(instance: Instance) -> list[DesiredDirectory | DesiredFile | AbsentPath]:
         *(kernel_tuning.files() if settings.redis_host_tuning else []),
         *host_files.root(settings),
         *host_files.directories(settings),
-        *host_files.unused_socket(settings),
         *host_files.redisctl_program(settings),
         *recovery_units.files(settings),
         instance.acl,

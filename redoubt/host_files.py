@@ -67,15 +67,6 @@ def directories(settings: Settings) -> list[DesiredDirectory]:
     ]
 
 
-def unused_socket(settings: Settings) -> list[AbsentPath]:
-    """Return the socket and its directory if the settings turn the socket off.
-
-    The socket comes first: a killed Redis leaves it, and the directory must be empty.
-    """
-    directory = f"{settings.root}/{paths.SOCKET}"
-    return [] if settings.redis_unix_socket else [AbsentPath(f"{directory}/redis.sock"), AbsentPath(directory)]
-
-
 class _Owner(TypedDict):
     uid: int
     gid: int

@@ -23,12 +23,3 @@ def directories(instance: Instance) -> None:
     They belong to Redis, so this comes after a change of its user.
     """
     files(name="Create the directories", entries=host_files.directories(instance.settings))
-
-
-@deploy("Directories")
-def unused_directories(instance: Instance) -> None:
-    """Remove the directory of a Unix socket that is turned off.
-
-    The container of the previous deploy mounts it, so this comes after the restart.
-    """
-    files(name="Remove the unused socket directory", entries=host_files.unused_socket(instance.settings))
