@@ -19,7 +19,8 @@ fact "machine $(cat /proc/sys/kernel/random/boot_id) $(readlink /proc/1/ns/uts)"
 
 fact "container $(systemd-detect-virt --container 2>/dev/null)"
 for path in $KERNEL; do
-    [ ! -r "$path" ] || { read -r value <"$path"; fact "kernel $path $value"; }
+    # Not with "read": dash reads byte by byte, and the kernel answers only the first.
+    [ ! -r "$path" ] || fact "kernel $path $(cat "$path")"
 done
 
 # The nearest directory that exists is on the disk that the root will be on.

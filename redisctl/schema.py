@@ -481,8 +481,9 @@ class OwnerRequest:
 class UpgradeRequest:
     """Request to back up, and to check that the image reads the data.
 
-    ``verify`` loads the backup with both versions.
+    ``verify`` loads the backup with both versions. ``config`` is the redis.conf of the new one.
     """
 
     image: str
     verify: bool = True
+    config: str = ""

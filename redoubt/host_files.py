@@ -202,12 +202,16 @@ def previous_certificates(settings: Settings, identity: Identity | None, present
 
 def config_files(settings: Settings) -> list[DesiredFile]:
     """Return redis.conf and the health check."""
-    owner = _owner(settings)
     check = (PROJECT / "files" / "healthcheck.sh").read_text()
     return [
-        DesiredFile(f"{settings.root}/config/redis.conf", _redis_conf(settings), **owner),
-        DesiredFile(f"{settings.root}/config/healthcheck.sh", check, mode=0o500, **owner),
+        redis_conf_file(settings),
+        DesiredFile(f"{settings.root}/config/healthcheck.sh", check, mode=0o500, **_owner(settings)),
     ]
+
+
+def redis_conf_file(settings: Settings) -> DesiredFile:
+    """Return redis.conf. It contains no secret."""
+    return DesiredFile(f"{settings.root}/config/redis.conf", _redis_conf(settings), **_owner(settings))
 
 
 def activedefrag_file(settings: Settings, text: str = "activedefrag no\n") -> DesiredFile:

@@ -1,7 +1,7 @@
 """What this command knows of each host.
 
-One inspection serves all operations until one of them changes the host. SSH round trips are the cost of a deploy. A
-deploy that changes nothing inspects a host's files with one command, and its instance with another.
+One inspection serves all operations until one of them changes what it found. SSH round trips are the cost of a deploy.
+A deploy that changes nothing inspects a host's files with one command, and its instance with another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ Entry = DesiredDirectory | DesiredFile | AbsentPath
 class Changes(Enum):
     """What a change of the host makes outdated in its inspections."""
 
-    # It saves something that no later operation asks for.
+    # It saves the configuration: the operations after it decide as before, because Redis restarts in any case.
     NOTHING = auto()
-    # It touches no unit file, and does not call systemctl.
+    # It neither writes a unit file nor enables a unit. It may start units that stop by themselves, or start some again.
     ALL_BUT_UNITS = auto()
     ALL = auto()
 

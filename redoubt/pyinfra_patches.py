@@ -16,8 +16,9 @@ pyinfra 3.10
 Patches rather than an entry point of our own on pyinfra's API: ``pyinfra inventory deploy.py`` must work as written, so
 the command is pyinfra's in any case, and a second one would be a second behaviour to document and test. The patches
 replace private names (``make_inventory``, ``_get_inventory_pattern_matches``, ``_do_confirm`` and ``WrappedError`` in
-``pyinfra_cli.cli``, ``getpass`` in two connectors). Therefore ``config.py`` pins the series of pyinfra, and
-``tests/lifecycle/test_command_line.py`` and ``tests/unit/test_broken_inventory.py`` run the real commands.
+``pyinfra_cli.cli``, ``getpass`` in two connectors, ``stack`` and ``getframeinfo`` in ``pyinfra.api.util``). Therefore
+``config.py`` pins the series of pyinfra, and ``tests/lifecycle/test_command_line.py`` and
+``tests/unit/test_broken_inventory.py`` run the real commands.
 """
 
 import atexit

@@ -61,12 +61,13 @@ def verify_backup(instance: Instance, backup: BackupSet) -> BackupSet:
     return catalog.open_backup(backup.path)
 
 
-def verify_with_image(instance: Instance, backup: BackupSet, image: str) -> None:
+def verify_with_image(instance: Instance, backup: BackupSet, image: str, config: str = "") -> None:
     """Verify a backup with another image and record nothing.
 
-    A backup that this image cannot read is still good. Raises Failure with what the image's server reports.
+    ``config`` is the redis.conf with which the image will start: its modules and encodings are loaded. A backup that
+    this image cannot read is still good. Raises Failure with what the image's server reports.
     """
-    problems, _ = _examine(replace(instance, image_override=image), backup)
+    problems, _ = _examine(replace(instance, image_override=image, config_override=config), backup)
     if problems:
         raise Failure(f"{image} does not read backup {backup.id}: {'; '.join(problems)}")
 

@@ -83,17 +83,20 @@ class Listed:
 
 
 def listing() -> list[Listed] | None:
-    """Return all containers of the host; None if Docker does not answer."""
+    """Return all containers of the host; None if Docker does not answer.
+
+    Raises Failure if Docker answers other questions, but not this one.
+    """
     # As JSON, because a label may contain anything.
     columns = (".ID", ".Names", *(f'(.Label "{label}")' for label in (PROJECT_LABEL, DEFINITION_LABEL, ONE_OFF_LABEL)))
     line = ",".join(f"{{{{json {column}}}}}" for column in columns)
     try:
-        result = process.run(["docker", "ps", "--all", "--no-trunc", "--format", f"[{line}]"])
+        listed = process.check(["docker", "ps", "--all", "--no-trunc", "--format", f"[{line}]"])
     except Failure:
+        if answers():
+            raise
         return None
-    if result.returncode != 0:
-        return None
-    rows = map(json.loads, result.stdout.splitlines())
+    rows = map(json.loads, listed.splitlines())
     return [
         Listed(id, tuple(names.split(",")), project, definition, one_off == "True")
         for id, names, project, definition, one_off in rows

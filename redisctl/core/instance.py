@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,10 +43,12 @@ class UnusableSecret(Failure):
 class Instance(schema.Config):
     """One Redis on this host, as the deploy described it.
 
-    ``image_override`` is another image, to load data with.
+    ``image_override`` is another image, to load data with. ``config_override`` is the redis.conf of that image, empty
+    if it is not known.
     """
 
     image_override: str = ""
+    config_override: str = field(default="", repr=False)
 
     @property
     def backups(self) -> Path:

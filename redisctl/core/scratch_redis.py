@@ -132,11 +132,12 @@ def _remove(instance: Instance, container: str, directory: Path) -> None:
 def loading_directives(instance: Instance) -> list[str]:
     """Return the lines of redis.conf that decide how data loads.
 
-    Another image may not know them.
+    Another image may not know those of the present redis.conf, so it gets those of its own.
     """
     if instance.image_override:
-        return []
-    text = (instance.root / paths.CONFIG / "redis.conf").read_text()
+        text = instance.config_override
+    else:
+        text = (instance.root / paths.CONFIG / "redis.conf").read_text()
     return [match[0] for match in _LOADING.finditer(text)]
 
 

@@ -117,7 +117,8 @@ def other_instances(name: str, inspected: Iterable[dict[str, Any]]) -> tuple[Oth
     for container in inspected:
         labels = container["Config"]["Labels"] or {}
         project = labels.get(docker.PROJECT_LABEL, "")
-        if project != name and docker.DEFINITION_LABEL in labels:
+        is_instance = docker.DEFINITION_LABEL in labels and labels.get(docker.ONE_OFF_LABEL) != "True"
+        if project != name and is_instance:
             directory, memory = data_directory(container), container["HostConfig"]["Memory"]
             subnet = _edge_subnet(directory.removesuffix(f"/{paths.LIVE}"))
             others[project] = OtherInstance(project, directory, memory, published(container), subnet)

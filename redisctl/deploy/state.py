@@ -53,7 +53,10 @@ _MAX_ERROR = 200
 
 
 def collect(instance: Instance, request: StateRequest) -> InstanceState:
-    """Return the state of an instance. Raises Failure if Docker does not answer."""
+    """Return the state of an instance.
+
+    Without Docker, and if Docker does not answer, it has no containers. Raises Failure if Docker answers only in part.
+    """
     root = instance.root
     with ThreadPoolExecutor(max_workers=4) as pool:
         # These wait for other programs, not for each other.

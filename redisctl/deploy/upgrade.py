@@ -57,7 +57,7 @@ def check(instance: Instance, request: UpgradeRequest) -> Result:
     try:
         backup = back_up(instance, verify=request.verify).backup
         if request.verify:
-            verify_with_image(instance, backup, request.image)
+            verify_with_image(instance, backup, request.image, request.config)
     except Failure as error:
         raise Failure(
             f"{error}. The running Redis was left alone, and nothing was changed for the new version"

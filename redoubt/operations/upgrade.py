@@ -4,6 +4,7 @@ from pyinfra import host, state
 from pyinfra.api import operation
 
 from redisctl.schema import UpgradeRequest
+from redoubt import host_files
 from redoubt.facts.host import Build
 from redoubt.facts.image import ImageBuild
 from redoubt.operations.common import Commands, RedisctlCall, fail, note_change
@@ -29,5 +30,6 @@ def check_upgrade(settings: Settings, running: Build) -> Commands:
         host.noop(f"{settings.redis_image} has the version that runs")
         return
     note_change(f"{settings.redis_name} runs {running}, and {settings.redis_image} is {build}")
-    request = UpgradeRequest(settings.redis_image, verify=settings.redis_upgrade_verify)
+    config = host_files.redis_conf_file(settings).content
+    request = UpgradeRequest(settings.redis_image, verify=settings.redis_upgrade_verify, config=config)
     yield RedisctlCall(settings, "deploy", "check-upgrade", request=request)

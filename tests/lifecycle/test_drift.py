@@ -383,7 +383,7 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def session(host: Host, deployer: Deployer) -> Iterator[Client]:
+def session(host: Host, without_traces: None, deployer: Deployer) -> Iterator[Client]:
     """Deploy the shared host and return a client of its Redis."""
     result = deployer.deploy(host, **SETTINGS)
     assert result.returncode == 0, result.stderr

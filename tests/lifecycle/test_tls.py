@@ -56,8 +56,8 @@ def settings(host: Host) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def redis(host: Host, deployer: Deployer, settings: dict[str, Any]) -> Instance:
-    """The shared host with TLS."""
+def redis(host: Host, without_traces: None, deployer: Deployer, settings: dict[str, Any]) -> Instance:
+    """The shared host with TLS, and without files of other modules."""
     result = deployer.deploy(host, **settings)
     assert result.returncode == 0, result.stderr
     assert "the CA is /srv/redis/ca.crt on the host; the certificate expires on " in result.stderr

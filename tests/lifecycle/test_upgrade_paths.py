@@ -56,10 +56,10 @@ def assert_runs(server: Instance, number: str) -> None:
     server.wait_until_healthy()
 
 
-def assert_refused(deployer: Deployer, server: Instance, build: str, *, reason: str) -> None:
+def assert_refused(deployer: Deployer, server: Instance, build: str, *, reason: str, **settings: Any) -> None:
     """Deploy a build that is refused, with the reason, while Redis runs undisturbed."""
     before = server.identity
-    result: DeployResult = deployer.deploy(server.host, **version(build))
+    result: DeployResult = deployer.deploy(server.host, **version(build), **settings)
     assert result.returncode == 1
     assert reason in result.stderr, result.stderr
     assert server.identity == before
@@ -124,6 +124,9 @@ def test_redis_upgrades_to_8_6_and_downgrades_by_a_backup(
 
     # 8.0 cannot read what 8.6 wrote: a downgrade needs the backup that the upgrade took.
     assert_refused(deployer, server, "redis", reason="does not read backup")
+    # The new version loads the backup with the modules of its own configuration.
+    module = {"redis_extra_config": {"loadmodule": "/no/such/module.so"}}
+    assert_refused(deployer, server, "valkey-testing", reason="/no/such/module.so", **module)
     stopped = deployer.deploy(own_host, job="day2/stop.py", **version("redis-experimental"))
     assert stopped.returncode == 0, stopped.stderr
     own_host.run("mv /srv/redis/data/live /srv/redis/data/live.newer", check=True)

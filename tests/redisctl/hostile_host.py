@@ -280,11 +280,12 @@ def _outputs(request: dict[str, Any]) -> list[str]:
 
 
 def _name_container(directory: Path, name: str) -> None:
-    """Give the container the name of an instance, by which ``state`` finds it."""
-    container = json.loads((directory / "container.json").read_text())
-    container[0]["Name"] = f"/{name}"
-    (directory / "container.json").write_text(json.dumps(container))
-    (directory / "listing").write_text(json.dumps(["c0ffee", name, HOSTILE_TEXT, "", ""]) + "\n")
+    """Add a container with the name of an instance, by which ``state`` finds it."""
+    containers = json.loads((directory / "container.json").read_text())
+    containers.append({**containers[0], "Name": f"/{name}"})
+    (directory / "container.json").write_text(json.dumps(containers))
+    with (directory / "listing").open("a") as listing:
+        listing.write(json.dumps(["c0ffee", name, HOSTILE_TEXT, "", ""]) + "\n")
 
 
 def _write_programs(directory: Path, pid: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 from redisctl import paths
 from redoubt import host_files
 from redoubt.facts.host import HostFacts, HostProbe, parse_host_facts
+from redoubt.kernel_tuning import KERNEL_SETTINGS
 from redoubt.settings.load import load
 
 
@@ -20,6 +21,13 @@ def probe(root: Path) -> HostFacts:
     command = HostProbe().command("redis", str(root), "", 999)
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
     return parse_host_facts(result.stdout.splitlines())
+
+
+def test_kernel_settings_are_read_whole(tmp_path: Path) -> None:
+    """A value of several digits."""
+    kernel = probe(tmp_path).kernel
+    assert kernel == {setting.path: Path(setting.path).read_text().strip() for setting in KERNEL_SETTINGS}
+    assert len(kernel["/proc/sys/net/core/somaxconn"]) > 1
 
 
 def test_empty_root_has_no_entries(tmp_path: Path) -> None:

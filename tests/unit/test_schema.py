@@ -103,7 +103,7 @@ DOCUMENTS = [
     ActivedefragRequest("redis:8", "999:999", required=True),
     PersistenceRequest("aof", "900 1", 60),
     OwnerRequest("999:999", "2001:2001"),
-    UpgradeRequest("redis:8", verify=False),
+    UpgradeRequest("redis:8", verify=False, config="port 0\n"),
     Journal("restore", Kind.DATA, Stage.STASHING, 5.0, "always", "data/staging/new", "data/previous/x", {"a": [1]}),
 ]
 

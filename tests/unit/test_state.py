@@ -180,23 +180,26 @@ def test_one_command_inspects_all_containers(monkeypatch: pytest.MonkeyPatch, in
     assert host.inspections == 2
 
 
-@pytest.mark.parametrize("failure", [CompletedProcess([], 1, "", "Cannot connect"), Failure("docker hangs")])
-def test_docker_that_does_not_answer_has_an_empty_state(
-    monkeypatch: pytest.MonkeyPatch, instance: Instance, failure: CompletedProcess[str] | Failure
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("hangs", [False, True])
+def test_docker_that_does_not_list_containers(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, *, answers: bool, hangs: bool
 ) -> None:
+    """A Docker that answers only in part may have containers."""
     host = FakeHost(inspected())
 
     def run(command: Sequence[str], **_: Any) -> CompletedProcess[str]:
-        if command[:2] != ["docker", "ps"]:
-            return host.run(command)
-        if isinstance(failure, Failure):
-            raise failure
-        return failure
+        if command[:2] == ["docker", "ps"] and hangs:
+            raise Failure("docker ps hangs")
+        if command[:2] == ["docker", "ps"] or (command[:2] == ["docker", "version"] and not answers):
+            return CompletedProcess(command, 1, "", "cannot list")
+        return host.run(command)
 
     monkeypatch.setattr(process, "run", run)
     monkeypatch.setattr("redisctl.deploy.state.shutil.which", lambda name: name if name != "nft" else None)
-    result = state.collect(instance, StateRequest("redis", str(instance.root)))
-    assert (result.containers, result.image, result.hashes) == ((), None, {})
+    with pytest.raises(Failure, match=r"hangs|cannot list") if answers else contextlib.nullcontext():
+        result = state.collect(instance, StateRequest("redis", str(instance.root)))
+        assert (result.containers, result.image, result.hashes) == ((), None, {})
 
 
 def test_containers_without_compose_are_left_out(monkeypatch: pytest.MonkeyPatch, instance: Instance) -> None:
