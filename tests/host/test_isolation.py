@@ -11,12 +11,39 @@ from testinfra.host import Host
 
 from redisctl import paths
 from redoubt.settings.model import Settings
-from tests.host.host_under_test import quoted
+from tests.host.host_under_test import Target, quoted
 from tests.host.proc import Kernel
 
 pytestmark = pytest.mark.security("container isolation")
 
 
+# What a Redis that was taken over can put in the place of its files. Prints what redisctl reads, as root.
+LINK_ATTACKS = """
+import os, pathlib, sys
+program, directory, uid, gid = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+sys.path.insert(0, program)
+from redisctl.core.untrusted_files import UntrustedDirectory
+
+root, live = directory / "root", directory / "live"
+root.mkdir()
+live.mkdir()
+for path in (root / "file", root / "other", live / "plain"):
+    path.write_text("x")
+    path.chmod(0o600)
+os.chown(live / "plain", uid, gid)
+(live / "link").symlink_to(root / "file")
+(live / "directory").symlink_to(root)
+os.link(root / "other", live / "hard link")
+os.mkfifo(live / "fifo")
+os.mknod(live / "device", 0o600 | 0o020000, os.makedev(1, 5))
+for names in (["plain"], ["link"], ["directory", "file"], ["hard link"], ["fifo"], ["device"], ["..", "root", "file"]):
+    try:
+        with UntrustedDirectory(live, (uid, gid)).open_file(*names) as file:
+            file.read(1)
+        print("/".join(names))
+    except OSError:
+        pass
+"""
 # Below the instance's root: where only root works, on restores, imports, repairs and upgrades.
 WORKING_PATHS = (paths.PREVIOUS, paths.STAGING, paths.ROLLBACK_DATA, paths.JOURNAL, paths.ROLLBACK_CONFIG)
 
@@ -55,6 +82,20 @@ def test_kernel_shows_no_working_data_in_the_container(
     assert len(hidden_identities) > len(data.parents), "ROOT/data and the directories above it exist"
     assert mounted_identities
     assert set(hidden_identities) & set(mounted_identities) == set()
+
+
+def test_redisctl_follows_no_link_of_redis(target: Target, settings: Settings) -> None:
+    """The installed redisctl opens a file of Redis, and nothing put in its place.
+
+    The files are in a private directory in memory, which is removed.
+    """
+    program = quoted(f"{settings.root}/{paths.PROGRAM}")
+    result = target.run(
+        "directory=$(mktemp -d /run/redoubt-audit.XXXXXX) || exit; trap 'rm -rf \"$directory\"' EXIT; "
+        f'timeout 20 python3 -I - {program} "$directory" {settings.redis_uid} {settings.redis_gid}',
+        stdin=LINK_ATTACKS,
+    )
+    assert (result.returncode, result.stdout) == (0, "plain\n"), result.stderr
 
 
 @pytest.mark.parametrize("point", ["/sys", "/proc/sys", "/proc/bus", "/proc/irq"])
