@@ -18,7 +18,7 @@ DEPLOY := pyinfra -y inventory deploy.py
 # The tests without a host, those of the deployed host, and those that start hosts of their own.
 QUICK := $(SANDBOX) run -- sh -ec '$(DEPLOY); pytest -n 2 --dist loadfile tests/unit tests/redisctl; pytest tests/host'
 # tests/lifecycle/conftest.py puts the longest modules first.
-LIFECYCLE := $(SANDBOX) run --no-host -- pytest -n 3 --dist loadfile --no-loadscope-reorder tests/lifecycle
+LIFECYCLE := $(SANDBOX) run --no-host -- pytest -n 4 --dist loadfile --no-loadscope-reorder tests/lifecycle
 
 # A value from the command line as one word of the shell, with its $ and quotes.
 quoted = '$(subst ','\'',$(value $(1)))'

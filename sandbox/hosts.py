@@ -232,7 +232,7 @@ class Host:
         for part, test in (
             ("SSH", "true"),
             # In the state "degraded" a unit has failed, which the tests may check.
-            ("systemd", "systemctl is-system-running | grep -qE 'running|degraded'"),
+            ("systemd", "timeout 15 systemctl is-system-running --wait | grep -qE 'running|degraded'"),
             ("Docker", "! command -v docker || docker info"),
         ):
             left = deadline - time.monotonic()

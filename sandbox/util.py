@@ -89,7 +89,8 @@ def wait_until(topic: str, text: str, ready: Callable[[], bool], timeout: float)
         if now - last_message > HEARTBEAT:
             last_message = now
             say(topic, f"{text} ({now - start:.0f} s)")
-        time.sleep(0.1)
+        # A look costs time of the machine that is waited for, so a long wait has few.
+        time.sleep(min(max(0.1, (now - start) / 10), 2))
     return True
 
 

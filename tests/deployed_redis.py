@@ -67,11 +67,14 @@ class Instance:
     def call(self, *commands: str, user: str = "admin", password: str | None = None) -> list[str]:
         """Return the lines that redis-cli in the container prints for commands.
 
-        redis-cli reads the password from stdin.
+        redis-cli reads the password from stdin. nsenter starts it in the container: docker exec takes ten times as much
+        of the processor's time.
         """
         secret = self.secrets.passwords[user] if password is None else password
         script = "\n".join([f"AUTH {user} {secret}", *commands, ""])
-        completed = self.host.run(f"docker exec -i {self.name} redis-cli -s /run/redis/redis.sock", input=script)
+        pid = f"$(docker inspect --format '{{{{.State.Pid}}}}' {self.name})"
+        inside = f'nsenter --target "{pid}" --mount redis-cli -s /run/redis/redis.sock'
+        completed = self.host.run(inside, input=script)
         lines = completed.stdout.splitlines()
         # The script and the error may contain the password, so the message contains neither.
         assert lines[:1] == ["OK"], f"{user} cannot log in to {self.name} on {self.host.name} ({completed.returncode})"
@@ -216,11 +219,12 @@ def _forwarding(host: Host, listen: str, to: str, is_ready: Callable[[], bool]) 
 def wait_until(condition: Callable[[], object], what: str, seconds: float, pause: float = 0.2) -> float:
     """Wait for a condition, and return the seconds that it took.
 
-    Fails with ``what`` after ``seconds``.
+    Fails with ``what`` after ``seconds``. ``pause`` is the shortest one between two looks. A long wait has longer ones,
+    because each look costs time of the machine that is waited for; 0 is always 0.
     """
     start = time.monotonic()
     while not condition():
         waited = time.monotonic() - start
         assert waited < seconds, f"not within {seconds:.0f} s: {what}"
-        time.sleep(pause)
+        time.sleep(min(max(pause, waited / 10), 2) if pause else 0)
     return time.monotonic() - start

@@ -287,7 +287,7 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
     Errors of Redis count as false. Raises AssertionError after ``seconds``.
     """
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     while True:
         try:
             value = condition()
@@ -297,8 +297,10 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
             reason = f": {type(error).__name__}"
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {seconds} s{reason}"
-        time.sleep(0.05)
+        waited = time.monotonic() - start
+        assert waited < seconds, f"not within {seconds} s{reason}"
+        # A look costs time of the host, so a long wait has few.
+        time.sleep(min(max(0.05, waited / 10), 2))
 
 
 def refusal(client: Redis, *command: str) -> str:
