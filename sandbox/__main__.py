@@ -241,7 +241,8 @@ def _howto(_: argparse.Namespace, __: list[str]) -> int:
     at = f" at {host.address}" if host.address else " as a virtual machine"
     print(f"""
 {host.name} is up{at}, reachable from this machine only. Redis listens on its 127.0.0.1:6379; the URLs
-are above. To use them from here: ssh -F .sandbox/ssh_config -N -L 6379:127.0.0.1:6379 {host.name}
+are above. To use them from here, until you press Ctrl-C:
+  ssh -F .sandbox/ssh_config -o ControlPath=none -N -L 6379:127.0.0.1:6379 {host.name}
 
   make ssh                      a root shell there
   make ssh CMD='docker ps'      one command there

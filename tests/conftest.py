@@ -32,7 +32,7 @@ MARKS = {
 # Marks of tests that would prove nothing about some hosts: a text, and whether a host is one of them.
 UNPROVABLE: dict[str, tuple[str, Callable[[Target], bool]]] = {
     "kernel": (
-        "the kernel's settings (redis_host_tuning = False: the deploy does not set them)",
+        "the kernel and AppArmor (redis_host_tuning = False: the deploy leaves the kernel alone)",
         lambda target: not target.settings.redis_host_tuning,
     ),
     "outside": (

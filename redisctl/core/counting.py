@@ -20,7 +20,8 @@ from redisctl.core.scan import scan
 def count_contents(redis: Redis, prefixes: Mapping[str, bytes] | None = None) -> Contents:
     """Count what a Redis contains to which no client writes.
 
-    It reads the names of all keys, and ``kinds`` gets how many begin with each of ``prefixes``. The client must not
+    While Redis deletes many keys, it may return some of the others twice, and they count twice. A scratch Redis deletes
+    none. Reads the names of all keys; ``kinds`` gets how many begin with each of ``prefixes``. The client must not
     decode. Raises RedisError, Failure.
     """
     databases: dict[str, dict[str, int]] = {}

@@ -237,8 +237,12 @@ def _of_process(instance: Instance, request: StateRequest, own: dict[str, Any]) 
     if not pid:
         return {}
     inside = Path(f"/proc/{pid}/root")
+    mounted = {mount["Destination"] for mount in own.get("Mounts", ())}
     stale = []
     for directory, target in request.mounts:
+        if target not in mounted and directory != paths.LIVE:
+            # The deploy adds it, so nothing was replaced. Data without a mount would be lost with the container.
+            continue
         try:
             same = os.path.samestat(os.stat(instance.root / directory), os.stat(f"{inside}{target}"))
         except OSError:

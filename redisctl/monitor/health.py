@@ -413,7 +413,8 @@ def _network(status: Status) -> Iterator[Check]:
     if network.limit_differences:
         remedy = "wait 30 s, then deploy again; journalctl shows what the -network-watch unit could not load"
         yield Check("connection limits", WARNING, "; ".join(network.limit_differences), remedy)
-    else:
+    elif status.container_status == "running":
+        # They are in the container's network, which is gone when it stops.
         yield Check("connection limits", OK, "loaded")
     refused = ", ".join(f"{count} above {setting}" for setting, count in network.refused.items() if count)
     if refused:

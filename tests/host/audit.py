@@ -70,7 +70,7 @@ class Audit:
     def _register(self, item: pytest.Function, target: Target, controls: list[str]) -> None:
         host = target.entry.name
         function: Any = item.function
-        name = function.__name__.removeprefix("test_").replace("_", " ").capitalize()
+        name = title(function.__name__)
         parameters = item.callspec.id.replace(target.entry.pytest_id, "").strip("-")
         name += f" ({parameters})" if parameters else ""
         promise = " ".join(cleandoc(function.__doc__ or "").split())
@@ -172,6 +172,20 @@ class Audit:
         )
         # Every text was scrubbed already. The page goes to other people, so it is scrubbed again as a whole.
         return scrubbed(text, [secret for target in targets for secret in target.hidden()])
+
+
+# Names that a function's name cannot spell.
+_SPELLINGS = {
+    **{name.lower(): name for name in ("AOF", "AppArmor", "CAs", "CPUs", "Docker", "RDB", "Redis", "RQ", "SELinux")},
+    "tls": "TLS",
+}
+
+
+def title(function: str) -> str:
+    """Return the name of a test function as a person reads it."""
+    words = [_SPELLINGS.get(word, word) for word in function.removeprefix("test_").split("_")]
+    text = " ".join(words)
+    return text[:1].upper() + text[1:]
 
 
 def reasons(row: dict[str, Verdict], *states: str) -> list[str]:

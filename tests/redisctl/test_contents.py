@@ -104,18 +104,23 @@ def test_foreign_file_counts_functions_and_live_keys(redis: LocalRedis, tmp_path
 
 
 def test_blocker_of_an_import_counts_live_keys(server: LocalRedis) -> None:
-    """Expired keys are nothing that an import would replace."""
+    """Expired keys are nothing that an import would replace.
+
+    Redis must not delete them here: SCAN returns some keys twice while a table shrinks.
+    """
     instance = load_local_instance(server.root)
     with instance.connect(decode_responses=False) as client:
         assert client.info("keyspace")["db0"]["keys"] == LASTING + TTLS + EXPIRED
-        client.execute_command("CLIENT", "UNPAUSE")
         assert count_keys(client) == LASTING + TTLS + ELSEWHERE
+        assert count_contents(client).databases == LIVE
+
+
+def test_blocker_of_an_import_leaves_out_health_keys(redis: LocalRedis) -> None:
+    with load_local_instance(redis.root).connect(decode_responses=False) as client:
+        before, stored = count_keys(client), count_contents(client).keys
         client.set("redoubt:health:1", "x")
-        assert count_keys(client) == LASTING + TTLS + ELSEWHERE
-        assert count_contents(client).databases == {
-            "db0": {"keys": LASTING + TTLS + 1, "expires": TTLS},
-            "db3": LIVE["db3"],
-        }
+        assert (count_keys(client), count_contents(client).keys) == (before, stored + 1)
+        client.delete("redoubt:health:1")
 
 
 @pytest.mark.parametrize("values", [{}, {"databases": []}, {"databases": {"db0": 1}, "functions": {}}])

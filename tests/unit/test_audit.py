@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from redoubt.settings.load import load
-from tests.host.audit import reasons
+from tests.host.audit import reasons, title
 from tests.host.controls import CONTROLS, Check, Control, Verdict, verdict
 from tests.lifecycle.audit_harms import NEVER_FAILED, ROUNDS
 
@@ -44,6 +44,18 @@ def checks(*outcomes: str) -> list[Check]:
 )
 def test_only_passed_tests_prove_a_control(outcomes: list[str], expected: Verdict) -> None:
     assert verdict(CONTROL, checks(*outcomes), load({})) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("test_apparmor_confines_redis", "AppArmor confines Redis"),
+        ("test_old_tls_versions_are_refused", "Old TLS versions are refused"),
+        ("test_new_names_cannot_be_guessed", "New names cannot be guessed"),
+    ],
+)
+def test_titles_are_spelt_as_people_write(function: str, expected: str) -> None:
+    assert title(function) == expected
 
 
 def test_control_that_lacks_a_part_is_never_proven() -> None:

@@ -96,6 +96,12 @@ def test_answer_that_cannot_be_read_hides_no_other_check(changes: dict[str, Any]
     assert {"ping", "slow commands", "disk", "backup"} <= checks.keys()
 
 
+def test_limits_of_a_stopped_container_are_not_reported() -> None:
+    """They are in the container's network, which is gone."""
+    assert checks_of()["connection limits"].verdict == OK
+    assert "connection limits" not in checks_of(container_status="exited")
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "verdict", "text"),
     [

@@ -5,6 +5,7 @@ Of Docker it reports containers and networks.
 
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -178,6 +179,23 @@ def test_one_command_inspects_all_containers(monkeypatch: pytest.MonkeyPatch, in
     host = FakeHost(inspected(), inspected(Id="4567", Name="/worker"))
     collect(monkeypatch, instance, host)
     assert host.inspections == 2
+
+
+@pytest.mark.parametrize(
+    ("mount", "stale"),
+    [
+        (("logs", "/data"), ("logs",)),
+        (("socket", "/run/redis"), ()),
+        # Data in the container alone would be lost with it.
+        (("data/live", "/elsewhere"), ("data/live",)),
+    ],
+)
+def test_only_mounts_of_the_container_can_be_stale(
+    monkeypatch: pytest.MonkeyPatch, instance: Instance, mount: tuple[str, str], stale: tuple[str, ...]
+) -> None:
+    """A directory that the deploy adds was not replaced."""
+    container = inspected(State={**inspected()["State"], "Pid": os.getpid()})
+    assert collect(monkeypatch, instance, FakeHost(container), mounts=(mount,)).stale_mounts == stale
 
 
 @pytest.mark.parametrize("answers", [False, True])
