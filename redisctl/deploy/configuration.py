@@ -151,6 +151,9 @@ def _restore_part(source: Path, target: Path) -> None:
 def _restore(source: Path, target: Path) -> None:
     """Put one file back, whole or not at all: a full disk must not leave half of it."""
     if source.is_dir():
+        if target.is_file():
+            # Somebody has put the file back where a directory was in the way. A recovery must not need them again.
+            return
         target.mkdir(exist_ok=True)
         copy_owner(source, target)
     elif not target.exists() or target.read_bytes() != source.read_bytes():

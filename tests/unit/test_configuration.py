@@ -82,6 +82,19 @@ def test_replaced_files_are_put_back(instance: Instance) -> None:
     assert read(instance) == before
 
 
+def test_file_that_replaced_a_directory_stays(instance: Instance) -> None:
+    """A directory was in the way of a file, and a person has put the file back."""
+    secret = instance.root / "secrets/admin"
+    secret.unlink(missing_ok=True)
+    secret.mkdir(parents=True)
+    configuration.begin_replacing(instance, REQUEST)
+    secret.rmdir()
+    secret.write_text("password\n")
+    configuration.put_back(instance)
+    assert secret.read_text() == "password\n"
+    assert not configuration.is_saved(instance)
+
+
 def test_every_file_that_a_deploy_replaces_is_saved() -> None:
     """Files from two deploys do not fit together.
 
